@@ -1,0 +1,1 @@
+"""gpt-oss on Apple silicon: exact, scriptable, in a terminal people like."""

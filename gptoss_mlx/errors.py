@@ -1,0 +1,113 @@
+"""Every error the library raises on purpose, in one tree.
+
+    GptOssError                   what is wrong, where, and the remedy, in one line
+    ├── ModelNotFound             no such model here; the message names the command that gets it
+    ├── CheckpointError           a checkpoint that cannot be read or trusted
+    │   ├── ConfigError           config.json: names the field
+    │   └── TokenizerError        tokenizer.json
+    ├── FileWriteError            a file could not be saved; what stood there before is untouched
+    ├── ConversionError           a conversion that did not take place; the source is untouched
+    ├── DownloadError             the Hub did not give the file
+    ├── NotEnoughMemory           will not fit; the message gives the figures
+    ├── NotEnoughDisk
+    ├── InvalidRequest            an argument out of range: names it, its value and the range
+    ├── HarmonyError              text or structure that the harmony format does not allow
+    │   ├── RenderError           a conversation that cannot be rendered: names the message and the field
+    │   └── ParseError            strict parsing met a malformed stream
+    ├── ToolError                 a tool that cannot be declared or called
+    ├── ChatFileError             a saved chat that cannot be read
+    └── ModelClosed               the model was closed
+
+The library never catches these to print them: that happens once, at the edge of the command line, which
+also maps them to exit codes.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ChatFileError",
+    "CheckpointError",
+    "ConfigError",
+    "ConversionError",
+    "DownloadError",
+    "FileWriteError",
+    "GptOssError",
+    "HarmonyError",
+    "InvalidRequest",
+    "ModelClosed",
+    "ModelNotFound",
+    "NotEnoughDisk",
+    "NotEnoughMemory",
+    "ParseError",
+    "RenderError",
+    "TokenizerError",
+    "ToolError",
+]
+
+
+class GptOssError(Exception):
+    """The root of every error raised on purpose."""
+
+
+class ModelNotFound(GptOssError):
+    """A model reference that resolves to nothing on this machine."""
+
+
+class CheckpointError(GptOssError):
+    """A checkpoint that is damaged, incomplete or of another kind. Names the file and the tensor."""
+
+
+class ConfigError(CheckpointError):
+    """A config.json value that is missing, unknown or inconsistent. Names the field."""
+
+
+class TokenizerError(CheckpointError):
+    """A tokenizer.json that cannot be used."""
+
+
+class FileWriteError(GptOssError):
+    """A file could not be written; the previous content, if any, is unchanged."""
+
+
+class ConversionError(GptOssError):
+    """A conversion that cannot take place. The source is never touched."""
+
+
+class DownloadError(GptOssError):
+    """The Hub could not be reached, or refused."""
+
+
+class NotEnoughMemory(GptOssError):
+    """The device cannot hold what was asked for. The message gives the figures and the remedy."""
+
+
+class NotEnoughDisk(GptOssError):
+    """The disk cannot hold what was asked for. The message gives the figures."""
+
+
+class InvalidRequest(GptOssError, ValueError):
+    """An argument out of range. Names the argument, its value and the allowed range."""
+
+
+class HarmonyError(GptOssError):
+    """Something the harmony format does not allow."""
+
+
+class RenderError(HarmonyError, ValueError):
+    """A message or conversation that cannot be rendered. Names its position, the field and the allowed values."""
+
+
+class ParseError(HarmonyError):
+    """A token stream that strict parsing refuses. Names the token's position."""
+
+
+class ToolError(GptOssError):
+    """A tool that cannot be declared, or a call to it that failed."""
+
+
+class ChatFileError(GptOssError):
+    """A saved chat that is damaged or of a newer version."""
+
+
+class ModelClosed(GptOssError):
+    """A request to a model after ``close()``."""

@@ -1,0 +1,206 @@
+"""Text to tokens and back: a tiktoken Encoding built from the checkpoint's own tokenizer.json.
+
+Nothing is fetched. Ids come from the file by name, so a checkpoint with a smaller vocabulary works the
+same. Text is always encoded as ordinary text: ``<|end|>`` typed by a user never becomes a control token.
+Knows nothing of harmony beyond the names of its control tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import tiktoken
+
+from .errors import InvalidRequest, TokenizerError
+
+__all__ = ["CONTROL_TOKENS", "O200K_PATTERN", "Tokenizer"]
+
+# Without these there is no harmony format.
+CONTROL_TOKENS = (
+    "<|endoftext|>",
+    "<|return|>",
+    "<|constrain|>",
+    "<|channel|>",
+    "<|start|>",
+    "<|end|>",
+    "<|message|>",
+    "<|call|>",
+)
+
+# o200k_base, as published in tiktoken (MIT).
+O200K_PATTERN = "|".join(
+    [
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    ]
+)
+
+_REPLACEMENT = "\ufffd".encode()
+
+
+class Tokenizer:
+    """Encodes ordinary text, decodes tokens, and knows the control tokens by name.
+
+    Args:
+        ranks: the bytes of every ordinary token and its id; merges happen in the order of the ids.
+        special: the name of every control token and its id.
+        pattern: the regular expression that splits text before merging.
+
+    Raises:
+        TokenizerError: a byte without a token, an id used twice, or a control token of harmony missing.
+    """
+
+    def __init__(
+        self, ranks: Mapping[bytes, int], special: Mapping[str, int], pattern: str = O200K_PATTERN
+    ) -> None:
+        _check_vocabulary(ranks, special)
+        try:
+            self._encoding = tiktoken.Encoding(
+                "gpt-oss", pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens=dict(special)
+            )
+        except ValueError as error:
+            raise TokenizerError(f"tokenizer pattern does not compile: {error}") from error
+        self.special: Mapping[str, int] = MappingProxyType(dict(special))
+        self._special_ids = frozenset(special.values())
+        self._bytes: dict[int, bytes] = {token: piece for piece, token in ranks.items()}
+        self._bytes.update({token: name.encode() for name, token in special.items()})
+        self.size = max(self._bytes) + 1
+
+    @classmethod
+    def from_ranks(
+        cls, ranks: Mapping[bytes, int], special: Mapping[str, int], pattern: str = O200K_PATTERN
+    ) -> Tokenizer:
+        """A tokenizer from tiktoken's own form: see the class."""
+        return cls(ranks, special, pattern)
+
+    @classmethod
+    def from_directory(cls, directory: str | Path) -> Tokenizer:
+        """Reads ``tokenizer.json`` (Hugging Face form, byte-level BPE).
+
+        Raises:
+            TokenizerError: the file is missing, is no byte-level BPE, or its entries contradict each other.
+        """
+        path = Path(directory) / "tokenizer.json"
+        try:
+            with path.open(encoding="utf-8") as file:
+                content = json.load(file)
+        except FileNotFoundError:
+            raise TokenizerError(f"{path}: missing; download the checkpoint's tokenizer.json too") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise TokenizerError(f"{path}: cannot be read as JSON ({error}); download it again") from error
+        try:
+            return cls(*_parse_tokenizer_json(content))
+        except TokenizerError as error:
+            raise TokenizerError(f"{path}: {error}") from error
+
+    def encode(self, text: str) -> list[int]:
+        """Ordinary text to tokens; the names of control tokens in it are ordinary characters."""
+        return self._encoding.encode_ordinary(text)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Tokens to text; control tokens appear by name, invalid UTF-8 as U+FFFD."""
+        return b"".join(map(self.token_bytes, tokens)).decode("utf-8", errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token. Ids without an entry (a padded vocabulary) are U+FFFD, never an error."""
+        return self._bytes.get(token, _REPLACEMENT)
+
+    def is_special(self, token: int) -> bool:
+        """Whether the token is a control token."""
+        return token in self._special_ids
+
+    def special_id(self, name: str) -> int:
+        """The id of a control token.
+
+        Raises:
+            InvalidRequest: this tokenizer has no such token.
+        """
+        try:
+            return self.special[name]
+        except KeyError:
+            raise InvalidRequest(f"no control token {name!r}; there are {', '.join(self.special)}") from None
+
+
+def _check_vocabulary(ranks: Mapping[bytes, int], special: Mapping[str, int]) -> None:
+    missing = [value for value in range(256) if bytes([value]) not in ranks]
+    if missing:
+        raise TokenizerError(f"no token for the byte 0x{missing[0]:02x} ({len(missing)} of 256 missing)")
+    absent = [name for name in CONTROL_TOKENS if name not in special]
+    if absent:
+        raise TokenizerError(f"no control token {absent[0]}; this is not gpt-oss's tokenizer")
+    ids = [*ranks.values(), *special.values()]
+    if len(set(ids)) != len(ids):
+        raise TokenizerError("two tokens have the same id")
+    # tiktoken keeps ids in 32 bits and aborts beyond.
+    if min(ids) < 0 or max(ids) >= 2**31:
+        raise TokenizerError(f"token id {max(ids, key=abs)} is out of range (0 to {2**31 - 1})")
+
+
+def _parse_tokenizer_json(content: Any) -> tuple[dict[bytes, int], dict[str, int], str]:
+    """The ranks, control tokens and pattern of a parsed tokenizer.json."""
+    model = content.get("model") if isinstance(content, dict) else None
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(vocabulary, dict):
+        raise TokenizerError("model.vocab is missing; a byte-level BPE vocabulary is needed")
+    added = content.get("added_tokens")
+    if not isinstance(added, list) or not all(isinstance(entry, dict) for entry in added):
+        raise TokenizerError("added_tokens is missing; harmony's control tokens stand there")
+    special = {_text(entry, "content"): _id(entry.get("id"), entry.get("content")) for entry in added}
+    byte_of = _byte_level_alphabet()
+    ranks: dict[bytes, int] = {}
+    for piece, token in vocabulary.items():
+        if piece in special:
+            continue
+        try:
+            # Byte-level BPE writes each byte as one printable character: map those back to bytes.
+            ranks[piece.translate(byte_of).encode("latin-1")] = _id(token, piece)
+        except UnicodeEncodeError:
+            raise TokenizerError(f"model.vocab entry {piece!r} is not in the byte-level alphabet") from None
+    return ranks, special, _split_pattern(content.get("pre_tokenizer"))
+
+
+def _id(value: Any, name: Any) -> int:
+    if type(value) is not int:
+        raise TokenizerError(f"the id of {name!r} is {value!r}, not an integer")
+    return value
+
+
+def _text(entry: dict[str, Any], key: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value:
+        raise TokenizerError(f"an added token has {key} {value!r}; a non-empty string is needed")
+    return value
+
+
+def _split_pattern(pre_tokenizer: Any) -> str:
+    """The regular expression of the Split step."""
+    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer]) if isinstance(pre_tokenizer, dict) else []
+    for step in steps if isinstance(steps, list) else []:
+        pattern = step.get("pattern") if isinstance(step, dict) else None
+        regex = pattern.get("Regex") if isinstance(pattern, dict) else None
+        if isinstance(regex, str):
+            return regex
+    raise TokenizerError("pre_tokenizer has no Split step with a Regex")
+
+
+def _byte_level_alphabet() -> dict[int, int]:
+    """GPT-2's printable stand-ins for the 256 bytes: code point of the stand-in → byte.
+
+    Printable Latin-1 stands for itself; the other bytes, in order, for the code points from 256 on.
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [value for value in range(256) if value not in printable]
+    alphabet = {value: value for value in printable}
+    alphabet.update({256 + position: value for position, value in enumerate(others)})
+    # The characters that are no stand-in must not pass as themselves.
+    alphabet.update({value: 0xFFFF for value in others})
+    return alphabet
