@@ -1,0 +1,157 @@
+"""What a caller sees of a request: a stream of events, then a reply.
+
+All are frozen; each event carries a literal ``type`` and ``to_dict()`` gives the same as plain JSON data,
+which is what ``gptoss run --jsonl`` prints. Knows nothing of models or terminals.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .harmony import Message
+
+__all__ = [
+    "Done",
+    "Event",
+    "FinishReason",
+    "Preamble",
+    "Progress",
+    "Reply",
+    "Text",
+    "Thinking",
+    "Timings",
+    "ToolCall",
+    "ToolResult",
+    "Usage",
+]
+
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one request. ``prompt_tokens`` counts the cached ones too."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """How many of the prompt's tokens were in the prompt cache and cost nothing."""
+    completion_tokens: int = 0
+    """Every generated token: headers, analysis, answer, stop token."""
+    reasoning_tokens: int = 0
+    """How many of the completion's tokens were analysis text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Wall time of one request, in seconds."""
+
+    first_token: float = 0.0
+    """From the request to the first generated token."""
+    prefill: float = 0.0
+    decode: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Event:
+    def to_dict(self) -> dict[str, Any]:
+        """The event as plain JSON data."""
+        return _plain(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress(_Event):
+    """The prompt is being read: ``done`` of ``total`` tokens that were not cached."""
+
+    type: Literal["progress"] = "progress"
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thinking(_Event):
+    """A piece of analysis. It is not trained to the safety standard of final answers: do not show it as one."""
+
+    type: Literal["thinking"] = "thinking"
+    delta: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preamble(_Event):
+    """A piece of what the model says to the user before it calls tools."""
+
+    type: Literal["preamble"] = "preamble"
+    delta: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text(_Event):
+    """A piece of the final answer."""
+
+    type: Literal["text"] = "text"
+    delta: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall(_Event):
+    """A complete call that the model made. ``name`` is the recipient, for example ``functions.get_weather``."""
+
+    type: Literal["tool_call"] = "tool_call"
+    name: str
+    arguments: str
+    """As the model wrote them: JSON, unless the model erred."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult(_Event):
+    """What a tool call gave back to the model."""
+
+    type: Literal["tool_result"] = "tool_result"
+    name: str
+    output: str
+    error: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One finished answer."""
+
+    text: str
+    """The final channel. Empty when the model stopped for a tool call or was cut short before it."""
+    thinking: str = ""
+    """The analysis channel. It is not trained to the safety standard of final answers."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    messages: tuple[Message, ...] = ()
+    """Everything the request added to the conversation, tool results included."""
+    finish_reason: FinishReason = "stop"
+    usage: Usage = field(default_factory=Usage)
+    timings: Timings = field(default_factory=Timings)
+    repairs: tuple[str, ...] = ()
+    """What was malformed in the model's output and how it was read."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The reply as plain JSON data; messages in openai-harmony's form."""
+        return _plain(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done(_Event):
+    """The last event of every stream."""
+
+    type: Literal["done"] = "done"
+    reply: Reply
+
+
+Event = Progress | Thinking | Preamble | ToolCall | ToolResult | Text | Done
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, tuples and messages as JSON data."""
+    if isinstance(value, Message):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value):
+        return {entry.name: _plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
