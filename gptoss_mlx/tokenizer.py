@@ -202,5 +202,5 @@ def _byte_level_alphabet() -> dict[int, int]:
     alphabet = {value: value for value in printable}
     alphabet.update({256 + position: value for position, value in enumerate(others)})
     # The characters that are no stand-in must not pass as themselves.
-    alphabet.update({value: 0xFFFF for value in others})
+    alphabet.update(dict.fromkeys(others, 65535))
     return alphabet

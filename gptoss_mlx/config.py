@@ -1,0 +1,292 @@
+"""config.json, frozen and validated.
+
+Every value is checked when read: a missing, unknown or inconsistent one is a :class:`ConfigError` that names
+the field. Keys without meaning for inference are listed in ``ModelConfig.ignored`` rather than lost in
+silence. Knows nothing of tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import CheckpointError, ConfigError
+
+__all__ = ["LayerType", "ModelConfig", "Quantization", "RopeConfig", "read_json"]
+
+LayerType = Literal["sliding_attention", "full_attention"]
+
+MXFP4_GROUP_SIZE = 32
+_THETA_RANGE = (1.0001, 1e12)
+
+# Written by transformers and others; none of them changes what the model computes.
+_WITHOUT_EFFECT = frozenset(
+    {
+        *("_name_or_path", "architectures", "attention_dropout", "bos_token_id", "dtype", "eos_token_id"),
+        *("initializer_range", "output_router_logits", "pad_token_id", "router_aux_loss_coef", "torch_dtype"),
+        *("transformers_version", "use_cache", "quantization_config"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeConfig:
+    """YaRN rotary embedding (Peng et al., 2023, arXiv:2309.00071)."""
+
+    theta: float
+    factor: float
+    beta_fast: float
+    beta_slow: float
+    original_max_position_embeddings: int
+    truncate: bool
+    """Whether the correction range is rounded to whole dimensions. It is not in gpt-oss."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantization:
+    """How a converted checkpoint's dense layers are stored: MLX's affine form."""
+
+    bits: int
+    group_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The shape of a gpt-oss model, in the names of Hugging Face's config.json."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    num_local_experts: int
+    num_experts_per_tok: int
+    sliding_window: int
+    layer_types: tuple[LayerType, ...]
+    max_position_embeddings: int
+    rms_norm_eps: float
+    swiglu_limit: float
+    rope: RopeConfig
+    quantization: Quantization | None = None
+    """Set in checkpoints that ``gptoss convert`` wrote with quantised dense layers."""
+    ignored: tuple[str, ...] = ()
+    """Keys of the file that this library does not know and therefore did not use."""
+
+    def __post_init__(self) -> None:
+        _check_consistency(self)
+
+    @classmethod
+    def from_directory(cls, directory: str | Path) -> ModelConfig:
+        """Reads ``config.json`` of a checkpoint directory.
+
+        Raises:
+            CheckpointError: there is no such file, or it is not JSON.
+            ConfigError: a field is missing, unknown or inconsistent.
+        """
+        path = Path(directory) / "config.json"
+        try:
+            return cls.from_dict(read_json(path))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Reads Hugging Face's form, of transformers 4 (``rope_scaling``) or 5 (``rope_parameters``).
+
+        Raises:
+            ConfigError: a field is missing, unknown or inconsistent.
+        """
+        fields = _Fields(values)
+        fields.literal("model_type", "gpt_oss", required=True)
+        fields.literal("hidden_act", "silu")
+        fields.literal("attention_bias", True)
+        fields.literal("tie_word_embeddings", False)
+        experts_per_token = fields.integer("num_experts_per_tok", 1, 64)
+        fields.literal("experts_per_token", experts_per_token)
+        rope = _rope(fields)
+        fields.literal("initial_context_length", rope.original_max_position_embeddings)
+        num_hidden_layers = fields.integer("num_hidden_layers", 1, 1024)
+        return cls(
+            vocab_size=fields.integer("vocab_size", 1, 2**24),
+            hidden_size=fields.integer("hidden_size", 32, 2**16),
+            intermediate_size=fields.integer("intermediate_size", 32, 2**16),
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=fields.integer("num_attention_heads", 1, 1024),
+            num_key_value_heads=fields.integer("num_key_value_heads", 1, 1024),
+            head_dim=fields.integer("head_dim", 2, 1024),
+            num_local_experts=fields.integer("num_local_experts", 1, 4096),
+            num_experts_per_tok=experts_per_token,
+            sliding_window=fields.integer("sliding_window", 1, 2**20),
+            layer_types=_layer_types(fields, num_hidden_layers),
+            max_position_embeddings=fields.integer("max_position_embeddings", 1, 2**24),
+            rms_norm_eps=fields.number("rms_norm_eps", 1e-12, 1e-2),
+            swiglu_limit=fields.number("swiglu_limit", 1e-3, 1e4, default=7.0),
+            rope=rope,
+            quantization=_quantization(fields),
+            ignored=fields.unused(),
+        )
+
+    @property
+    def query_size(self) -> int:
+        """Width of all query heads together."""
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def key_value_size(self) -> int:
+        """Width of all key heads together; the values' is the same."""
+        return self.num_key_value_heads * self.head_dim
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        CheckpointError: there is no such file, it is not JSON, or not an object.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing; {path.parent} is not a checkpoint directory") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds no JSON object; download it again")
+    return content
+
+
+class _Fields:
+    """Reads the values of a JSON object one by one and remembers which were read."""
+
+    def __init__(self, values: Mapping[str, Any], prefix: str = "") -> None:
+        self._values = values
+        self.prefix = prefix
+        self._read: set[str] = set()
+
+    def get(self, name: str) -> Any:
+        self._read.add(name)
+        return self._values.get(name)
+
+    def required(self, name: str) -> Any:
+        value = self.get(name)
+        if value is None:
+            raise ConfigError(f"{self.prefix}{name} is missing")
+        return value
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        value = self.required(name)
+        if type(value) is not int or not low <= value <= high:
+            raise ConfigError(f"{self.prefix}{name} is {value!r}; a whole number from {low} to {high} is needed")
+        return value
+
+    def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
+        value = self.get(name) if default is not None else self.required(name)
+        if value is None and default is not None:
+            return default
+        if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
+            raise ConfigError(f"{self.prefix}{name} is {value!r}; a number from {low:g} to {high:g} is needed")
+        return float(value)
+
+    def literal(self, name: str, expected: Any, *, required: bool = False) -> None:
+        """The field may be absent (unless required) but must not say anything else."""
+        value = self.required(name) if required else self.get(name)
+        # In Python True == 1; in a config it does not.
+        if value is not None and (value != expected or isinstance(value, bool) != isinstance(expected, bool)):
+            raise ConfigError(f"{self.prefix}{name} is {value!r}; gpt-oss has {expected!r}")
+
+    def table(self, name: str) -> _Fields | None:
+        value = self.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise ConfigError(f"{self.prefix}{name} is {value!r}; an object is needed")
+        return _Fields(value, f"{self.prefix}{name}.")
+
+    def unused(self) -> tuple[str, ...]:
+        return tuple(sorted(set(self._values) - self._read - _WITHOUT_EFFECT))
+
+    def refuse_unused(self) -> None:
+        """For objects in which a key that is not understood would change the model."""
+        unknown = sorted(name for name in set(self._values) - self._read if self._values[name] is not None)
+        if unknown:
+            raise ConfigError(f"{self.prefix}{unknown[0]} is unknown: {self._values[unknown[0]]!r}")
+
+
+def _rope(fields: _Fields) -> RopeConfig:
+    """transformers 5 writes ``rope_parameters`` with theta inside; 4 wrote ``rope_scaling`` beside it."""
+    table = fields.table("rope_parameters")
+    if table is not None:
+        theta = table.number("rope_theta", *_THETA_RANGE)
+        fields.literal("rope_theta", theta)
+        fields.get("rope_scaling")
+    else:
+        table = fields.table("rope_scaling")
+        theta = fields.number("rope_theta", *_THETA_RANGE)
+    if table is None:
+        raise ConfigError("rope_scaling is missing; gpt-oss needs YaRN")
+    table.literal("type", "yarn")
+    table.literal("rope_type", "yarn", required=True)
+    truncate = table.get("truncate")
+    if truncate not in (None, True, False) or type(truncate) not in (type(None), bool):
+        raise ConfigError(f"{table.prefix}truncate is {truncate!r}; true or false is needed")
+    rope = RopeConfig(
+        theta=theta,
+        factor=table.number("factor", 1.0, 1e4),
+        beta_fast=table.number("beta_fast", 1e-3, 1e6, default=32.0),
+        beta_slow=table.number("beta_slow", 1e-3, 1e6, default=1.0),
+        original_max_position_embeddings=table.integer("original_max_position_embeddings", 1, 2**24),
+        # As in transformers: rounded unless the file says otherwise.
+        truncate=truncate is not False,
+    )
+    table.refuse_unused()
+    return rope
+
+
+def _layer_types(fields: _Fields, num_hidden_layers: int) -> tuple[LayerType, ...]:
+    names = fields.required("layer_types")
+    if not isinstance(names, list) or len(names) != num_hidden_layers:
+        raise ConfigError(f"layer_types must be a list of {num_hidden_layers} names, one a layer")
+    for position, name in enumerate(names):
+        if name not in ("sliding_attention", "full_attention"):
+            raise ConfigError(
+                f"layer_types[{position}] is {name!r}; 'sliding_attention' or 'full_attention' is needed"
+            )
+    return tuple(names)
+
+
+def _quantization(fields: _Fields) -> Quantization | None:
+    table = fields.table("quantization")
+    if table is None:
+        return None
+    table.literal("mode", "affine")
+    quantization = Quantization(bits=table.integer("bits", 4, 8), group_size=table.integer("group_size", 32, 64))
+    if quantization.bits not in (4, 8) or quantization.group_size not in (32, 64):
+        raise ConfigError(f"quantization is {quantization.bits} bits in groups of {quantization.group_size}")
+    table.refuse_unused()
+    return quantization
+
+
+def _check_consistency(config: ModelConfig) -> None:
+    for name in ("hidden_size", "intermediate_size"):
+        if getattr(config, name) % MXFP4_GROUP_SIZE:
+            raise ConfigError(f"{name} is {getattr(config, name)}; MXFP4 needs a multiple of {MXFP4_GROUP_SIZE}")
+    if config.num_attention_heads % config.num_key_value_heads:
+        raise ConfigError(
+            f"num_attention_heads {config.num_attention_heads} is no multiple of "
+            f"num_key_value_heads {config.num_key_value_heads}"
+        )
+    if config.num_experts_per_tok > config.num_local_experts:
+        raise ConfigError(
+            f"num_experts_per_tok {config.num_experts_per_tok} is more than "
+            f"num_local_experts {config.num_local_experts}"
+        )
+    if config.head_dim % 2:
+        raise ConfigError(f"head_dim is {config.head_dim}; rotary embedding needs an even number")
+    if config.num_attention_heads * config.head_dim > 2**20:
+        raise ConfigError(f"num_attention_heads × head_dim is {config.query_size}; at most {2**20} is allowed")
