@@ -1,0 +1,257 @@
+"""A conversation as data: Author, Message and Conversation, frozen and checked when made.
+
+Knows nothing of tokens. ``wire.py`` reads and writes the JSON form.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from ..errors import RenderError
+from .content import Content, DeveloperContent, SystemContent, TextContent, is_sequence
+from .fields import (
+    Channel,
+    Role,
+    as_choice,
+    check_content_type,
+    check_name,
+    check_recipient,
+    check_tool_name,
+)
+
+__all__ = ["Author", "Conversation", "Message", "Repair", "RepairKind"]
+
+
+class RepairKind(StrEnum):
+    """What the recovering parser had to mend to read a message."""
+
+    MISSING_START = "missing start"
+    DOUBLED_START = "doubled start"
+    MISSING_ROLE = "missing role"
+    DOUBLED_ROLE = "doubled role"
+    UNKNOWN_ROLE = "unknown role"
+    BAD_NAME = "bad name"
+    MISSING_CHANNEL = "channel marker without a name"
+    DOUBLED_CHANNEL = "doubled channel"
+    UNKNOWN_CHANNEL = "unknown channel"
+    DOUBLED_RECIPIENT = "doubled recipient"
+    BAD_RECIPIENT = "bad recipient"
+    DOUBLED_CONTENT_TYPE = "doubled content type"
+    BAD_CONTENT_TYPE = "bad content type"
+    ODD_ORDER = "header words in odd order"
+    STRAY_WORD = "stray header word"
+    STRAY_TOKEN = "stray control token"
+    STRAY_WHITESPACE = "whitespace between messages"
+    UNFINISHED_HEADER = "header without a message token"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repair:
+    """One thing that was mended: what, at which token of the stream, and the text it concerned."""
+
+    kind: RepairKind
+    position: int
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Author:
+    """A role and, for a tool always and for the others if wished, a name."""
+
+    role: Role
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "role", as_choice(Role, self.role, "role"))
+        if self.role is Role.TOOL:
+            if not self.name:
+                raise RenderError("name: a tool message needs its tool's name, such as 'functions.get_weather'")
+            check_tool_name(self.name, "name")
+        elif self.name is not None:
+            check_name(self.name, "name")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """One message. Make the common ones with `system`, `developer`, `user`, `assistant` and `tool`."""
+
+    author: Author
+    content: tuple[Content, ...] = ()
+    channel: Channel | None = None
+    recipient: str | None = None
+    content_type: str | None = None
+    repairs: tuple[Repair, ...] = field(default=(), compare=False)
+    """What the parser mended. How a message was read is no part of what it says: not compared, not saved."""
+    truncated: bool = field(default=False, compare=False)
+    """The stream ended before the message did."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.author, Author):
+            raise RenderError("author: an Author is needed")
+        if self.channel is not None:
+            object.__setattr__(self, "channel", as_choice(Channel, self.channel, "channel"))
+        if self.recipient is not None:
+            check_recipient(self.recipient, "recipient")
+        if self.content_type is not None:
+            check_content_type(self.content_type, "content_type")
+        self._check_content()
+
+    def _check_content(self) -> None:
+        if not is_sequence(self.content):
+            raise RenderError("content: a sequence of contents is needed; TextContent(text=...) holds a string")
+        object.__setattr__(self, "content", tuple(self.content))
+        homes = {TextContent: None, SystemContent: Role.SYSTEM, DeveloperContent: Role.DEVELOPER}
+        for content in self.content:
+            if type(content) not in homes:
+                raise RenderError(
+                    f"content: {type(content).__name__} is not one of {', '.join(kind.__name__ for kind in homes)}"
+                )
+            home = homes[type(content)]
+            if home is not None and self.author.role is not home:
+                raise RenderError(
+                    f"content: {type(content).__name__} under the role {self.author.role}; allowed: {home}"
+                )
+
+    @classmethod
+    def system(cls, content: SystemContent | str) -> Message:
+        """The system message."""
+        return cls(author=Author(role=Role.SYSTEM), content=(_as_content(content),))
+
+    @classmethod
+    def developer(cls, content: DeveloperContent | str) -> Message:
+        """The developer message; a string is taken as instructions."""
+        holder = DeveloperContent(instructions=content) if isinstance(content, str) else content
+        return cls(author=Author(role=Role.DEVELOPER), content=(holder,))
+
+    @classmethod
+    def user(cls, text: str, *, name: str | None = None) -> Message:
+        """What the user typed."""
+        return cls(author=Author(role=Role.USER, name=name), content=(TextContent(text=text),))
+
+    @classmethod
+    def assistant(
+        cls,
+        text: str,
+        *,
+        channel: Channel | str | None = None,
+        recipient: str | None = None,
+        content_type: str | None = None,
+    ) -> Message:
+        """What the model wrote: thinking, a preamble, a tool call or the answer, by channel and recipient."""
+        return cls(
+            author=Author(role=Role.ASSISTANT),
+            content=(TextContent(text=text),),
+            channel=None if channel is None else as_choice(Channel, channel, "channel"),
+            recipient=recipient,
+            content_type=content_type,
+        )
+
+    @classmethod
+    def tool(cls, name: str, text: str, *, channel: Channel | str | None = Channel.COMMENTARY) -> Message:
+        """What a tool answered to the model."""
+        return cls(
+            author=Author(role=Role.TOOL, name=name),
+            content=(TextContent(text=text),),
+            channel=None if channel is None else as_choice(Channel, channel, "channel"),
+            recipient=Role.ASSISTANT.value,
+        )
+
+    def answer(self, text: str) -> Message:
+        """The tool message that answers this call, on its channel.
+
+        A model may call a tool of any name: one that no tool message could carry is answered under the
+        nearest name that one can.
+        """
+        if self.recipient is None:
+            raise RenderError("recipient: only a message with a recipient can be answered")
+        return Message.tool(as_tool_name(self.recipient), text, channel=self.channel)
+
+    def stored(self) -> Message:
+        """As it belongs into the history: a function call made while thinking moves to commentary.
+
+        Analysis is dropped once the turn is over; the call and its result must stay.
+        """
+        is_function = self.recipient is not None and self.recipient.startswith("functions.")
+        if is_function and self.channel is Channel.ANALYSIS:
+            return replace(self, channel=Channel.COMMENTARY)
+        return self
+
+    @property
+    def role(self) -> Role:
+        """The author's role."""
+        return self.author.role
+
+    @property
+    def text(self) -> str:
+        """The text contents, joined."""
+        return "".join(content.text for content in self.content if isinstance(content, TextContent))
+
+    def to_dict(self) -> dict[str, Any]:
+        """openai-harmony's JSON."""
+        from .wire import message_to_dict
+
+        return message_to_dict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Message:
+        """From openai-harmony's JSON."""
+        from .wire import message_from_dict
+
+        return message_from_dict(data)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conversation:
+    """Messages in order."""
+
+    messages: tuple[Message, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not is_sequence(self.messages):
+            raise RenderError("messages: a sequence of Message is needed")
+        for position, message in enumerate(self.messages):
+            if not isinstance(message, Message):
+                raise RenderError(f"messages[{position}]: a Message is needed, not {type(message).__name__}")
+        object.__setattr__(self, "messages", tuple(self.messages))
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self.messages)
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    def adding(self, *messages: Message) -> Conversation:
+        """The conversation with more messages at its end."""
+        return Conversation(messages=(*self.messages, *messages))
+
+    def to_dict(self) -> dict[str, Any]:
+        """openai-harmony's JSON."""
+        return {"messages": [message.to_dict() for message in self.messages]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Conversation:
+        """From openai-harmony's JSON.
+
+        Raises:
+            RenderError: names the message's position, the field and what is allowed.
+        """
+        from .wire import conversation_from_dict
+
+        return conversation_from_dict(data)
+
+
+def as_tool_name(text: str) -> str:
+    """The text itself if a tool may be called so, else the nearest name that one may have."""
+    try:
+        return check_tool_name(text, "name")
+    except RenderError:
+        kept = re.sub(r"[^A-Za-z0-9_.-]+", "_", text)[:64]
+        return f"unknown.{kept}"[:64] if kept else "unknown"
+
+
+def _as_content(content: SystemContent | DeveloperContent | str) -> Content:
+    return TextContent(text=content) if isinstance(content, str) else content
