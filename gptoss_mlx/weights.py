@@ -2,7 +2,7 @@
 
 A layout is a table of rows: target parameter ← source tensors. Everything must be accounted for: a tensor
 that no row names, or that is missing, or of another dtype or shape, is an error that names it. ``gptoss
-convert`` uses the same tables. No transform does arithmetic.
+convert`` uses the same tables.
 """
 
 from __future__ import annotations
@@ -18,13 +18,26 @@ from .checkpoint import Checkpoint, TensorRecord
 from .config import ModelConfig
 from .errors import CheckpointError
 
-__all__ = ["HUGGING_FACE", "MLX", "Row", "Source", "Transform", "check_tensors", "expand", "load_weights"]
+__all__ = [
+    "HUGGING_FACE",
+    "MLX",
+    "QUANTISED",
+    "Row",
+    "Source",
+    "Transform",
+    "check_tensors",
+    "expand",
+    "layout_of",
+    "load_weights",
+    "mlx_layout",
+    "sizes",
+]
 
 FLOATS = ("BF16", "F32", "F16")
 
 
 class Transform(Enum):
-    """How the sources become the target. All are moves of bytes."""
+    """How the sources become the target: the first four, which loading does, are moves of bytes."""
 
     COPY = "copy"
     ROWS = "rows"
@@ -33,6 +46,15 @@ class Transform(Enum):
     """Sources beside each other: joined along the last axis."""
     WORDS = "words"
     """MXFP4 blocks, uint8 [..., groups, 16], read as the uint32 [..., groups · 4] that MLX multiplies."""
+    # Only ``gptoss convert`` does these:
+    INTERLEAVED = "interleaved"
+    """Gate and up, row by row in turn."""
+    EXPERT_BIASES = "expert_biases"
+    """Gate and up in turn, element by element, and down beside them."""
+    MXFP4 = "mxfp4"
+    """A transposed float matrix an expert, quantised to MXFP4 words: the one transform that does arithmetic."""
+    MXFP4_SCALES = "mxfp4_scales"
+    """The scales that belong to those words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +175,11 @@ def _quantised(rows: tuple[Row, ...]) -> Iterator[Row]:
             yield _copy(f"{module}.{part}", f"{module}.{part}", f"{height} {width}/group")
 
 
+def mlx_layout(config: ModelConfig) -> tuple[Row, ...]:
+    """The table of what ``gptoss convert`` writes for a config, with or without a ``quantization`` block."""
+    return MLX if config.quantization is None else tuple(_quantised(MLX))
+
+
 def layout_of(checkpoint: Checkpoint, config: ModelConfig) -> tuple[Row, ...]:
     """The table that describes the checkpoint, recognised from its tensors.
 
@@ -162,7 +189,7 @@ def layout_of(checkpoint: Checkpoint, config: ModelConfig) -> tuple[Row, ...]:
     if "model.layers.0.mlp.experts.gate_up_proj_blocks" in checkpoint.tensors:
         return HUGGING_FACE
     if "layers.0.mlp.experts.gate_up_proj.weight" in checkpoint.tensors:
-        return MLX if config.quantization is None else tuple(_quantised(MLX))
+        return mlx_layout(config)
     raise CheckpointError(
         f"{checkpoint.directory}: the experts are not in a layout that is read directly; "
         f"convert it first: gptoss convert {checkpoint.directory}"
