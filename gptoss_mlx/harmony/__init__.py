@@ -24,15 +24,18 @@ from .content import (
 )
 from .fields import Channel, ReasoningEffort, Role
 from .messages import Author, Conversation, Message, Repair, RepairKind
+from .parse import Change, ParserState, StreamParser, parse
 from .render import Rendering, Segment, render, render_for_training, render_segments
 
 __all__ = [
     "Author",
+    "Change",
     "Channel",
     "ChannelConfig",
     "Conversation",
     "DeveloperContent",
     "Message",
+    "ParserState",
     "ReasoningEffort",
     "Rendering",
     "Repair",
@@ -40,10 +43,12 @@ __all__ = [
     "ResponseFormat",
     "Role",
     "Segment",
+    "StreamParser",
     "SystemContent",
     "TextContent",
     "ToolDescription",
     "ToolNamespace",
+    "parse",
     "render",
     "render_for_training",
     "render_segments",

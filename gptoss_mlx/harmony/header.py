@@ -1,0 +1,350 @@
+"""A header's words to its fields: once as openai-harmony reads them, once as real models write them.
+
+A header is the text between ``<|start|>`` and ``<|message|>``. The two control tokens that belong in it
+stand in the text as one character each, which no decoded text contains, so that a header which merely
+spells ``<|channel|>`` is told from one that has it.
+
+    assistant to=functions.f ⟨channel⟩commentary ⟨constrain⟩json
+    └─ role ─┘└─ recipient ─┘          └ channel ┘└─ content type ─┘
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from ..errors import RenderError
+from .fields import CONSTRAIN, Channel, Role, check_content_type, check_recipient
+from .messages import Author, RepairKind, as_tool_name
+
+__all__ = ["Header", "HeaderError", "Notes", "read_leniently", "read_strictly", "read_unfinished"]
+
+# Halves of surrogate pairs: UTF-8 cannot hold them, so no text that was decoded from bytes does.
+CHANNEL_MARK: Final = "\ud800"
+CONSTRAIN_MARK: Final = "\ud801"
+_MARKS = CHANNEL_MARK + CONSTRAIN_MARK
+
+# What Rust takes for white space and for ASCII white space: openai-harmony trims by one, splits by the other.
+_WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_TRIM = re.compile(f"^[{_WHITE}]+|[{_WHITE}]+$")
+_ASCII_SPACE = re.compile("[ \t\n\f\r]+")
+_CHANNEL_NAME = re.compile(f"[^{_WHITE}<{_MARKS}]*")
+
+# One item of a header: a channel mark, a content type with its mark, or a word.
+_ITEM = re.compile(rf"{CHANNEL_MARK}|{CONSTRAIN_MARK}\s*(?!to=)[^\s{_MARKS}]*|[^\s{_MARKS}]+")
+_GLUED_RECIPIENT = re.compile(rf"({'|'.join([*Role, *Channel])})(to=.*)")
+
+# Content types that models write without a mark; elsewhere than at a header's end only these are one.
+_CONTENT_TYPES = frozenset({"json", "code", "text"})
+
+# With a third word that is no field, what stands there is no header but an answer that never had one.
+MAX_STRAY_WORDS: Final = 2
+
+Notes = list[tuple[RepairKind, str]]
+
+
+class HeaderError(Exception):
+    """Strict reading refuses the header."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        for mark, name in ((CHANNEL_MARK, "<|channel|>"), (CONSTRAIN_MARK, CONSTRAIN)):
+            text = text.replace(repr(mark)[1:-1], name)
+        return text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """The fields of a header."""
+
+    author: Author
+    channel: Channel | None = None
+    recipient: str | None = None
+    content_type: str | None = None
+
+
+def read_strictly(text: str, role: Role | None) -> tuple[Header, Notes]:
+    """Reads what openai-harmony reads, as it reads it.
+
+    With two exceptions that follow from one rule: a word without ``to=`` is never a recipient. There, a lone
+    word is one, and so is the first of two; here the lone word and the last of two are the content type,
+    and the first of two is a stray word.
+
+    Args:
+        text: the header, control tokens as marks.
+        role: whose header it is, if the prompt said so; else the first word does.
+
+    Raises:
+        HeaderError: openai-harmony refuses the header, or a field is one that no message may have.
+    """
+    text, channel = _take_channel(text)
+    text = _TRIM.sub("", text).replace(CONSTRAIN_MARK, f" {CONSTRAIN_MARK}")
+    words = [word for word in _ASCII_SPACE.split(text) if word]
+    author, words = _take_author(words, role)
+    recipient, content_type, notes = None, None, Notes()
+    if words and words[-1].startswith("to="):
+        recipient = words.pop()[3:]
+    elif words:
+        content_type = words.pop()
+        if words and words[-1].startswith("to="):
+            recipient = words.pop()[3:]
+        elif words:
+            notes.append((RepairKind.STRAY_WORD, _checked_word(words.pop())))
+        elif _repeats(content_type, author.role):
+            notes.append((RepairKind.DOUBLED_ROLE, content_type))
+            content_type = None
+    if words:
+        raise HeaderError(f"words that are no field: {' '.join(words)!r}")
+    if content_type is not None and not content_type.startswith(CONSTRAIN_MARK) and recipient is None:
+        notes += _note_unmarked(content_type)
+    return _checked(author, channel, recipient, content_type), notes
+
+
+def _take_channel(text: str) -> tuple[str, str | None]:
+    """The header without its first channel, and that channel."""
+    before, mark, after = text.partition(CHANNEL_MARK)
+    if not mark:
+        return text, None
+    found = _CHANNEL_NAME.match(after)
+    name = found.group() if found else ""
+    if not name:
+        raise HeaderError("a channel marker without a channel")
+    return before + after[len(name) :], name
+
+
+def _take_author(words: list[str], role: Role | None) -> tuple[Author, list[str]]:
+    try:
+        if role is not None:
+            return Author(role=role), words[1:] if words and words[0] == role else words
+        if not words:
+            raise HeaderError("no role")
+        first, rest = words[0], words[1:]
+        if first in tuple(Role) and first != Role.TOOL:
+            return Author(role=Role(first)), rest
+        if not rest:
+            raise HeaderError(f"unknown role {first!r}")
+        return Author(role=Role.TOOL, name=first), rest
+    except RenderError as error:
+        raise HeaderError(str(error)) from None
+
+
+def _repeats(word: str, role: str) -> bool:
+    """Whether a word is a role, once or more often: ``assistantassistant``."""
+    return word == role * (len(word) // len(role))
+
+
+def _note_unmarked(word: str) -> Notes:
+    return [] if word in _CONTENT_TYPES else [(RepairKind.STRAY_WORD, word)]
+
+
+def _checked_word(word: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in word):
+        raise HeaderError("a control token or half a character inside a word")
+    return word
+
+
+def _checked(author: Author, channel: str | None, recipient: str | None, content_type: str | None) -> Header:
+    try:
+        if channel is not None and channel not in tuple(Channel):
+            raise RenderError(f"channel: {channel!r} is not one of {', '.join(Channel)}")
+        if recipient is not None:
+            check_recipient(recipient, "recipient")
+        if content_type is not None:
+            content_type = check_content_type(content_type.replace(CONSTRAIN_MARK, CONSTRAIN), "content_type")
+    except RenderError as error:
+        raise HeaderError(str(error)) from None
+    return Header(
+        author=author,
+        channel=None if channel is None else Channel(channel),
+        recipient=recipient,
+        content_type=content_type,
+    )
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Takes a header's items one after another; never refuses one."""
+
+    role: Role | None
+    named: bool
+    """A start token stood before the header, so that its first word may name a tool."""
+    first: str | None = None
+    channel: Channel | None = None
+    recipient: str | None = None
+    content_type: str | None = None
+    expects_channel: bool = False
+    notes: Notes = field(default_factory=list)
+    stray: list[str] = field(default_factory=list)
+
+    def note(self, kind: RepairKind, text: str = "") -> None:
+        self.notes.append((kind, text))
+
+    def take(self, item: str) -> bool:
+        """Reads one item. False if it is a word that no field takes."""
+        if self.expects_channel and not item.startswith(("to=", CONSTRAIN_MARK, CHANNEL_MARK)):
+            return self._take_channel(item)
+        if self.expects_channel:
+            self.expects_channel = False
+            self.note(RepairKind.MISSING_CHANNEL)
+        if item == CHANNEL_MARK:
+            self.expects_channel = True
+        elif item.startswith(CONSTRAIN_MARK):
+            self.take_content_type(CONSTRAIN + item[1:].strip())
+        elif item.startswith("to="):
+            self._take_recipient(item[3:])
+        else:
+            return self._take_word(item)
+        return True
+
+    def _take_channel(self, word: str) -> bool:
+        self.expects_channel = False
+        glued = _GLUED_RECIPIENT.fullmatch(word)
+        name = glued.group(1) if glued else word
+        if name not in tuple(Channel):
+            self.note(RepairKind.UNKNOWN_CHANNEL, word)
+            return False
+        if self.channel is not None:
+            self.note(RepairKind.DOUBLED_CHANNEL, self.channel.value)
+        self.channel = Channel(name)
+        if glued:
+            self.note(RepairKind.ODD_ORDER, word)
+            self._take_recipient(glued.group(2)[3:])
+        return True
+
+    def _take_recipient(self, name: str) -> None:
+        try:
+            check_recipient(name, "recipient")
+        except RenderError:
+            self.note(RepairKind.BAD_RECIPIENT, name)
+            return
+        if self.recipient is not None:
+            self.note(RepairKind.DOUBLED_RECIPIENT, self.recipient)
+        if self.content_type is not None:
+            self.note(RepairKind.ODD_ORDER, f"to={name}")
+        self.recipient = name
+
+    def take_content_type(self, word: str) -> None:
+        try:
+            check_content_type(word, "content_type")
+        except RenderError:
+            self.note(RepairKind.BAD_CONTENT_TYPE, word)
+            return
+        if self.content_type is not None:
+            self.note(RepairKind.DOUBLED_CONTENT_TYPE, self.content_type)
+        self.content_type = word
+
+    def _take_word(self, word: str) -> bool:
+        glued = _GLUED_RECIPIENT.fullmatch(word)
+        if glued:
+            self.note(RepairKind.ODD_ORDER, word)
+            self._take_recipient(glued.group(2)[3:])
+            word = glued.group(1)
+        if self._is_author(word):
+            return True
+        if self.content_type is None and word in _CONTENT_TYPES:
+            self.take_content_type(word)
+            return True
+        self.note(RepairKind.STRAY_WORD, word)
+        self.stray.append(word)
+        return False
+
+    def _is_author(self, word: str) -> bool:
+        """Whether the word stands where the author does, or says the author again."""
+        author = self.role if self.first is None else self.first
+        if author and _repeats(word, author):
+            if self.first is not None or word != author:
+                self.note(RepairKind.DOUBLED_ROLE, word)
+            self.first = author
+            return True
+        takes = self.first is None and self.role is None and self.channel is None
+        if takes and (self.named or word.partition(":")[0] in tuple(Role)):
+            self.first = word
+            return True
+        return False
+
+    def header(self) -> Header:
+        """The fields read so far."""
+        if self.expects_channel:
+            self.note(RepairKind.MISSING_CHANNEL)
+        return Header(
+            author=self._author(),
+            channel=self.channel,
+            recipient=self.recipient,
+            content_type=self.content_type,
+        )
+
+    def _author(self) -> Author:
+        if self.role is not None:
+            return Author(role=self.role)
+        if self.first is None:
+            self.note(RepairKind.MISSING_ROLE)
+            return Author(role=Role.ASSISTANT)
+        role, colon, name = self.first.partition(":")
+        if role in tuple(Role) and role != Role.TOOL:
+            return self._named_author(Role(role), name if colon else None)
+        if self.channel is Channel.FINAL:
+            # A tool never speaks on final: this is an answer under a misspelt role.
+            self.note(RepairKind.UNKNOWN_ROLE, self.first)
+            return Author(role=Role.ASSISTANT)
+        tool = as_tool_name(self.first)
+        if tool != self.first:
+            self.note(RepairKind.BAD_NAME, self.first)
+        return Author(role=Role.TOOL, name=tool)
+
+    def _named_author(self, role: Role, name: str | None) -> Author:
+        try:
+            return Author(role=role, name=name)
+        except RenderError:
+            self.note(RepairKind.BAD_NAME, str(name))
+            return Author(role=role)
+
+
+def read_leniently(text: str, role: Role | None, named: bool) -> tuple[Header, Notes] | None:
+    """Reads any header that is one; None if it has so many stray words that it is text."""
+    reader = _Reader(role=role, named=named)
+    items = _ITEM.findall(_visible(text))
+    for item in items:
+        reader.take(item)
+    if len(reader.stray) > MAX_STRAY_WORDS:
+        return None
+    if reader.content_type is None and reader.stray == items[-1:]:
+        # The one word that is left stands where a content type does.
+        reader.take_content_type(items[-1])
+    return reader.header(), reader.notes
+
+
+def read_unfinished(text: str, role: Role | None, named: bool) -> tuple[Header, Notes, str]:
+    """Reads a header that no message token ends: its fields, up to the first word that is none, and the rest."""
+    reader = _Reader(role=role, named=named and _starts_with_author(text))
+    rest = ""
+    for found in _ITEM.finditer(text):
+        before = replace(reader, notes=list(reader.notes))
+        if not reader.take(_visible(found.group())):
+            reader, rest = before, text[found.start() :]
+            reader.expects_channel = False
+            break
+    return reader.header(), reader.notes, rest
+
+
+def is_text(text: str, role: Role | None, named: bool) -> bool:
+    """Whether a header that goes on and on has turned out to be text."""
+    words = _ITEM.findall(text)
+    if not text[-1:].isspace():
+        words = words[:-1]
+    if len(words) <= MAX_STRAY_WORDS:
+        return False
+    reader = _Reader(role=role, named=named)
+    for word in words:
+        reader.take(word)
+    return len(reader.stray) > MAX_STRAY_WORDS
+
+
+def _starts_with_author(text: str) -> bool:
+    found = _ITEM.search(text)
+    return found is not None and found.group().partition(":")[0] in tuple(Role)
+
+
+def _visible(text: str) -> str:
+    """Bytes that were no UTF-8, as the replacement character."""
+    return re.sub("[\udc80-\udcff]+", "\ufffd", text)

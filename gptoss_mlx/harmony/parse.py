@@ -1,0 +1,409 @@
+"""Tokens to messages, one token at a time.
+
+                       start                     message
+    ┌──────────────┐ ─────────→ ┌──────────┐ ─────────────→ ┌───────────┐
+    │ EXPECT_START │            │  HEADER  │                │  CONTENT  │
+    └──────────────┘ ←──┐       └──────────┘                └───────────┘
+                        └──────── end, return, call ──────────────┘
+
+Strict parsing knows these arrows and no others. Recovering parsing adds three, each recorded on the message:
+
+* what stands where a start should (text, a channel) begins a header without a start;
+* a header that a terminator or another start ends, or that has turned out to be text, becomes a message:
+  what it had of fields, and all the rest as content;
+* in content that began so, without its message token, a start or a channel begins the next message.
+
+Everywhere else the two are one: where strict parsing succeeds, recovering parsing does the same.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from enum import Enum, StrEnum
+from typing import Final, NamedTuple
+
+from ..errors import InvalidRequest, ParseError
+from .content import TextContent
+from .fields import Channel, Role, as_choice
+from .header import (
+    CHANNEL_MARK,
+    CONSTRAIN_MARK,
+    Header,
+    HeaderError,
+    Notes,
+    is_text,
+    read_leniently,
+    read_strictly,
+    read_unfinished,
+)
+from .messages import Message, Repair, RepairKind
+from .render import TokenCodec
+
+__all__ = ["Change", "ParserState", "StreamParser", "parse"]
+
+# No header is as long; beyond, one is not looked for.
+MAX_HEADER_TOKENS: Final = 512
+
+
+class ParserState(StrEnum):
+    """What the parser waits for."""
+
+    EXPECT_START = "expect start"
+    HEADER = "header"
+    CONTENT = "content"
+
+
+class Change(NamedTuple):
+    """What one token brought to one message."""
+
+    header: Header
+    delta: str
+    """Text that was added; never half a character."""
+    message: Message | None
+    """The message, if it ended here."""
+
+
+class _Control(Enum):
+    START = "<|start|>"
+    CHANNEL = "<|channel|>"
+    CONSTRAIN = "<|constrain|>"
+    MESSAGE = "<|message|>"
+    STOP = "<|end|>, <|return|> or <|call|>"
+    OTHER = "another control token"
+
+
+_STOPS: Final = ("<|end|>", "<|return|>", "<|call|>")
+_MARKS: Final = {_Control.CHANNEL: CHANNEL_MARK, _Control.CONSTRAIN: CONSTRAIN_MARK}
+_CONTROL_OF_MARK: Final = {mark: control for control, mark in _MARKS.items()}
+
+
+class StreamParser:
+    """Reads messages from a stream of tokens.
+
+    Args:
+        tokenizer: gives the bytes of tokens and the ids of control tokens.
+        role: the role whose header the prompt began (``<|start|>assistant``); None if the stream begins with
+            a start token of its own.
+        strict: raise where openai-harmony raises. Otherwise never raise: mend, and record it in
+            `Message.repairs`.
+
+    Feed the terminator too, but not ``<|endoftext|>``, which would be text; then `close`.
+    """
+
+    def __init__(self, tokenizer: TokenCodec, role: Role | str | None = "assistant", strict: bool = False) -> None:
+        self._role = None if role is None else as_choice(Role, role, "role")
+        if self._role is Role.TOOL:
+            raise InvalidRequest("role: a tool message needs a name, which no prompt gives; use None")
+        self._token_bytes = tokenizer.token_bytes
+        self._controls = _controls(tokenizer)
+        self._strict = strict
+        self._messages: list[Message] = []
+        self._state = ParserState.EXPECT_START if self._role is None else ParserState.HEADER
+        self._position = -1
+        self._closed = False
+        self._error: ParseError | None = None
+        # The header being read.
+        self._header_text: list[str] = []
+        self._has_start = False
+        self._header_decoder = _decoder("surrogateescape")
+        # The message being read.
+        self._header: Header | None = None
+        self._text: list[str] = []
+        self._decoder = _decoder("replace")
+        self._guessed = False
+        # Repairs of the message being read; of the next one while none is.
+        self._repairs: list[Repair] = []
+        self._changes: list[Change] = []
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """The messages that ended."""
+        return self._messages
+
+    @property
+    def state(self) -> ParserState:
+        """What the parser waits for."""
+        return self._state
+
+    @property
+    def role(self) -> Role | None:
+        """The role of the message that is being written, or that the last token ended."""
+        if self._header is not None:
+            return self._header.author.role
+        return self._role
+
+    @property
+    def channel(self) -> Channel | None:
+        """Its channel."""
+        return self._header.channel if self._header else None
+
+    @property
+    def recipient(self) -> str | None:
+        """Its recipient."""
+        return self._header.recipient if self._header else None
+
+    @property
+    def content_type(self) -> str | None:
+        """Its content type."""
+        return self._header.content_type if self._header else None
+
+    @property
+    def text(self) -> str:
+        """The text so far of the message that is being written."""
+        return "".join(self._text)
+
+    @property
+    def last_delta(self) -> str:
+        """The text that the last token added, most often to the message that is being written."""
+        return self._changes[-1].delta if self._changes else ""
+
+    def process(self, token: int) -> Sequence[Change]:
+        """Takes one token and tells what it changed: seldom more than one thing, most often some text.
+
+        Raises:
+            ParseError: only if strict, where openai-harmony raises too.
+        """
+        self._begin_step()
+        self._position += 1
+        control = self._controls.get(token)
+        if self._state is ParserState.CONTENT and not self._guessed and control is not _Control.STOP:
+            # The common case; control tokens in content are text.
+            self._write(self._token_bytes(token))
+        else:
+            self._take(control, self._token_bytes(token))
+        return self._changes
+
+    def close(self) -> Sequence[Change]:
+        """Ends the stream; a message without its terminator is kept and marked as truncated.
+
+        Raises:
+            ParseError: only if strict and inside a header.
+        """
+        if self._closed:
+            return ()
+        self._begin_step()
+        self._closed = True
+        if self._state is ParserState.HEADER:
+            if self._strict:
+                self._refuse("the stream ends inside a header")
+            self._end_header()
+        if self._state is ParserState.CONTENT:
+            self._finish(truncated=True)
+        if self._repairs and self._messages:
+            last = self._messages[-1]
+            self._messages[-1] = replace(last, repairs=(*last.repairs, *self._repairs))
+        return self._changes
+
+    def _begin_step(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._closed:
+            raise InvalidRequest("the parser was closed; a new stream needs a new parser")
+        if self._changes:
+            self._changes = []
+        if self._state is not ParserState.CONTENT:
+            self._header = None
+
+    def _take(self, control: _Control | None, data: bytes) -> None:
+        if self._state is ParserState.EXPECT_START:
+            self._take_before_start(control, data)
+        elif self._state is ParserState.HEADER:
+            self._take_in_header(control, data)
+        else:
+            self._take_in_content(control, data)
+
+    def _take_before_start(self, control: _Control | None, data: bytes) -> None:
+        if control is _Control.START:
+            self._begin_header(has_start=True)
+        elif self._strict:
+            self._refuse(f"{_shown(data)} where <|start|> is expected")
+        elif control is _Control.STOP or control is _Control.OTHER:
+            self._note(RepairKind.STRAY_TOKEN, _shown(data))
+        else:
+            self._begin_header(has_start=False)
+            self._take(control, data)
+
+    def _take_in_header(self, control: _Control | None, data: bytes) -> None:
+        if control is None:
+            self._header_text.append(self._header_decoder.decode(data))
+            self._check_header_length()
+        elif control in _MARKS:
+            self._header_text.append(self._header_decoder.decode(b"", True) + _MARKS[control])
+        elif control is _Control.MESSAGE:
+            self._begin_content()
+        elif self._strict:
+            self._refuse(f"{_shown(data)} inside a header")
+        elif control is _Control.START:
+            self._restart_header()
+        elif control is _Control.STOP:
+            self._end_header()
+            if self._state is ParserState.CONTENT:
+                self._finish()
+        else:
+            self._note(RepairKind.STRAY_TOKEN, _shown(data))
+
+    def _take_in_content(self, control: _Control | None, data: bytes) -> None:
+        if control is _Control.STOP:
+            self._finish()
+        elif control is None or control is _Control.OTHER or not self._guessed:
+            self._write(data)
+        elif control is _Control.START or control is _Control.CHANNEL:
+            self._finish()
+            self._take(control, data)
+        else:
+            self._note(RepairKind.STRAY_TOKEN, _shown(data))
+
+    def _begin_header(self, has_start: bool) -> None:
+        self._state = ParserState.HEADER
+        self._header_text = []
+        self._has_start = has_start
+        self._header_decoder.reset()
+
+    def _restart_header(self) -> None:
+        """A start inside a header: a doubled one, unless what stands before it is a message of its own."""
+        text = "".join(self._header_text)
+        if text.strip():
+            self._end_header()
+            if self._state is ParserState.CONTENT:
+                self._finish()
+        elif text:
+            self._note(RepairKind.STRAY_WHITESPACE, text)
+        elif self._has_start or self._role is not None:
+            self._note(RepairKind.DOUBLED_START)
+        self._role = None
+        self._begin_header(has_start=True)
+
+    def _check_header_length(self) -> None:
+        too_long = len(self._header_text) > MAX_HEADER_TOKENS
+        if self._strict:
+            if too_long:
+                self._refuse(f"a header of more than {MAX_HEADER_TOKENS} tokens")
+        elif too_long or is_text("".join(self._header_text), self._role, self._has_start):
+            self._end_header()
+
+    def _begin_content(self) -> None:
+        """The header is complete: read it."""
+        text = "".join(self._header_text) + self._header_decoder.decode(b"", True)
+        begun = self._has_start or self._role is not None
+        read: tuple[Header, Notes] | None = None
+        try:
+            if begun:
+                read = read_strictly(text, self._role)
+        except HeaderError as error:
+            if self._strict:
+                self._refuse(f"header: {error}")
+        if read is None:
+            read = read_leniently(text, self._role, self._has_start)
+        if read is None:
+            self._end_header()
+            self._take(_Control.MESSAGE, _Control.MESSAGE.value.encode())
+            return
+        if not begun:
+            self._note(RepairKind.MISSING_START)
+        self._open(*read, guessed=False)
+
+    def _end_header(self) -> None:
+        """The header ends without a message token: what it holds beside fields becomes content."""
+        pending = self._header_decoder.getstate()[0]
+        text = "".join(self._header_text)
+        header, notes, rest = read_unfinished(text, self._role, self._has_start)
+        if not rest and not pending and header.channel is None and header.recipient is None:
+            # Only a role, or nothing: no message was begun.
+            if text.strip():
+                self._note(RepairKind.UNFINISHED_HEADER, text)
+            elif text:
+                self._note(RepairKind.STRAY_WHITESPACE, text)
+            self._state, self._role = ParserState.EXPECT_START, None
+            return
+        if not (self._has_start or self._role is not None):
+            self._note(RepairKind.MISSING_START)
+        self._note(RepairKind.UNFINISHED_HEADER)
+        self._open(header, notes, guessed=True)
+        self._replay(rest, pending)
+
+    def _replay(self, text: str, pending: bytes) -> None:
+        """Takes what was put into a header once more, as content."""
+        run = ""
+        for character in text:
+            control = _CONTROL_OF_MARK.get(character)
+            if control is None:
+                run += character
+                continue
+            self._replay_text(run, b"")
+            self._take(control, control.value.encode())
+            run = ""
+        self._replay_text(run, pending)
+
+    def _replay_text(self, run: str, pending: bytes) -> None:
+        data = run.encode("utf-8", "surrogateescape") + pending
+        if data:
+            self._take(None, data)
+
+    def _open(self, header: Header, notes: Notes, guessed: bool) -> None:
+        for kind, text in notes:
+            self._note(kind, text)
+        self._state = ParserState.CONTENT
+        self._role = None
+        self._header = header
+        self._guessed = guessed
+        self._text = []
+        self._decoder.reset()
+
+    def _write(self, data: bytes) -> None:
+        delta = self._decoder.decode(data)
+        if delta and self._header is not None:
+            self._text.append(delta)
+            self._changes.append(Change(self._header, delta, None))
+
+    def _finish(self, truncated: bool = False) -> None:
+        """The message ends; bytes that wait for the rest of their character wait in vain."""
+        header = self._header
+        if header is None:
+            return
+        delta = self._decoder.decode(b"", True)
+        message = Message(
+            author=header.author,
+            content=(TextContent(text="".join(self._text) + delta),),
+            channel=header.channel,
+            recipient=header.recipient,
+            content_type=header.content_type,
+            repairs=tuple(self._repairs),
+            truncated=truncated,
+        )
+        self._messages.append(message)
+        self._changes.append(Change(header, delta, message))
+        self._state = ParserState.EXPECT_START
+        self._text, self._repairs = [], []
+
+    def _note(self, kind: RepairKind, text: str = "") -> None:
+        self._repairs.append(Repair(kind=kind, position=self._position, text=text))
+
+    def _refuse(self, problem: str) -> None:
+        self._error = ParseError(f"token {self._position}: {problem}")
+        raise self._error
+
+
+def parse(
+    tokens: Iterable[int], tokenizer: TokenCodec, role: Role | str | None = "assistant", strict: bool = False
+) -> list[Message]:
+    """The messages of a whole stream: see `StreamParser`."""
+    parser = StreamParser(tokenizer, role, strict)
+    for token in tokens:
+        parser.process(token)
+    parser.close()
+    return list(parser.messages)
+
+
+def _controls(tokenizer: TokenCodec) -> dict[int, _Control]:
+    by_name = {control.value: control for control in _Control} | dict.fromkeys(_STOPS, _Control.STOP)
+    return {token: by_name.get(name, _Control.OTHER) for name, token in tokenizer.special.items()}
+
+
+def _decoder(errors: str) -> codecs.IncrementalDecoder:
+    return codecs.getincrementaldecoder("utf-8")(errors)
+
+
+def _shown(data: bytes) -> str:
+    return data.decode("utf-8", errors="replace")
