@@ -63,6 +63,12 @@ class Header:
     recipient: str | None = None
     content_type: str | None = None
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is nothing but a role."""
+        fields = (self.author.name, self.channel, self.recipient, self.content_type)
+        return all(field is None for field in fields)
+
 
 def read_strictly(text: str, role: Role | None) -> tuple[Header, Notes]:
     """Reads what openai-harmony reads, as it reads it.
@@ -124,7 +130,8 @@ def _take_author(words: list[str], role: Role | None) -> tuple[Author, list[str]
             return Author(role=Role(first)), rest
         if not rest:
             raise HeaderError(f"unknown role {first!r}")
-        return Author(role=Role.TOOL, name=first), rest
+        # The word "tool" after a tool's name says its role again.
+        return Author(role=Role.TOOL, name=first), rest[1:] if rest[0] == Role.TOOL else rest
     except RenderError as error:
         raise HeaderError(str(error)) from None
 
@@ -169,6 +176,8 @@ class _Reader:
     role: Role | None
     named: bool
     """A start token stood before the header, so that its first word may name a tool."""
+    finished: bool = True
+    """A message token ends the header; without one an unmarked content type is no field but text."""
     first: str | None = None
     channel: Channel | None = None
     recipient: str | None = None
@@ -242,7 +251,7 @@ class _Reader:
             word = glued.group(1)
         if self._is_author(word):
             return True
-        if self.content_type is None and word in _CONTENT_TYPES:
+        if self.finished and self.content_type is None and word in _CONTENT_TYPES:
             self.take_content_type(word)
             return True
         self.note(RepairKind.STRAY_WORD, word)
@@ -257,9 +266,13 @@ class _Reader:
                 self.note(RepairKind.DOUBLED_ROLE, word)
             self.first = author
             return True
-        takes = self.first is None and self.role is None and self.channel is None
-        if takes and (self.named or word.partition(":")[0] in tuple(Role)):
-            self.first = word
+        if self.first is not None or self.role is not None or self.channel is not None:
+            return False
+        repeated = next((role for role in Role if _repeats(word, role)), None)
+        if repeated is not None and word != repeated:
+            self.note(RepairKind.DOUBLED_ROLE, word)
+        if repeated or self.named or word.partition(":")[0] in tuple(Role):
+            self.first = repeated or word
             return True
         return False
 
@@ -296,7 +309,7 @@ class _Reader:
         try:
             return Author(role=role, name=name)
         except RenderError:
-            self.note(RepairKind.BAD_NAME, str(name))
+            self.note(RepairKind.BAD_NAME, f"{role}:{name}")
             return Author(role=role)
 
 
@@ -308,7 +321,7 @@ def read_leniently(text: str, role: Role | None, named: bool) -> tuple[Header, N
         reader.take(item)
     if len(reader.stray) > MAX_STRAY_WORDS:
         return None
-    if reader.content_type is None and reader.stray == items[-1:]:
+    if reader.content_type is None and items and reader.stray == items[-1:]:
         # The one word that is left stands where a content type does.
         reader.take_content_type(items[-1])
     return reader.header(), reader.notes
@@ -316,7 +329,7 @@ def read_leniently(text: str, role: Role | None, named: bool) -> tuple[Header, N
 
 def read_unfinished(text: str, role: Role | None, named: bool) -> tuple[Header, Notes, str]:
     """Reads a header that no message token ends: its fields, up to the first word that is none, and the rest."""
-    reader = _Reader(role=role, named=named and _starts_with_author(text))
+    reader = _Reader(role=role, named=named and _starts_with_author(text), finished=False)
     rest = ""
     for found in _ITEM.finditer(text):
         before = replace(reader, notes=list(reader.notes))

@@ -76,6 +76,8 @@ class _Control(Enum):
 
 _STOPS: Final = ("<|end|>", "<|return|>", "<|call|>")
 _MARKS: Final = {_Control.CHANNEL: CHANNEL_MARK, _Control.CONSTRAIN: CONSTRAIN_MARK}
+# What may be noted of a header that says nothing but a role.
+_NOTHING_LOST: Final = (RepairKind.MISSING_ROLE, RepairKind.DOUBLED_ROLE, RepairKind.MISSING_CHANNEL)
 _CONTROL_OF_MARK: Final = {mark: control for control, mark in _MARKS.items()}
 
 
@@ -188,8 +190,8 @@ class StreamParser:
         if self._state is ParserState.HEADER:
             if self._strict:
                 self._refuse("the stream ends inside a header")
-            self._end_header()
-        if self._state is ParserState.CONTENT:
+            self._abandon_header(truncated=True)
+        elif self._state is ParserState.CONTENT:
             self._finish(truncated=True)
         if self._repairs and self._messages:
             last = self._messages[-1]
@@ -238,9 +240,7 @@ class StreamParser:
         elif control is _Control.START:
             self._restart_header()
         elif control is _Control.STOP:
-            self._end_header()
-            if self._state is ParserState.CONTENT:
-                self._finish()
+            self._abandon_header()
         else:
             self._note(RepairKind.STRAY_TOKEN, _shown(data))
 
@@ -265,15 +265,20 @@ class StreamParser:
         """A start inside a header: a doubled one, unless what stands before it is a message of its own."""
         text = "".join(self._header_text)
         if text.strip():
-            self._end_header()
-            if self._state is ParserState.CONTENT:
-                self._finish()
+            self._abandon_header()
         elif text:
             self._note(RepairKind.STRAY_WHITESPACE, text)
         elif self._has_start or self._role is not None:
             self._note(RepairKind.DOUBLED_START)
         self._role = None
         self._begin_header(has_start=True)
+
+    def _abandon_header(self, truncated: bool = False) -> None:
+        """The message ends inside its header. What is in it may make two messages, with a channel between."""
+        while self._state is ParserState.HEADER:
+            self._end_header()
+        if self._state is ParserState.CONTENT:
+            self._finish(truncated)
 
     def _check_header_length(self) -> None:
         too_long = len(self._header_text) > MAX_HEADER_TOKENS
@@ -309,8 +314,8 @@ class StreamParser:
         pending = self._header_decoder.getstate()[0]
         text = "".join(self._header_text)
         header, notes, rest = read_unfinished(text, self._role, self._has_start)
-        if not rest and not pending and header.channel is None and header.recipient is None:
-            # Only a role, or nothing: no message was begun.
+        if not rest and not pending and header.is_bare and all(kind in _NOTHING_LOST for kind, _ in notes):
+            # At most a role: no message was begun.
             if text.strip():
                 self._note(RepairKind.UNFINISHED_HEADER, text)
             elif text:
