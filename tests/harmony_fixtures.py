@@ -33,7 +33,7 @@ DATA = Path(__file__).parent / "data"
 # The oracle looks for the vocabulary here and not on the network.
 os.environ.setdefault("TIKTOKEN_ENCODINGS_BASE", str(DATA))
 
-import openai_harmony as oracle_package  # type: ignore[import-untyped]  # noqa: E402
+import openai_harmony  # type: ignore[import-untyped]  # noqa: E402
 
 NAMED = {
     "<|startoftext|>": 199998,
@@ -48,7 +48,8 @@ NAMED = {
 }
 
 
-OracleError: type[Exception] = oracle_package.HarmonyError
+OracleError: type[Exception] = openai_harmony.HarmonyError
+OracleConversation: Any = openai_harmony.Conversation
 
 
 @cache
@@ -66,7 +67,7 @@ def tokenizer() -> Tokenizer:
 @cache
 def oracle() -> Any:
     """OpenAI's own library."""
-    return oracle_package.load_harmony_encoding("HarmonyGptOss")
+    return openai_harmony.load_harmony_encoding("HarmonyGptOss")
 
 
 def golden(name: str) -> str:

@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 from .content import Content, DeveloperContent, ResponseFormat, SystemContent, TextContent
 from .fields import CONSTRAIN, Channel, Role, as_choice
 from .messages import Conversation, Message
-from .typescript import compact_json, tools_section
+from .typescript import compact_json, lines_of, tools_section
 
 __all__ = ["Rendering", "Segment", "TokenCodec", "render", "render_for_training", "render_segments"]
 
@@ -319,5 +319,5 @@ def _developer_text(content: DeveloperContent) -> str:
 
 
 def _format_text(entry: ResponseFormat) -> str:
-    lines = [f"// {line}" for line in (entry.description or "").splitlines()]
+    lines = [f"// {line}" for line in lines_of(entry.description or "")]
     return "\n".join([f"## {entry.name}\n", *lines, compact_json(dict(entry.schema))])

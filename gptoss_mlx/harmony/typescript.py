@@ -23,10 +23,10 @@ from typing import Any
 
 from .content import ToolNamespace
 
-__all__ = ["compact_json", "schema_to_typescript", "tools_section"]
+__all__ = ["compact_json", "lines_of", "schema_to_typescript", "tools_section"]
 
-# What ends a comment: to the model that is any character that looks like a new line.
-_LINE_BREAK = re.compile("\r\n|[\n\r\v\f\x85\u2028\u2029]")
+# What ends a // comment in TypeScript.
+_LINE_BREAK = re.compile("\r\n|[\n\r\u2028\u2029]")
 
 
 def tools_section(namespaces: Sequence[ToolNamespace]) -> str:
@@ -38,11 +38,11 @@ def _namespace(namespace: ToolNamespace) -> str:
     lines = [f"## {namespace.name}\n"]
     if not namespace.tools:
         # A tool without functions, such as python, is described in plain text.
-        return "\n".join([*lines, *_lines(namespace.description or "")])
-    lines += [f"// {line}" for line in _lines(namespace.description or "")]
+        return "\n".join([*lines, *lines_of(namespace.description or "")])
+    lines += [f"// {line}" for line in lines_of(namespace.description or "")]
     lines.append(f"namespace {namespace.name} {{\n")
     for tool in namespace.tools:
-        lines += [f"// {line}" for line in _lines(tool.description)]
+        lines += [f"// {line}" for line in lines_of(tool.description)]
         argument = "" if tool.parameters is None else f"_: {schema_to_typescript(tool.parameters)}"
         lines.append(f"type {tool.name} = ({argument}) => any;\n")
     lines.append(f"}} // namespace {namespace.name}")
@@ -165,7 +165,7 @@ def _strings(values: Any) -> list[str]:
     return [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
 
 
-def _lines(text: str) -> list[str]:
+def lines_of(text: str) -> list[str]:
     """The lines of a text; a line break at its end begins no further line."""
     lines = _LINE_BREAK.split(text)
     return lines if lines[-1] else lines[:-1]
@@ -175,7 +175,7 @@ def _comments(text: Any, indent: str) -> list[str]:
     """A comment on lines of its own."""
     if not isinstance(text, str):
         return []
-    return [f"{indent}// {line}\n" for line in _lines(text) or [""]]
+    return [f"{indent}// {line}\n" for line in lines_of(text) or [""]]
 
 
 def _trailing_comment(text: str | None, indent: str) -> str:
