@@ -119,7 +119,9 @@ def read_header(path: Path) -> dict[str, TensorRecord]:
         CheckpointError: any of these, naming the file and the tensor.
     """
     header, data_begin, file_bytes = _read_header_json(path)
-    metadata = header.pop("__metadata__", {})
+    # MLX writes null where it was given none.
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(f"{path}: __metadata__ must map text to text; download it again")
     if len(header) > _MAX_TENSORS:

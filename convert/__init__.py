@@ -1,0 +1,27 @@
+"""Checkpoints from one layout to another: ``gptoss convert`` and ``gptoss verify`` without the terminal."""
+
+from .compare import Comparison, LogitsComparison, compare_logits, compare_weights
+from .pipeline import (
+    ConversionPlan,
+    ConversionProgress,
+    ConversionReport,
+    carry_out,
+    convert_checkpoint,
+    plan_conversion,
+)
+from .verify import VerifyReport, verify_checkpoint
+
+__all__ = [
+    "Comparison",
+    "ConversionPlan",
+    "ConversionProgress",
+    "ConversionReport",
+    "LogitsComparison",
+    "VerifyReport",
+    "carry_out",
+    "compare_logits",
+    "compare_weights",
+    "convert_checkpoint",
+    "plan_conversion",
+    "verify_checkpoint",
+]

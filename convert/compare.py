@@ -1,0 +1,144 @@
+"""How far two checkpoints are apart: tensor by tensor in any layouts, and in their logits on a text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from gptoss_mlx.errors import ConversionError
+
+from .quantize import as_float32, mxfp4_values
+from .readers import BLOCK_BYTES, Reader
+from .source import SourceModel, open_source
+
+__all__ = ["Comparison", "LogitsComparison", "compare_logits", "compare_weights"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """All tensors of one kind, both sides as the values they stand for."""
+
+    kind: str
+    """The parameter's name without the number of the layer."""
+    tensors: int
+    largest: float
+    """The largest difference of two values; NaN if either side holds NaN."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogitsComparison:
+    """Two models on the same text."""
+
+    positions: int
+    mean_kl: float
+    """KL divergence from the reference's next-token distribution, in nats, averaged over the positions."""
+    largest_kl: float
+    top1_agreement: float
+    """Share of positions at which both would say the same token."""
+
+
+def compare_weights(
+    directory: str | Path, against: str | Path, *, progress: Callable[[int, int], None] | None = None
+) -> list[Comparison]:
+    """Dequantises both checkpoints, in row blocks, and gives the largest difference of each kind of tensor.
+
+    Raises:
+        CheckpointError: either cannot be read.
+        ConversionError: they are of different shapes.
+    """
+    with open_source(directory) as ours, open_source(against) as theirs:
+        if ours.config != theirs.config:
+            raise ConversionError(f"{against}: config.json is of another model than {directory}; name its source")
+        total = sum(reader.rows * reader.row_bytes for reader in ours.parameters.values())
+        done = 0
+        found: dict[str, list[float]] = {}
+        for name, reader in ours.parameters.items():
+            if not name.endswith("_proj.scales"):  # they are part of their words' values
+                kind = re.sub(r"layers\.\d+\.", "", name)
+                found.setdefault(kind, []).append(_largest_difference(name, ours, theirs))
+            done += reader.rows * reader.row_bytes
+            if progress is not None:
+                progress(done, total)
+    return [
+        Comparison(kind=kind, tensors=len(values), largest=float(np.max(values))) for kind, values in found.items()
+    ]
+
+
+def _largest_difference(name: str, ours: SourceModel, theirs: SourceModel) -> float:
+    left, right = ours.parameters[name], theirs.parameters[name]
+    packed = ".experts." in name and name.endswith(".weight")
+    scales = name.removesuffix("weight") + "scales"
+    step = max(left.step, right.step)
+    # Values take eight times the bytes of MXFP4 words.
+    size = max(1, BLOCK_BYTES // ((8 if packed else 2) * max(left.cost, right.cost)) // step) * step
+    largest = 0.0
+    for begin in range(0, left.rows, size):
+        end = min(begin + size, left.rows)
+        if packed:
+            difference = _packed_difference(
+                (left, ours.parameters[scales]), (right, theirs.parameters[scales]), begin, end
+            )
+        else:
+            difference = _difference(as_float32(left.read(begin, end)), as_float32(right.read(begin, end)))
+        largest = float(np.maximum(largest, difference))
+    return largest
+
+
+_Packed = tuple[Reader, Reader]
+
+
+def _packed_difference(left: _Packed, right: _Packed, begin: int, end: int) -> float:
+    (left_words, left_scales), (right_words, right_scales) = (
+        (words.read(begin, end), scales.read(begin, end)) for words, scales in (left, right)
+    )
+    if np.array_equal(left_words, right_words) and np.array_equal(left_scales, right_scales):
+        return 0.0
+    return _difference(mxfp4_values(left_words, left_scales), mxfp4_values(right_words, right_scales))
+
+
+def _difference(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> float:
+    if np.array_equal(left, right):
+        return 0.0
+    with np.errstate(invalid="ignore"):  # infinity less infinity is reported as NaN
+        return float(np.max(np.abs(left - right)))
+
+
+def compare_logits(directory: str | Path, against: str | Path, text: str) -> LogitsComparison:
+    """Runs both models over a text, one after the other, and compares what they would say next.
+
+    Raises:
+        CheckpointError: either is in a layout that is not loaded directly.
+        ConversionError: the text has no tokens.
+    """
+    from gptoss_mlx.tokenizer import Tokenizer
+
+    tokens = Tokenizer.from_directory(directory).encode(text)
+    if not tokens:
+        raise ConversionError("the text has no tokens; give one that has")
+    ours = _log_probabilities(Path(directory), tokens)
+    reference = _log_probabilities(Path(against), tokens)
+    kl = np.sum(np.exp(reference) * (reference - ours), axis=-1)
+    return LogitsComparison(
+        positions=len(tokens),
+        mean_kl=float(np.mean(kl)),
+        largest_kl=float(np.max(kl)),
+        top1_agreement=float(np.mean(np.argmax(ours, axis=-1) == np.argmax(reference, axis=-1))),
+    )
+
+
+def _log_probabilities(directory: Path, tokens: list[int]) -> npt.NDArray[np.float32]:
+    """Shape [positions, vocabulary]. The model is freed on return: two would not fit."""
+    import mlx.core as mx
+
+    from gptoss_mlx.model import load_transformer
+
+    transformer = load_transformer(directory, dtype=mx.bfloat16)
+    logits = transformer(mx.array([tokens]))[0].astype(mx.float32)
+    result = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    mx.eval(result)
+    return np.array(result)

@@ -1,0 +1,205 @@
+"""The layouts that are read and written besides the model's own: each a table of exact names.
+
+The Hugging Face table and the model's own are in ``gptoss_mlx.weights``. A table says which tensors make a
+parameter of the model; read backwards it says which tensors an export cuts the parameter into. A tensor that
+no row names is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gptoss_mlx.checkpoint import Checkpoint
+from gptoss_mlx.errors import CheckpointError, ConfigError
+from gptoss_mlx.weights import HUGGING_FACE, MLX, Row, Source, Transform
+
+__all__ = ["FINE_TUNE", "LAYOUTS", "MLX_LM", "ORIGINAL", "Layout", "hugging_face_config", "recognise"]
+
+_WORDS, _BYTES = ("U32",), ("U8",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """A way to store the model."""
+
+    name: str
+    """For the user."""
+    mark: str
+    """A tensor that only this layout has."""
+    rows: tuple[Row, ...]
+
+
+def _renamed(names: Mapping[str, str], changed: Mapping[str, Row]) -> tuple[Row, ...]:
+    """The Hugging Face table with other source names, and with other rows for some targets."""
+    rows = []
+    for row in HUGGING_FACE:
+        if row.target in changed:
+            rows.append(changed[row.target])
+            continue
+        sources = tuple(Source(names.get(s.name, s.name), s.shape, s.dtypes) for s in row.sources)
+        rows.append(Row(row.target, row.transform, sources))
+    return tuple(rows)
+
+
+_LAYER = "model.layers.{n}"
+_EXPERTS = f"{_LAYER}.mlp.experts"
+_TARGET = "layers.{n}.mlp.experts"
+_QKV = "layers.{n}.self_attn.qkv_proj"
+
+# OpenAI's own: q, k and v are one tensor already.
+ORIGINAL = _renamed(
+    {
+        "model.embed_tokens.weight": "embedding.weight",
+        "lm_head.weight": "unembedding.weight",
+        "model.norm.weight": "norm.scale",
+        f"{_LAYER}.input_layernorm.weight": "block.{n}.attn.norm.scale",
+        f"{_LAYER}.self_attn.sinks": "block.{n}.attn.sinks",
+        f"{_LAYER}.self_attn.o_proj.weight": "block.{n}.attn.out.weight",
+        f"{_LAYER}.self_attn.o_proj.bias": "block.{n}.attn.out.bias",
+        f"{_LAYER}.post_attention_layernorm.weight": "block.{n}.mlp.norm.scale",
+        f"{_LAYER}.mlp.router.weight": "block.{n}.mlp.gate.weight",
+        f"{_LAYER}.mlp.router.bias": "block.{n}.mlp.gate.bias",
+        f"{_EXPERTS}.gate_up_proj_blocks": "block.{n}.mlp.mlp1_weight.blocks",
+        f"{_EXPERTS}.gate_up_proj_scales": "block.{n}.mlp.mlp1_weight.scales",
+        f"{_EXPERTS}.gate_up_proj_bias": "block.{n}.mlp.mlp1_bias",
+        f"{_EXPERTS}.down_proj_blocks": "block.{n}.mlp.mlp2_weight.blocks",
+        f"{_EXPERTS}.down_proj_scales": "block.{n}.mlp.mlp2_weight.scales",
+        f"{_EXPERTS}.down_proj_bias": "block.{n}.mlp.mlp2_bias",
+    },
+    {
+        f"{_QKV}.weight": Row(f"{_QKV}.weight", Transform.COPY, (Source("block.{n}.attn.qkv.weight", "Q+2K H"),)),
+        f"{_QKV}.bias": Row(f"{_QKV}.bias", Transform.COPY, (Source("block.{n}.attn.qkv.bias", "Q+2K"),)),
+    },
+)
+
+# mlx-lm and mlx-community: gate and up apart, experts packed as MLX packs them.
+MLX_LM = _renamed(
+    {},
+    {
+        f"{_TARGET}.gate_up_proj.weight": Row(
+            f"{_TARGET}.gate_up_proj.weight",
+            Transform.INTERLEAVED,
+            (
+                Source(f"{_EXPERTS}.gate_proj.weight", "E I H/8", _WORDS),
+                Source(f"{_EXPERTS}.up_proj.weight", "E I H/8", _WORDS),
+            ),
+        ),
+        f"{_TARGET}.gate_up_proj.scales": Row(
+            f"{_TARGET}.gate_up_proj.scales",
+            Transform.INTERLEAVED,
+            (
+                Source(f"{_EXPERTS}.gate_proj.scales", "E I H/32", _BYTES),
+                Source(f"{_EXPERTS}.up_proj.scales", "E I H/32", _BYTES),
+            ),
+        ),
+        f"{_TARGET}.down_proj.weight": Row(
+            f"{_TARGET}.down_proj.weight",
+            Transform.COPY,
+            (Source(f"{_EXPERTS}.down_proj.weight", "E H I/8", _WORDS),),
+        ),
+        f"{_TARGET}.down_proj.scales": Row(
+            f"{_TARGET}.down_proj.scales",
+            Transform.COPY,
+            (Source(f"{_EXPERTS}.down_proj.scales", "E H I/32", _BYTES),),
+        ),
+        f"{_TARGET}.bias": Row(
+            f"{_TARGET}.bias",
+            Transform.EXPERT_BIASES,
+            (
+                Source(f"{_EXPERTS}.gate_proj.bias", "E I"),
+                Source(f"{_EXPERTS}.up_proj.bias", "E I"),
+                Source(f"{_EXPERTS}.down_proj.bias", "E H"),
+            ),
+        ),
+    },
+)
+
+
+def _float_experts(module: str, shape: str) -> dict[str, Row]:
+    """Words and scales both come from one transposed tensor."""
+    source = (Source(f"{_EXPERTS}.{module}", shape),)
+    return {
+        f"{_TARGET}.{module}.weight": Row(f"{_TARGET}.{module}.weight", Transform.MXFP4, source),
+        f"{_TARGET}.{module}.scales": Row(f"{_TARGET}.{module}.scales", Transform.MXFP4_SCALES, source),
+    }
+
+
+# Fine-tunes saved without packing: experts are floats, inputs before outputs.
+FINE_TUNE = _renamed({}, _float_experts("gate_up_proj", "E H 2I") | _float_experts("down_proj", "E I H"))
+
+_FIRST = "model.layers.0.mlp.experts"
+LAYOUTS = (
+    Layout(name="Hugging Face", mark=f"{_FIRST}.gate_up_proj_blocks", rows=HUGGING_FACE),
+    Layout(name="gptoss-mlx", mark="layers.0.mlp.experts.gate_up_proj.weight", rows=MLX),
+    Layout(name="mlx-lm", mark=f"{_FIRST}.gate_proj.weight", rows=MLX_LM),
+    Layout(name="OpenAI original", mark="block.0.mlp.mlp1_weight.blocks", rows=ORIGINAL),
+    Layout(name="unpacked fine-tune", mark=f"{_FIRST}.gate_up_proj", rows=FINE_TUNE),
+)
+
+
+def recognise(checkpoint: Checkpoint) -> Layout:
+    """The layout, from the tensors alone.
+
+    Raises:
+        CheckpointError: it is none that is known.
+    """
+    for layout in LAYOUTS:
+        if layout.mark in checkpoint.tensors:
+            return layout
+    raise CheckpointError(
+        f"{checkpoint.directory}: no gpt-oss experts among its {len(checkpoint.tensors)} tensors; "
+        "name a gpt-oss checkpoint"
+    )
+
+
+def hugging_face_config(original: Mapping[str, Any]) -> dict[str, Any]:
+    """Hugging Face's config.json from that of OpenAI's ``original/``, which has names of its own.
+
+    Raises:
+        ConfigError: a field is missing.
+    """
+    try:
+        layers = int(original["num_hidden_layers"])
+        context = int(original["initial_context_length"])
+        factor = float(original["rope_scaling_factor"])
+        return {
+            "architectures": ["GptOssForCausalLM"],
+            "model_type": "gpt_oss",
+            "attention_bias": True,
+            "eos_token_id": 200002,
+            "pad_token_id": 199999,
+            "head_dim": original["head_dim"],
+            "hidden_act": "silu",
+            "hidden_size": original["hidden_size"],
+            "initial_context_length": context,
+            "intermediate_size": original["intermediate_size"],
+            # OpenAI's code slides in every even layer; the file does not say so.
+            "layer_types": ["full_attention" if n % 2 else "sliding_attention" for n in range(layers)],
+            "max_position_embeddings": int(context * factor),
+            "num_attention_heads": original["num_attention_heads"],
+            "experts_per_token": original["experts_per_token"],
+            "num_experts_per_tok": original["experts_per_token"],
+            "num_hidden_layers": layers,
+            "num_key_value_heads": original["num_key_value_heads"],
+            "num_local_experts": original["num_experts"],
+            "rms_norm_eps": 1e-05,
+            "rope_theta": original["rope_theta"],
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": factor,
+                "beta_fast": float(original["rope_ntk_beta"]),
+                "beta_slow": float(original["rope_ntk_alpha"]),
+                "original_max_position_embeddings": context,
+                "truncate": False,
+            },
+            "sliding_window": original["sliding_window"],
+            "swiglu_limit": original.get("swiglu_limit", 7.0),
+            "tie_word_embeddings": False,
+            "vocab_size": original["vocab_size"],
+        }
+    except KeyError as error:
+        raise ConfigError(f"{error.args[0]} is missing; this is no config.json of OpenAI's original/") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"a value cannot be used: {error}") from None

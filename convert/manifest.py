@@ -1,0 +1,103 @@
+"""manifest.json: what a converted directory holds, down to every tensor's SHA-256.
+
+It is written last and ends in a hash of itself, and its text is a function of its content: no bit of it can
+change unnoticed. A directory without one is not a finished conversion.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gptoss_mlx.errors import CheckpointError
+
+__all__ = ["FORMAT", "MANIFEST_NAME", "FileEntry", "Manifest", "TensorEntry"]
+
+FORMAT = 1
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorEntry:
+    """One tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The content of manifest.json, without the hash of itself."""
+
+    source: Mapping[str, Any]
+    """``name``, ``revision`` (a commit of the Hub, or null) and ``layout``."""
+    options: Mapping[str, Any]
+    files: Mapping[str, FileEntry]
+    tensors: Mapping[str, TensorEntry]
+
+    def text(self) -> str:
+        """The file, the same for the same content."""
+        content = {
+            "format": FORMAT,
+            "source": dict(self.source),
+            "options": dict(self.options),
+            "files": {name: asdict(self.files[name]) for name in sorted(self.files)},
+            "tensors": {name: asdict(self.tensors[name]) for name in sorted(self.tensors)},
+        }
+        digest = hashlib.sha256(_encode(content)).hexdigest()
+        return json.dumps(content | {"sha256": digest}, indent=1) + "\n"
+
+    @classmethod
+    def read(cls, directory: Path) -> Manifest:
+        """Reads and checks the manifest of a directory.
+
+        Raises:
+            CheckpointError: there is none, it is of a newer version, or it was changed.
+        """
+        path = directory / MANIFEST_NAME
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: missing; only what 'gptoss convert' wrote can be verified") from None
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        try:
+            content = json.loads(data)
+            version = content["format"]
+            if version != FORMAT:
+                raise CheckpointError(
+                    f"{path}: of format {version!r}, this version knows {FORMAT}; update gptoss-mlx"
+                )
+            manifest = cls(
+                source=content["source"],
+                options=content["options"],
+                files={name: FileEntry(**entry) for name, entry in content["files"].items()},
+                tensors={
+                    name: TensorEntry(**(entry | {"shape": tuple(entry["shape"])}))
+                    for name, entry in content["tensors"].items()
+                },
+            )
+            unchanged = manifest.text().encode() == data
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            unchanged = False
+        if not unchanged:
+            raise CheckpointError(f"{path}: was changed since it was written; convert again")
+        return manifest
+
+
+def _encode(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,377 @@
+"""The conversion from end to end: find, check, plan, write beside the target, rename.
+
+Whatever happens on the way, the target is what it was before or the whole result, and the source is only
+read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gptoss_mlx import hub
+from gptoss_mlx.errors import CheckpointError, ConversionError, NotEnoughDisk
+from gptoss_mlx.files import atomic_directory
+from gptoss_mlx.fit import PRECISIONS, DeviceInfo, Precision, choose_precision
+
+from .locking import locked
+from .manifest import MANIFEST_NAME, Manifest
+from .quantize import QuantizationError
+from .source import SourceModel, open_source
+from .targets import TARGETS, TargetFormat, TargetTensor, target_config, target_tensors
+from .writer import DirectoryWriter, Shard, plan_shards
+
+__all__ = ["ConversionPlan", "ConversionProgress", "ConversionReport", "convert_checkpoint", "plan_conversion"]
+
+ConversionProgress = Callable[[Literal["download", "convert"], int, int], None]
+"""Called with the stage, the bytes done and the bytes in all, from any thread."""
+
+# Copied beside the weights, where the source has them.
+_TOKENIZER = "tokenizer.json"
+_COPIED = (
+    _TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "LICENSE",
+)
+_DISK_RESERVE = 64 * 1024**2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversionPlan:
+    """A conversion that was checked and not begun."""
+
+    reference: str
+    source: SourceModel
+    destination: Path
+    target: TargetFormat
+    dense: Precision
+    reason: str
+    """Why this precision."""
+    shards: tuple[Shard, ...]
+    small_files: Mapping[str, bytes]
+    replaces: bool
+    """There is something at the destination, and it may be replaced."""
+
+    @property
+    def tensors(self) -> list[TargetTensor]:
+        """Everything that will be written, in order."""
+        return [tensor for shard in self.shards for tensor in shard.tensors]
+
+    @property
+    def nbytes(self) -> int:
+        """Of the tensors to be written."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Space needed on the disk, next to everything that is there."""
+        return (
+            sum(shard.nbytes for shard in self.shards) + sum(map(len, self.small_files.values())) + _DISK_RESERVE
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversionReport:
+    """What a conversion did."""
+
+    source: str
+    revision: str | None
+    layout: str
+    """Of the source, as recognised."""
+    destination: Path
+    target: TargetFormat
+    dense: Precision
+    reason: str
+    tensors: int
+    bytes_in: int
+    """Read from the source's tensors."""
+    bytes_out: int
+    """Of the files written."""
+    seconds: float
+    peak_memory: int
+    """The most memory the process ever had, in bytes."""
+    experts_error: QuantizationError | None
+    """What quantising unpacked experts lost; None where they were copied bit for bit."""
+
+    @property
+    def rate(self) -> float:
+        """Bytes written a second."""
+        return self.bytes_out / max(self.seconds, 1e-9)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        error = self.experts_error
+        return {
+            "source": self.source,
+            "revision": self.revision,
+            "layout": self.layout,
+            "destination": str(self.destination),
+            "target": self.target,
+            "dense": self.dense,
+            "reason": self.reason,
+            "tensors": self.tensors,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "seconds": self.seconds,
+            "rate": self.rate,
+            "peak_memory": self.peak_memory,
+            "experts_error": None if error is None else {"largest": error.largest, "relative": error.relative},
+        }
+
+
+def convert_checkpoint(
+    source: str | Path,
+    destination: str | Path | None = None,
+    *,
+    dense: Precision | None = None,
+    to: TargetFormat = "mlx",
+    force: bool = False,
+    download: bool = False,
+    progress: ConversionProgress | None = None,
+) -> ConversionReport:
+    """Converts a checkpoint, whole or not at all.
+
+    Args:
+        source: ``20b``, ``120b``, a Hub repository id, or a directory in any known layout.
+        destination: the directory to make; by default one in the user's data directory, where
+            ``gptoss_mlx.load`` finds it by the name of the source.
+        dense: how attention, embedding and head are stored; by default the best that fits this machine.
+        to: ``mlx`` for this library, ``hf`` for Hugging Face's layout, ``mlx-lm`` for mlx-lm's.
+        force: replace what is at the destination.
+        download: get the source from the Hub if it is not on this machine.
+        progress: called from time to time, see :data:`ConversionProgress`.
+
+    Raises:
+        ModelNotFound: the source is not on this machine.
+        DownloadError: the Hub did not give it.
+        CheckpointError: the source is damaged or no gpt-oss; the tensor or file is named.
+        ConversionError: the destination exists, lies in the source, or is being written by another process.
+        NotEnoughDisk: it would not fit; checked before anything is written.
+        FileWriteError: the destination cannot be written.
+    """
+    plan = plan_conversion(
+        source, destination, dense=dense, to=to, force=force, download=download, progress=progress
+    )
+    return carry_out(plan, progress=progress)
+
+
+def plan_conversion(
+    source: str | Path,
+    destination: str | Path | None = None,
+    *,
+    dense: Precision | None = None,
+    to: TargetFormat = "mlx",
+    force: bool = False,
+    download: bool = False,
+    progress: ConversionProgress | None = None,
+    device: DeviceInfo | None = None,
+) -> ConversionPlan:
+    """Everything up to the first byte written: see :func:`convert_checkpoint`.
+
+    ``device`` is what the precision is chosen for, by default this machine.
+    """
+    if to not in TARGETS:
+        raise ConversionError(f"target is {to!r}; one of {', '.join(TARGETS)} is needed")
+    if dense is not None and dense not in PRECISIONS:
+        raise ConversionError(f"dense is {dense!r}; one of {', '.join(PRECISIONS)} is needed")
+    reference = str(source)
+    target = Path(destination).expanduser() if destination is not None else hub.converted_path(reference)
+    report = None if progress is None else (lambda done, total: progress("download", done, total))
+    if to == "mlx":
+        directory = hub.find_source(reference, allow_download=download, progress=report)
+    else:  # what is exported may well be a converted model, by its name
+        directory = hub.resolve(reference, download=download, progress=report)
+    _check_destination(target, directory, force=force)
+    model = open_source(directory)
+    precision, reason = _precision(model, to, dense, device)
+    shards = tuple(plan_shards(target_tensors(model, to, precision)))
+    return ConversionPlan(
+        reference=reference,
+        source=model,
+        destination=target,
+        target=to,
+        dense=precision,
+        reason=reason,
+        shards=shards,
+        small_files=_small_files(model, to, precision),
+        replaces=target.exists(),
+    )
+
+
+def carry_out(plan: ConversionPlan, *, progress: ConversionProgress | None = None) -> ConversionReport:
+    """Does what was planned."""
+    began = time.perf_counter()
+    target = plan.destination
+    _make_parent(target)
+    with plan.source, locked(target):
+        # Again, now that nobody else can be at work on it.
+        _check_destination(target, plan.source.directory, force=plan.replaces)
+        _clear_remains(target)
+        _check_disk(plan)
+        with atomic_directory(target, replace=plan.replaces) as staging:
+            manifest = _write(plan, staging, progress)
+    return ConversionReport(
+        source=plan.reference,
+        revision=_revision(plan.source.directory),
+        layout=plan.source.layout.name,
+        destination=target,
+        target=plan.target,
+        dense=plan.dense,
+        reason=plan.reason,
+        tensors=len(manifest.tensors),
+        bytes_in=plan.source.files.bytes_read,
+        bytes_out=sum(entry.bytes for entry in manifest.files.values()),
+        seconds=time.perf_counter() - began,
+        peak_memory=_peak_memory(),
+        experts_error=plan.source.experts_error,
+    )
+
+
+def _precision(
+    model: SourceModel, to: TargetFormat, dense: Precision | None, device: DeviceInfo | None
+) -> tuple[Precision, str]:
+    """The precision of the dense layers, and why."""
+    if to == "hf":
+        if dense not in (None, "bf16"):
+            raise ConversionError(
+                f"--dense {dense}: the Hugging Face layout keeps dense layers in bf16; leave it out"
+            )
+        return "bf16", "the Hugging Face layout keeps dense layers in bf16"
+    if dense is not None:
+        return dense, "as asked for"
+    own: dict[int | None, Precision] = {8: "q8", 4: "q4"}
+    if model.bits is not None:
+        # What is lost is lost: more bits would only be larger.
+        return own.get(model.bits, "q8"), f"the source has {model.bits} bits"
+    if to == "mlx-lm":
+        return "bf16", "as in the source"
+    choice = choose_precision(model.config, device or DeviceInfo.current())
+    return choice.precision, choice.reason
+
+
+def _check_destination(target: Path, source: Path, *, force: bool) -> None:
+    here, there = target.resolve(), source.resolve()
+    if here == there or here.is_relative_to(there):
+        raise ConversionError(f"{target}: lies in the source {source}; choose a destination outside it")
+    if there.is_relative_to(here):
+        raise ConversionError(f"{target}: the source {source} lies in it; choose another destination")
+    if target.is_symlink():
+        raise ConversionError(f"{target}: is a symbolic link; name the directory it points to")
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise ConversionError(f"{target}: is a file; choose another destination")
+    if not force:
+        raise ConversionError(f"{target}: exists; --force replaces it, or choose another destination")
+    if any(target.iterdir()) and not (target / "config.json").exists():
+        raise ConversionError(f"{target}: is not a checkpoint, so it is not replaced; choose another destination")
+
+
+def _make_parent(target: Path) -> None:
+    """The data directory need not exist yet; a parent that the user named must."""
+    if target.parent == hub.data_directory():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConversionError(
+                f"{target.parent}: cannot be made ({error.strerror}); name a destination"
+            ) from error
+    elif not target.parent.is_dir():
+        raise ConversionError(f"{target}: the directory {target.parent} does not exist; make it first")
+
+
+def _clear_remains(target: Path) -> None:
+    """Removes what an interrupted conversion left; an old target it had moved aside comes back."""
+    retired = target.with_name(f".{target.name}.replaced")
+    if retired.is_dir() and not target.exists():
+        os.rename(retired, target)
+    for remains in (retired, target.with_name(f".{target.name}.partial")):
+        if remains.is_dir() and not remains.is_symlink():
+            shutil.rmtree(remains)
+
+
+def _check_disk(plan: ConversionPlan) -> None:
+    free = shutil.disk_usage(plan.destination.parent).free
+    if free < plan.disk_bytes:
+        raise NotEnoughDisk(
+            f"{plan.destination}: {plan.disk_bytes / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; "
+            "free some, or name a destination on another disk"
+        )
+
+
+def _write(plan: ConversionPlan, staging: Path, progress: ConversionProgress | None) -> Manifest:
+    """Fills the staging directory, the manifest last."""
+    total, done = plan.nbytes, 0
+
+    def advance(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress is not None:
+            progress("convert", done, total)
+
+    with DirectoryWriter(staging, advance) as writer:
+        for shard in plan.shards:
+            writer.write_shard(shard)
+        for name, content in plan.small_files.items():
+            writer.write_small(name, content)
+        writer.write_index(plan.shards)
+        writer.finish()
+        manifest = Manifest(
+            source={
+                "name": Path(plan.reference).name if Path(plan.reference).is_dir() else plan.reference,
+                "revision": _revision(plan.source.directory),
+                "layout": plan.source.layout.name,
+            },
+            options={"to": plan.target, "dense": plan.dense},
+            files=dict(writer.files),
+            tensors=dict(writer.tensors),
+        )
+        writer.write_small(MANIFEST_NAME, manifest.text().encode())
+    return manifest
+
+
+def _small_files(model: SourceModel, to: TargetFormat, dense: Precision) -> dict[str, bytes]:
+    """config.json and what is copied; original/ keeps its tokenizer in the directory above."""
+    files = {"config.json": (json.dumps(target_config(model, to, dense), indent=2) + "\n").encode()}
+    places = [model.directory]
+    if (model.directory / "dtypes.json").exists() or model.directory.name == "original":
+        places.append(model.directory.resolve().parent)
+    for name in _COPIED:
+        for place in places:
+            if (place / name).is_file():
+                files[name] = _read_small(place / name)
+                break
+    if _TOKENIZER not in files:
+        raise CheckpointError(
+            f"{model.directory / _TOKENIZER}: missing; put that of openai/gpt-oss-20b beside the weights"
+        )
+    return files
+
+
+def _read_small(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _revision(directory: Path) -> str | None:
+    """The commit, of a directory in the Hub's cache."""
+    real = directory.resolve()
+    return real.name if real.parent.name == "snapshots" else None
+
+
+def _peak_memory() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

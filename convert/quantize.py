@@ -1,0 +1,281 @@
+"""The arithmetic of a conversion, in row blocks: to bfloat16, to MLX's affine form and back, to MXFP4.
+
+A quantised tensor is two or three tensors made at once. The words are what is read first and are streamed;
+the scales (and biases), a sixteenth of them, are kept until they are read, so that nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from gptoss_mlx.config import MXFP4_GROUP_SIZE
+
+from .readers import BLOCK_BYTES, Block, Joined, Reader, RowSlice, Stored
+
+__all__ = [
+    "AffineTensors",
+    "Dequantised",
+    "Mxfp4Tensors",
+    "QuantizationError",
+    "ToBfloat16",
+    "as_float32",
+    "mxfp4_values",
+]
+
+_FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+
+
+def _to_mlx(block: Block, dtype: str) -> mx.array:
+    """A block of floats as an array; numpy has no bfloat16, so those go over as words."""
+    array = mx.array(block.view(_FLOATS[dtype]))
+    return array.view(mx.bfloat16) if dtype == "BF16" else array
+
+
+def _to_block(array: mx.array) -> Block:
+    """The bytes of a 2-D array."""
+    words = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
+    mx.eval(words)
+    return np.ascontiguousarray(np.asarray(words)).view(np.uint8)
+
+
+def as_float32(block: Block) -> npt.NDArray[np.float32]:
+    """The values of a block of bfloat16."""
+    return (block.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def mxfp4_values(words: Block, scales: Block) -> npt.NDArray[np.float32]:
+    """What rows of MXFP4 stand for."""
+    values = mx.dequantize(
+        mx.array(words.view(np.uint32)), mx.array(scales), group_size=MXFP4_GROUP_SIZE, bits=4, mode="mxfp4"
+    )
+    return np.asarray(values.astype(mx.float32))
+
+
+class ToBfloat16:
+    """Floats of another width as bfloat16, rounded to nearest even."""
+
+    step = 1
+
+    def __init__(self, stored: Stored) -> None:
+        self._stored = stored
+        self._dtype = stored.record.dtype
+        self.rows = stored.rows
+        elements = stored.row_bytes // np.dtype(_FLOATS[self._dtype]).itemsize
+        self.row_bytes = 2 * elements
+        self.cost = stored.cost
+
+    def read(self, begin: int, end: int) -> Block:
+        return _to_block(_to_mlx(self._stored.read(begin, end), self._dtype).astype(mx.bfloat16))
+
+
+class Dequantised:
+    """An affine-quantised tensor as the bfloat16 it stands for."""
+
+    step = 1
+
+    def __init__(self, words: Reader, scales: Reader, biases: Reader, bits: int, group_size: int) -> None:
+        self.parts = (words, scales, biases)
+        self.bits, self.group_size = bits, group_size
+        self.rows = words.rows
+        self.row_bytes = words.row_bytes * 8 // bits * 2
+        self.cost = 2 * self.row_bytes
+
+    def read(self, begin: int, end: int) -> Block:
+        words, scales, biases = (part.read(begin, end) for part in self.parts)
+        values = mx.dequantize(
+            mx.array(words.view(np.uint32)),
+            _to_mlx(scales, "BF16"),
+            _to_mlx(biases, "BF16"),
+            group_size=self.group_size,
+            bits=self.bits,
+        )
+        return _to_block(values)
+
+
+class AffineTensors:
+    """The words, scales and biases of a bfloat16 tensor in MLX's affine form."""
+
+    def __init__(self, values: Reader, bits: int, group_size: int) -> None:
+        width = values.row_bytes // 2
+        side = width // group_size * 2
+        self._values, self._bits, self._group_size = values, bits, group_size
+        self._kept = _Kept(values.rows, (side, side))
+        self.words: Reader = _Words(
+            self._quantise, rows=values.rows, row_bytes=width * bits // 8, step=values.step, cost=values.cost
+        )
+        self.scales: Reader = _Side(self._kept, 0, self._fill, last=False)
+        self.biases: Reader = _Side(self._kept, 1, self._fill, last=True)
+
+    @classmethod
+    def of(cls, values: Reader, bits: int, group_size: int) -> tuple[Reader, Reader, Reader]:
+        """The three readers; taken as they are where ``values`` comes from exactly this form."""
+        stored = _quantised_parts(values, bits, group_size)
+        if stored is not None:
+            return stored
+        made = cls(values, bits, group_size)
+        return made.words, made.scales, made.biases
+
+    def _quantise(self, begin: int, end: int) -> Block:
+        values = _to_mlx(self._values.read(begin, end), "BF16")
+        words, scales, biases = mx.quantize(values, group_size=self._group_size, bits=self._bits)
+        self._kept.store(begin, end, (_to_block(scales), _to_block(biases)))
+        return _to_block(words)
+
+    def _fill(self, end: int) -> None:
+        _read_up_to(self.words, self._kept, end)
+
+
+def _quantised_parts(values: Reader, bits: int, group_size: int) -> tuple[Reader, Reader, Reader] | None:
+    """Rows are quantised one by one, so a join or a cut of quantised tensors is one of their parts."""
+    if isinstance(values, Dequantised) and (values.bits, values.group_size) == (bits, group_size):
+        return values.parts
+    if isinstance(values, Joined):
+        found = [_quantised_parts(part, bits, group_size) for part in values.parts]
+        known = [parts for parts in found if parts is not None]
+        if len(known) == len(found):
+            return _three(Joined([parts[side] for parts in known]) for side in range(3))
+    if isinstance(values, RowSlice):
+        whole = _quantised_parts(values.whole, bits, group_size)
+        if whole is not None:
+            return _three(RowSlice(part, values.first, values.rows) for part in whole)
+    return None
+
+
+def _three(readers: Iterable[Reader]) -> tuple[Reader, Reader, Reader]:
+    words, scales, biases = readers
+    return words, scales, biases
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizationError:
+    """What quantising experts to MXFP4 lost."""
+
+    largest: float
+    """Of a single weight."""
+    relative: float
+    """Root mean square of the error over that of the weights."""
+
+
+class Mxfp4Tensors:
+    """The words and scales of float experts [E, in, out], which are stored transposed: [E, out, in]."""
+
+    def __init__(self, stored: Stored) -> None:
+        experts, self._inputs, self._outputs = stored.record.shape
+        self._stored, self._dtype = stored, stored.record.dtype
+        rows = experts * self._outputs
+        self._kept = _Kept(rows, (self._inputs // MXFP4_GROUP_SIZE,))
+        # A stored row is an input, a row of words an output: as many bytes to read an expert either way.
+        cost = stored.row_bytes * self._inputs // self._outputs
+        self.words: Reader = _Words(
+            self._quantise, rows=rows, row_bytes=self._inputs // 2, step=self._outputs, cost=cost
+        )
+        self.scales: Reader = _Side(self._kept, 0, self._fill, last=True)
+        self._largest = self._squares = self._error_squares = 0.0
+
+    @property
+    def error(self) -> QuantizationError:
+        """Over the rows read so far."""
+        return self.combined([self])
+
+    @staticmethod
+    def combined(tensors: Sequence[Mxfp4Tensors]) -> QuantizationError:
+        """Over several tensors."""
+        squares = sum(tensor._squares for tensor in tensors)
+        return QuantizationError(
+            largest=max((tensor._largest for tensor in tensors), default=0.0),
+            relative=math.sqrt(sum(tensor._error_squares for tensor in tensors) / squares) if squares else 0.0,
+        )
+
+    def _quantise(self, begin: int, end: int) -> Block:
+        first, last = begin // self._outputs, -(-end // self._outputs)
+        block = self._stored.read(first * self._inputs, last * self._inputs)
+        values = _to_mlx(block, self._dtype).reshape(last - first, self._inputs, self._outputs)
+        values = mx.contiguous(values.swapaxes(1, 2).reshape(-1, self._inputs)).astype(mx.bfloat16)
+        words, scales, *_ = mx.quantize(values, group_size=MXFP4_GROUP_SIZE, bits=4, mode="mxfp4")
+        self._measure(values, words, scales)
+        self._kept.store(begin, end, (_to_block(scales),))
+        return _to_block(words)
+
+    def _measure(self, values: mx.array, words: mx.array, scales: mx.array) -> None:
+        restored = mx.dequantize(words, scales, group_size=MXFP4_GROUP_SIZE, bits=4, mode="mxfp4")
+        exact = values.astype(mx.float32)
+        error = restored.astype(mx.float32) - exact
+        largest, squares, error_squares = (
+            float(np.asarray(value))
+            for value in (mx.abs(error).max(), mx.square(exact).sum(), mx.square(error).sum())
+        )
+        self._largest = max(self._largest, largest)
+        self._squares += squares
+        self._error_squares += error_squares
+
+    def _fill(self, end: int) -> None:
+        _read_up_to(self.words, self._kept, end)
+
+
+_Quantise = Callable[[int, int], Block]
+_Fill = Callable[[int], None]
+
+
+class _Kept:
+    """What was made beside the words, until it is read."""
+
+    def __init__(self, rows: int, widths: tuple[int, ...]) -> None:
+        self.rows, self.widths = rows, widths
+        self.filled = 0
+        self._sides: list[Block] = []
+
+    def store(self, begin: int, end: int, sides: tuple[Block, ...]) -> None:
+        if not self._sides:
+            self._sides = [np.empty((self.rows, width), np.uint8) for width in self.widths]
+        for kept, made in zip(self._sides, sides, strict=True):
+            kept[begin:end] = made
+        if begin <= self.filled:
+            self.filled = max(self.filled, end)
+
+    def take(self, side: int, begin: int, end: int) -> Block:
+        return self._sides[side][begin:end]
+
+    def release(self) -> None:
+        self.filled = 0
+        self._sides = []
+
+
+class _Words:
+    """The words of a quantised tensor."""
+
+    def __init__(self, quantise: _Quantise, *, rows: int, row_bytes: int, step: int, cost: int) -> None:
+        self.rows, self.row_bytes, self.step, self.cost = rows, row_bytes, step, cost
+        self.read = quantise
+
+
+def _read_up_to(words: Reader, kept: _Kept, end: int) -> None:
+    """Makes the words again, for what is kept beside them."""
+    size = max(1, BLOCK_BYTES // words.cost // words.step) * words.step
+    while kept.filled < end:
+        words.read(kept.filled, min(kept.filled + size, words.rows))
+
+
+class _Side:
+    """The scales or biases of a quantised tensor."""
+
+    step = 1
+
+    def __init__(self, kept: _Kept, side: int, fill: _Fill, *, last: bool) -> None:
+        self._kept, self._side, self._fill, self._last = kept, side, fill, last
+        self.rows = kept.rows
+        self.row_bytes = self.cost = kept.widths[side]
+
+    def read(self, begin: int, end: int) -> Block:
+        if end > self._kept.filled:
+            self._fill(end)
+        block = self._kept.take(self._side, begin, end)
+        if self._last and end == self.rows:
+            block = block.copy()
+            self._kept.release()
+        return block

@@ -1,0 +1,264 @@
+"""Tensors as rows of bytes: read in blocks, cut, joined and interleaved without ever being held whole.
+
+A reader stands for a tensor that may not exist as such in any file; ``read`` makes some of its rows. Readers
+nest: a fused qkv is three stored tensors joined, its export to another layout a slice of that. Everything
+here moves bytes; what does arithmetic is in ``quantize``.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gptoss_mlx.checkpoint import TensorRecord
+from gptoss_mlx.errors import CheckpointError
+
+__all__ = [
+    "BLOCK_BYTES",
+    "Beside",
+    "Block",
+    "Columns",
+    "Every",
+    "ExpertBiases",
+    "Interleaved",
+    "Joined",
+    "Reader",
+    "RowSlice",
+    "SourceFiles",
+    "Stored",
+    "blocks",
+    "row_count",
+]
+
+BLOCK_BYTES = 16 * 1024**2
+"""Of a block, about; at most four times that where rows are wide."""
+
+Block = npt.NDArray[np.uint8]
+"""Shape [rows, row_bytes]."""
+
+
+class Reader(Protocol):
+    """A tensor's bytes, by rows."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+
+    @property
+    def row_bytes(self) -> int:
+        """The size of one."""
+
+    @property
+    def step(self) -> int:
+        """Blocks begin and end at multiples of it."""
+
+    @property
+    def cost(self) -> int:
+        """Bytes held in memory to make a row."""
+
+    def read(self, begin: int, end: int) -> Block:
+        """The rows from ``begin`` to before ``end``."""
+
+
+def row_count(shape: Sequence[int]) -> int:
+    """Rows of a tensor: of an expert tensor (three axes or more) the first two axes together."""
+    return math.prod(shape[:2]) if len(shape) > 2 else math.prod(shape[:1])
+
+
+def blocks(reader: Reader) -> Iterator[Block]:
+    """All rows, in blocks of about ``BLOCK_BYTES`` of memory."""
+    size = max(1, BLOCK_BYTES // max(1, reader.cost) // reader.step) * reader.step
+    for begin in range(0, reader.rows, size):
+        yield reader.read(begin, min(begin + size, reader.rows))
+
+
+class SourceFiles:
+    """The source's open files. Reading never moves a shared position, so any thread may read."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[Path, int] = {}
+        self.bytes_read = 0
+
+    def read(self, record: TensorRecord, offset: int, size: int) -> bytes:
+        """``size`` bytes of a tensor from ``offset`` on.
+
+        Raises:
+            CheckpointError: the file cannot be read, or became shorter since its header was checked.
+        """
+        if not size:
+            return b""
+        parts: list[bytes] = []
+        done = 0
+        try:
+            descriptor = self._descriptor(record.file)
+            while done < size:
+                part = os.pread(descriptor, size - done, record.begin + offset + done)
+                if not part:
+                    raise CheckpointError(f"{record.file}: became shorter at {record.name} while it was read")
+                parts.append(part)
+                done += len(part)
+        except OSError as error:
+            raise CheckpointError(
+                f"{record.file}: tensor {record.name} cannot be read ({error.strerror or error}); "
+                "check the disk, or download it again"
+            ) from error
+        self.bytes_read += size
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _descriptor(self, file: Path) -> int:
+        if file not in self._descriptors:
+            self._descriptors[file] = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+        return self._descriptors[file]
+
+    def close(self) -> None:
+        """Closes every file."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def __enter__(self) -> SourceFiles:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class Stored:
+    """A tensor as it lies in its file."""
+
+    step = 1
+
+    def __init__(self, record: TensorRecord, files: SourceFiles) -> None:
+        self.record = record
+        self.rows = row_count(record.shape)
+        self.row_bytes = record.nbytes // self.rows if self.rows else 0
+        self.cost = self.row_bytes
+        self._files = files
+
+    def read(self, begin: int, end: int) -> Block:
+        data = self._files.read(self.record, begin * self.row_bytes, (end - begin) * self.row_bytes)
+        return np.frombuffer(data, np.uint8).reshape(end - begin, self.row_bytes)
+
+
+class Joined:
+    """Tensors below each other."""
+
+    step = 1
+
+    def __init__(self, parts: Sequence[Reader]) -> None:
+        self.parts = tuple(parts)
+        self._ends = list(itertools.accumulate(part.rows for part in parts))
+        self.rows = self._ends[-1]
+        self.row_bytes = parts[0].row_bytes
+        self.cost = max(part.cost for part in parts)
+
+    def read(self, begin: int, end: int) -> Block:
+        found: list[Block] = []
+        while begin < end:
+            index = bisect.bisect_right(self._ends, begin)
+            first = self._ends[index] - self.parts[index].rows
+            stop = min(end, self._ends[index])
+            found.append(self.parts[index].read(begin - first, stop - first))
+            begin = stop
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+class Beside:
+    """Tensors beside each other: row for row, the columns of all of them."""
+
+    step = 1
+
+    def __init__(self, parts: Sequence[Reader]) -> None:
+        self.parts = tuple(parts)
+        self.rows = parts[0].rows
+        self.row_bytes = sum(part.row_bytes for part in parts)
+        self.cost = 2 * self.row_bytes
+
+    def read(self, begin: int, end: int) -> Block:
+        return np.concatenate([part.read(begin, end) for part in self.parts], axis=1)
+
+
+class Interleaved:
+    """The rows of two tensors in turn: even rows from the first."""
+
+    step = 2
+
+    def __init__(self, even: Reader, odd: Reader) -> None:
+        self.even, self.odd = even, odd
+        self.rows = even.rows * 2
+        self.row_bytes = even.row_bytes
+        self.cost = 2 * self.row_bytes
+
+    def read(self, begin: int, end: int) -> Block:
+        block = np.empty((end - begin, self.row_bytes), np.uint8)
+        block[0::2] = self.even.read(begin // 2, end // 2)
+        block[1::2] = self.odd.read(begin // 2, end // 2)
+        return block
+
+
+class ExpertBiases:
+    """Gate and up element by element in turn, and down beside them; elements are of two bytes."""
+
+    step = 1
+
+    def __init__(self, gate: Reader, up: Reader, down: Reader) -> None:
+        self.parts = (gate, up, down)
+        self.rows = gate.rows
+        self.row_bytes = gate.row_bytes + up.row_bytes + down.row_bytes
+        self.cost = 2 * self.row_bytes
+
+    def read(self, begin: int, end: int) -> Block:
+        gate, up, down = (part.read(begin, end).view(np.uint16) for part in self.parts)
+        both = np.stack([gate, up], axis=-1).reshape(end - begin, -1)
+        return np.concatenate([both, down], axis=1).view(np.uint8)
+
+
+class RowSlice:
+    """Some of a tensor's rows, next to each other."""
+
+    step = 1
+
+    def __init__(self, whole: Reader, first: int, rows: int) -> None:
+        if whole.step != 1:
+            raise ValueError("only tensors readable row by row can be cut")
+        self.whole, self.first = whole, first
+        self.rows = rows
+        self.row_bytes, self.cost = whole.row_bytes, whole.cost
+
+    def read(self, begin: int, end: int) -> Block:
+        return self.whole.read(self.first + begin, self.first + end)
+
+
+class Every:
+    """Every second row of a tensor: the inverse of :class:`Interleaved`."""
+
+    def __init__(self, whole: Reader, first: int) -> None:
+        self.whole, self.first = whole, first
+        self.step = max(1, whole.step // 2)
+        self.rows = whole.rows // 2
+        self.row_bytes = whole.row_bytes
+        self.cost = 3 * whole.cost
+
+    def read(self, begin: int, end: int) -> Block:
+        return np.ascontiguousarray(self.whole.read(2 * begin, 2 * end)[self.first :: 2])
+
+
+class Columns:
+    """Some of a tensor's columns; elements are of two bytes."""
+
+    def __init__(self, whole: Reader, columns: slice) -> None:
+        self.whole, self.columns = whole, columns
+        self.step, self.rows = whole.step, whole.rows
+        self.row_bytes = 2 * len(range(*columns.indices(whole.row_bytes // 2)))
+        self.cost = whole.cost + self.row_bytes
+
+    def read(self, begin: int, end: int) -> Block:
+        cut: npt.NDArray[Any] = self.whole.read(begin, end).view(np.uint16)[:, self.columns]
+        return np.ascontiguousarray(cut).view(np.uint8)

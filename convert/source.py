@@ -1,0 +1,232 @@
+"""A checkpoint in any layout, opened as the parameters of the model.
+
+Everything is checked first: the headers, the config, and every tensor against its layout's table. Quantised
+dense layers appear as the bfloat16 they stand for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from gptoss_mlx.checkpoint import INDEX_NAME, Checkpoint, TensorRecord, read_header
+from gptoss_mlx.config import ModelConfig, read_json
+from gptoss_mlx.errors import CheckpointError, ConfigError
+from gptoss_mlx.weights import FLOATS, Row, Transform, check_tensors, expand
+
+from .layouts import MLX_LM, ORIGINAL, Layout, hugging_face_config, recognise
+from .quantize import Dequantised, Mxfp4Tensors, QuantizationError, ToBfloat16
+from .readers import Beside, Block, ExpertBiases, Interleaved, Joined, Reader, SourceFiles, Stored
+
+__all__ = ["SourceModel", "open_source"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceModel:
+    """A checkpoint whose every tensor is accounted for."""
+
+    directory: Path
+    layout: Layout
+    config: ModelConfig
+    """Without ``quantization``: the parameters read as bfloat16."""
+    config_values: Mapping[str, Any]
+    """config.json in Hugging Face's form."""
+    bits: int | None
+    """Of dense layers that are stored quantised, where all are alike."""
+    nbytes: int
+    parameters: Mapping[str, Reader]
+    """By the model's own name; experts as words and scales, everything else as bfloat16."""
+    files: SourceFiles
+    quantised_experts: tuple[Mxfp4Tensors, ...]
+
+    @property
+    def experts_error(self) -> QuantizationError | None:
+        """What quantising float experts lost, over what was read; None where they were packed already."""
+        return Mxfp4Tensors.combined(self.quantised_experts) if self.quantised_experts else None
+
+    def __enter__(self) -> SourceModel:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.files.close()
+
+
+def open_source(directory: str | Path) -> SourceModel:
+    """Opens a checkpoint directory. No tensor is read yet.
+
+    Raises:
+        CheckpointError: it is damaged, incomplete, of no known layout, or has a tensor no table names.
+        ConfigError: config.json is not that of a gpt-oss.
+    """
+    directory = Path(directory)
+    checkpoint = _open_checkpoint(directory)
+    layout = recognise(checkpoint)
+    values = read_json(directory / "config.json")
+    if layout.rows is ORIGINAL:
+        with _naming_config(directory):
+            values = hugging_face_config(values)
+    quantization = values.pop("quantization", None)
+    if layout.rows is MLX_LM:
+        values.pop("quantization_config", None)  # mlx-lm repeats the same there
+    with _naming_config(directory):
+        config = ModelConfig.from_dict(values)
+    files = SourceFiles()
+    plain, dequantised = _dequantise(checkpoint, quantization, files)
+    check_tensors(plain, layout.rows, config)
+    makers = _Parameters(plain, files, dequantised)
+    parameters = {row.target: makers.reader(row) for row in expand(layout.rows, config)}
+    return SourceModel(
+        directory=directory,
+        layout=layout,
+        config=config,
+        config_values=MappingProxyType(values),
+        bits=_common_bits(dequantised),
+        nbytes=sum(record.nbytes for record in checkpoint.tensors.values()),
+        parameters=MappingProxyType(parameters),
+        files=files,
+        quantised_experts=tuple(makers.mxfp4.values()),
+    )
+
+
+def _open_checkpoint(directory: Path) -> Checkpoint:
+    """OpenAI's original/ may have several shards and no index: there, every shard counts."""
+    shards = sorted(directory.glob("*.safetensors")) if (directory / "dtypes.json").exists() else []
+    if len(shards) < 2 or (directory / INDEX_NAME).exists():
+        return Checkpoint.open(directory)
+    tensors: dict[str, TensorRecord] = {}
+    for shard in shards:
+        for name, record in read_header(shard).items():
+            if name in tensors:
+                raise CheckpointError(f"{shard}: tensor {name} is also in {tensors[name].file.name}")
+            tensors[name] = record
+    return Checkpoint(directory=directory, files=tuple(shards), tensors=MappingProxyType(tensors))
+
+
+@contextlib.contextmanager
+def _naming_config(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{directory / 'config.json'}: {error}") from error
+
+
+def _dequantise(
+    checkpoint: Checkpoint, quantization: Any, files: SourceFiles
+) -> tuple[Checkpoint, dict[str, Dequantised]]:
+    """The checkpoint as if its affine-quantised dense layers were bfloat16, and the readers that make it so."""
+    tensors = dict(checkpoint.tensors)
+    readers: dict[str, Dequantised] = {}
+    for name, words in checkpoint.tensors.items():
+        module = name.removesuffix(".biases")
+        if name == module:
+            continue
+        if f"{module}.weight" not in tensors or f"{module}.scales" not in tensors:
+            raise CheckpointError(f"{words.file}: tensor {name} has no weight and scales beside it")
+        weight, scales, biases = (tensors[f"{module}.{part}"] for part in ("weight", "scales", "biases"))
+        bits, group_size = _settings(checkpoint.directory, quantization, module)
+        _check_affine(weight, scales, biases, bits, group_size)
+        del tensors[scales.name], tensors[biases.name]
+        shape = (*weight.shape[:-1], weight.shape[-1] * 32 // bits)
+        # The bytes are of no use under this shape: whoever reads it goes through the reader.
+        tensors[weight.name] = dataclasses.replace(weight, dtype="BF16", shape=shape)
+        sides = [_bfloat16(Stored(record, files)) for record in (scales, biases)]
+        readers[weight.name] = Dequantised(Stored(weight, files), sides[0], sides[1], bits, group_size)
+    return dataclasses.replace(checkpoint, tensors=MappingProxyType(tensors)), readers
+
+
+def _settings(directory: Path, quantization: Any, module: str) -> tuple[int, int]:
+    """Bits and group size of a quantised module: config.json's ``quantization``, the module's own entry first."""
+    path = directory / "config.json"
+    if not isinstance(quantization, dict):
+        raise ConfigError(f"{path}: quantization is missing, but {module} is quantised")
+    own = quantization.get(module)
+    entry = own if isinstance(own, dict) else quantization
+    bits, group_size, mode = entry.get("bits"), entry.get("group_size"), entry.get("mode", "affine")
+    # A global entry may describe the experts; then a module's form shows in its tensors, as mlx-lm reads it.
+    if mode != "affine" or bits not in (2, 3, 4, 5, 6, 8) or group_size not in (32, 64, 128):
+        raise ConfigError(f"{path}: quantization of {module} is {entry!r}; affine, 2 to 8 bits is needed")
+    return bits, group_size
+
+
+def _check_affine(
+    weight: TensorRecord, scales: TensorRecord, biases: TensorRecord, bits: int, group_size: int
+) -> None:
+    width = weight.shape[-1] * 32 // bits if weight.shape else 0
+    side = (*weight.shape[:-1], width // group_size)
+    if weight.dtype != "U32" or len(weight.shape) != 2 or scales.shape != side or biases.shape != side:
+        raise CheckpointError(
+            f"{weight.file}: tensor {weight.name} {weight.dtype} {list(weight.shape)} with scales "
+            f"{list(scales.shape)} is not {bits} bits in groups of {group_size}, as config.json says"
+        )
+    if scales.dtype not in FLOATS or biases.dtype not in FLOATS:
+        raise CheckpointError(f"{scales.file}: tensor {scales.name} is {scales.dtype}; a float is needed")
+
+
+def _common_bits(readers: Mapping[str, Dequantised]) -> int | None:
+    bits = {reader.bits for name, reader in readers.items() if not name.endswith("router.weight")}
+    return bits.pop() if len(bits) == 1 else None
+
+
+def _bfloat16(stored: Stored) -> Reader:
+    return stored if stored.record.dtype == "BF16" else ToBfloat16(stored)
+
+
+class _Parameters:
+    """Makes the reader of a parameter from the readers of its sources."""
+
+    def __init__(self, checkpoint: Checkpoint, files: SourceFiles, dequantised: Mapping[str, Dequantised]) -> None:
+        self._checkpoint, self._files, self._dequantised = checkpoint, files, dequantised
+        self.mxfp4: dict[str, Mxfp4Tensors] = {}
+
+    def reader(self, row: Row) -> Reader:
+        parts = [source.name for source in row.sources]
+        if row.transform in (Transform.MXFP4, Transform.MXFP4_SCALES):
+            return self._quantised(parts[0], row)
+        readers = [self._part(name) for name in parts]
+        match row.transform:
+            case Transform.COPY | Transform.WORDS:
+                (reader,) = readers
+            case Transform.ROWS:
+                reader = Joined(readers)
+            case Transform.COLUMNS:
+                reader = Beside(readers)
+            case Transform.INTERLEAVED:
+                reader = Interleaved(*readers)
+            case Transform.EXPERT_BIASES:
+                reader = ExpertBiases(*readers)
+        if row.target.endswith("_proj.scales"):
+            return _CheckedScales(reader, self._checkpoint.tensors[parts[0]])
+        return reader
+
+    def _part(self, name: str) -> Reader:
+        if name in self._dequantised:
+            return self._dequantised[name]
+        stored = Stored(self._checkpoint.tensors[name], self._files)
+        return _bfloat16(stored) if stored.record.dtype in FLOATS else stored
+
+    def _quantised(self, name: str, row: Row) -> Reader:
+        if name not in self.mxfp4:
+            self.mxfp4[name] = Mxfp4Tensors(Stored(self._checkpoint.tensors[name], self._files))
+        tensors = self.mxfp4[name]
+        return tensors.words if row.transform is Transform.MXFP4 else tensors.scales
+
+
+class _CheckedScales:
+    """MXFP4 scales without NaN: E8M0 has one, 0xFF, and it would turn every answer into noise."""
+
+    def __init__(self, scales: Reader, record: TensorRecord) -> None:
+        self._scales, self._record = scales, record
+        self.rows, self.row_bytes, self.step, self.cost = scales.rows, scales.row_bytes, scales.step, scales.cost
+
+    def read(self, begin: int, end: int) -> Block:
+        block = self._scales.read(begin, end)
+        if block.size and block.max() == 0xFF:
+            raise CheckpointError(
+                f"{self._record.file}: tensor {self._record.name} holds NaN scales; download it again"
+            )
+        return block
