@@ -1,0 +1,179 @@
+"""Styled text as plain data: spans, rows of spans, wrapping them to a width, and making hidden characters visible.
+
+A row never contains a newline. Widths are terminal cells. Knows nothing of terminals or Markdown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from rich.cells import cell_len, split_graphemes
+
+__all__ = [
+    "BLUE",
+    "BOLD",
+    "CYAN",
+    "DIM",
+    "GREEN",
+    "ITALIC",
+    "MAGENTA",
+    "RED",
+    "STRIKE",
+    "UNDERLINE",
+    "YELLOW",
+    "Row",
+    "Span",
+    "Wrapped",
+    "clip",
+    "plain",
+    "row_width",
+    "visible",
+    "wrap",
+]
+
+# SGR parameters. The sixteen palette colours follow the user's theme; nothing here assumes a background.
+BOLD, DIM, ITALIC, UNDERLINE, STRIKE = "1", "2", "3", "4", "9"
+RED, GREEN, YELLOW, BLUE, MAGENTA, CYAN = "31", "32", "33", "34", "35", "36"
+
+# What a line may be broken between: newlines, spaces, single ideographs with the punctuation that
+# must not start a line, and words.
+_IDEOGRAPH = "\u2e80-\u3000\u3003-\u3007\u3012-\u303f\u3040-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff02-\uff07"
+_CLOSING = "、。〃〉》」』】〕〗！），．：；？｝"
+_ATOM = re.compile(rf"\n| +|[{_IDEOGRAPH}][{_CLOSING}]*|[^ \n{_IDEOGRAPH}]+")
+
+
+# C0, DEL and C1 controls; line and paragraph separators; bidirectional embeddings, overrides and
+# isolates; deprecated and interlinear format characters; the byte order mark; surrogates; tags.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
+)
+
+
+class Span(NamedTuple):
+    """A piece of text in one style. ``style`` holds SGR parameters such as ``"1;36"``; empty is plain."""
+
+    text: str
+    style: str = ""
+
+
+Row = tuple[Span, ...]
+
+
+class Wrapped(NamedTuple):
+    """One wrapped row, and where in the unwrapped text the next row starts."""
+
+    row: Row
+    end: int
+
+
+def visible(text: str) -> str:
+    """``text`` with every control, reordering or invisible format character shown as a symbol.
+
+    Newlines and tabs stay. Works character by character, so pieces of a text give pieces of the result.
+    """
+    return _HIDDEN.sub(_symbol, text)
+
+
+def _symbol(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:
+        return "\u2421"
+    if 0xD800 <= code <= 0xDFFF:
+        return "\ufffd"
+    return f"<U+{code:04X}>"
+
+
+def plain(spans: Iterable[Span]) -> str:
+    """The text of ``spans`` without its styles."""
+    return "".join(span.text for span in spans)
+
+
+def row_width(row: Iterable[Span]) -> int:
+    """Terminal cells that ``row`` takes."""
+    return sum(cell_len(span.text) for span in row)
+
+
+def wrap(spans: Iterable[Span], width: int, start: int = 0) -> list[Wrapped]:
+    """Break ``spans`` into rows of at most ``width`` cells, from character ``start`` on.
+
+    Greedy, and so stable: text appended later changes no row but the last. A word wider than a row
+    is cut between graphemes.
+    """
+    spans = [span for span in spans if span.text]
+    text = plain(spans)
+    width = max(width, 1)
+    rows: list[Wrapped] = []
+    for begin, end, following in _breaks(text, width, start):
+        rows.append(Wrapped(_slice(spans, begin, end), following))
+    return rows
+
+
+def clip(row: Row, width: int) -> Row:
+    """``row`` cut to ``width`` cells."""
+    if row_width(row) <= width:
+        return row
+    wrapped = wrap((Span(plain(row).replace(" ", "\u00a0")),), width)
+    return _slice(row, 0, wrapped[0].end if wrapped else 0)
+
+
+def _breaks(text: str, width: int, start: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (begin, end, start of the next row) of every row of ``text`` from ``start``."""
+    begin = end = start
+    used = 0
+    for match in _ATOM.finditer(text, start):
+        atom = match.group()
+        if atom == "\n":
+            yield begin, end, match.end()
+            begin = end = match.end()
+            used = 0
+            continue
+        if atom[0] == " ":
+            if end == begin:  # never a space at the start of a row
+                begin = end = match.end()
+            else:
+                used += len(atom)
+            continue
+        cells = cell_len(atom)
+        if used + cells > width and end > begin:
+            yield begin, end, match.start()
+            begin = match.start()
+            used = 0
+        if cells > width:
+            *full, last = list(_chop(text, match.start(), match.end(), width))
+            for cut_begin, cut_end in full:
+                yield cut_begin, cut_end, cut_end
+            begin, cells = last[0], cell_len(text[slice(*last)])
+        end = match.end()
+        used += cells
+    if end > begin or begin == start == len(text):
+        yield begin, end, len(text)
+
+
+def _chop(text: str, begin: int, end: int, width: int) -> Iterator[tuple[int, int]]:
+    """Pieces of at most ``width`` cells of one long word, cut between graphemes."""
+    graphemes, _ = split_graphemes(text[begin:end])
+    piece, used = begin, 0
+    for first, _last, cells in graphemes:
+        if used + cells > width and begin + first > piece:
+            yield piece, begin + first
+            piece, used = begin + first, 0
+        used += cells
+    yield piece, end
+
+
+def _slice(spans: Iterable[Span], begin: int, end: int) -> Row:
+    """Characters ``begin`` to ``end`` of the spans' text, styles kept."""
+    pieces: list[Span] = []
+    offset = 0
+    for span in spans:
+        stop = offset + len(span.text)
+        if stop > begin and offset < end:
+            pieces.append(Span(span.text[max(begin - offset, 0) : end - offset], span.style))
+        offset = stop
+        if offset >= end:
+            break
+    return tuple(pieces)

@@ -1,0 +1,86 @@
+"""A Markdown table as rows: natural column widths, shrunk and wrapped where the window is narrow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from .spans import BOLD, DIM, Row, Span, row_width, wrap
+
+__all__ = ["Alignment", "layout"]
+
+Alignment = Literal["", "left", "center", "right"]
+Cell = tuple[Span, ...]
+
+_GAP = Span(" │ ", DIM)
+_NARROWEST = 6
+"""A column is never squeezed below this; a table that would need it is written as records."""
+
+
+def layout(cells: Sequence[Sequence[Cell]], alignments: Sequence[Alignment], width: int) -> list[Row]:
+    """Rows of the table whose first row is its header."""
+    columns = len(alignments)
+    natural = [max(_cell_width(row[column]) for row in cells) for column in range(columns)]
+    widths = _fit(natural, width - 3 * (columns - 1))
+    if widths is None:
+        return _records(cells, width)
+    rows: list[Row] = []
+    for number, row in enumerate(cells):
+        rows += _row(row, widths, alignments, header=number == 0)
+        if number == 0:
+            rows.append((Span("─┼─".join("─" * cells for cells in widths), DIM),))
+    return rows
+
+
+def _cell_width(cell: Cell) -> int:
+    return max((row_width(line.row) for line in wrap(cell, 1 << 20)), default=0)
+
+
+def _fit(natural: Sequence[int], room: int) -> list[int] | None:
+    """Widths that sum to at most ``room``: the widest columns give way first."""
+    widths = list(natural)
+    while sum(widths) > room:
+        widest = max(widths)
+        if widest <= _NARROWEST:
+            return None
+        following = max([other for other in widths if other < widest] + [_NARROWEST])
+        share = widths.count(widest)
+        step = max(1, min(widest - following, (sum(widths) - room) // share))
+        widths = [other - step if other == widest else other for other in widths]
+    return widths
+
+
+def _row(row: Sequence[Cell], widths: Sequence[int], alignments: Sequence[Alignment], header: bool) -> list[Row]:
+    wrapped = [[line.row for line in wrap(cell, width)] for cell, width in zip(row, widths, strict=True)]
+    rows: list[Row] = []
+    for number in range(max(map(len, wrapped), default=1) or 1):
+        spans: list[Span] = []
+        for column, (lines, width) in enumerate(zip(wrapped, widths, strict=True)):
+            line = lines[number] if number < len(lines) else ()
+            if header:
+                line = tuple(Span(span.text, f"{BOLD};{span.style}".rstrip(";")) for span in line)
+            spans += [_GAP] if column else []
+            last = column == len(widths) - 1
+            spans += _align(line, width, alignments[column], pad_right=not last)
+        rows.append(tuple(spans))
+    return rows
+
+
+def _align(line: Row, width: int, alignment: Alignment, pad_right: bool) -> list[Span]:
+    room = max(width - row_width(line), 0)
+    left = {"right": room, "center": room // 2}.get(alignment, 0)
+    right = room - left if pad_right else 0
+    return [span for span in (Span(" " * left), *line, Span(" " * right)) if span.text]
+
+
+def _records(cells: Sequence[Sequence[Cell]], width: int) -> list[Row]:
+    """Where the columns do not fit side by side: each row as ``header: value`` lines."""
+    header, *body = cells
+    rows: list[Row] = []
+    for number, row in enumerate(body):
+        if number:
+            rows.append((Span("─" * min(width, 20), DIM),))
+        for name, value in zip(header, row, strict=True):
+            label = [Span(span.text, f"{BOLD};{span.style}".rstrip(";")) for span in name]
+            rows += [line.row for line in wrap((*label, Span(": ", BOLD), *value), width)]
+    return rows or [line.row for name in header for line in wrap(name, width)]

@@ -1,0 +1,138 @@
+"""The one door to the screen: everything that is shown passes through a `Terminal`.
+
+Text that comes from a model, a file, a tool or an error may hold anything. `visible` replaces every
+character that a terminal would obey, or that would hide or reorder text, with something to look at;
+`Terminal` applies it to all it writes, so the only escape sequences that leave this program are the
+few in this file. Nothing here, or before here, is ever read as markup.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TextIO
+
+from .spans import Row, Span, clip, row_width, visible
+
+__all__ = ["Terminal"]
+
+_ESC = "\x1b"
+_RESET = f"{_ESC}[0m"
+_HIDE_CURSOR, _SHOW_CURSOR = f"{_ESC}[?25l", f"{_ESC}[?25h"
+
+_REFLOWING = ("TMUX", "VTE_VERSION", "KITTY_WINDOW_ID", "ALACRITTY_WINDOW_ID", "WT_SESSION", "WEZTERM_PANE")
+"""Variables set by terminals that wrap what is on the screen again when their width changes."""
+
+
+class Terminal:
+    """A text stream as a screen: styled rows, and a transient tail below them that is redrawn in place.
+
+    Styles are dropped where the stream is no terminal, colours where ``NO_COLOR`` is set; the tail
+    exists only on a terminal that can move its cursor.
+    """
+
+    def __init__(self, stream: TextIO, environ: Mapping[str, str] = os.environ) -> None:
+        self._stream = stream
+        self.interactive = stream.isatty() and environ.get("TERM", "") not in ("dumb", "")
+        """Whether the stream is a terminal that obeys escape sequences."""
+        self._colors = not environ.get("NO_COLOR")
+        self._reflows = any(name in environ for name in _REFLOWING) or environ.get("TERM_PROGRAM") in (
+            "iTerm.app",
+            "Apple_Terminal",
+            "ghostty",
+            "vscode",
+        )
+        self._tail: list[int] = []
+        self._tail_at = 0
+        self._styles: dict[str, str] = {}
+
+    @property
+    def width(self) -> int:
+        """Columns, asked anew each time: the window may have changed."""
+        return self._size().columns
+
+    @property
+    def height(self) -> int:
+        return self._size().lines
+
+    def _size(self) -> os.terminal_size:
+        if self.interactive and "COLUMNS" not in os.environ:
+            try:
+                size = os.get_terminal_size(self._stream.fileno())
+            except (OSError, ValueError):
+                size = os.terminal_size((0, 0))
+            if size.columns > 0:
+                return size
+        return shutil.get_terminal_size()
+
+    def write(self, text: str, style: str = "") -> None:
+        """Write free text, newlines as they are."""
+        self._emit(self._erase() + "\n".join(self._span(Span(line, style)) for line in text.split("\n")))
+
+    def line(self, text: str = "", style: str = "") -> None:
+        """Write ``text`` and end its line."""
+        self.write(text + "\n", style)
+
+    def rows(self, rows: Iterable[Row]) -> None:
+        """Write finished rows; whatever tail there was is gone."""
+        self.frame(rows, ())
+
+    def frame(self, finished: Iterable[Row], tail: Iterable[Row]) -> None:
+        """Replace the tail: ``finished`` rows stay for good, ``tail`` until the next write."""
+        text = self._erase() + "".join(self._row(row) + "\n" for row in finished)
+        if self.interactive:
+            width = self.width
+            shown = [clip(row, max(width - 1, 1)) for row in tail][-max(self.height - 1, 1) :]
+            text += "\n".join(self._row(row) for row in shown)
+            self._tail = [row_width(row) for row in shown]
+            self._tail_at = width
+        self._emit(text)
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """A stretch of frames: the cursor is hidden meanwhile, and shown again however it ends."""
+        if not self.interactive:
+            yield
+            return
+        self._emit(_HIDE_CURSOR)
+        try:
+            yield
+        finally:
+            self._emit(self._erase() + _SHOW_CURSOR)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def _erase(self) -> str:
+        """Move to where the tail begins and clear from there on."""
+        if not self._tail:
+            return ""
+        rows = len(self._tail)
+        width = self.width
+        if self._reflows and width < self._tail_at:
+            rows = sum(max(1, -(-cells // max(width, 1))) for cells in self._tail)
+        self._tail = []
+        return "\r" + (f"{_ESC}[{rows - 1}A" if rows > 1 else "") + f"{_ESC}[J"
+
+    def _row(self, row: Row) -> str:
+        return "".join(self._span(span) for span in row).replace("\n", "\u240a")
+
+    def _span(self, span: Span) -> str:
+        text = visible(span.text)
+        style = self._sgr(span.style)
+        return f"{_ESC}[{style}m{text}{_RESET}" if style and text else text
+
+    def _sgr(self, style: str) -> str:
+        if not style or not self.interactive:
+            return ""
+        if style not in self._styles:
+            codes = [code for code in style.split(";") if self._colors or int(code) < 30]
+            self._styles[style] = ";".join(codes)
+        return self._styles[style]
+
+    def _emit(self, text: str) -> None:
+        if text:
+            self._stream.write(text)
+            self._stream.flush()
