@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gptoss_mlx import hub
-from gptoss_mlx.errors import CheckpointError, ConversionError, NotEnoughDisk
+from gptoss_mlx.errors import CheckpointError, ConversionError, ModelNotFound, NotEnoughDisk
 from gptoss_mlx.files import atomic_directory
 from gptoss_mlx.fit import PRECISIONS, DeviceInfo, Precision, choose_precision
 
@@ -187,12 +187,9 @@ def plan_conversion(
         raise ConversionError(f"dense is {dense!r}; one of {', '.join(PRECISIONS)} is needed")
     reference = str(source)
     target = Path(destination).expanduser() if destination is not None else hub.converted_path(reference)
-    report = None if progress is None else (lambda done, total: progress("download", done, total))
-    if to == "mlx":
-        directory = hub.find_source(reference, allow_download=download, progress=report)
-    else:  # what is exported may well be a converted model, by its name
-        directory = hub.resolve(reference, download=download, progress=report)
-    _check_destination(target, directory, force=force)
+    _check_target(target, force=force)
+    directory = _locate(reference, target, to, download=download, progress=progress)
+    _check_apart(target, directory)
     model = open_source(directory)
     precision, reason = _precision(model, to, dense, device)
     shards = tuple(plan_shards(target_tensors(model, to, precision)))
@@ -216,9 +213,9 @@ def carry_out(plan: ConversionPlan, *, progress: ConversionProgress | None = Non
     _make_parent(target)
     with plan.source, locked(target):
         # Again, now that nobody else can be at work on it.
-        _check_destination(target, plan.source.directory, force=plan.replaces)
+        _check_target(target, force=plan.replaces)
         _clear_remains(target)
-        _check_disk(plan)
+        _require_space(target, plan.disk_bytes)
         with atomic_directory(target, replace=plan.replaces) as staging:
             manifest = _write(plan, staging, progress)
     return ConversionReport(
@@ -260,12 +257,27 @@ def _precision(
     return choice.precision, choice.reason
 
 
-def _check_destination(target: Path, source: Path, *, force: bool) -> None:
-    here, there = target.resolve(), source.resolve()
-    if here == there or here.is_relative_to(there):
-        raise ConversionError(f"{target}: lies in the source {source}; choose a destination outside it")
-    if there.is_relative_to(here):
-        raise ConversionError(f"{target}: the source {source} lies in it; choose another destination")
+def _locate(
+    reference: str, target: Path, to: TargetFormat, *, download: bool, progress: ConversionProgress | None
+) -> Path:
+    """The source's directory, downloaded if that is allowed and needed and both it and its conversion will fit."""
+    try:
+        # What is exported may well be a converted model, by its name.
+        return hub.find_source(reference) if to == "mlx" else hub.resolve(reference)
+    except ModelNotFound:
+        repo_id = hub.repository_of(reference)
+        if not download or repo_id is None:
+            raise
+    plan = hub.plan_download(repo_id)
+    # No larger than the source: dense layers shrink or stay as they are.
+    needed = plan.nbytes + (plan.missing_bytes if hub.shares_disk_with_cache(target) else 0)
+    _require_space(target, needed + _DISK_RESERVE)
+    report = None if progress is None else (lambda done, total: progress("download", done, total))
+    return hub.download(plan, progress=report)
+
+
+def _check_target(target: Path, *, force: bool) -> None:
+    """Whether a conversion may take place there, whatever the source."""
     if target.is_symlink():
         raise ConversionError(f"{target}: is a symbolic link; name the directory it points to")
     if not target.exists():
@@ -276,6 +288,14 @@ def _check_destination(target: Path, source: Path, *, force: bool) -> None:
         raise ConversionError(f"{target}: exists; --force replaces it, or choose another destination")
     if any(target.iterdir()) and not (target / "config.json").exists():
         raise ConversionError(f"{target}: is not a checkpoint, so it is not replaced; choose another destination")
+
+
+def _check_apart(target: Path, source: Path) -> None:
+    here, there = target.resolve(), source.resolve()
+    if here.is_relative_to(there):
+        raise ConversionError(f"{target}: lies in the source {source}; choose a destination outside it")
+    if there.is_relative_to(here):
+        raise ConversionError(f"{target}: the source {source} lies in it; choose another destination")
 
 
 def _make_parent(target: Path) -> None:
@@ -301,11 +321,11 @@ def _clear_remains(target: Path) -> None:
             shutil.rmtree(remains)
 
 
-def _check_disk(plan: ConversionPlan) -> None:
-    free = shutil.disk_usage(plan.destination.parent).free
-    if free < plan.disk_bytes:
+def _require_space(target: Path, nbytes: int) -> None:
+    free = hub.free_space(target.parent)
+    if free < nbytes:
         raise NotEnoughDisk(
-            f"{plan.destination}: {plan.disk_bytes / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; "
+            f"{target}: {nbytes / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; "
             "free some, or name a destination on another disk"
         )
 

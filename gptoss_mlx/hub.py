@@ -30,10 +30,13 @@ __all__ = [
     "data_directory",
     "download",
     "find_source",
+    "free_space",
     "list_models",
     "mark_used",
     "plan_download",
+    "repository_of",
     "resolve",
+    "shares_disk_with_cache",
 ]
 
 ALIASES: Mapping[str, str] = MappingProxyType({"20b": "openai/gpt-oss-20b", "120b": "openai/gpt-oss-120b"})
@@ -143,20 +146,25 @@ def find_source(reference: str, *, allow_download: bool = False, progress: Progr
     """
     if reference == "demo":
         return _DEMO
-    repo_id = ALIASES.get(reference)
+    path = Path(reference).expanduser()
+    if reference not in ALIASES and reference and path.is_dir():
+        return path
+    repo_id = repository_of(reference)
     if repo_id is None:
-        path = Path(reference).expanduser()
-        if reference and path.is_dir():
-            return path
-        if not _REPO_ID.fullmatch(reference) or _looks_like_path(reference):
-            raise ModelNotFound(_unknown(reference, path))
-        repo_id = reference
+        raise ModelNotFound(_unknown(reference, path))
     cached = _cached_snapshot(repo_id)
     if cached is not None:
         return cached
     if allow_download:
         return download(plan_download(repo_id), progress=progress)
     raise ModelNotFound(f"{reference}: not on this machine; get it with: gptoss convert {reference}")
+
+
+def repository_of(reference: str) -> str | None:
+    """The Hub repository a reference names; None if it can only be a path or a converted model's name."""
+    if reference in ALIASES:
+        return ALIASES[reference]
+    return reference if _REPO_ID.fullmatch(reference) and not _looks_like_path(reference) else None
 
 
 def _looks_like_path(reference: str) -> bool:
@@ -278,11 +286,26 @@ def _remember_main(plan: Download) -> None:
         write_text(refs / "main", plan.revision)
 
 
+def free_space(place: Path) -> int:
+    """Free bytes on the disk of a directory that need not exist yet."""
+    return shutil.disk_usage(_existing(place)).free
+
+
+def shares_disk_with_cache(place: Path) -> bool:
+    """Whether what is downloaded and what is written to ``place`` compete for the same space."""
+    from huggingface_hub import constants
+
+    return _existing(place).stat().st_dev == _existing(Path(constants.HF_HUB_CACHE)).stat().st_dev
+
+
+def _existing(place: Path) -> Path:
+    """The place itself or the nearest directory above it that exists."""
+    place = place.absolute()
+    return next(path for path in (place, *place.parents) if path.exists())
+
+
 def _check_disk(cache: Path, plan: Download) -> None:
-    place = cache
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = free_space(cache)
     if free < plan.missing_bytes + _DISK_RESERVE:
         raise NotEnoughDisk(
             f"{cache}: {plan.missing_bytes / 1e9:.1f} GB to download and {free / 1e9:.1f} GB free; "

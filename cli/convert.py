@@ -1,0 +1,340 @@
+"""``gptoss convert`` and ``gptoss verify``: arguments, progress bars and tables around ``gptoss_mlx.convert``.
+
+Errors are not caught here but at the edge of the command line. What a script reads goes to stdout, bars and
+remarks to stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .spans import visible
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from gptoss_mlx.convert import Comparison, ConversionPlan, ConversionReport, LogitsComparison, VerifyReport
+    from gptoss_mlx.convert.pipeline import ConversionProgress
+    from gptoss_mlx.hub import Download
+
+__all__ = ["register"]
+
+_DAMAGED = 3  # the exit code of a model that is missing or damaged
+
+
+class Dense(str, Enum):  # noqa: UP042  (Typer reads the values of a str enumeration)
+    """How attention, embedding and head are stored."""
+
+    q8 = "q8"
+    bf16 = "bf16"
+    q4 = "q4"
+
+
+class Target(str, Enum):  # noqa: UP042
+    """For whom the result is."""
+
+    mlx = "mlx"
+    hf = "hf"
+    mlx_lm = "mlx-lm"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds both commands to an application."""
+    app.command(name="convert")(convert)
+    app.command(name="verify")(verify)
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="20b, 120b, a Hub repository (org/name) or a directory.")],
+    destination: Annotated[
+        Path | None, typer.Argument(help="Where to write; by default where 'gptoss chat' finds it by name.")
+    ] = None,
+    dense: Annotated[
+        Dense | None,
+        typer.Option(help="Precision of attention, embedding and head; by default the best that fits this Mac."),
+    ] = None,
+    to: Annotated[Target, typer.Option(help="The layout: for gptoss, Hugging Face or mlx-lm.")] = Target.mlx,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is at the destination.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the space needed.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Download a model if need be and re-pack it, once, so that it loads fast.
+
+    Experts stay as they are, bit for bit. Whatever interrupts it, the destination is whole or not there; run
+    the same command again.
+    """
+    from gptoss_mlx.convert import carry_out, plan_conversion
+
+    options: dict[str, Any] = {"dense": dense.value if dense else None, "to": to.value, "force": force}
+    if dry_run:
+        _show_plan(source, destination, options, as_json=as_json)
+        return
+    with _progress() as bars:
+        progress = _stages(bars)
+        plan = plan_conversion(source, destination, **options, download=True, progress=progress)
+        _remark(f"dense layers in {plan.dense}: {plan.reason}")
+        report = carry_out(plan, progress=progress)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        _print_report(report)
+
+
+def _show_plan(source: str, destination: Path | None, options: dict[str, Any], *, as_json: bool) -> None:
+    """``--dry-run``: of a source that is not here only what the Hub says can be shown."""
+    from gptoss_mlx import hub
+    from gptoss_mlx.convert import plan_conversion
+    from gptoss_mlx.errors import ModelNotFound
+
+    try:
+        content = _plan_content(plan_conversion(source, destination, **options))
+    except ModelNotFound:
+        repo_id = hub.repository_of(source)
+        if repo_id is None:
+            raise
+        content = _download_content(source, destination, options["dense"], hub.plan_download(repo_id))
+    if as_json:
+        _print_json(content)
+        return
+    rows = [(name.replace("_", " "), _shown(name, value)) for name, value in content.items() if value is not None]
+    _print_table("Plan: nothing was written", rows)
+
+
+def _plan_content(plan: ConversionPlan) -> dict[str, Any]:
+    from gptoss_mlx.hub import free_space
+
+    return {
+        "source": str(plan.source.directory),
+        "layout": plan.source.layout.name,
+        "destination": str(plan.destination),
+        "replaces": plan.replaces,
+        "target": plan.target,
+        "dense": plan.dense,
+        "reason": plan.reason,
+        "tensors": len(plan.tensors),
+        "shards": len(plan.shards),
+        "bytes_in": plan.source.nbytes,
+        "bytes_out": plan.nbytes,
+        "bytes_needed": plan.disk_bytes,
+        "bytes_free": free_space(plan.destination.parent),
+        "bytes_to_download": 0,
+    }
+
+
+def _download_content(source: str, destination: Path | None, dense: str | None, plan: Download) -> dict[str, Any]:
+    from gptoss_mlx import fit, hub
+
+    target = destination or hub.converted_path(source)
+    content: dict[str, Any] = {
+        "source": f"{plan.repo_id} on the Hub, revision {plan.revision}",
+        "destination": str(target),
+        "files": len(plan.files),
+        "bytes_to_download": plan.missing_bytes,
+        "bytes_free": hub.free_space(target.parent),
+    }
+    known = fit.KNOWN.get(source)
+    if known is None:
+        # Dense layers shrink or stay: a conversion is no larger than its source.
+        return content | {"bytes_out": plan.nbytes}
+    choice = fit.choose_precision(known, fit.DeviceInfo.current())
+    precision = choice.precision if dense is None else dense
+    reason = choice.reason if dense is None else "as asked for"
+    size = fit.weight_bytes(known, precision)  # type: ignore[arg-type]
+    return content | {"dense": precision, "reason": reason, "bytes_out": size}
+
+
+def verify(
+    directory: Annotated[str, typer.Argument(help="A converted model: its name or its directory.")],
+    against: Annotated[
+        str | None, typer.Option(help="The source it was made from: report the largest difference of its tensors.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="With --against: a text to compare the models' predictions on.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Check every byte of a converted model, and on request how far it is from its source.
+
+    Exit code 3 if anything differs from what was written.
+    """
+    from gptoss_mlx import hub
+    from gptoss_mlx.convert import compare_logits, compare_weights, verify_checkpoint
+
+    if prompt is not None and against is None:
+        raise typer.BadParameter("needs --against: the model to compare with", param_hint="--prompt")
+    path = hub.resolve(directory)
+    with _progress() as bars:
+        report = verify_checkpoint(path, progress=_stage(bars, "verifying"))
+        weights, logits = None, None
+        if against is not None and report.ok:
+            source = hub.find_source(against)
+            weights = compare_weights(path, source, progress=_stage(bars, "comparing"))
+            logits = compare_logits(path, source, prompt) if prompt is not None else None
+    if as_json:
+        _print_json(_verify_content(report, weights, logits))
+    else:
+        _print_verified(report, weights, logits)
+    if not report.ok:
+        raise typer.Exit(_DAMAGED)
+
+
+def _verify_content(
+    report: VerifyReport, weights: list[Comparison] | None, logits: LogitsComparison | None
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "directory": str(report.directory),
+        "ok": report.ok,
+        "files": report.files,
+        "tensors": report.tensors,
+        "bytes": report.nbytes,
+        "problems": list(report.problems),
+        "weights": None if weights is None else [asdict(entry) for entry in weights],
+        "logits": None if logits is None else asdict(logits),
+    }
+
+
+def _print_verified(
+    report: VerifyReport, weights: list[Comparison] | None, logits: LogitsComparison | None
+) -> None:
+    for problem in report.problems:
+        _say(problem)
+    if report.ok:
+        size = _bytes(report.nbytes)
+        _say(f"{report.directory}: {report.tensors} tensors in {report.files} files, {size}, all as written")
+    if weights is not None:
+        rows = [(f"{entry.kind} ({entry.tensors})", f"{entry.largest:.3g}") for entry in weights]
+        _print_table("Largest difference from the source", rows)
+    if logits is not None:
+        _print_table(
+            f"Predictions at {logits.positions} positions",
+            [
+                ("mean KL divergence", f"{logits.mean_kl:.3g} nats"),
+                ("largest KL divergence", f"{logits.largest_kl:.3g} nats"),
+                ("same first choice", f"{logits.top1_agreement:.1%}"),
+            ],
+        )
+
+
+def _print_report(report: ConversionReport) -> None:
+    rows = [
+        ("source", f"{report.source} ({report.layout})"),
+        ("tensors", str(report.tensors)),
+        ("bytes in, out", f"{_bytes(report.bytes_in)}, {_bytes(report.bytes_out)}"),
+        ("dense layers", report.dense),
+        ("time", f"{report.seconds:.1f} s"),
+        ("rate", f"{_bytes(report.rate)}/s"),
+        ("peak memory", _bytes(report.peak_memory)),
+        ("it lies in", str(report.destination)),
+    ]
+    if report.experts_error is not None:
+        error = report.experts_error
+        rows.insert(4, ("experts to MXFP4", f"relative error {error.relative:.2%}, largest {error.largest:.3g}"))
+    _print_table("Converted", rows)
+    if report.target == "mlx":
+        _say(f"next: gptoss chat -m {_quoted(_called(report.destination))}")
+
+
+def _called(destination: Path) -> str:
+    """What ``--model`` takes: the name alone where it is found by it."""
+    from gptoss_mlx.hub import data_directory
+
+    return destination.name if destination.parent == data_directory() else str(destination)
+
+
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    typer.echo(json.dumps(content, indent=2))
+
+
+def _print_table(title: str, rows: list[tuple[str, str]]) -> None:
+    """Two columns; paths are never cut, so that they can be copied."""
+    _say(title)
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        _say(f"  {name:<{width}}  {value}")
+
+
+def _shown(name: str, value: Any) -> str:
+    if name.startswith("bytes_"):
+        return _bytes(value)
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """One line; names from files and paths cannot smuggle in what a terminal obeys."""
+    typer.echo(visible(text), err=err)
+
+
+def _remark(text: str) -> None:
+    _say(text, err=True)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress | None]:
+    """Bars on stderr; None where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<11}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield progress
+
+
+def _stages(bars: Progress | None) -> ConversionProgress | None:
+    """One bar for the download, one for the conversion, each from its first byte on."""
+    if bars is None:
+        return None
+    names = {"download": "downloading", "convert": "converting"}
+    known: dict[str, Callable[[int, int], None]] = {}
+
+    def advance(stage: str, done: int, total: int) -> None:
+        if stage not in known:
+            known[stage] = _stage(bars, names[stage]) or (lambda done, total: None)
+        known[stage](done, total)
+
+    return advance
+
+
+def _stage(bars: Progress | None, description: str) -> Callable[[int, int], None] | None:
+    if bars is None:
+        return None
+    task = bars.add_task(description, total=None)
+    return lambda done, total: bars.update(task, completed=done, total=total)
