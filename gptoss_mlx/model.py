@@ -1,0 +1,317 @@
+"""The gpt-oss transformer, in dependency order: attention, experts, mixture, block, transformer.
+
+Shapes: B batch, L new positions, H hidden, A query heads, K key-value heads, D head dim, E experts,
+T active experts per token, I expert intermediate, W sliding window, V vocabulary.
+
+One decoded token should cost few kernels: on a GPU their launches, not their arithmetic, are what is left to
+win. So q, k and v are one product and one rotation, biases ride on ``addmm``, both biases of an expert come
+in one gather, and the end of a block is one compiled kernel that also adds the next layer's output bias.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.nn.layers.base import Module
+
+from .cache import LayerCache, PromptCache, SlidingKVCache
+from .config import ModelConfig
+from .layers import Dense, Embedding, MXFP4Weight, RMSNorm
+from .rope import yarn_concentration, yarn_wavelengths
+from .sliding import banded_attention, sliding_mask
+from .weights import load_weights
+
+__all__ = ["Transformer", "load_transformer"]
+
+# OpenAI's constant in gate · sigmoid(1.702 · gate), the sigmoid form of GELU.
+_SWIGLU_ALPHA = 1.702
+
+
+class Attention(Module):
+    """Grouped-query attention with rotary positions and one learned sink logit a query head."""
+
+    def __init__(self, config: ModelConfig, wavelengths: mx.array) -> None:
+        super().__init__()
+        queries, keys = config.query_size, config.key_value_size
+        dense = partial(Dense, bias=True, quantization=config.quantization)
+        self.qkv_proj = dense(queries + 2 * keys, config.hidden_size)
+        self.o_proj = dense(config.hidden_size, queries)
+        self.sinks = mx.zeros((config.num_attention_heads,))
+        self._query_heads = config.num_attention_heads
+        self._key_heads = config.num_key_value_heads
+        self._head_dim = config.head_dim
+        self._window = config.sliding_window
+        self._wavelengths = wavelengths
+        # YaRN's concentration multiplies queries and keys: squared, it is a factor of the scores.
+        self._scale = config.head_dim**-0.5 * yarn_concentration(config.rope) ** 2
+
+    def __call__(self, x: mx.array, addend: mx.array, cache: LayerCache, mask: mx.array | None) -> mx.array:
+        """Attention over the cache and x, plus ``addend``: the residual with the output bias already in it.
+
+        Args:
+            x: [B, L, H], normed.
+            addend: [B, L, H].
+            cache: this layer's; x's keys and values are added to it.
+            mask: for sliding layers with L > 1.
+        """
+        B, L, _ = x.shape
+        A, K, D = self._query_heads, self._key_heads, self._head_dim
+        heads = self.qkv_proj(x).reshape(B, L, A + 2 * K, D).swapaxes(1, 2)  # [B, A + 2K, L, D]
+        rotated = mx.fast.rope(
+            heads[:, : A + K],
+            D,
+            traditional=False,
+            base=None,
+            scale=1.0,
+            offset=cache.offset,
+            freqs=self._wavelengths,
+        )
+        queries = rotated[:, :A]
+        keys, values = cache.append(rotated[:, A:], heads[:, A + K :])
+        attended = self._attend(queries, keys, values, mask)
+        return self.o_proj(attended.swapaxes(1, 2).reshape(B, L, A * D), addend)
+
+    def _attend(self, queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | None) -> mx.array:
+        L = queries.shape[2]
+        if mask is not None and mask.ndim == 4:
+            return banded_attention(
+                queries, keys, values, window=self._window, scale=self._scale, mask=mask, sinks=self.sinks
+            )
+        return mx.fast.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            scale=self._scale,
+            # "causal" lets the kernel skip whole blocks of keys; an array never does.
+            mask=mask if mask is not None else "causal" if L > 1 else None,
+            sinks=self.sinks,
+        )
+
+
+@partial(mx.compile, shapeless=True)
+def swiglu(gate: mx.array, gate_bias: mx.array, up: mx.array, up_bias: mx.array, limit: mx.array) -> mx.array:
+    """gate · sigmoid(1.702 · gate) · (up + 1), gate clamped above and up on both sides; in float32 inside."""
+    dtype = gate.dtype
+    gate = mx.minimum(gate.astype(mx.float32) + gate_bias, limit)
+    up = mx.clip(up.astype(mx.float32) + up_bias, -limit, limit)
+    return (gate * mx.sigmoid(_SWIGLU_ALPHA * gate) * (up + 1)).astype(dtype)
+
+
+class Experts(Module):
+    """All experts of a layer, in MXFP4: two products over the rows that the router chose."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        E, H, I = config.num_local_experts, config.hidden_size, config.intermediate_size
+        self.gate_up_proj = MXFP4Weight(E, 2 * I, H)
+        self.down_proj = MXFP4Weight(E, H, I)
+        self.bias = mx.zeros((E, 2 * I + H))
+        self._intermediate_size = I
+        self._limit = mx.array(config.swiglu_limit)
+        # For one token: its row serves T experts, whose T rows serve one each. Made once, not every step.
+        self._one_row = mx.zeros((1, config.num_experts_per_tok), dtype=mx.uint32)
+        self._own_rows = mx.arange(config.num_experts_per_tok, dtype=mx.uint32)[None]
+        mx.eval(self._limit, self._one_row, self._own_rows)
+
+    def __call__(self, x: mx.array, experts: mx.array) -> tuple[mx.array, mx.array]:
+        """What each token's experts say, before the down bias.
+
+        Args:
+            x: [N, H].
+            experts: [N, T], their numbers.
+
+        Returns:
+            [N, T, H], and the down bias of each, [N, T, H].
+        """
+        # From four rows an expert on, sorted rows let the kernel work in tiles.
+        if experts.size >= 4 * self.bias.shape[0]:
+            return self._sorted(x, experts)
+        N, T = experts.shape
+        bias = self.bias[experts]  # [N, T, 2I + H]
+        one, own = self._one_row, self._own_rows
+        if N > 1:
+            own = mx.arange(N * T, dtype=mx.uint32).reshape(N, T)
+            one = own // T
+        hidden = self.gate_up_proj(x[:, None], experts, rows=one)  # [N, T, 1, 2I]
+        hidden = self._activate(hidden[:, :, 0], bias)
+        down = self.down_proj(hidden.reshape(N * T, 1, -1), experts, rows=own)  # [N, T, 1, H]
+        return down[:, :, 0], bias[..., 2 * self._intermediate_size :]
+
+    def _sorted(self, x: mx.array, experts: mx.array) -> tuple[mx.array, mx.array]:
+        N, T = experts.shape
+        order = mx.argsort(experts.flatten())
+        chosen = experts.flatten()[order]
+        bias = self.bias[chosen]  # [N * T, 2I + H]
+        hidden = self.gate_up_proj(x[order // T][:, None], chosen)  # [N * T, 1, 2I]
+        down = self.down_proj(self._activate(hidden[:, 0], bias)[:, None], chosen)[:, 0]
+        place = mx.argsort(order)
+        H = down.shape[-1]
+        return down[place].reshape(N, T, H), bias[:, 2 * self._intermediate_size :][place].reshape(N, T, H)
+
+    def _activate(self, hidden: mx.array, bias: mx.array) -> mx.array:
+        """[..., 2I] -> [..., I]; even rows are gate, odd rows up."""
+        width = 2 * self._intermediate_size
+        return swiglu(hidden[..., ::2], bias[..., 0:width:2], hidden[..., 1::2], bias[..., 1:width:2], self._limit)
+
+
+def _weighted_sum(
+    residual: mx.array, weights: list[mx.array], outputs: list[mx.array], biases: list[mx.array]
+) -> mx.array:
+    # Unrolled over the experts so that it compiles into one kernel: a sum over an axis would be another.
+    total = residual.astype(mx.float32)
+    for weight, output, bias in zip(weights, outputs, biases, strict=True):
+        total = total + weight.astype(mx.float32) * (output.astype(mx.float32) + bias)
+    return total
+
+
+@partial(mx.compile, shapeless=True)
+def combine(
+    residual: mx.array, weights: list[mx.array], outputs: list[mx.array], biases: list[mx.array]
+) -> mx.array:
+    """residual + Σ weight · (output + bias), in float32 inside."""
+    return _weighted_sum(residual, weights, outputs, biases).astype(residual.dtype)
+
+
+@partial(mx.compile, shapeless=True)
+def combine_twice(
+    residual: mx.array,
+    weights: list[mx.array],
+    outputs: list[mx.array],
+    biases: list[mx.array],
+    next_bias: mx.array,
+) -> tuple[mx.array, mx.array]:
+    """:func:`combine`, and the same plus the next layer's output bias, rounded only once."""
+    total = _weighted_sum(residual, weights, outputs, biases).astype(residual.dtype)
+    return total, total + next_bias
+
+
+class MoE(Module):
+    """Mixture of experts: the router's best T, weighted by the softmax over those T."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.router = Dense(config.num_local_experts, config.hidden_size, bias=True, quantization=None)
+        self.experts = Experts(config)
+        self._active = config.num_experts_per_tok
+
+    def __call__(
+        self, x: mx.array, residual: mx.array, next_bias: mx.array | None
+    ) -> tuple[mx.array, mx.array | None]:
+        """Adds the mixture to the residual.
+
+        Args:
+            x: [B, L, H], normed.
+            residual: [B, L, H].
+            next_bias: [H], the output bias of the next layer's attention; None after the last.
+
+        Returns:
+            The sum, and the sum with ``next_bias`` in it: [B, L, H] each.
+        """
+        B, L, H = x.shape
+        T = self._active
+        x = x.reshape(B * L, H)
+        scores = self.router(x)  # [N, E]
+        experts = mx.argpartition(scores, kth=-T, axis=-1)[:, -T:]  # [N, T]
+        weights = mx.softmax(mx.take_along_axis(scores, experts, axis=-1), axis=-1, precise=True)
+        outputs, biases = self.experts(x, experts)
+        parts = (
+            [weights[:, t : t + 1] for t in range(T)],
+            [outputs[:, t] for t in range(T)],
+            [biases[:, t] for t in range(T)],
+        )
+        if next_bias is None:
+            return combine(residual.reshape(B * L, H), *parts).reshape(B, L, H), None
+        total, with_bias = combine_twice(residual.reshape(B * L, H), *parts, next_bias)
+        return total.reshape(B, L, H), with_bias.reshape(B, L, H)
+
+
+class TransformerBlock(Module):
+    """Attention, then the mixture of experts, each on a normed input and added to the residual."""
+
+    def __init__(self, config: ModelConfig, wavelengths: mx.array) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config)
+        self.self_attn = Attention(config, wavelengths)
+        self.post_attention_layernorm = RMSNorm(config)
+        self.mlp = MoE(config)
+
+    def __call__(
+        self,
+        x: mx.array,
+        x_with_bias: mx.array,
+        next_bias: mx.array | None,
+        cache: LayerCache,
+        mask: mx.array | None,
+    ) -> tuple[mx.array, mx.array | None]:
+        """[B, L, H] -> [B, L, H], and the same with ``next_bias`` in it (see :class:`MoE`)."""
+        x = self.self_attn(self.input_layernorm(x), x_with_bias, cache, mask)
+        return self.mlp(self.post_attention_layernorm(x), x, next_bias)
+
+
+class Transformer(Module):
+    """gpt-oss, from token ids to logits. Works for any config: 20b, 120b, or the demo's."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        wavelengths = yarn_wavelengths(config.head_dim, config.rope)
+        mx.eval(wavelengths)
+        self._config = config
+        self.embed_tokens = Embedding(config)
+        self.layers = [TransformerBlock(config, wavelengths) for _ in range(config.num_hidden_layers)]
+        self.norm = RMSNorm(config)
+        self.lm_head = Dense(config.vocab_size, config.hidden_size, bias=False, quantization=config.quantization)
+
+    def __call__(self, tokens: mx.array, cache: PromptCache | None = None, *, last_only: bool = False) -> mx.array:
+        """The logits of the next token after each position.
+
+        Args:
+            tokens: [B, L], ids.
+            cache: what stands before them; they are added to it. By default they begin a prompt.
+            last_only: only the last position's logits, [B, 1, V]: over the vocabulary the others are costly.
+
+        Returns:
+            [B, L, V], in the model's dtype.
+        """
+        cache = cache if cache is not None else self.make_cache()
+        mask = self._sliding_mask(cache, tokens.shape[1])
+        x = self.embed_tokens.rows(tokens)
+        x_with_bias: mx.array | None = x + self.layers[0].self_attn.o_proj.bias
+        for n, (layer, layer_cache) in enumerate(zip(self.layers, cache.layers, strict=True)):
+            last = n + 1 == len(self.layers)
+            next_bias = None if last else self.layers[n + 1].self_attn.o_proj.bias
+            layer_mask = mask if isinstance(layer_cache, SlidingKVCache) else None
+            assert x_with_bias is not None
+            x, x_with_bias = layer(x, x_with_bias, next_bias, layer_cache, layer_mask)
+        if last_only:
+            x = x[:, -1:]
+        return self.lm_head.product(self.norm(x))
+
+    def make_cache(self) -> PromptCache:
+        """An empty cache for this model."""
+        return PromptCache(self._config)
+
+    def _sliding_mask(self, cache: PromptCache, length: int) -> mx.array | None:
+        """One mask for all sliding layers; a single token needs none: its ring is its window."""
+        window = self._config.sliding_window
+        if length == 1:
+            return None
+        return sliding_mask(window, min(cache.offset, window), length)
+
+
+def load_transformer(directory: str | Path, dtype: mx.Dtype = mx.bfloat16) -> Transformer:
+    """The model of a checkpoint directory, every weight evaluated.
+
+    Args:
+        directory: in the Hugging Face layout or as ``gptoss convert`` writes it.
+        dtype: bfloat16, or float32 for comparisons. float16 overflows in the deep layers.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read or trusted.
+    """
+    config = ModelConfig.from_directory(directory)
+    transformer = Transformer(config)
+    transformer.load_weights(list(load_weights(directory, config, dtype).items()), strict=True)
+    transformer.eval()
+    return transformer

@@ -1,0 +1,85 @@
+"""Sliding-window attention of many queries at once, in bands instead of one masked square."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+__all__ = ["banded_attention", "sliding_mask"]
+
+
+def sliding_mask(window: int, before: int, length: int) -> mx.array:
+    """Which keys each query of a sliding layer sees: itself and the window − 1 before it.
+
+    For at most ``window`` new positions one mask over everything; for more, one a band of ``window``
+    queries over 2 · ``window`` keys (see :func:`banded_attention`).
+
+    Args:
+        window: W.
+        before: positions in the cache, at most W.
+        length: L, new positions.
+
+    Returns:
+        bool, [L, before + L] or [bands, 1, W, 2W].
+    """
+    if length <= window:
+        queries = mx.arange(before, before + length)[:, None]
+        keys = mx.arange(before + length)[None]
+        return (keys <= queries) & (keys > queries - window)
+    queries = mx.arange(window, 2 * window)[:, None]
+    keys = mx.arange(2 * window)[None]
+    band = (keys <= queries) & (keys > queries - window)
+    # Before the first band stand only the cached keys; the rest of its left half is padding.
+    first = band & (keys >= window - before)
+    bands = -(-length // window)
+    return mx.concatenate([first[None], mx.broadcast_to(band, (bands - 1, *band.shape))])[:, None]
+
+
+def banded_attention(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    *,
+    window: int,
+    scale: float,
+    mask: mx.array,
+    sinks: mx.array,
+) -> mx.array:
+    """Sliding attention of many queries: each band of W queries looks at its own and the W keys before.
+
+    The work is 2W keys a query, however long the prompt; a mask over all keys would compute L and throw
+    most of them away.
+
+    Args:
+        queries: [B, A, L, D].
+        keys, values: [B, K, before + L, D].
+        window: W.
+        scale: of the scores.
+        mask: from :func:`sliding_mask`.
+        sinks: [A].
+
+    Returns:
+        [B, A, L, D].
+    """
+    batch, _, length, _ = queries.shape
+    before, bands = keys.shape[2] - length, mask.shape[0]
+    ends = (window - before, bands * window - length)
+
+    def overlapping(states: mx.array) -> mx.array:  # [B, K, before + L, D] -> [B * bands, K, 2W, D]
+        padded = mx.pad(states, [(0, 0), (0, 0), ends, (0, 0)])
+        left, right = padded[:, :, :-window], padded[:, :, window:]
+        pairs = [side.reshape(batch, side.shape[1], bands, window, -1) for side in (left, right)]
+        joined = mx.concatenate(pairs, axis=3).swapaxes(1, 2)
+        return joined.reshape(batch * bands, states.shape[1], 2 * window, -1)
+
+    bands_of = mx.pad(queries, [(0, 0), (0, 0), (0, ends[1]), (0, 0)])
+    bands_of = bands_of.reshape(batch, queries.shape[1], bands, window, -1).swapaxes(1, 2)
+    attended = mx.fast.scaled_dot_product_attention(
+        bands_of.reshape(batch * bands, queries.shape[1], window, -1),
+        overlapping(keys),
+        overlapping(values),
+        scale=scale,
+        mask=mask if batch == 1 else mx.tile(mask, (batch, 1, 1, 1)),
+        sinks=sinks,
+    )
+    attended = attended.reshape(batch, bands, queries.shape[1], window, -1).swapaxes(1, 2)
+    return attended.reshape(batch, queries.shape[1], bands * window, -1)[:, :, :length]
