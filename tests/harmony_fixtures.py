@@ -50,6 +50,8 @@ NAMED = {
 
 OracleError: type[Exception] = openai_harmony.HarmonyError
 OracleConversation: Any = openai_harmony.Conversation
+OracleParser: Any = openai_harmony.StreamableParser
+OracleRole: Any = openai_harmony.Role
 
 
 @cache

@@ -327,15 +327,35 @@ def read_leniently(text: str, role: Role | None, named: bool) -> tuple[Header, N
     return reader.header(), reader.notes
 
 
-def read_unfinished(text: str, role: Role | None, named: bool) -> tuple[Header, Notes, str]:
-    """Reads a header that no message token ends: its fields, up to the first word that is none, and the rest."""
-    reader = _Reader(role=role, named=named and _starts_with_author(text), finished=False)
+def read_unfinished(text: str, role: Role | None, named: bool, cut: bool) -> tuple[Header, Notes, str]:
+    """Reads a header that no message token ends: its fields, up to the first word that is none, and the rest.
+
+    Args:
+        text: as in `read_strictly`.
+        role: as there.
+        named: whether a start token stood before the header.
+        cut: the stream ended here, so that a last word may be the beginning of a field.
+    """
+    if named and not _starts_with_role(text):
+        # A first word that is no role is a tool's name if all the rest is header, else the answer begins.
+        read = _read_fields(text, _Reader(role=role, named=True, finished=False), cut)
+        name = read[0].author.name
+        if not read[2] and name is not None and "." in name:
+            return read
+        named = False
+    return _read_fields(text, _Reader(role=role, named=named, finished=False), cut)
+
+
+def _read_fields(text: str, reader: _Reader, cut: bool) -> tuple[Header, Notes, str]:
     rest = ""
     for found in _ITEM.finditer(text):
         before = replace(reader, notes=list(reader.notes))
         if not reader.take(_visible(found.group())):
             reader, rest = before, text[found.start() :]
             reader.expects_channel = False
+            if cut and _begins_field(rest):
+                reader.note(RepairKind.STRAY_WORD, rest)
+                rest = ""
             break
     return reader.header(), reader.notes, rest
 
@@ -353,7 +373,12 @@ def is_text(text: str, role: Role | None, named: bool) -> bool:
     return len(reader.stray) > MAX_STRAY_WORDS
 
 
-def _starts_with_author(text: str) -> bool:
+def _begins_field(word: str) -> bool:
+    fields = (*Channel, *Role, *_CONTENT_TYPES, "to=")
+    return any(field.startswith(word) for field in fields)
+
+
+def _starts_with_role(text: str) -> bool:
     found = _ITEM.search(text)
     return found is not None and found.group().partition(":")[0] in tuple(Role)
 

@@ -77,7 +77,12 @@ class _Control(Enum):
 _STOPS: Final = ("<|end|>", "<|return|>", "<|call|>")
 _MARKS: Final = {_Control.CHANNEL: CHANNEL_MARK, _Control.CONSTRAIN: CONSTRAIN_MARK}
 # What may be noted of a header that says nothing but a role.
-_NOTHING_LOST: Final = (RepairKind.MISSING_ROLE, RepairKind.DOUBLED_ROLE, RepairKind.MISSING_CHANNEL)
+_NOTHING_LOST: Final = (
+    RepairKind.MISSING_ROLE,
+    RepairKind.DOUBLED_ROLE,
+    RepairKind.MISSING_CHANNEL,
+    RepairKind.STRAY_WORD,
+)
 _CONTROL_OF_MARK: Final = {mark: control for control, mark in _MARKS.items()}
 
 
@@ -313,7 +318,7 @@ class StreamParser:
         """The header ends without a message token: what it holds beside fields becomes content."""
         pending = self._header_decoder.getstate()[0]
         text = "".join(self._header_text)
-        header, notes, rest = read_unfinished(text, self._role, self._has_start)
+        header, notes, rest = read_unfinished(text, self._role, self._has_start, cut=self._closed)
         if not rest and not pending and header.is_bare and all(kind in _NOTHING_LOST for kind, _ in notes):
             # At most a role: no message was begun.
             if text.strip():
