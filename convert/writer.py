@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,8 @@ __all__ = ["SHARD_BYTES", "DirectoryWriter", "Shard", "plan_shards"]
 SHARD_BYTES = 5_000_000_000
 _PENDING = 3  # blocks read but not yet written and hashed
 _ALIGNMENT = 64
+_FLUSH_BYTES = 256 * 1024**2
+"""So many bytes after the last time the disk is set to work, which it would otherwise be only at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +95,8 @@ class DirectoryWriter:
         self.files: dict[str, FileEntry] = {}
         self.tensors: dict[str, TensorEntry] = {}
         self._progress = progress
+        self._unflushed = 0
+        self._flush: Future[None] | None = None
         # One thread each, so that each sees the blocks in order.
         self._threads = [
             ThreadPoolExecutor(1, thread_name_prefix=f"convert-{name}") for name in ("w", "f", "t", "s")
@@ -152,17 +157,24 @@ class DirectoryWriter:
                 )
             )
             while len(pending) >= _PENDING:
-                self._settle(*pending.popleft())
+                self._settle(descriptor, *pending.popleft())
         while pending:
-            self._settle(*pending.popleft())
+            self._settle(descriptor, *pending.popleft())
         self.tensors[tensor.name] = TensorEntry(
             dtype=tensor.dtype, shape=tensor.shape, file=file, sha256=tensor_hash.hexdigest()
         )
 
-    def _settle(self, size: int, work: list[Future[None]]) -> None:
+    def _settle(self, descriptor: int, size: int, work: list[Future[None]]) -> None:
+        """Waits until a block is written and hashed."""
         for future in work:
             future.result()
         self._progress(size)
+        self._unflushed += size
+        if self._unflushed >= _FLUSH_BYTES and (self._flush is None or self._flush.done()):
+            if self._flush is not None:
+                self._flush.result()
+            self._unflushed = 0
+            self._flush = self._threads[3].submit(_start_writing_back, descriptor)
 
     def write_index(self, shards: Sequence[Shard]) -> None:
         """The index of the shards."""
@@ -194,6 +206,12 @@ def _write_all(descriptor: int, view: memoryview) -> None:
         if written <= 0:
             raise FileWriteError("the disk accepts no more bytes; free some space and try again")
         view = view[written:]
+
+
+def _start_writing_back(descriptor: int) -> None:
+    """Linux lets gigabytes pile up before it writes them; macOS, which has no fdatasync, does not."""
+    if sys.platform != "darwin":
+        os.fdatasync(descriptor)
 
 
 def _sync_and_close(descriptor: int) -> None:
