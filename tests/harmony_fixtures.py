@@ -272,10 +272,11 @@ def random_message(rng: random.Random) -> Message:
     if role is Role.TOOL:
         name = rng.choice([f"functions.{random_name(rng)}", "python", "x", "browser.search"])
         recipient = rng.choice([None, "assistant", "assistant", "all"])
+    channels = [None, "analysis", "analysis", "commentary", *(["final"] if role is not Role.TOOL else [])]
     return Message(
         author=Author(role=role, name=name),
         content=tuple(TextContent(text=random_text(rng)) for _ in range(rng.choice([1, 1, 1, 0, 2]))),
-        channel=rng.choice([None, "analysis", "analysis", "commentary", "final"]),  # type: ignore[arg-type]
+        channel=rng.choice(channels),  # type: ignore[arg-type]
         recipient=recipient,
         content_type=rng.choice(CONTENT_TYPES),
     )

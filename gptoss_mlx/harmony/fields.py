@@ -106,12 +106,19 @@ def check_recipient(value: Any, field: str) -> str:
 
 
 def check_content_type(value: Any, field: str) -> str:
-    """One word, with or without ``<|constrain|>`` glued before it."""
+    """One word, with or without ``<|constrain|>`` glued before it, that reads as no other field."""
     rest = value.removeprefix(CONSTRAIN) if isinstance(value, str) else value
     if rest == "" and value:
         return CONSTRAIN
     _check_word(rest, MAX_CONTENT_TYPE, field)
+    if "to=" in rest or any(repeats(rest, role) for role in Role):
+        raise RenderError(f"{field}: {_show(value)} would read as a recipient or a role; allowed: any other word")
     return str(value)
+
+
+def repeats(word: str, role: str) -> bool:
+    """Whether a word is a role, once or more often: ``assistantassistant``."""
+    return word == role * (len(word) // len(role))
 
 
 def _check_pattern(value: Any, pattern: re.Pattern[str], allowed: str, field: str) -> str:

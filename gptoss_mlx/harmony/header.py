@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ..errors import RenderError
-from .fields import CONSTRAIN, Channel, Role, check_content_type, check_recipient
+from .fields import CONSTRAIN, Channel, Role, check_content_type, check_recipient, repeats
 from .messages import Author, RepairKind, as_tool_name
 
 __all__ = ["Header", "HeaderError", "Notes", "read_leniently", "read_strictly", "read_unfinished"]
@@ -97,7 +97,7 @@ def read_strictly(text: str, role: Role | None) -> tuple[Header, Notes]:
             recipient = words.pop()[3:]
         elif words:
             notes.append((RepairKind.STRAY_WORD, _checked_word(words.pop())))
-        elif _repeats(content_type, author.role):
+        elif repeats(content_type, author.role):
             notes.append((RepairKind.DOUBLED_ROLE, content_type))
             content_type = None
     if words:
@@ -136,11 +136,6 @@ def _take_author(words: list[str], role: Role | None) -> tuple[Author, list[str]
         raise HeaderError(str(error)) from None
 
 
-def _repeats(word: str, role: str) -> bool:
-    """Whether a word is a role, once or more often: ``assistantassistant``."""
-    return word == role * (len(word) // len(role))
-
-
 def _note_unmarked(word: str) -> Notes:
     return [] if word in _CONTENT_TYPES else [(RepairKind.STRAY_WORD, word)]
 
@@ -155,6 +150,8 @@ def _checked(author: Author, channel: str | None, recipient: str | None, content
     try:
         if channel is not None and channel not in tuple(Channel):
             raise RenderError(f"channel: {channel!r} is not one of {', '.join(Channel)}")
+        if author.role is Role.TOOL and channel == Channel.FINAL:
+            raise RenderError("channel: a tool on final")
         if recipient is not None:
             check_recipient(recipient, "recipient")
         if content_type is not None:
@@ -261,14 +258,14 @@ class _Reader:
     def _is_author(self, word: str) -> bool:
         """Whether the word stands where the author does, or says the author again."""
         author = self.role if self.first is None else self.first
-        if author and _repeats(word, author):
+        if author and repeats(word, author):
             if self.first is not None or word != author:
                 self.note(RepairKind.DOUBLED_ROLE, word)
             self.first = author
             return True
         if self.first is not None or self.role is not None or self.channel is not None:
             return False
-        repeated = next((role for role in Role if _repeats(word, role)), None)
+        repeated = next((role for role in Role if repeats(word, role)), None)
         if repeated is not None and word != repeated:
             self.note(RepairKind.DOUBLED_ROLE, word)
         if repeated or self.named or word.partition(":")[0] in tuple(Role):

@@ -94,6 +94,9 @@ class Message:
             raise RenderError("author: an Author is needed")
         if self.channel is not None:
             object.__setattr__(self, "channel", as_choice(Channel, self.channel, "channel"))
+        if self.author.role is Role.TOOL and self.channel is Channel.FINAL:
+            # Under a name that resembles a role it would pass for an answer.
+            raise RenderError("channel: a tool message on final is not allowed; allowed: analysis, commentary")
         if self.recipient is not None:
             check_recipient(self.recipient, "recipient")
         if self.content_type is not None:

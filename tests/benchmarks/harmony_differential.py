@@ -1,0 +1,79 @@
+"""The long comparison with openai-harmony; the test suite runs a small part of the same.
+
+    python tests/benchmarks/harmony_differential.py --conversations 20000 --streams 100000
+
+A conversation has system and developer messages with tools and nested schemas, unicode and the names of
+control tokens in every text; all its tokens must be equal. A stream is valid or mutated (insert, delete,
+replace, double, swap, splice, truncate); strict parsing must accept and reject as the oracle does, with equal
+messages, and recovering parsing must not raise, lose no text and equal strict parsing where that succeeds.
+Excepted are the documented differences (tests/test_harmony_differences.py), which the expectations apply.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from harmony_fixtures import oracle_dropped, oracle_render, random_conversation, tokenizer
+from harmony_streams import check_stream, mutate, random_stream
+
+from gptoss_mlx.harmony import Conversation, render
+from gptoss_mlx.harmony.render import dropped_messages
+
+
+def compare_conversations(seeds: range) -> None:
+    """Renders with and without dropping."""
+    started, tokens, same_rule = time.monotonic(), 0, 0
+    for seed in seeds:
+        conversation = random_conversation(random.Random(seed))
+        ours = render(conversation, tokenizer(), drop_analysis=False)
+        assert ours == oracle_render(conversation, drop_analysis=False), f"seed {seed}"
+        dropped = dropped_messages(conversation.messages)
+        kept = tuple(message for at, message in enumerate(conversation.messages) if at not in dropped)
+        shown = render(conversation, tokenizer())
+        assert shown == oracle_render(Conversation(messages=kept), drop_analysis=False), f"seed {seed}, dropped"
+        if dropped == oracle_dropped(conversation):
+            same_rule += 1
+            assert shown == oracle_render(conversation), f"seed {seed}, the oracle's own dropping"
+        tokens += len(ours)
+    print(
+        f"conversations: {len(seeds):,} equal, {tokens:,} tokens; {same_rule:,} of them where both drop the same, "
+        f"equal with the oracle's own dropping; {time.monotonic() - started:.0f} s"
+    )
+
+
+def compare_streams(seeds: range) -> None:
+    """Parses strictly and recovering; one in three streams is left valid."""
+    started, tokens, accepted = time.monotonic(), 0, 0
+    other: list[int] = []
+    for seed in seeds:
+        rng = random.Random(seed)
+        stream, role = random_stream(rng)
+        if seed % 3:
+            stream = mutate(rng, stream, other or stream)
+        accepted += check_stream(stream, role)
+        tokens += len(stream)
+        other = stream
+    print(
+        f"streams: {len(seeds):,} equal, {tokens:,} tokens; strict accepts {accepted:,} and rejects "
+        f"{len(seeds) - accepted:,}, as the oracle; {time.monotonic() - started:.0f} s"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--conversations", type=int, default=20_000)
+    parser.add_argument("--streams", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1_000_000)
+    options = parser.parse_args()
+    compare_conversations(range(options.seed, options.seed + options.conversations))
+    compare_streams(range(options.seed, options.seed + options.streams))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Rendering and parsing beside openai-harmony, in one run.
+
+    python tests/benchmarks/harmony_speed.py
+
+Times are the best of several rounds, in process CPU time. openai-harmony's rendering includes the JSON on
+which its Python interface rests; its parser is fed token by token, as ours is.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from harmony_fixtures import WORDS, OracleConversation, OracleParser, OracleRole, oracle, tokenizer
+
+from gptoss_mlx.harmony import Conversation, Message, StreamParser, SystemContent, render
+from gptoss_mlx.tokenizer import Tokenizer
+
+MESSAGES = 100
+TOKENS = 10_000
+
+
+def best(action: Callable[[], object], rounds: int = 7) -> float:
+    """Seconds of CPU, the best round."""
+    times = []
+    for _ in range(rounds):
+        started = time.process_time()
+        action()
+        times.append(time.process_time() - started)
+    return min(times)
+
+
+def talk(messages: int) -> Conversation:
+    """Questions and answers of about 60 words."""
+    rng = random.Random(1)
+    texts = [" ".join(rng.choices(WORDS, k=60)) + f" ({number})" for number in range(messages)]
+    made = [
+        Message.assistant(text, channel="final") if number % 2 else Message.user(text)
+        for number, text in enumerate(texts)
+    ]
+    return Conversation(messages=(Message.system(SystemContent()), *made))
+
+
+class Fresh:
+    """A tokenizer without tokens kept for it."""
+
+    def __init__(self, inner: Tokenizer) -> None:
+        self.special, self.encode, self.token_bytes = inner.special, inner.encode, inner.token_bytes
+
+
+def compare_rendering() -> None:
+    conversation = talk(MESSAGES)
+    theirs = OracleConversation.from_json(json.dumps(conversation.to_dict()))
+    role = OracleRole.ASSISTANT
+    tokens = len(render(conversation, tokenizer()))
+    assert oracle().render_conversation_for_completion(theirs, role) == render(conversation, tokenizer())
+    cold = best(lambda: render(conversation, Fresh(tokenizer())))
+    warm = best(lambda: render(conversation, tokenizer()))
+    other = best(lambda: oracle().render_conversation_for_completion(theirs, role))
+    print(f"rendering {len(conversation)} messages, {tokens:,} tokens:")
+    print(f"  first time {cold * 1e3:.2f} ms; again {warm * 1e3:.2f} ms; openai-harmony {other * 1e3:.2f} ms")
+    times = {size: best(lambda size=size: render(talk(size), Fresh(tokenizer()))) for size in (100, 200, 400)}  # type: ignore[misc]
+    print("  messages → ms, first time: " + ", ".join(f"{n} → {t * 1e3:.2f}" for n, t in times.items()))
+
+
+def compare_parsing() -> None:
+    header = "<|channel|>final<|message|>"
+    text = " ".join(random.Random(2).choices([*WORDS, "naïve", "漢字", "👋🏾"], k=TOKENS))
+    body = tokenizer().encode(text)[:TOKENS]
+    stream = [*oracle().encode(header, allowed_special="all"), *body]
+
+    def ours() -> None:
+        parser = StreamParser(tokenizer())
+        for token in stream:
+            parser.process(token)
+            parser.last_delta  # noqa: B018
+
+    def theirs() -> None:
+        parser = OracleParser(oracle(), OracleRole.ASSISTANT)
+        for token in stream:
+            parser.process(token)
+            parser.last_content_delta  # noqa: B018
+
+    ours_time, their_time = best(ours), best(theirs, rounds=3)
+    print(f"parsing {len(stream):,} tokens:")
+    print(
+        f"  {ours_time / len(stream) * 1e6:.2f} µs a token; "
+        f"openai-harmony {their_time / len(stream) * 1e6:.2f} µs a token"
+    )
+    short = oracle().encode("<|channel|>analysis<|message|>a b<|end|><|start|>assistant", allowed_special="all")
+    many = short * (TOKENS // len(short))
+
+    def headers() -> None:
+        parser = StreamParser(tokenizer())
+        for token in many:
+            parser.process(token)
+
+    print(f"  {best(headers) / len(many) * 1e6:.2f} µs a token where every message has two words")
+
+
+if __name__ == "__main__":
+    compare_rendering()
+    compare_parsing()
