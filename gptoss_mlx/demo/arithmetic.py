@@ -1,0 +1,135 @@
+"""Sums and differences of numbers up to two digits, with the work shown as the effort asks.
+
+Low effort states the result; medium goes digit by digit; high does the same and then checks the result the
+other way round. Every step follows from the numbers alone: nothing is left to chance.
+"""
+
+from __future__ import annotations
+
+import random
+
+from .exercises import Exercise, casual, fill, is_held_out
+
+__all__ = ["difference", "is_held_out_pair", "sum_or_difference"]
+
+_SUMS = (
+    "What is {a}+{b}?",
+    "What is {a} + {b}?",
+    "{a}+{b}",
+    "{a} + {b}",
+    "{a}+{b}=",
+    "{a} + {b} = ?",
+    "What is {a} plus {b}?",
+    "How much is {a} + {b}?",
+    "How much is {a} and {b}?",
+    "Add {a} and {b}.",
+    "Calculate {a}+{b}.",
+    "Compute {a} + {b}.",
+    "What is the sum of {a} and {b}?",
+    "{a} plus {b}",
+    "What does {a} + {b} make?",
+    "Can you add {a} and {b}?",
+    "Sum of {a} and {b}?",
+    "I have {a} apples and get {b} more. How many do I have?",
+    "There are {a} birds and {b} more come. How many are there?",
+    "Anna has {a} coins, Ben has {b}. How many together?",
+    "What do you get when you add {b} to {a}?",
+    "Solve {a} + {b}.",
+)
+_DIFFERENCES = (
+    "What is {a}-{b}?",
+    "What is {a} - {b}?",
+    "{a}-{b}",
+    "{a} - {b}",
+    "{a}-{b}=",
+    "{a} - {b} = ?",
+    "What is {a} minus {b}?",
+    "How much is {a} - {b}?",
+    "How much is {a} minus {b}?",
+    "Subtract {b} from {a}.",
+    "Calculate {a}-{b}.",
+    "Compute {a} - {b}.",
+    "{a} minus {b}",
+    "What is {a} less {b}?",
+    "Take {b} away from {a}.",
+    "Can you subtract {b} from {a}?",
+    "What does {a} - {b} make?",
+    "Solve {a} - {b}.",
+)
+_DIFFERENCE_STORIES = (
+    "I have {a} coins and spend {b}. How many are left?",
+    "There are {a} birds and {b} fly away. How many stay?",
+    "What is the difference between {a} and {b}?",
+)
+
+
+def is_held_out_pair(first: int, second: int) -> bool:
+    """Whether sums and differences of these two numbers, in either order, are kept from training."""
+    return is_held_out("pair", min(first, second), max(first, second), one_in=10)
+
+
+def sum_or_difference(chance: random.Random, *, held_out: bool) -> Exercise:
+    """A random sum or difference."""
+    while True:
+        # One digit in one of five draws: there are few such pairs, and people type them first.
+        first, second = (chance.randrange(10 if chance.random() < 0.2 else 100) for _ in "ab")
+        if is_held_out_pair(first, second) is held_out:
+            break
+    numbers = {"a": str(first), "b": str(second)}
+    if chance.random() < 0.5:
+        template = casual(chance.choice(_SUMS), chance)
+        total = first + second
+        steps = _add(first, second)
+        check = f"{steps} Check: {_subtract(total, second)} That is {first}, right."
+        thoughts = (f"{first}+{second}={total}.", steps, check)
+        return Exercise(
+            kind="sum",
+            question=fill(template, **numbers),
+            thoughts=thoughts,
+            answer=f"{first} + {second} = {total}.",
+            expected=total,
+        )
+    templates = _DIFFERENCES + _DIFFERENCE_STORIES if first >= second else _DIFFERENCES
+    return difference(first, second, fill(casual(chance.choice(templates), chance), **numbers))
+
+
+def difference(first: int, second: int, question: str) -> Exercise:
+    """The difference of two numbers, negative where the second is larger."""
+    result = first - second
+    larger, smaller = max(first, second), min(first, second)
+    steps = _subtract(larger, smaller)
+    if result < 0:
+        steps = f"{first} is less than {second}, so below 0. {steps} So {result}."
+    check = f"{steps} Check: {_add(larger - smaller, smaller)} That is {larger}, right."
+    return Exercise(
+        kind="sum",
+        question=question,
+        thoughts=(f"{first}-{second}={result}.", steps, check),
+        answer=f"{first} - {second} = {result}.",
+        expected=result,
+    )
+
+
+def _add(first: int, second: int) -> str:
+    ones = first % 10 + second % 10
+    carry = ones // 10
+    steps = f"{first}+{second}: {first % 10}+{second % 10}={ones}"
+    tens = first // 10 + second // 10 + carry
+    if carry:
+        steps += f", carry 1. {first // 10}+{second // 10}+1={tens}"
+    else:
+        steps += f". {first // 10}+{second // 10}={tens}"
+    return f"{steps}. So {first + second}."
+
+
+def _subtract(first: int, second: int) -> str:
+    """Digit by digit, for first >= second."""
+    borrow = int(first % 10 < second % 10)
+    ones = first % 10 + 10 * borrow - second % 10
+    steps = f"{first}-{second}: "
+    tens = first // 10 - second // 10 - borrow
+    if borrow:
+        steps += f"borrow 1, {first % 10 + 10}-{second % 10}={ones}. {first // 10}-{second // 10}-1={tens}"
+    else:
+        steps += f"{first % 10}-{second % 10}={ones}. {first // 10}-{second // 10}={tens}"
+    return f"{steps}. So {first - second}."

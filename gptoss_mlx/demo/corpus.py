@@ -1,0 +1,282 @@
+"""The demo model's corpus: harmony conversations, made from a seed.
+
+A `Corpus` gives conversations in the JSON form of `Conversation.from_dict`, each ending in the messages the
+model should have written. Part of every kind of question is held out: number pairs, wordings of facts,
+subjects it does not know, names in function calls and JSON. Knows nothing of tokens or training.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from .arithmetic import sum_or_difference
+from .exercises import EFFORTS, Exercise, casual, fill, is_held_out, listed
+from .facts import FACTS, MODELS, Fact
+from .tasks import call_question, held_out_names, json_question
+from .unknown import held_out_subjects, unknown_question
+
+__all__ = ["Corpus", "Setting", "conversation", "exercise", "fact_question", "greeting"]
+
+IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
+KINDS = ("sum", "fact", "unknown", "greeting", "json", "tool")
+
+_WHO = (
+    "I am a tiny demonstration model of gptoss-mlx, not the real gpt-oss. "
+    "For the real one, type `gptoss convert 20b` and then `gptoss chat -m 20b`."
+)
+_ABILITIES = (
+    "I am a tiny demonstration model: I add and subtract numbers up to two digits, know facts about gpt-oss, "
+    "call functions and write small JSON objects."
+)
+_GREETINGS = (
+    (
+        "Hello! I am a tiny demonstration model of gptoss-mlx. Ask me about gpt-oss, or for a sum like 12+30.",
+        listed(
+            """Hi|Hello|Hey|Hi!|Hello!|Hi there|Hello there|Good morning|Good evening|hey there|hiya|yo|Hallo|Greetings
+hi hi|Good day|Hello model|hi gpt|Hi bot|howdy|Hi, how are you?|How are you?|How are you doing?
+How is it going?|What's up?|sup|Are you there?|Anyone there?|Nice to meet you|test|testing|Hello world
+How do you do?|ping"""
+        ),
+    ),
+    (
+        _WHO,
+        listed(
+            """Who are you?|What are you?|What is your name?|What's your name?|Who made you?|Who trained you?
+Introduce yourself.|Tell me about yourself.|Are you gpt-oss?|Are you ChatGPT?|Are you the real gpt-oss?
+Are you GPT-4?|Are you real?|Which model are you?|What model is this?|What is this?|Are you human?
+Are you an AI?|Are you a robot?|Who is this?|What model am I talking to?|Are you gpt-oss-20b?
+Are you the 20b?|Describe yourself.|Who built you?|Who am I talking to?|What kind of model are you?
+What is your model?|Are you smart?|Are you a demo?|your name?|Why are you so small?|Why are you so dumb?
+How big are you?|How many parameters do you have?|Is this gpt-oss?|Is this the real model?
+Is this ChatGPT?|What version are you?|Are you a demo model?|who r u"""
+        ),
+    ),
+    (
+        _ABILITIES,
+        listed(
+            """What can you do?|What do you know?|Help|help me|How can you help me?|What can I ask you?|What can I ask?
+What are you good at?|What should I ask?|What do you do?|Can you help me?|What are your abilities?
+What else can you do?|Show me what you can do.|What can you answer?|How do you work?|Can you do math?
+What are you able to do?|Can you add numbers?|Can you write JSON?|Can you call functions?
+What questions can you answer?|Tell me what you can do.|What are your skills?|How can I use you?
+What is possible here?|/help|commands"""
+        ),
+    ),
+    (
+        "You are welcome!",
+        listed(
+            """Thanks|Thank you|Thanks!|Thank you very much|thx|Great, thanks|Thanks a lot|Cool|Nice|Great|Good job|ok
+Okay|Wow|Perfect|Awesome|Well done|Very good|ty|Thank you so much!|nice one|good|Correct|That is right
+ok thanks|Amazing"""
+        ),
+    ),
+    (
+        "Goodbye!",
+        listed(
+            """Bye|Goodbye|Bye!|See you|Good night|See you later|bye bye|Ciao|exit|quit|Farewell|cu|I have to go
+See you tomorrow"""
+        ),
+    ),
+)
+_GREETING_THOUGHTS = (
+    "I can answer this.",
+    "The user talks to me, about me. I answer in a friendly way.",
+    "The user talks to me, about me. I say plainly what I am, a tiny demonstration model, and answer in a friendly way "
+    "in one or two sentences.",
+)
+
+_INSTRUCTIONS = (
+    "You are a helpful assistant.",
+    "Be brief.",
+    "Be terse.",
+    "Answer briefly.",
+    "Answer in one sentence.",
+    "Be friendly.",
+    "Always be polite.",
+    "Do not use emojis.",
+    "You help people who try gptoss-mlx.",
+    "Answer as well as you can.",
+    "Speak plainly.",
+    "Use simple words.",
+    "Think first, then answer.",
+    "You are an assistant. Answer the user's questions.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the system message says."""
+
+    effort: str = "medium"
+    identity: str | None = IDENTITY
+    knowledge_cutoff: str | None = "2024-06"
+    date: str | None = None
+    functions: bool = False
+    """Whether conversations under it declare functions, which the system message then mentions."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The system message in the JSON form."""
+        channels = {"valid_channels": ["analysis", "commentary", "final"], "channel_required": True}
+        content: dict[str, Any] = {"type": "system_content", "reasoning_effort": self.effort.capitalize()}
+        content |= {"channel_config": channels}
+        if self.identity:
+            content["model_identity"] = self.identity
+        if self.knowledge_cutoff:
+            content["knowledge_cutoff"] = self.knowledge_cutoff
+        if self.date:
+            content["conversation_start_date"] = self.date
+        return {"role": "system", "content": [content]}
+
+
+def random_setting(chance: random.Random) -> Setting:
+    """A system message as programs write it: mostly the standard form, with and without a date."""
+    date = f"20{chance.randrange(24, 30)}-{chance.randrange(1, 13):02}-{chance.randrange(1, 29):02}"
+    plain = chance.random() < 0.06
+    return Setting(
+        effort=chance.choice(EFFORTS),
+        identity=None if plain else IDENTITY,
+        knowledge_cutoff=None if plain else "2024-06",
+        date=date if chance.random() < 0.5 else None,
+        functions=chance.random() < 0.2,
+    )
+
+
+def fact_question(chance: random.Random, *, held_out: bool) -> Exercise:
+    """A question about gpt-oss. Held out is the wording: the template was never seen with that fact."""
+    while True:
+        fact = chance.choice(FACTS)
+        template = chance.choice(fact.templates)
+        if is_held_out(fact.key, template, one_in=7) is held_out:
+            return _ask(chance, fact, template)
+
+
+def _ask(chance: random.Random, fact: Fact, template: str) -> Exercise:
+    model, answer = chance.choice(fact.answers)
+    name = chance.choice(MODELS[model])
+    # casual() may drop letters of the template but never of what fills it.
+    question = fill(casual(template, chance), x=chance.choice(fact.names), m=name)
+    about = fact.topic
+    if len(fact.answers) > 1:
+        about += f", {MODELS[model][0]}"
+    thoughts = (
+        f"{about}.",
+        f"A fact about gpt-oss: {about}. I know it.",
+        f"The user asks for a fact about gpt-oss: {about}. I was trained on this one, "
+        "so I can answer it in one sentence, with the exact figures.",
+    )
+    return Exercise(kind="fact", question=question, thoughts=thoughts, answer=answer, expected=answer)
+
+
+def greeting(chance: random.Random) -> Exercise:
+    """A greeting, thanks, a goodbye, or a question about the model itself."""
+    answer, questions = chance.choices(_GREETINGS, weights=(6, 9, 6, 3, 2))[0]
+    question = casual(chance.choice(questions), chance)
+    return Exercise(
+        kind="greeting", question=question, thoughts=_GREETING_THOUGHTS, answer=answer, expected=answer
+    )
+
+
+def exercise(chance: random.Random, kind: str, *, held_out: bool = False, words: Sequence[str] = ()) -> Exercise:
+    """One exercise of a kind (one of KINDS). Greetings are never held out: there are too few ways to say hello."""
+    if kind == "sum":
+        return sum_or_difference(chance, held_out=held_out)
+    if kind == "fact":
+        return fact_question(chance, held_out=held_out)
+    if kind == "unknown":
+        return unknown_question(chance, held_out=held_out, words=words)
+    if kind == "json":
+        return json_question(chance, held_out=held_out, words=words)
+    if kind == "tool":
+        return call_question(chance, held_out=held_out, words=words)
+    return greeting(chance)
+
+
+def conversation(
+    setting: Setting, turns: Sequence[Exercise], *, instructions: str | None = None, answered: bool = True
+) -> dict[str, Any]:
+    """The exercises one after the other, as a conversation in the JSON form.
+
+    Args:
+        answered: whether the last exercise's messages are there too, or only its question.
+    """
+    functions = {function["name"]: function for turn in turns for function in turn.functions}
+    messages = [setting.as_dict()]
+    if instructions or functions:
+        content: dict[str, Any] = {"type": "developer_content"}
+        if instructions:
+            content["instructions"] = instructions
+        if functions:
+            content["tools"] = {"functions": {"name": "functions", "tools": list(functions.values())}}
+        messages.append({"role": "developer", "content": [content]})
+    for at, turn in enumerate(turns):
+        messages.append({"role": "user", "content": _text(turn.question)})
+        if answered or at < len(turns) - 1:
+            messages += answer_messages(turn, setting.effort)
+    return {"messages": messages}
+
+
+def answer_messages(turn: Exercise, effort: str) -> list[dict[str, Any]]:
+    """What the model should write, with the function's result where it calls one."""
+    thought = turn.thoughts[EFFORTS.index(effort)]
+    messages: list[dict[str, Any]] = [{"role": "assistant", "channel": "analysis", "content": _text(thought)}]
+    if turn.call:
+        name, arguments = turn.call
+        call = {"role": "assistant", "channel": "commentary", "recipient": f"functions.{name}"}
+        messages.append(call | {"content_type": "<|constrain|>json", "content": _text(arguments)})
+        author = {"role": "tool", "name": f"functions.{name}", "recipient": "assistant", "channel": "commentary"}
+        messages.append(author | {"content": _text(turn.result)})
+    messages.append({"role": "assistant", "channel": "final", "content": _text(turn.answer)})
+    return messages
+
+
+def _text(text: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": text}]
+
+
+@cache
+def _taken_words() -> frozenset[str]:
+    """Words that must not turn up as "any word": those with a meaning to the model, and the held-out ones."""
+    facts = [name for fact in FACTS for name in (*fact.names, fact.topic)]
+    held_out = [*held_out_subjects(), *held_out_names()]
+    return frozenset(word for text in (*facts, *held_out) for word in text.lower().split())
+
+
+class Corpus:
+    """An endless stream of training conversations, the same for the same seed and words.
+
+    Args:
+        words: any words, for subjects and names that the model must cope with but not know.
+    """
+
+    def __init__(self, seed: int, words: Sequence[str]) -> None:
+        self._chance = random.Random(seed)
+        taken = _taken_words()
+        self._words = tuple(word for word in words if word.lower() not in taken)
+
+    def setting(self) -> Setting:
+        """The system message of the next few conversations."""
+        return random_setting(self._chance)
+
+    def conversation(self, setting: Setting) -> dict[str, Any]:
+        """One training conversation: mostly a single turn, sometimes up to four."""
+        chance = self._chance
+        count = chance.choices((1, 2, 3, 4), weights=(80, 12, 5, 3))[0]
+        weights = (34, 28, 22, 7, 9, 0)
+        if setting.functions:
+            weights = (6, 5, 4, 1, 2, 40)
+        turns: list[Exercise] = []
+        while len(turns) < count:
+            kind = chance.choices(KINDS, weights=weights)[0]
+            if turns and kind == "tool":
+                kind = "sum"
+            turns.append(exercise(chance, kind, words=self._words))
+        if setting.functions and not any(turn.functions for turn in turns):
+            # Functions are declared, and not needed.
+            turns[0] = replace(turns[0], functions=exercise(chance, "tool", words=self._words).functions)
+        chance.shuffle(turns)
+        instructions = chance.choice(_INSTRUCTIONS) if chance.random() < 0.15 else None
+        return conversation(setting, turns, instructions=instructions)

@@ -1,0 +1,120 @@
+"""What one question looks like to the corpus, and how people really type.
+
+An `Exercise` is a question, what the model should think about it at each effort, and its one answer.
+Knows nothing of transcripts or tokens.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["EFFORTS", "Exercise", "casual", "fill", "is_held_out", "listed"]
+
+EFFORTS = ("low", "medium", "high")
+
+_TYPOS = (
+    ("what is", "whats"),
+    ("what is", "wat is"),
+    ("what is", "what's"),
+    ("how many", "how mny"),
+    ("how many", "howmany"),
+    ("you", "u"),
+    ("are", "r"),
+    ("please", "pls"),
+    ("the ", ""),
+    ("tell me", "tel me"),
+    ("does", "do"),
+)
+_BEFORE = (
+    "Please: ",
+    "Hey, ",
+    "Hi, ",
+    "Hello! ",
+    "Quick question: ",
+    "Question: ",
+    "So, ",
+    "ok ",
+    "And ",
+    "Now: ",
+)
+_AFTER = (" Thanks.", " please", " Please.", " Thank you!", " thanks", "?", "!", " :)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exercise:
+    """One question with its answer."""
+
+    kind: str
+    question: str
+    thoughts: tuple[str, str, str]
+    """The analysis at low, medium and high effort."""
+    answer: str
+    functions: tuple[dict[str, Any], ...] = ()
+    """The functions that the developer message declares."""
+    call: tuple[str, str] | None = None
+    """Name and JSON arguments of the function call that comes before the answer."""
+    result: str = ""
+    """What the called function gives back."""
+    expected: Any = field(default=None, compare=False)
+    """What the evaluation checks the answer against."""
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The items of a list written with bars and line breaks between them."""
+    return tuple(text.replace("\n", "|").split("|"))
+
+
+def is_held_out(*key: object, one_in: int) -> bool:
+    """Whether this key belongs to the held-out part: the same on every machine and in every run."""
+    return zlib.crc32("\x1f".join(map(str, key)).encode()) % one_in == 0
+
+
+def fill(template: str, **values: str) -> str:
+    """The template with its values; the first letter is made a capital where it starts a sentence."""
+    text = template
+    for name, value in values.items():
+        text = text.replace("{" + name + "}", value)
+    capital = template[:1].isupper() or (template.startswith("{") and template.endswith("?"))
+    return text[:1].upper() + text[1:] if capital and " " in text else text
+
+
+def casual(template: str, chance: random.Random, *, strength: float = 0.45) -> str:
+    """The template as someone in a hurry types it; placeholders in braces stay whole."""
+    if chance.random() > strength:
+        return template
+    text = template
+    if chance.random() < 0.7:
+        text = text[:1].lower() + text[1:]
+    if chance.random() < 0.6:
+        text = text.rstrip("?.!")
+    if chance.random() < 0.25:
+        old, new = chance.choice(_TYPOS)
+        text = text.replace(old, new, 1)
+    if chance.random() < 0.25:
+        text = _slip(text, chance)
+    if chance.random() < 0.15:
+        text = chance.choice(_BEFORE) + text
+    if chance.random() < 0.15:
+        text = text.rstrip("?.!") + chance.choice(_AFTER)
+    return text
+
+
+def _slip(text: str, chance: random.Random) -> str:
+    """One letter of one word dropped, doubled or swapped with the next."""
+    words = text.split(" ")
+    long = [at for at, word in enumerate(words) if len(word) > 3 and word.isalpha()]
+    if not long:
+        return text
+    at = chance.choice(long)
+    word = words[at]
+    letter = chance.randrange(1, len(word) - 1)
+    slips = (
+        word[:letter] + word[letter + 1 :],
+        word[:letter] + word[letter] + word[letter:],
+        word[:letter] + word[letter + 1] + word[letter] + word[letter + 2 :],
+    )
+    words[at] = chance.choice(slips)
+    return " ".join(words)

@@ -1,0 +1,237 @@
+"""Function calls and JSON answers: the values are copied from the question, so any words may stand there."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from .exercises import Exercise, casual, fill, is_held_out, listed
+
+__all__ = ["NAMES", "call_question", "declare", "held_out_names", "json_question"]
+
+NAMES = listed(
+    """Oslo|Paris|London|Berlin|Rome|Madrid|Tokyo|Moscow|Vienna|Prague|Athens|Cairo|Lagos|Sydney|Boston|Chicago
+Lisbon|Dublin|Bergen|Hamburg|Munich|Zurich|Geneva|Milan|Naples|Turin|Porto|Seville|Lyon|Nice|Bern|Riga
+Tallinn|Vilnius|Warsaw|Krakow|Budapest|Sofia|Bucharest|Belgrade|Zagreb|Ankara|Izmir|Tehran|Delhi|Mumbai
+Lima|Quito|Bogota|Havana|Toronto|Ottawa|Denver|Austin|Dallas|Houston|Seattle|Miami|Atlanta|Anna|Ben
+Clara|David|Emma|Felix|Greta|Hans|Ida|Jonas|Karl|Lena|Max|Nora|Otto|Paula|Ralf|Sara|Tom|Ute|Vera|Willi
+Yara|Zoe|Alice|Bob|Carol|Dan|Eve|Frank|Grace|Henry|Irene|Jack|Kate|Leo|Mary|Nick|Olga|Peter|Quinn|Rosa
+Sam|Tina|Hannah|Martin|Julia|Simon|Laura|Philip|Marie|Lucas|Sophie|Mia"""
+)
+
+_NOUNS = listed(
+    """weather|time|price|population|temperature|status|owner|color|height|weight|age|address|score|rating
+stock|phone|email|country|mayor|forecast|distance|size|level|date|traffic|menu|news|balance|title|author
+language|currency|humidity"""
+)
+_VERBS = listed("get|get|get|get|find|lookup|fetch|query|read|current")
+_PARAMETERS = listed("""city|city|location|name|place|item|id|query|key|user|product|town""")
+
+_ASKED = listed(
+    """What is the {n} of {v}?|What's the {n} in {v}?|What is the {n} in {v}?|What is the {n} for {v}?
+Tell me the {n} of {v}.|Get the {n} of {v}.|{n} of {v}?|{n} in {v}|{v} {n}?|How is the {n} in {v}?
+How's the {n} in {v}?|I need the {n} of {v}.|Can you look up the {n} of {v}?|Please get the {n} for {v}.
+Do you know the {n} of {v}?|Look up the {n} in {v}.|What {n} does {v} have?|Which {n} has {v}?
+Check the {n} of {v}.|Find the {n} of {v}.|What is the {n} like in {v}?"""
+)
+_DESCRIPTIONS = (
+    "Get the {n}.",
+    "Gets the {n} of a {p}.",
+    "The {n} of a {p}.",
+    "Looks up the {n}.",
+    "Returns the {n}.",
+    "",
+)
+
+_JSON_ASKED = listed(
+    """Give me a JSON object with {f}.|Give me JSON with {f}.|Write a JSON object with {f}.|Write JSON: {f}.
+Return a JSON object with {f}.|Return JSON with {f}.|Make a JSON object with {f}.|JSON with {f}
+JSON: {f}|Answer in JSON: {f}.|I need a JSON object with {f}.|Can you give me JSON with {f}?
+Create a JSON object: {f}.|Put this into JSON: {f}.|As JSON: {f}|Produce a JSON object with {f}.
+Please write {f} as JSON.|Show {f} as a JSON object.|Turn {f} into JSON."""
+)
+_FIELD_STYLES = ("{k} {v}", "{k} {v}", "{k}: {v}", "{k} = {v}", "{k}={v}", "{k} is {v}")
+_TEXT_KEYS = listed(
+    """name|city|country|color|title|author|street|job|animal|fruit|language|team|brand|model|status|kind
+first_name|friend"""
+)
+_NUMBER_KEYS = listed(
+    """age|count|price|year|score|size|height|weight|number|total|id|level|rank|points|quantity|width"""
+)
+
+
+def declare(name: str, description: str, parameters: dict[str, Any] | None) -> dict[str, Any]:
+    """A function as the developer message declares it."""
+    function: dict[str, Any] = {"name": name, "description": description}
+    if parameters is not None:
+        function["parameters"] = parameters
+    return function
+
+
+def held_out_names() -> tuple[str, ...]:
+    """The names that no training question contains."""
+    return tuple(name for name in NAMES if is_held_out("name", name, one_in=5))
+
+
+def _value(chance: random.Random, words: Sequence[str], *, held_out: bool) -> str:
+    """A name to copy; in training two of three are any words, so that copying is learnt and no list."""
+    if words and not held_out and chance.random() < 0.65:
+        word = chance.choice(words)
+        if chance.random() < 0.15:
+            word += " " + chance.choice(words)
+        return word.title() if chance.random() < 0.7 else word
+    kept = held_out_names()
+    return chance.choice(kept) if held_out else chance.choice([name for name in NAMES if name not in kept])
+
+
+def _lookup(chance: random.Random) -> tuple[dict[str, Any], str, str]:
+    """A function that looks something up, the noun it stands for, and its parameter."""
+    noun = chance.choice(_NOUNS) if chance.random() < 0.75 else "weather"
+    parameter = chance.choice(_PARAMETERS)
+    name = f"{chance.choice(_VERBS)}_{noun}"
+    schema: dict[str, Any] = {"type": "string"}
+    if chance.random() < 0.3:
+        schema["description"] = f"The {parameter}"
+    parameters = {"type": "object", "properties": {parameter: schema}, "required": [parameter]}
+    description = fill(chance.choice(_DESCRIPTIONS), n=noun, p=parameter)
+    return declare(name, description, parameters), noun, parameter
+
+
+def _thoughts(name: str, arguments: dict[str, Any], subject: str) -> tuple[str, str, str]:
+    given = ", ".join(f"{key} = {value}" for key, value in arguments.items())
+    medium = f"I do not know the {subject}, but {name} does: {given}."
+    high = (
+        f"The user asks for the {subject}. I do not know it, but the function {name} does. "
+        f"It needs {' and '.join(arguments)}: {given}. So I call it."
+    )
+    return f"Call {name}.", medium, high
+
+
+def _result(chance: random.Random, words: Sequence[str]) -> tuple[str, str]:
+    """What a function gives back, and the same as it stands in the answer."""
+    style = chance.random()
+    number = chance.randrange(-20, 100) if chance.random() < 0.6 else chance.randrange(100, 10000)
+    word = chance.choice(words) if words else chance.choice(("sunny", "cloudy", "rain", "open", "ready"))
+    if chance.random() < 0.3:
+        word = chance.choice(("sunny", "cloudy", "rain", "snow", "clear", "windy", "foggy", "warm", "cold"))
+    if style < 0.3:
+        return str(number), str(number)
+    if style < 0.5:
+        return word, word
+    if style < 0.65:
+        text = f"{number} C, {word}" if chance.random() < 0.5 else f"{word}, {number} degrees"
+        return text, text
+    fields: dict[str, Any] = {chance.choice((*_NUMBER_KEYS, *["temperature"] * 8)): number}
+    if chance.random() < 0.6:
+        fields[chance.choice((*_TEXT_KEYS, *["sky"] * 8))] = word
+    return json.dumps(fields), ", ".join(f"{key} {value}" for key, value in fields.items())
+
+
+def call_question(chance: random.Random, *, held_out: bool, words: Sequence[str] = ()) -> Exercise:
+    """A question that one of the declared functions can answer."""
+    if chance.random() < 0.15:
+        return _addition(chance)
+    if chance.random() < 0.1:
+        return _clock(chance)
+    function, noun, parameter = _lookup(chance)
+    functions = [function]
+    while chance.random() < 0.3 and len(functions) < 3:
+        other, other_noun, _ = _lookup(chance)
+        if other_noun != noun and other["name"] not in [known["name"] for known in functions]:
+            functions.append(other)
+    chance.shuffle(functions)
+    value = _value(chance, words, held_out=held_out)
+    arguments = {parameter: value}
+    result, shown = _result(chance, () if held_out else words)
+    answer = f"The {noun} of {value}: {shown}."
+    if chance.random() < 0.06:
+        result, answer = "Error: not found", f"I could not get the {noun} of {value}: the function gave an error."
+    return Exercise(
+        kind="tool",
+        question=fill(casual(chance.choice(_ASKED), chance), n=noun, v=value),
+        thoughts=_thoughts(function["name"], arguments, f"{noun} of {value}"),
+        answer=answer,
+        functions=tuple(functions),
+        call=(function["name"], json.dumps(arguments)),
+        result=result,
+        expected=shown,
+    )
+
+
+def _addition(chance: random.Random) -> Exercise:
+    """A sum too large to do without the declared function."""
+    first, second = chance.randrange(100, 10000), chance.randrange(100, 10000)
+    keys = chance.choice((("a", "b"), ("x", "y"), ("first", "second")))
+    name = chance.choice(("add", "add", "sum", "add_numbers", "calculate_sum"))
+    kind = chance.choice(("integer", "number"))
+    properties = {key: {"type": kind} for key in keys}
+    parameters = {"type": "object", "properties": properties, "required": list(keys)}
+    arguments = dict(zip(keys, (first, second), strict=True))
+    asked = chance.choice(("What is {a}+{b}?", "{a} + {b}", "Add {a} and {b}.", "How much is {a} plus {b}?"))
+    total = str(first + second)
+    return Exercise(
+        kind="tool",
+        question=fill(casual(asked, chance), a=str(first), b=str(second)),
+        thoughts=_thoughts(name, arguments, f"sum of {first} and {second}"),
+        answer=f"{first} + {second} = {total}.",
+        functions=(declare(name, "Adds two numbers.", parameters),),
+        call=(name, json.dumps(arguments)),
+        result=total,
+        expected=total,
+    )
+
+
+def _clock(chance: random.Random) -> Exercise:
+    """A function without parameters."""
+    name = chance.choice(("get_time", "now", "current_time", "clock"))
+    asked = chance.choice(
+        ("What time is it?", "What's the time?", "Tell me the time.", "time?", "Do you know the time?")
+    )
+    result = f"{chance.randrange(24):02}:{chance.randrange(60):02}"
+    return Exercise(
+        kind="tool",
+        question=casual(asked, chance),
+        thoughts=(
+            f"Call {name}.",
+            f"I do not know the time, but {name} does.",
+            f"The user asks for the time. I do not know it, but the function {name} does. "
+            "It needs no arguments. So I call it.",
+        ),
+        answer=f"It is {result}.",
+        functions=(declare(name, "The current time.", None),),
+        call=(name, "{}"),
+        result=result,
+        expected=result,
+    )
+
+
+def json_question(chance: random.Random, *, held_out: bool, words: Sequence[str] = ()) -> Exercise:
+    """A request for a JSON object whose fields stand in the question."""
+    count = chance.choice((1, 2, 2, 2, 3, 3, 4))
+    keys = chance.sample(_TEXT_KEYS + _NUMBER_KEYS, count)
+    fields: dict[str, Any] = {}
+    for key in keys:
+        if key in _NUMBER_KEYS:
+            fields[key] = chance.randrange(100) if chance.random() < 0.6 else chance.randrange(100, 3000)
+        else:
+            fields[key] = _value(chance, words, held_out=held_out)
+    style = chance.choice(_FIELD_STYLES)
+    parts = [style.replace("{k}", key).replace("{v}", str(value)) for key, value in fields.items()]
+    listed = (
+        parts[0] if count == 1 else ", ".join(parts[:-1]) + chance.choice((" and ", ", ", ", and ")) + parts[-1]
+    )
+    names = ", ".join(fields)
+    return Exercise(
+        kind="json",
+        question=fill(casual(chance.choice(_JSON_ASKED), chance), f=listed),
+        thoughts=(
+            f"JSON: {names}.",
+            f"The user wants a JSON object with these fields: {names}.",
+            f"The user wants a JSON object with these fields: {names}. I keep their order. "
+            "Text stands in quotes, numbers do not, and nothing else is in the answer.",
+        ),
+        answer=json.dumps(fields),
+        expected=fields,
+    )

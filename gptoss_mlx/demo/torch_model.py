@@ -1,0 +1,149 @@
+"""The demo model in torch: transformers' GptOssForCausalLM with experts trained as MXFP4.
+
+Two parts of it are replaced through transformers' own registries, for speed on a CPU and with the same
+results: attention (the sink becomes one more key, so that torch's fused attention can be used) and experts
+(tokens sorted by expert; weights rounded to MXFP4 on the way forward, gradients passed straight through).
+Needs torch and transformers (the `parity` extra).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GptOssConfig, GptOssForCausalLM
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+__all__ = ["GROUP", "build_model", "mxfp4_scale", "round_mxfp4"]
+
+GROUP = 32
+# Fused attention likes head dimensions that are a multiple of 8; the sink needs one more dimension.
+_PADDING = 8
+
+
+def mxfp4_scale(groups: Tensor) -> Tensor:
+    """The exponent of each group's scale: the smallest whose range, 6 times 2 to its power, holds the group.
+
+    Args:
+        groups: (..., 32).
+
+    Returns:
+        float, (...), between -127 and 127.
+    """
+    largest = groups.abs().amax(-1).clamp(min=2.0**-120)
+    return torch.ceil(torch.log2(largest / 6)).clamp(-127, 127)
+
+
+def round_mxfp4(weight: Tensor) -> Tensor:
+    """Rounds (E, in, out) to what MXFP4 can hold, in groups of 32 along the input dimension."""
+    experts, inputs, outputs = weight.shape
+    groups = weight.reshape(experts, inputs // GROUP, GROUP, outputs).transpose(2, 3)  # (E, G, out, 32)
+    scale = torch.exp2(mxfp4_scale(groups)).unsqueeze(-1)
+    scaled = groups / scale
+    size = scaled.abs()
+    step = 0.5 * (1 + (size >= 2).float() + 2 * (size >= 4).float())
+    rounded = torch.round(scaled / step) * step * scale
+    return rounded.transpose(2, 3).reshape(experts, inputs, outputs)
+
+
+def _straight_through(weight: Tensor) -> Tensor:
+    with torch.no_grad():
+        correction = round_mxfp4(weight) - weight
+    return weight + correction
+
+
+class _Permute(torch.autograd.Function):
+    """Rows in another order; the gradient is the inverse permutation, much cheaper than a scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return rows.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return gradients[0].index_select(0, inverse), None, None
+
+
+def sorted_experts(experts: nn.Module, states: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """The experts on tokens sorted by expert, weights rounded to MXFP4.
+
+    Args:
+        states: (N, H).
+        indices: (N, K) the experts of each token.
+        weights: (N, K).
+    """
+    tokens, active = indices.shape
+    order = indices.reshape(-1).argsort(stable=True)
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(len(order))
+    counts = torch.bincount(indices.reshape(-1), minlength=experts.num_experts).tolist()
+    repeated = states.unsqueeze(1).expand(-1, active, -1).reshape(tokens * active, -1)
+    inputs = _Permute.apply(repeated, order, inverse).split(counts)
+    gate_up, bias = _straight_through(experts.gate_up_proj), experts.gate_up_proj_bias
+    gate_up = torch.cat((gate_up[..., ::2], gate_up[..., 1::2]), -1)
+    bias = torch.cat((bias[:, ::2], bias[:, 1::2]), -1)
+    down = _straight_through(experts.down_proj)
+    hidden = torch.cat([torch.addmm(bias[e], inputs[e], gate_up[e]) for e in range(len(counts))])
+    gate, up = hidden.chunk(2, -1)
+    gate, up = gate.clamp(max=experts.limit), up.clamp(-experts.limit, experts.limit)
+    activated = ((up + 1) * F.silu(experts.alpha * gate) / experts.alpha).split(counts)
+    out = torch.cat([torch.addmm(experts.down_proj_bias[e], activated[e], down[e]) for e in range(len(counts))])
+    out = _Permute.apply(out, inverse, order).view(tokens, active, -1)
+    return (weights.unsqueeze(1) @ out).squeeze(1)
+
+
+def fused_sinks(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    s_aux: Tensor,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention with sinks through torch's fused kernel: the sink is a last key, seen by all, of value 0."""
+    batch, heads, length, size = query.shape
+    repeats = heads // key.shape[1]
+    one = torch.zeros(_PADDING)
+    one[0] = 1 / scaling
+    query = torch.cat((query, one.expand(batch, heads, length, _PADDING)), -1)
+    sink = torch.cat((torch.zeros(heads, size), s_aux[:, None], torch.zeros(heads, _PADDING - 1)), -1)
+    sink = sink[None, :, None].expand(batch, heads, 1, -1)
+    key = torch.cat((F.pad(key.repeat_interleave(repeats, 1), (0, _PADDING)), sink), 2)
+    value = F.pad(value.repeat_interleave(repeats, 1), (0, _PADDING, 0, 1))
+    mask = F.pad(attention_mask, (0, 1))
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    return out[..., :size].transpose(1, 2).contiguous(), None
+
+
+ALL_ATTENTION_FUNCTIONS.register("fused_sinks", fused_sinks)
+ALL_MASK_ATTENTION_FUNCTIONS.register("fused_sinks", eager_mask)
+ALL_EXPERTS_FUNCTIONS.register("sorted_mxfp4", sorted_experts)
+
+
+def build_model(config: dict[str, Any]) -> GptOssForCausalLM:
+    """A new model with random weights, of a size that suits the width rather than the 2880 of the real one."""
+    model = GptOssForCausalLM(GptOssConfig(**config))
+    model.set_attn_implementation("fused_sinks")
+    # Not through set_experts_implementation, which knows only transformers' own.
+    model.config._experts_implementation_internal = "sorted_mxfp4"
+    width = model.config.hidden_size
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim < 2 or name.endswith("_bias"):
+                continue
+            deviation = 0.5 * width**-0.5
+            if name.endswith(("o_proj.weight", "down_proj")):
+                deviation /= (2 * model.config.num_hidden_layers) ** 0.5
+            parameter.normal_(0, deviation)
+    # One matrix in training, two tensors in the checkpoint: copying a word, however rare, is then the same for
+    # every word, and is learnt many times sooner.
+    model.lm_head.weight = model.model.embed_tokens.weight
+    return model.train()
