@@ -8,6 +8,7 @@ few in this file. Nothing here, or before here, is ever read as markup.
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -101,6 +102,11 @@ class Terminal:
             yield
         finally:
             self._emit(self._erase() + _SHOW_CURSOR)
+
+    def copy(self, text: str) -> None:
+        """Ask the terminal to put ``text`` on its clipboard (OSC 52: base64, so it carries no escapes)."""
+        if self.interactive:
+            self._emit(f"{_ESC}]52;c;{base64.b64encode(text.encode()).decode()}\x07")
 
     def flush(self) -> None:
         self._stream.flush()

@@ -1,0 +1,199 @@
+"""The ``gptoss`` command: its subcommands and their flags. What they do is imported when they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import convert
+from .edge import EdgeGroup
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="gptoss",
+    cls=EdgeGroup,
+    help="Run OpenAI's gpt-oss on your Mac.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Where settings come from.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+Model = Annotated[
+    str | None,
+    typer.Option("-m", "--model", help="demo, 20b, 120b, a converted model, a directory or a Hub repository."),
+]
+Effort = Annotated[str | None, typer.Option("-e", "--effort", help="How long to think: low, medium or high.")]
+System = Annotated[str | None, typer.Option("-s", "--system", help="Instructions that hold for the whole chat.")]
+Temperature = Annotated[float | None, typer.Option(help="0 is greedy; the model was made for 1.")]
+TopP = Annotated[float | None, typer.Option(help="Sample from the smallest set of tokens with this probability.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Stop after so many tokens, thinking included.")]
+Think = Annotated[str | None, typer.Option(help="Thinking: show, dim, collapse or hide.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .doctor import show_version
+
+        show_version()
+        raise typer.Exit
+
+
+@app.callback()
+def gptoss(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show versions and device.")
+    ] = False,
+) -> None:
+    """Run OpenAI's gpt-oss on your Mac."""
+
+
+@app.command()
+def chat(
+    session: Annotated[
+        str | None, typer.Argument(help="With --resume: which chat; the last one if left out.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("-r", "--resume", help="Go on with a saved chat.")] = False,
+    list_: Annotated[bool, typer.Option("-l", "--list", help="List the saved chats.")] = False,
+    model: Model = None,
+    effort: Effort = None,
+    system: System = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    max_tokens: MaxTokens = None,
+    think: Think = None,
+) -> None:
+    """Chat in the terminal."""
+    from ..errors import InvalidRequest
+    from .settings import load_settings
+
+    if session is not None and not resume:
+        raise InvalidRequest(f"{session!r}: to go on with a saved chat: gptoss chat --resume {session}")
+    if list_:
+        from .sessions import show_list
+
+        show_list()
+        return
+    settings = load_settings(
+        model=model,
+        effort=effort,
+        system=system,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        max_tokens=max_tokens,
+        think=think,
+    )
+    from .chat import start_chat
+
+    start_chat(settings, resume=(session or "") if resume else None)
+
+
+@app.command()
+def run(
+    question: Annotated[list[str] | None, typer.Argument(help="The question; words are joined.")] = None,
+    file: Annotated[list[Path] | None, typer.Option("-f", "--file", help="A file as context; repeatable.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the whole reply as one JSON object.")] = False,
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="Print the events as they come, one JSON object a line.")
+    ] = False,
+    schema: Annotated[Path | None, typer.Option(help="A JSON schema that the answer is asked to follow.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End the answer at this text; repeatable.")] = None,
+    model: Model = None,
+    effort: Effort = None,
+    system: System = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    max_tokens: MaxTokens = None,
+    think: Think = None,
+) -> None:
+    """Answer one question: the answer on standard output, thinking on standard error."""
+    from .run import Request, answer
+    from .settings import load_settings
+
+    settings = load_settings(
+        model=model,
+        effort=effort,
+        system=system,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        max_tokens=max_tokens,
+        think=think,
+    )
+    request = Request(
+        question=" ".join(question or ()),
+        files=tuple(file or ()),
+        form="json" if json else "jsonl" if jsonl else "text",
+        schema=schema,
+        stop=tuple(stop or ()),
+    )
+    answer(request, settings)
+
+
+@app.command()
+def models(
+    action: Annotated[str | None, typer.Argument(help="rm, to delete converted models.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Which.")] = None,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+) -> None:
+    """List the models on this disk, or delete some: gptoss models rm NAME."""
+    from ..errors import InvalidRequest
+    from .models import remove_models, show_models
+
+    if action is None:
+        show_models()
+    elif action == "rm" and names:
+        remove_models(names, confirmed=yes)
+    else:
+        raise InvalidRequest("gptoss models lists them; gptoss models rm NAME deletes one")
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="As for chat; 20b and 120b need not be downloaded.")] = "20b",
+    json: Annotated[bool, typer.Option("--json", help="As a JSON object.")] = False,
+) -> None:
+    """Show a model's architecture, what memory it needs, and whether this machine has it."""
+    from .info import show_info
+
+    show_info(model, as_json=json)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine: versions, device, memory, models, and a short self-test."""
+    from .doctor import examine
+
+    examine()
+
+
+@config_app.command("path")
+def config_path() -> None:
+    """Print the path of the settings file."""
+    from .doctor import show_config_path
+
+    show_config_path()
+
+
+@config_app.command("show")
+def config_show() -> None:
+    """Show every setting and where it comes from."""
+    from .doctor import show_config
+
+    show_config()
+
+
+convert.register(app)
+
+
+def main() -> None:
+    """The entry point."""
+    app()

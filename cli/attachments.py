@@ -1,0 +1,49 @@
+"""Files that go with a question, as text the model can tell apart from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import InvalidRequest
+
+__all__ = ["read_file", "with_files"]
+
+_LARGEST = 4 * 1024**2
+
+
+def with_files(question: str, paths: Iterable[Path]) -> str:
+    """``question`` after the contents of the files.
+
+    Raises:
+        InvalidRequest: a file that cannot be read or is no text.
+    """
+    parts = [f"File {path.name}:\n\n{_fenced(read_file(path))}" for path in paths]
+    return "\n\n".join([*parts, question])
+
+
+def read_file(path: Path) -> str:
+    """A text file's content.
+
+    Raises:
+        InvalidRequest: it cannot be read, is larger than 4 MB, or is no UTF-8 text.
+    """
+    try:
+        with path.expanduser().open("rb") as file:
+            content = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise InvalidRequest(f"{path}: {error.strerror or error}") from error
+    if len(content) > _LARGEST:
+        raise InvalidRequest(f"{path}: is larger than 4 MB, more than any context holds")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{path}: is not UTF-8 text (byte {error.start})") from error
+
+
+def _fenced(text: str) -> str:
+    """``text`` in a fence that nothing in it closes."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}\n{text.rstrip()}\n{fence}"

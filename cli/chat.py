@@ -1,0 +1,281 @@
+"""``gptoss chat``: questions in, answers out, until the user leaves.
+
+Holds the session: the model that loads in the background, the conversation, where it is saved. Commands are
+in `commands`, reading in `prompt`, drawing in `turn`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ..errors import GptOssError
+from ..events import Reply
+from .edge import INTERRUPTED, error_line
+from .first_start import choose_model
+from .loading import Loader
+from .sessions import find_chat, make_title, new_chat_path
+from .settings import Settings, ThinkMode, data_path
+from .spans import DIM, RED, YELLOW, Span
+from .stats import SessionStats, memory_in_use, reply_line
+from .terminal import Terminal
+
+if TYPE_CHECKING:
+    from ..chat import Chat, Stream
+    from ..engine import GptOss
+    from .prompt import Reader
+
+__all__ = ["ChatSession", "start_chat"]
+
+_TWICE = 2.0
+"""Seconds within which a second Ctrl-C leaves."""
+
+
+def start_chat(settings: Settings, resume: str | None) -> None:
+    """Chat until the user leaves. ``resume``: the name of a saved chat, empty for the last one."""
+    terminal = Terminal(sys.stdout)
+    path = find_chat(resume) if resume is not None else None
+    interactive = terminal.interactive and sys.stdin.isatty()
+    model = choose_model(settings.model, terminal, interactive)
+    session = ChatSession(terminal, Loader(model), settings, interactive)
+    try:
+        if path is not None:
+            session.open_chat(path)
+        raise typer.Exit(session.talk())
+    finally:
+        session.loader.close()
+
+
+class ChatSession:
+    """One sitting at the terminal."""
+
+    def __init__(self, terminal: Terminal, loader: Loader, settings: Settings, interactive: bool) -> None:
+        self.terminal = terminal
+        self.errors = Terminal(sys.stderr)
+        self.loader = loader
+        self.settings = settings
+        self.interactive = interactive
+        self.think: ThinkMode = settings.think
+        self.effort = settings.effort
+        self.system = settings.system
+        self.stats = SessionStats()
+        self.path: Path | None = None
+        self.typed = ""
+        """What the next prompt starts with."""
+        self.editing = False
+        """The next question replaces the last one."""
+        self.attachments: list[Path] = []
+        self.leaving = False
+        self._chat: Chat | None = None
+        self._interrupted_at = -_TWICE
+
+    # The conversation.
+
+    @property
+    def model(self) -> GptOss:
+        """The model, waited for if need be."""
+        return self.loader.wait(self.terminal)
+
+    @property
+    def chat(self) -> Chat:
+        """The conversation; begun when first needed."""
+        if self._chat is None:
+            self._chat = self.model.chat(
+                instructions=self.system,
+                effort=self.effort,
+                sampling=self.settings.sampling(),
+                date=datetime.date.today().isoformat(),
+            )
+        return self._chat
+
+    @property
+    def has_chat(self) -> bool:
+        """Whether there is a conversation to speak of."""
+        return self._chat is not None
+
+    def use_chat(self, chat: Chat | None, path: Path | None) -> None:
+        """Go on with another conversation; None: with a new one."""
+        self._chat, self.path, self.editing = chat, path, False
+        if chat is not None:
+            self.effort, self.system = chat.effort, chat.instructions
+
+    def open_chat(self, path: Path) -> None:
+        """Go on with a saved conversation, and show where it stood."""
+        from .transcript import show_last_turn
+
+        chat = self.model.load_chat(path)
+        self.use_chat(chat, path)
+        show_last_turn(chat, self.terminal)
+
+    def use_model(self, reference: str) -> None:
+        """Go on with another model; the conversation stays."""
+        loader = Loader(reference)
+        model = loader.wait(self.terminal)
+        if self._chat is not None:
+            path = self.path or new_chat_path()
+            self._chat.save(path)
+            self.use_chat(model.load_chat(path), path)
+        self.loader.close()
+        self.loader = loader
+
+    def save(self) -> None:
+        """Save the conversation where it belongs. A failure is said and does not end the chat."""
+        if self._chat is None or not self._chat.messages:
+            return
+        try:
+            self.path = self.path or new_chat_path()
+            self._chat.save(self.path)
+        except (GptOssError, OSError) as error:
+            self.complain(f"not saved: {error_line(error)}")
+
+    # The loop.
+
+    def talk(self) -> int:
+        """Question after question; the exit code."""
+        from .commands import Commands
+
+        commands = Commands(self)
+        reader = self._reader(commands)
+        if self.interactive:
+            self.say(f"{self.loader.reference} · /help for commands · Ctrl-D leaves")
+        while not self.leaving:
+            try:
+                typed, self.typed = self.typed, ""
+                question = reader.read(typed)
+            except EOFError:
+                break
+            except KeyboardInterrupt:
+                if self._interrupted_twice():
+                    return INTERRUPTED
+                self.editing = False
+                self.say("Ctrl-C again, or Ctrl-D, leaves")
+                continue
+            try:
+                self._handle(question, commands.handle)
+            except KeyboardInterrupt:
+                if self._interrupted_twice():
+                    return INTERRUPTED
+                self.typed = self.typed or question
+        return 0
+
+    def _handle(self, question: str, command: Callable[[str], None]) -> None:
+        """One line of the user's: a command or a question. Errors are shown; those of loading end the chat."""
+        try:
+            if question.startswith("/") and not question.startswith("//"):
+                command(question)
+            elif question.strip():
+                self.ask(question.removeprefix("/") if question.startswith("//") else question)
+        except (GptOssError, OSError) as error:
+            if not self.loader.ready or not self.interactive:
+                raise
+            self.complain(error_line(error))
+
+    def ask(self, question: str) -> None:
+        """Send a question, with the files that wait to go with it, and show the answer."""
+        from .attachments import with_files
+
+        text = with_files(question, self.attachments)
+        chat = self.chat
+        if self.editing:
+            chat.undo()
+        self.editing = False
+        if not chat.title:
+            chat.title = make_title(question)
+        self.attachments.clear()
+        self.show(chat.stream(text))
+
+    def show(self, stream: Stream, save: bool = True) -> Reply:
+        """Show an answer as it comes, save the conversation, say what it took."""
+        reply = self._show_interactive(stream) if self.interactive else self._show_plain(stream)
+        self.stats.replies.append(reply)
+        if save:
+            self.save()
+        self._remarks(reply)
+        return reply
+
+    def _show_interactive(self, stream: Stream) -> Reply:
+        from .keyboard import Keyboard
+        from .turn import TurnView, show_live
+
+        view, keyboard = TurnView(self.think), Keyboard()
+        try:
+            reply = show_live(stream, self.terminal, keyboard, view)
+        except KeyboardInterrupt:
+            self._interrupted_at = -_TWICE
+            self.save()
+            self.leaving = True
+            raise typer.Exit(INTERRUPTED) from None
+        self.think = view.think
+        self.typed = keyboard.typed()
+        if reply.finish_reason == "cancelled":
+            self._interrupted_at = time.monotonic()
+        return reply
+
+    def _show_plain(self, stream: Stream) -> Reply:
+        from .printing import show_plain
+
+        return show_plain(stream, self.terminal, self.errors, "hide" if self.think == "collapse" else self.think)
+
+    def _remarks(self, reply: Reply) -> None:
+        if reply.finish_reason == "cancelled":
+            self.say("interrupted; /continue goes on, /retry begins again", YELLOW)
+        elif reply.finish_reason == "length":
+            self.say("cut off (finish_reason: length); /continue goes on", YELLOW)
+        if self.interactive:
+            chat = self.chat
+            self.say(reply_line(reply, chat.context_used, chat.context_limit, memory_in_use()))
+            self.terminal.line()
+
+    def _reader(self, commands: object) -> Reader:
+        from .prompt import ChatPrompt, LineReader
+
+        if not self.interactive:
+            return LineReader()
+        from .commands import Commands
+
+        assert isinstance(commands, Commands)
+        prompt = ChatPrompt(
+            commands,
+            data_path("history"),
+            toolbar=self.status,
+            toggle_thinking=self.toggle_thinking,
+            when_ready=lambda: self.loader.start(when_failed=prompt.fail),
+        )
+        return prompt
+
+    def _interrupted_twice(self) -> bool:
+        now = time.monotonic()
+        twice, self._interrupted_at = now - self._interrupted_at < _TWICE, now
+        return twice
+
+    # What the user is told.
+
+    def status(self) -> str:
+        """The line below the prompt."""
+        parts = [self.loader.reference, f"effort {self.effort}", f"thinking {self.think}"]
+        if self.editing:
+            parts.append("editing the last question")
+        if self.attachments:
+            parts.append(f"{len(self.attachments)} files attached")
+        if self._chat is not None:
+            parts.append(f"{self._chat.context_used:,} of {self._chat.context_limit:,} tokens")
+        return " · ".join(parts)
+
+    def toggle_thinking(self) -> None:
+        """Ctrl-T: write thinking out, or only show it while it lasts."""
+        self.think = "collapse" if self.think in ("show", "dim") else "dim"
+
+    def say(self, text: str, style: str = DIM) -> None:
+        """A remark of the program's own; in a script's output there are none."""
+        target = self.terminal if self.interactive else self.errors
+        target.rows([(Span(line, style),) for line in text.split("\n")])
+
+    def complain(self, text: str) -> None:
+        """Something went wrong, and the chat goes on."""
+        self.terminal.rows([(Span("error: ", RED), Span(text))])

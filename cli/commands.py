@@ -1,0 +1,321 @@
+"""What may follow a slash: one table of commands, read by the dispatcher, by /help and by the completer."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidRequest
+from .settings import EFFORTS, THINK_MODES, as_effort, as_think_mode
+from .spans import BOLD, CYAN, DIM, GREEN, Row, Span, clip
+
+if TYPE_CHECKING:
+    from .chat import ChatSession
+
+__all__ = ["COMMANDS", "Command", "Commands"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One command."""
+
+    name: str
+    usage: str = ""
+    """What may follow it."""
+    summary: str
+    act: Callable[[ChatSession, str], None]
+    values: tuple[str, ...] = ()
+    path: bool = False
+
+
+class Commands:
+    """The commands of one session."""
+
+    def __init__(self, session: ChatSession) -> None:
+        self._session = session
+
+    def handle(self, line: str) -> None:
+        """Do what ``line`` says.
+
+        Raises:
+            InvalidRequest: there is no such command, or not with this argument.
+        """
+        name, _, argument = line[1:].strip().partition(" ")
+        command = _find(name)
+        command.act(self._session, argument.strip())
+
+    def names(self) -> Iterable[tuple[str, str]]:
+        return [(command.name, command.summary) for command in COMMANDS.values()]
+
+    def values(self, name: str) -> Iterable[str]:
+        if name == "help":
+            return COMMANDS
+        if name == "load":
+            from .sessions import saved_chats
+
+            return [chat.name for chat in saved_chats()]
+        if name == "model":
+            from ..hub import list_models
+
+            return [model.name for model in list_models()]
+        return COMMANDS[name].values if name in COMMANDS else ()
+
+    def takes_path(self, name: str) -> bool:
+        return name in COMMANDS and COMMANDS[name].path
+
+
+def _find(name: str) -> Command:
+    if name in COMMANDS:
+        return COMMANDS[name]
+    beginning = [command for command in COMMANDS if command.startswith(name)] if name else []
+    if len(beginning) == 1:
+        return COMMANDS[beginning[0]]
+    nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5) or beginning
+    hint = f"did you mean /{nearest[0]}?" if nearest else "/help lists them"
+    raise InvalidRequest(f"/{name}: no such command; {hint} (// sends a slash)")
+
+
+def _help(session: ChatSession, argument: str) -> None:
+    chosen = [_find(argument.removeprefix("/"))] if argument else list(COMMANDS.values())
+    width = max(len(f"{command.name} {command.usage}") for command in chosen) + 2
+    rows: list[Row] = []
+    for command in chosen:
+        gap = " " * (width - len(f"{command.name} {command.usage}"))
+        rows.append((Span(f"/{command.name}", CYAN), Span(f" {command.usage}{gap}", DIM), Span(command.summary)))
+    if not argument:
+        keys = "Enter sends · Ctrl-J or Alt-Enter: new line · Ctrl-R: search · Ctrl-X Ctrl-E: $EDITOR"
+        rows += [
+            (),
+            (Span(keys, DIM),),
+            (Span("Ctrl-T: show or hide thinking · Ctrl-C: stop · Ctrl-D: leave", DIM),),
+        ]
+    session.terminal.rows(rows)
+
+
+def _effort(session: ChatSession, argument: str) -> None:
+    if argument:
+        session.effort = as_effort(argument)
+        if session.has_chat:
+            session.chat.effort = session.effort
+    session.say(f"effort {session.effort}")
+
+
+def _think(session: ChatSession, argument: str) -> None:
+    if argument:
+        session.think = as_think_mode(argument)
+    session.say(f"thinking {session.think}")
+
+
+def _system(session: ChatSession, argument: str) -> None:
+    if argument:
+        session.system = None if argument == "clear" else argument
+        if session.has_chat:
+            session.chat.instructions = session.system
+            session.save()
+    session.say(f"instructions: {session.system or '(none)'}")
+
+
+def _retry(session: ChatSession, argument: str) -> None:
+    effort = as_effort(argument) if argument else None
+    session.show(session.chat.stream_retry(effort=effort))
+
+
+def _edit(session: ChatSession, argument: str) -> None:
+    from .transcript import last_question
+
+    question = last_question(session.chat)
+    if not question:
+        raise InvalidRequest("there is no question to edit yet")
+    if argument or not session.interactive:
+        session.editing = True
+        session.ask(argument or question)
+    else:
+        session.editing, session.typed = True, question
+
+
+def _undo(session: ChatSession, _argument: str) -> None:
+    from .transcript import last_question
+
+    question = last_question(session.chat)
+    session.chat.undo()
+    session.save()
+    session.say(f"taken back: {' '.join(question.split())[:60]}")
+
+
+def _continue(session: ChatSession, _argument: str) -> None:
+    session.show(session.chat.continue_stream())
+
+
+def _file(session: ChatSession, argument: str) -> None:
+    from .attachments import read_file
+
+    try:
+        paths = [Path(word).expanduser() for word in shlex.split(argument)]
+    except ValueError as error:
+        raise InvalidRequest(f"{argument}: {error}; quote paths with spaces") from error
+    if not paths:
+        raise InvalidRequest("which file? /file PATH…")
+    for path in paths:
+        read_file(path)
+    session.attachments += paths
+    session.say(f"with the next question: {', '.join(map(str, session.attachments))}")
+
+
+def _copy(session: ChatSession, _argument: str) -> None:
+    from .clipboard import copy
+    from .transcript import answers
+
+    texts = answers(session.chat)
+    if not texts:
+        raise InvalidRequest("there is no answer to copy yet")
+    session.say(f"copied {len(texts[-1]):,} characters ({copy(texts[-1], session.terminal)})")
+
+
+def _save(session: ChatSession, argument: str) -> None:
+    if argument:
+        path = Path(argument).expanduser()
+        session.chat.save(path)
+        session.say(f"saved a copy as {path}")
+    else:
+        session.chat  # noqa: B018  (so that there is something to save)
+        session.save()
+        session.say(f"saved as {session.path}; every turn is" if session.path else "nothing to save yet")
+
+
+def _load(session: ChatSession, argument: str) -> None:
+    from .sessions import find_chat
+
+    session.open_chat(find_chat(argument))
+
+
+def _export(session: ChatSession, argument: str) -> None:
+    from ..files import write_text
+    from .transcript import as_markdown
+
+    if not argument:
+        raise InvalidRequest("where to? /export PATH.md or PATH.json")
+    path = Path(argument).expanduser()
+    if path.suffix == ".json":
+        session.chat.save(path)
+    else:
+        write_text(path, as_markdown(session.chat, session.loader.reference), private=True)
+    session.say(f"wrote {path}")
+
+
+def _new(session: ChatSession, _argument: str) -> None:
+    session.use_chat(None, None)
+    session.say("a new chat")
+
+
+def _history(session: ChatSession, _argument: str) -> None:
+    from .transcript import show_transcript
+
+    show_transcript(session.chat, session.terminal)
+
+
+def _fork(session: ChatSession, _argument: str) -> None:
+    session.use_chat(session.chat.fork(), None)
+    session.save()
+    session.say(f"a copy to go on with: {session.path.stem if session.path else ''}")
+
+
+def _compare(session: ChatSession, argument: str) -> None:
+    from .transcript import last_question
+
+    base = session.chat
+    question = argument or last_question(base)
+    if not question:
+        raise InvalidRequest("compare what? /compare QUESTION")
+    for effort in EFFORTS:
+        session.terminal.rows([(Span(f"── {effort} ──", f"{BOLD};{CYAN}"),)])
+        fork = base.fork()
+        if not argument:
+            fork.undo()
+        reply = session.show(fork.stream(question, effort=effort), save=False)
+        if reply.finish_reason == "cancelled":
+            break
+
+
+def _trace(session: ChatSession, _argument: str) -> None:
+    rows: list[Row] = []
+    for message, tokens, kept, cached in session.chat.trace():
+        state = ("cached" if cached else "prefilled") if kept else "dropped"
+        style = DIM if not kept else GREEN if cached else ""
+        channel = str(message.channel or "")
+        head = f"{message.author.role!s:<10} {channel:<11} {tokens:>7,} {state:<10}"
+        rows.append(_one_line((Span(head, style), Span(_begin(message), DIM)), session))
+    session.terminal.rows(rows)
+
+
+def _begin(message: Any) -> str:
+    from .transcript import text_of
+
+    return " ".join(text_of(message).split())[:200]
+
+
+def _one_line(row: Row, session: ChatSession) -> Row:
+    return clip(row, max(session.terminal.width - 1, 10)) if session.interactive else row
+
+
+def _stats(session: ChatSession, _argument: str) -> None:
+    session.say("\n".join(session.stats.lines()))
+
+
+def _model(session: ChatSession, argument: str) -> None:
+    if argument:
+        session.use_model(argument)
+    session.say(f"model {session.loader.reference}")
+
+
+def _quit(session: ChatSession, _argument: str) -> None:
+    session.leaving = True
+
+
+COMMANDS: dict[str, Command] = {
+    command.name: command
+    for command in (
+        Command(name="help", usage="[COMMAND]", summary="What there is", act=_help),
+        Command(name="effort", usage="low|medium|high", summary="How long to think", act=_effort, values=EFFORTS),
+        Command(
+            name="think",
+            usage="|".join(THINK_MODES),
+            summary="How thinking is shown",
+            act=_think,
+            values=THINK_MODES,
+        ),
+        Command(
+            name="system",
+            usage="TEXT|clear",
+            summary="Instructions for the whole chat",
+            act=_system,
+            values=("clear",),
+        ),
+        Command(name="retry", usage="[EFFORT]", summary="Answer again", act=_retry, values=EFFORTS),
+        Command(name="edit", usage="[TEXT]", summary="Change the last question", act=_edit),
+        Command(name="undo", summary="Take the last turn back", act=_undo),
+        Command(name="continue", summary="Carry an answer on that was cut off", act=_continue),
+        Command(name="file", usage="PATH…", summary="Send files with the next question", act=_file, path=True),
+        Command(name="copy", summary="Copy the last answer", act=_copy),
+        Command(
+            name="save", usage="[PATH]", summary="Save a copy; every turn is saved anyway", act=_save, path=True
+        ),
+        Command(name="load", usage="[NAME|PATH]", summary="Go on with a saved chat", act=_load, path=True),
+        Command(
+            name="export", usage="PATH", summary="Write the chat as Markdown (.md) or JSON", act=_export, path=True
+        ),
+        Command(name="new", summary="Begin a new chat", act=_new),
+        Command(name="history", summary="Show the chat so far", act=_history),
+        Command(name="fork", summary="Go on in a copy", act=_fork),
+        Command(
+            name="compare", usage="[QUESTION]", summary="Answers at low, medium and high effort", act=_compare
+        ),
+        Command(name="trace", summary="What the model sees: messages, tokens, cache", act=_trace),
+        Command(name="stats", summary="Figures of this session", act=_stats),
+        Command(name="model", usage="[NAME]", summary="Go on with another model", act=_model),
+        Command(name="quit", summary="Leave (Ctrl-D)", act=_quit),
+    )
+}

@@ -1,0 +1,78 @@
+"""The edge of the command line: the one place where errors become a line on standard error and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from ..errors import (
+    CheckpointError,
+    GptOssError,
+    InvalidRequest,
+    ModelNotFound,
+    NotEnoughDisk,
+    NotEnoughMemory,
+)
+
+__all__ = ["INTERRUPTED", "EdgeGroup", "error_line", "exit_code"]
+
+INTERRUPTED = 130
+
+_EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (InvalidRequest, 2),
+    (ModelNotFound, 3),
+    (CheckpointError, 3),
+    (NotEnoughMemory, 4),
+    (NotEnoughDisk, 4),
+    (MemoryError, 4),
+    (KeyboardInterrupt, INTERRUPTED),
+)
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code that stands for ``error``."""
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
+
+
+def error_line(error: BaseException) -> str:
+    """``error`` in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, GptOssError | OSError):
+        return text
+    return f"{type(error).__name__}: {text} (this is a bug; GPTOSS_DEBUG=1 shows where)"
+
+
+class EdgeGroup(TyperGroup):
+    """The group of all subcommands: whatever one raises is reported here and becomes an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read our output has what was wanted. Python would complain again while closing it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            if isinstance(error, typer.Abort) or hasattr(error, "exit_code"):  # Typer's own
+                raise
+            _report(error)
+            raise typer.Exit(exit_code(error)) from None
+        return result
+
+
+def _report(error: Exception) -> None:
+    from .spans import RED, Span
+    from .terminal import Terminal
+
+    terminal = Terminal(sys.stderr)
+    terminal.rows([(Span("error: ", RED), Span(error_line(error)))])
+    if os.environ.get("GPTOSS_DEBUG"):
+        terminal.line("".join(traceback.format_exception(error)))

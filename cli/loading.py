@@ -1,0 +1,77 @@
+"""A model that loads while the user already types."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .spans import DIM, Span
+from .terminal import Terminal
+
+if TYPE_CHECKING:
+    from ..engine import GptOss
+
+__all__ = ["Loader"]
+
+
+class Loader:
+    """Loads one model in a thread, once."""
+
+    def __init__(self, reference: str) -> None:
+        self.reference = reference
+        self._model: GptOss | None = None
+        self._error: BaseException | None = None
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model is there."""
+        return self._model is not None
+
+    def start(self, when_failed: Callable[[BaseException], None] | None = None) -> None:
+        """Begin loading, if that did not happen yet."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._load, args=(when_failed,), daemon=True)
+            self._thread.start()
+
+    def wait(self, terminal: Terminal) -> GptOss:
+        """The model, as soon as it is there; says on the terminal that it is being waited for.
+
+        Raises:
+            GptOssError: it cannot be loaded.
+        """
+        self.start()
+        began = time.monotonic()
+        with terminal.live():
+            while not self._done.wait(0.1):
+                terminal.frame((), [(Span(f"loading {self.reference} {time.monotonic() - began:.0f} s", DIM),)])
+        if self._error is not None:
+            raise self._error
+        assert self._model is not None
+        return self._model
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        if self._model is not None:
+            self._model.close()
+
+    def _load(self, when_failed: Callable[[BaseException], None] | None) -> None:
+        try:
+            from .. import load
+
+            self._model = load(self.reference)
+        except BaseException as error:
+            self._error = error
+            if when_failed is not None:
+                when_failed(error)
+        finally:
+            self._done.set()
+        if self._model is not None:
+            from ..hub import mark_used
+
+            mark_used(self.reference)
+            # Imported now, while nobody waits, rather than at the first word of the first answer.
+            from . import markdown  # noqa: F401

@@ -1,0 +1,214 @@
+"""Reading a question: an editor line in a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
+from prompt_toolkit.output.color_depth import ColorDepth
+from prompt_toolkit.styles import Style
+
+from .spans import visible
+
+__all__ = ["ChatPrompt", "CommandWords", "LineReader", "Reader", "in_block"]
+
+_STYLE = Style.from_dict(
+    {
+        "prompt": "ansicyan bold",
+        "continuation": "ansibrightblack",
+        "bottom-toolbar": "noreverse ansibrightblack",
+    }
+)
+
+
+class CommandWords(Protocol):
+    """What the completer must know of the commands."""
+
+    def names(self) -> Iterable[tuple[str, str]]:
+        """Names with their summaries."""
+        ...
+
+    def values(self, name: str) -> Iterable[str]:
+        """Words that may follow a command."""
+        ...
+
+    def takes_path(self, name: str) -> bool:
+        """Whether paths may follow it."""
+        ...
+
+
+class Reader(Protocol):
+    """Where questions come from."""
+
+    def read(self, typed: str = "") -> str:
+        """The next question. EOFError: there is none; KeyboardInterrupt: Ctrl-C on an empty line."""
+        ...
+
+
+def in_block(text: str) -> bool:
+    """Whether a block opened by three quotes is still open."""
+    return text.count('"""') % 2 == 1
+
+
+def without_quotes(text: str) -> str:
+    """The text of a block."""
+    stripped = text.strip()
+    if len(stripped) >= 6 and stripped.startswith('"""') and stripped.endswith('"""'):
+        return stripped[3:-3].strip("\n")
+    return text
+
+
+class LineReader:
+    """Plain lines of standard input; no editing, no prompt, no escape sequences."""
+
+    def __init__(self, prompt: Callable[[], None] | None = None) -> None:
+        self._prompt = prompt
+
+    def read(self, typed: str = "") -> str:
+        if self._prompt is not None:
+            self._prompt()
+        text = self._line()
+        while in_block(text):
+            text += "\n" + self._line()
+        return without_quotes(text)
+
+    def _line(self) -> str:
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return line.rstrip("\n")
+
+
+class ChatPrompt:
+    """The editor line: history, completion, several lines, an external editor."""
+
+    def __init__(
+        self,
+        words: CommandWords,
+        history: Path | None,
+        toolbar: Callable[[], str],
+        toggle_thinking: Callable[[], None],
+        when_ready: Callable[[], None],
+    ) -> None:
+        self._when_ready = when_ready
+        self.session: PromptSession[str] = PromptSession(
+            multiline=True,
+            key_bindings=_bindings(toggle_thinking),
+            history=_history(history),
+            completer=_CommandCompleter(words),
+            complete_while_typing=Condition(lambda: self._completing()),
+            enable_open_in_editor=True,
+            tempfile_suffix=".md",
+            bottom_toolbar=lambda: FormattedText([("class:bottom-toolbar", visible(toolbar()))]),
+            prompt_continuation=lambda width, line, wrapped: [("class:continuation", "· ".rjust(width))],
+            style=_STYLE,
+            color_depth=ColorDepth.MONOCHROME if os.environ.get("NO_COLOR") else None,
+        )
+
+    def read(self, typed: str = "") -> str:
+        text = self.session.prompt([("class:prompt", "› ")], default=typed, pre_run=self._when_ready)
+        return without_quotes(text)
+
+    def fail(self, error: BaseException) -> None:
+        """From another thread: end the prompt that is open, if any, with ``error``."""
+        app = self.session.app
+        if app.is_running and app.loop is not None:
+            app.loop.call_soon_threadsafe(lambda: app.exit(exception=error) if app.is_running else None)
+
+    def refresh(self) -> None:
+        """From another thread: draw the toolbar again."""
+        self.session.app.invalidate()
+
+    def _completing(self) -> bool:
+        text = self.session.default_buffer.text
+        return text.startswith("/") and not text.startswith("//") and "\n" not in text
+
+
+def _history(path: Path | None) -> History:
+    if path is None:
+        return InMemoryHistory()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+        path.chmod(0o600)
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(str(path))
+
+
+# Terminals that tell Shift-Enter apart send one of these; it means the same as Alt-Enter.
+for _sequence in ("\x1b[13;2u", "\x1b[27;2;13~"):
+    ANSI_SEQUENCES[_sequence] = (Keys.Escape, Keys.ControlM)
+
+
+def _bindings(toggle_thinking: Callable[[], None]) -> KeyBindings:
+    bindings = KeyBindings()
+
+    @bindings.add("enter")
+    def _send(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if in_block(buffer.text):
+            buffer.insert_text("\n")
+        elif buffer.text.strip():
+            buffer.validate_and_handle()
+
+    @bindings.add("c-j")
+    @bindings.add("escape", "enter")
+    def _newline(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @bindings.add("c-c")
+    def _clear(event: KeyPressEvent) -> None:
+        if event.current_buffer.text:
+            event.current_buffer.reset()
+        else:
+            event.app.exit(exception=KeyboardInterrupt())
+
+    @bindings.add("c-t")
+    def _toggle(event: KeyPressEvent) -> None:
+        toggle_thinking()
+        event.app.invalidate()
+
+    return bindings
+
+
+class _CommandCompleter(Completer):
+    """Commands, then their values or paths."""
+
+    def __init__(self, words: CommandWords) -> None:
+        self._words = words
+        self._paths = PathCompleter(expanduser=True)
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        text = document.text_before_cursor
+        if not text.startswith("/") or text.startswith("//") or "\n" in text:
+            return
+        name, space, rest = text[1:].partition(" ")
+        if not space:
+            for command, summary in self._words.names():
+                if command.startswith(name):
+                    yield Completion(f"/{command}", -len(text), display_meta=summary)
+            return
+        word = rest.rpartition(" ")[2]
+        for value in self._words.values(name):
+            if value.startswith(word):
+                yield Completion(value, -len(word))
+        if self._words.takes_path(name):
+            yield from self._path_completions(word, complete_event)
+
+    def _path_completions(self, word: str, complete_event: CompleteEvent) -> Iterator[Completion]:
+        for completion in self._paths.get_completions(Document(word), complete_event):
+            display: Any = visible(completion.display_text)
+            yield Completion(completion.text, completion.start_position, display=display)

@@ -1,0 +1,65 @@
+"""The line after each answer, and the sums of a session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..events import Reply
+
+__all__ = ["SessionStats", "reply_line"]
+
+
+@dataclass
+class SessionStats:
+    """Sums over the answers of one sitting."""
+
+    replies: list[Reply] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """One line for each figure."""
+        usages = [reply.usage for reply in self.replies]
+        prefill = sum(reply.timings.prefill for reply in self.replies)
+        decode = sum(reply.timings.decode for reply in self.replies)
+        prompt = sum(usage.prompt_tokens for usage in usages)
+        cached = sum(usage.cached_tokens for usage in usages)
+        completion = sum(usage.completion_tokens for usage in usages)
+        reasoning = sum(usage.reasoning_tokens for usage in usages)
+        return [
+            f"answers     {len(usages)}",
+            f"prompts     {prompt:,} tokens, {cached:,} of them cached",
+            f"generated   {completion:,} tokens, {reasoning:,} of them thinking",
+            f"prefill     {prefill:.1f} s, {_rate(prompt - cached, prefill)}",
+            f"decode      {decode:.1f} s, {_rate(completion, decode)}",
+        ]
+
+
+def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int) -> str:
+    """What one answer took, in one line."""
+    usage, timings = reply.usage, reply.timings
+    answer = usage.completion_tokens - usage.reasoning_tokens
+    parts = [
+        f"{timings.first_token:.2f} s to first token",
+        f"prefill {_rate(usage.prompt_tokens - usage.cached_tokens, timings.prefill)}",
+        f"decode {_rate(usage.completion_tokens, timings.decode)}",
+        f"{usage.reasoning_tokens:,} + {answer:,} tokens",
+        f"{usage.cached_tokens:,} cached",
+        f"context {context_used:,} of {context_limit:,}",
+    ]
+    if memory:
+        parts.append(f"{memory / 1e9:.1f} GB")
+    return " · ".join(parts)
+
+
+def memory_in_use() -> int:
+    """Bytes that MLX holds; 0 before it is loaded."""
+    import sys
+
+    mlx = sys.modules.get("mlx.core")
+    return int(mlx.get_active_memory()) if mlx is not None else 0
+
+
+def _rate(tokens: int, seconds: float) -> str:
+    if seconds <= 0 or tokens <= 0:
+        return "0 tok/s"
+    rate = tokens / seconds
+    return f"{rate:.0f} tok/s" if rate >= 10 else f"{rate:.1f} tok/s"

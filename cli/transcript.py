@@ -1,0 +1,75 @@
+"""A conversation that is already there: shown again, or written as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from .markdown import render
+from .spans import BOLD, CYAN, DIM, Row, Span, wrap
+from .terminal import Terminal
+
+if TYPE_CHECKING:
+    from ..chat import Chat
+
+__all__ = ["answers", "as_markdown", "last_question", "show_last_turn", "show_transcript"]
+
+
+def text_of(message: Any) -> str:
+    """The text of a message."""
+    return "".join(getattr(content, "text", "") for content in message.content)
+
+
+def turns(chat: Chat) -> Iterator[tuple[str, str]]:
+    """Role and text of what a person would call the conversation: questions and final answers."""
+    for message in chat.messages:
+        role = str(message.author.role)
+        if role == "user" or (role == "assistant" and message.channel == "final"):
+            yield role, text_of(message)
+
+
+def last_question(chat: Chat) -> str:
+    """The last question asked; empty if there is none."""
+    return next((text for role, text in reversed(list(turns(chat))) if role == "user"), "")
+
+
+def answers(chat: Chat) -> list[str]:
+    """All final answers."""
+    return [text for role, text in turns(chat) if role == "assistant"]
+
+
+def show_transcript(chat: Chat, terminal: Terminal) -> None:
+    """The whole conversation."""
+    for role, text in turns(chat):
+        _show(role, text, terminal)
+
+
+def show_last_turn(chat: Chat, terminal: Terminal) -> None:
+    """Where a conversation stood."""
+    shown = list(turns(chat))
+    start = max((number for number, (role, _) in enumerate(shown) if role == "user"), default=0)
+    if start:
+        terminal.rows([(Span(f"{start} earlier messages; /history shows them", DIM),)])
+    for role, text in shown[start:]:
+        _show(role, text, terminal)
+
+
+def _show(role: str, text: str, terminal: Terminal) -> None:
+    width = max(terminal.width - 1, 10)
+    if role == "user":
+        rows: list[Row] = []
+        for line in text.split("\n"):
+            rows += [wrapped.row for wrapped in wrap((Span(line),), width - 2)] or [()]
+        marks = [Span("› ", f"{BOLD};{CYAN}")] + [Span("· ", DIM)] * (len(rows) - 1)
+        terminal.rows([(mark, *row) for mark, row in zip(marks, rows, strict=True)])
+    else:
+        terminal.rows(render(text, width))
+    terminal.rows([()])
+
+
+def as_markdown(chat: Chat, model: str) -> str:
+    """The conversation as a Markdown document."""
+    parts = [f"# {chat.title or 'Chat'}", f"*{model}, effort {chat.effort}*"]
+    for role, text in turns(chat):
+        parts += [f"## {'Question' if role == 'user' else 'Answer'}", text.strip()]
+    return "\n\n".join(parts) + "\n"
