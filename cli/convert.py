@@ -115,7 +115,7 @@ def _plan_content(plan: ConversionPlan) -> dict[str, Any]:
         "source": str(plan.source.directory),
         "layout": plan.source.layout.name,
         "destination": str(plan.destination),
-        "replaces": plan.replaces,
+        "replaces": plan.destination.exists(),
         "target": plan.target,
         "dense": plan.dense,
         "reason": plan.reason,

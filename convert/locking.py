@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from gptoss_mlx.errors import ConversionError, FileWriteError
+from gptoss_mlx.errors import ConversionError, FileWriteError, NotEnoughDisk
 
 __all__ = ["locked"]
 
@@ -39,6 +39,8 @@ def _acquire(path: Path, target: Path) -> int:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         except OSError as error:
             reason = error.strerror or str(error)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NotEnoughDisk(f"{target}: no space left on the disk; free some and try again") from error
             raise FileWriteError(
                 f"{target.parent}: cannot be written to ({reason}); choose another destination"
             ) from error

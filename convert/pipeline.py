@@ -60,8 +60,8 @@ class ConversionPlan:
     """Why this precision."""
     shards: tuple[Shard, ...]
     small_files: Mapping[str, bytes]
-    replaces: bool
-    """There is something at the destination, and it may be replaced."""
+    force: bool
+    """What is at the destination may be replaced."""
 
     @property
     def tensors(self) -> list[TargetTensor]:
@@ -202,7 +202,7 @@ def plan_conversion(
         reason=reason,
         shards=shards,
         small_files=_small_files(model, to, precision),
-        replaces=target.exists(),
+        force=force,
     )
 
 
@@ -212,11 +212,11 @@ def carry_out(plan: ConversionPlan, *, progress: ConversionProgress | None = Non
     target = plan.destination
     _make_parent(target)
     with plan.source, locked(target):
-        # Again, now that nobody else can be at work on it.
-        _check_target(target, force=plan.replaces)
         _clear_remains(target)
+        # Again, now that nobody else can be at work on it.
+        _check_target(target, force=plan.force)
         _require_space(target, plan.disk_bytes)
-        with atomic_directory(target, replace=plan.replaces) as staging:
+        with atomic_directory(target, replace=plan.force) as staging:
             manifest = _write(plan, staging, progress)
     return ConversionReport(
         source=plan.reference,

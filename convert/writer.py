@@ -171,10 +171,10 @@ class DirectoryWriter:
         self._progress(size)
         self._unflushed += size
         if self._unflushed >= _FLUSH_BYTES and (self._flush is None or self._flush.done()):
-            if self._flush is not None:
-                self._flush.result()
             self._unflushed = 0
             self._flush = self._threads[3].submit(_start_writing_back, descriptor)
+            # The system reports a failed write-back once, perhaps here and no longer at the sync.
+            self._syncs.append(self._flush)
 
     def write_index(self, shards: Sequence[Shard]) -> None:
         """The index of the shards."""

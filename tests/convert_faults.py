@@ -1,0 +1,139 @@
+"""A conversion during which the system fails, or the process dies, at a chosen moment.
+
+The modules that write see the ``os`` module through :class:`FaultyOs`, which counts their calls. As a program
+it lets one process after the other convert into PLACE/N/out and kill itself at the N-th call:
+
+    python -m tests.convert_faults kill SOURCE PLACE N [N ...] [--after] [--force] [--calls NAME ...]
+
+or several at once into PLACE/out, and prints how each of them ended:
+
+    python -m tests.convert_faults race SOURCE PLACE PROCESSES
+
+All are forks of this one, which never uses MLX itself: starting Python and importing it costs a hundred times
+what such a small conversion does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gptoss_mlx import files
+from gptoss_mlx.convert import convert_checkpoint, locking, pipeline, writer
+from gptoss_mlx.errors import GptOssError
+
+__all__ = ["CALLS", "FaultyOs", "faulty"]
+
+CALLS = ("write", "fsync", "fdatasync", "rename", "replace", "open", "mkdir")
+
+
+class FaultyOs:
+    """The ``os`` module, with something happening at one of the calls that change the disk."""
+
+    def __init__(
+        self, at: int | None, happens: Callable[[], None], calls: tuple[str, ...], *, after: bool
+    ) -> None:
+        self.count = 0
+        self._at, self._happens, self._calls, self._after = at, happens, calls, after
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(os, name)
+        if name not in self._calls:
+            return value
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            self.count += 1
+            mine = self.count
+            if mine == self._at and not self._after:
+                self._happens()
+            result = value(*arguments, **options)
+            if mine == self._at and self._after:
+                self._happens()
+            return result
+
+        return counted
+
+
+@contextlib.contextmanager
+def faulty(
+    at: int | None, happens: Callable[[], None], calls: tuple[str, ...] = CALLS, *, after: bool = False
+) -> Iterator[FaultyOs]:
+    """Lets the writing modules see a faulty ``os``; flushes are frequent, so that those happen too."""
+    replaced = FaultyOs(at, happens, calls, after=after)
+    modules: tuple[Any, ...] = (files, writer, pipeline, locking)
+    flush = writer._FLUSH_BYTES
+    for module in modules:
+        module.os = replaced
+    writer._FLUSH_BYTES = 50_000  # type: ignore[assignment]
+    try:
+        yield replaced
+    finally:
+        for module in modules:
+            module.os = os
+        writer._FLUSH_BYTES = flush
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    """The command line; prints one line a process: its exit status and its error."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["kill", "race"])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("place", type=Path)
+    parser.add_argument("numbers", type=int, nargs="+")
+    parser.add_argument("--after", action="store_true")
+    parser.add_argument("--force", action="store_true")
+    parser.add_argument("--calls", nargs="+", default=CALLS)
+    options = parser.parse_args()
+    if options.what == "race":
+        begin = time.monotonic() + 0.2
+        children = [_fork(lambda: _race(options, begin)) for _ in range(options.numbers[0])]
+        for child in children:
+            _print_end(child)
+    for number in options.numbers if options.what == "kill" else ():
+        _print_end(_fork(lambda at=number: _convert_until(at, options)))  # type: ignore[misc]
+
+
+def _fork(work: Callable[[], None]) -> int:
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except GptOssError as error:
+            print(error, flush=True)
+            os._exit(1)
+        finally:
+            os._exit(2)
+    return child
+
+
+def _print_end(child: int) -> None:
+    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def _race(options: argparse.Namespace, begin: float) -> None:
+    time.sleep(max(0.0, begin - time.monotonic()))
+    convert_checkpoint(options.source, options.place / "out", dense="q8")
+
+
+def _convert_until(at: int, options: argparse.Namespace) -> None:
+    place = options.place / str(at)
+    place.mkdir(parents=True, exist_ok=True)
+    with faulty(at, _die, tuple(options.calls), after=options.after):
+        convert_checkpoint(options.source, place / "out", dense="q8", force=options.force)
+
+
+if __name__ == "__main__":
+    main()
