@@ -180,6 +180,23 @@ def test_2_strict_parsing_refuses_fields_that_no_message_may_have(text: str) -> 
         parse(wire(text), CODEC, role=None, strict=True)
 
 
+def test_2_a_header_that_spells_a_control_token_has_none() -> None:
+    tokens = [*wire("<|start|>assistant"), *CODEC.encode("<|channel|>final"), *wire("<|message|>x<|end|>")]
+    found = oracle_parse(tokens, None)
+    assert found is not None
+    assert found[0]["channel"] == "final"
+    with pytest.raises(ParseError, match="unknown role"):
+        parse(tokens, CODEC, role=None, strict=True)
+    assert parse(tokens, CODEC, role=None)[0].channel is None
+
+
+def test_2_strict_parsing_looks_for_no_header_of_more_than_512_tokens() -> None:
+    padded = [*wire("<|start|>assistant"), *wire("\t") * 600, *wire("<|message|>x<|end|>")]
+    assert oracle_parse(padded, None) is not None
+    with pytest.raises(ParseError, match="more than 512 tokens"):
+        parse(padded, CODEC, role=None, strict=True)
+
+
 # 3. Schema comments.
 
 
@@ -235,6 +252,15 @@ def test_4_the_limit_is_where_the_oracle_gives_up() -> None:
     assert render(conversation, CODEC)
     with pytest.raises(ValueError, match="recursion limit"):
         oracle_render(conversation)
+
+
+# Numbers: there, the last of 16 or 17 digits may change on the way through JSON.
+
+
+def test_5_a_number_keeps_its_last_digit() -> None:
+    ours, theirs = tool_text({"type": "number", "default": 189558722865129.66})
+    assert "// default: 189558722865129.66" in ours
+    assert "// default: 189558722865129.7" in theirs
 
 
 # Header words: in either mode, a word without to= is never a recipient.

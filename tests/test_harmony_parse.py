@@ -413,6 +413,21 @@ def test_a_header_without_end_is_text_soon() -> None:
     assert recovered(tokens, "assistant")[0].text == "x" * 8 * MAX_HEADER_TOKENS
 
 
+@pytest.mark.parametrize(
+    ("text", "complete"),
+    [
+        ("<|channel|>commentary to=functions.f<|message|>{}<|call|>", True),
+        ("<|channel|>commentary <|constrain|>json to=functions.f<|message|>{}<|call|>", True),
+        ("<|channel|>commentary to=functions.f<|message|>{}", False),
+        ("<|channel|>commentary to=functions.f<|call|>", False),
+        ("<|channel|>commentary to=functions.f {} {} {} {}<|call|>", False),
+    ],
+)
+def test_only_a_whole_call_is_complete(text: str, complete: bool) -> None:
+    (message,) = parse(wire(text), tokenizer())
+    assert (message.recipient, message.is_complete) == ("functions.f", complete)
+
+
 def test_positions_of_repairs_are_those_of_the_stream() -> None:
     tokens = wire("<|channel|>final<|message|>a<|end|>\n<|start|>assistant<|channel|>final<|message|>b<|end|>")
     message = parse(tokens, tokenizer())[1]

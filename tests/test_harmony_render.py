@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
+import weakref
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -184,6 +187,22 @@ def test_equal_texts_under_another_tokenizer_are_not_shared() -> None:
     render(talk(1), CODEC)
     render(talk(1), other)
     assert other.characters > 0
+
+
+def test_a_tokenizer_is_not_kept_alive() -> None:
+    counting = Counting()
+    render(talk(1), counting)
+    gone = weakref.ref(counting)
+    del counting
+    gc.collect()
+    assert gone() is None
+
+
+def test_threads_may_render_at_once() -> None:
+    expected = [render(talk(turns), CODEC) for turns in range(1, 9)]
+    shared = Counting()
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda turns: render(talk(turns), shared), range(1, 9))) == expected
 
 
 def test_the_line_about_functions_follows_the_developer_message() -> None:

@@ -189,6 +189,12 @@ class Message:
         return self.author.role
 
     @property
+    def is_complete(self) -> bool:
+        """Whether it came whole, with its message token and its terminator: only then may a call run."""
+        unfinished = any(repair.kind is RepairKind.UNFINISHED_HEADER for repair in self.repairs)
+        return not self.truncated and not unfinished
+
+    @property
     def text(self) -> str:
         """The text contents, joined."""
         return "".join(content.text for content in self.content if isinstance(content, TextContent))

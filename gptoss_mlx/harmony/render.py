@@ -14,7 +14,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from .content import Content, DeveloperContent, ResponseFormat, SystemContent, TextContent
@@ -115,7 +115,7 @@ def render(
         drop_analysis: leave out the analysis of every turn that ended in a final message and is over,
             as the model's training had it. False renders everything.
     """
-    return _Encoder.of(tokenizer).render(conversation, next_role, drop_analysis)
+    return _Encoder(tokenizer).render(conversation, next_role, drop_analysis)
 
 
 def render_for_training(
@@ -136,7 +136,7 @@ def render_segments(
     drop_analysis: bool = True,
 ) -> Rendering:
     """What `render` gives, message by message, with what it leaves out."""
-    return _Encoder.of(tokenizer).segments(conversation, next_role, drop_analysis)
+    return _Encoder(tokenizer).segments(conversation, next_role, drop_analysis)
 
 
 def dropped_messages(messages: Sequence[Message]) -> set[int]:
@@ -164,27 +164,43 @@ def _is_final(message: Message) -> bool:
     return message.role is Role.ASSISTANT and message.channel is Channel.FINAL
 
 
-class _Encoder:
-    """Encodes messages with one tokenizer and keeps their tokens."""
+class _Store:
+    """The tokens of the messages used last, up to a number. Knows no tokenizer, so it keeps none alive."""
 
-    _all: ClassVar[WeakKeyDictionary[TokenCodec, _Encoder]] = WeakKeyDictionary()
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Message, bool], array[int]] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[Message, bool]) -> array[int] | None:
+        with self._lock:
+            tokens = self._kept.get(key)
+            if tokens is not None:
+                self._kept.move_to_end(key)
+            return tokens
+
+    def put(self, key: tuple[Message, bool], tokens: array[int]) -> None:
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = tokens
+                self._size += len(tokens)
+            while self._size > CACHED_TOKENS and len(self._kept) > 1:
+                self._size -= len(self._kept.popitem(last=False)[1])
+
+
+_stores: WeakKeyDictionary[TokenCodec, _Store] = WeakKeyDictionary()
+
+
+class _Encoder:
+    """Encodes messages with one tokenizer."""
 
     def __init__(self, tokenizer: TokenCodec) -> None:
+        self._store = _stores.setdefault(tokenizer, _Store())
         self._encode = tokenizer.encode
         special = tokenizer.special
         self._start, self._channel = special["<|start|>"], special["<|channel|>"]
         self._message, self._constrain = special["<|message|>"], special[CONSTRAIN]
         self._end, self._call = special["<|end|>"], special["<|call|>"]
-        self._kept: OrderedDict[tuple[Message, bool], array[int]] = OrderedDict()
-        self._kept_tokens = 0
-        self._lock = threading.Lock()
-
-    @classmethod
-    def of(cls, tokenizer: TokenCodec) -> _Encoder:
-        encoder = cls._all.get(tokenizer)
-        if encoder is None:
-            encoder = cls._all.setdefault(tokenizer, cls(tokenizer))
-        return encoder
 
     def render(self, conversation: Conversation, next_role: Role | str | None, drop: bool) -> list[int]:
         messages = conversation.messages
@@ -215,18 +231,10 @@ class _Encoder:
     def message(self, message: Message, functions: bool) -> Sequence[int]:
         """The tokens of one message, kept from an earlier call if there was one."""
         key = (message, functions and message.role is Role.SYSTEM)
-        with self._lock:
-            tokens = self._kept.get(key)
-            if tokens is not None:
-                self._kept.move_to_end(key)
-                return tokens
-        tokens = array("I", self._encode_message(message, key[1]))
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = tokens
-                self._kept_tokens += len(tokens)
-            while self._kept_tokens > CACHED_TOKENS and len(self._kept) > 1:
-                self._kept_tokens -= len(self._kept.popitem(last=False)[1])
+        tokens = self._store.get(key)
+        if tokens is None:
+            tokens = array("I", self._encode_message(message, key[1]))
+            self._store.put(key, tokens)
         return tokens
 
     def _next_header(self, role: Role | str | None) -> list[int]:
