@@ -16,19 +16,21 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import GptOssError
-from ..events import Reply
 from .edge import INTERRUPTED, error_line
 from .first_start import choose_model
 from .loading import Loader
 from .sessions import find_chat, make_title, new_chat_path
-from .settings import Settings, ThinkMode, data_path
-from .spans import DIM, RED, YELLOW, Span
+from .settings import Settings, ThinkMode, as_effort, data_path
+from .spans import DIM, RED, YELLOW, Span, wrap
 from .stats import SessionStats, memory_in_use, reply_line
 from .terminal import Terminal
 
 if TYPE_CHECKING:
-    from ..chat import Chat, Stream
+    from ..chat import Chat
+    from ..chatfile import ChatContent
     from ..engine import GptOss
+    from ..events import Reply
+    from ..stream import Stream
     from .prompt import Reader
 
 __all__ = ["ChatSession", "start_chat"]
@@ -72,6 +74,8 @@ class ChatSession:
         """The next question replaces the last one."""
         self.attachments: list[Path] = []
         self.leaving = False
+        self.context = 0
+        """Tokens of the conversation after the last answer."""
         self._chat: Chat | None = None
         self._interrupted_at = -_TWICE
 
@@ -104,25 +108,45 @@ class ChatSession:
         self._chat, self.path, self.editing = chat, path, False
         if chat is not None:
             self.effort, self.system = chat.effort, chat.instructions
+        self.context = chat.context_used if chat is not None else 0
 
     def open_chat(self, path: Path) -> None:
         """Go on with a saved conversation, and show where it stood."""
+        from ..chatfile import read
         from .transcript import show_last_turn
 
-        chat = self.model.load_chat(path)
-        self.use_chat(chat, path)
+        content = read(path, keep_readable=True)
+        chat = self._chat_from(content, self.model)
+        if content.damaged:
+            self.say(
+                f"{path}: damaged; {content.damaged} messages cannot be read, the rest goes on in a copy", YELLOW
+            )
+        self.use_chat(chat, None if content.damaged else path)
         show_last_turn(chat, self.terminal)
 
     def use_model(self, reference: str) -> None:
         """Go on with another model; the conversation stays."""
         loader = Loader(reference)
         model = loader.wait(self.terminal)
-        if self._chat is not None:
-            path = self.path or new_chat_path()
-            self._chat.save(path)
-            self.use_chat(model.load_chat(path), path)
+        old = self._chat
+        if old is not None:
+            self.use_chat(self._chat_from(old, model), self.path)
         self.loader.close()
         self.loader = loader
+
+    def _chat_from(self, source: Chat | ChatContent, model: GptOss) -> Chat:
+        """A chat that goes on from what was said in another one, or in a file."""
+        from ..chat import Chat
+
+        return Chat(
+            model,
+            instructions=source.instructions,
+            effort=as_effort(source.effort),
+            sampling=self.settings.sampling(),
+            date=source.date,
+            messages=source.messages,
+            title=source.title,
+        )
 
     def save(self) -> None:
         """Save the conversation where it belongs. A failure is said and does not end the chat."""
@@ -179,16 +203,16 @@ class ChatSession:
     def ask(self, question: str) -> None:
         """Send a question, with the files that wait to go with it, and show the answer."""
         from .attachments import with_files
+        from .transcript import last_question
 
         text = with_files(question, self.attachments)
         chat = self.chat
-        if self.editing:
-            chat.undo()
+        stream = chat.stream_edit(last_question(chat)[0], text) if self.editing else chat.stream(text)
         self.editing = False
         if not chat.title:
             chat.title = make_title(question)
         self.attachments.clear()
-        self.show(chat.stream(text))
+        self.show(stream)
 
     def show(self, stream: Stream, save: bool = True) -> Reply:
         """Show an answer as it comes, save the conversation, say what it took."""
@@ -196,6 +220,7 @@ class ChatSession:
         self.stats.replies.append(reply)
         if save:
             self.save()
+            self.context = self.chat.context_used
         self._remarks(reply)
         return reply
 
@@ -228,8 +253,7 @@ class ChatSession:
         elif reply.finish_reason == "length":
             self.say("cut off (finish_reason: length); /continue goes on", YELLOW)
         if self.interactive:
-            chat = self.chat
-            self.say(reply_line(reply, chat.context_used, chat.context_limit, memory_in_use()))
+            self.say(reply_line(reply, self.context, self.chat.context_limit, memory_in_use()))
             self.terminal.line()
 
     def _reader(self, commands: object) -> Reader:
@@ -264,7 +288,7 @@ class ChatSession:
         if self.attachments:
             parts.append(f"{len(self.attachments)} files attached")
         if self._chat is not None:
-            parts.append(f"{self._chat.context_used:,} of {self._chat.context_limit:,} tokens")
+            parts.append(f"{self.context:,} of {self._chat.context_limit:,} tokens")
         return " · ".join(parts)
 
     def toggle_thinking(self) -> None:
@@ -274,7 +298,9 @@ class ChatSession:
     def say(self, text: str, style: str = DIM) -> None:
         """A remark of the program's own; in a script's output there are none."""
         target = self.terminal if self.interactive else self.errors
-        target.rows([(Span(line, style),) for line in text.split("\n")])
+        width = max(target.width - 1, 10) if target.interactive else 10_000
+        spans = (Span(text, style),)
+        target.rows([wrapped.row for wrapped in wrap(spans, width)])
 
     def complain(self, text: str) -> None:
         """Something went wrong, and the chat goes on."""

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import InvalidRequest
 from .settings import EFFORTS, THINK_MODES, as_effort, as_think_mode
@@ -79,6 +79,11 @@ def _find(name: str) -> Command:
     raise InvalidRequest(f"/{name}: no such command; {hint} (// sends a slash)")
 
 
+_KEYS = """Enter sends; Ctrl-J, Alt-Enter or a block in three quotes makes lines.
+Ctrl-R searches what you asked before; Ctrl-X Ctrl-E opens $EDITOR.
+Ctrl-T shows or hides thinking; Ctrl-C stops an answer; Ctrl-D leaves."""
+
+
 def _help(session: ChatSession, argument: str) -> None:
     chosen = [_find(argument.removeprefix("/"))] if argument else list(COMMANDS.values())
     width = max(len(f"{command.name} {command.usage}") for command in chosen) + 2
@@ -87,13 +92,10 @@ def _help(session: ChatSession, argument: str) -> None:
         gap = " " * (width - len(f"{command.name} {command.usage}"))
         rows.append((Span(f"/{command.name}", CYAN), Span(f" {command.usage}{gap}", DIM), Span(command.summary)))
     if not argument:
-        keys = "Enter sends · Ctrl-J or Alt-Enter: new line · Ctrl-R: search · Ctrl-X Ctrl-E: $EDITOR"
-        rows += [
-            (),
-            (Span(keys, DIM),),
-            (Span("Ctrl-T: show or hide thinking · Ctrl-C: stop · Ctrl-D: leave", DIM),),
-        ]
+        rows.append(())
     session.terminal.rows(rows)
+    if not argument:
+        session.say(_KEYS)
 
 
 def _effort(session: ChatSession, argument: str) -> None:
@@ -127,9 +129,7 @@ def _retry(session: ChatSession, argument: str) -> None:
 def _edit(session: ChatSession, argument: str) -> None:
     from .transcript import last_question
 
-    question = last_question(session.chat)
-    if not question:
-        raise InvalidRequest("there is no question to edit yet")
+    _, question = last_question(session.chat)
     if argument or not session.interactive:
         session.editing = True
         session.ask(argument or question)
@@ -138,11 +138,9 @@ def _edit(session: ChatSession, argument: str) -> None:
 
 
 def _undo(session: ChatSession, _argument: str) -> None:
-    from .transcript import last_question
-
-    question = last_question(session.chat)
-    session.chat.undo()
+    question = session.chat.undo()
     session.save()
+    session.context = session.chat.context_used
     session.say(f"taken back: {' '.join(question.split())[:60]}")
 
 
@@ -227,9 +225,7 @@ def _compare(session: ChatSession, argument: str) -> None:
     from .transcript import last_question
 
     base = session.chat
-    question = argument or last_question(base)
-    if not question:
-        raise InvalidRequest("compare what? /compare QUESTION")
+    question = argument or last_question(base)[1]
     for effort in EFFORTS:
         session.terminal.rows([(Span(f"── {effort} ──", f"{BOLD};{CYAN}"),)])
         fork = base.fork()
@@ -242,19 +238,13 @@ def _compare(session: ChatSession, argument: str) -> None:
 
 def _trace(session: ChatSession, _argument: str) -> None:
     rows: list[Row] = []
-    for message, tokens, kept, cached in session.chat.trace():
-        state = ("cached" if cached else "prefilled") if kept else "dropped"
-        style = DIM if not kept else GREEN if cached else ""
-        channel = str(message.channel or "")
-        head = f"{message.author.role!s:<10} {channel:<11} {tokens:>7,} {state:<10}"
-        rows.append(_one_line((Span(head, style), Span(_begin(message), DIM)), session))
+    for entry in session.chat.trace():
+        state = ("cached" if entry.cached else "to prefill") if entry.kept else "dropped"
+        style = DIM if not entry.kept else GREEN if entry.cached else ""
+        message = entry.message
+        head = f"{message.author.role!s:<10} {message.channel or '':<11} {entry.tokens:>7,}  {state:<10}  "
+        rows.append(_one_line((Span(head, style), Span(" ".join(message.text.split())[:200], DIM)), session))
     session.terminal.rows(rows)
-
-
-def _begin(message: Any) -> str:
-    from .transcript import text_of
-
-    return " ".join(text_of(message).split())[:200]
 
 
 def _one_line(row: Row, session: ChatSession) -> Row:

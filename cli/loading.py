@@ -70,8 +70,5 @@ class Loader:
         finally:
             self._done.set()
         if self._model is not None:
-            from ..hub import mark_used
-
-            mark_used(self.reference)
             # Imported now, while nobody waits, rather than at the first word of the first answer.
-            from . import markdown  # noqa: F401
+            from . import turn  # noqa: F401

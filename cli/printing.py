@@ -11,7 +11,7 @@ from .spans import DIM, Span
 from .terminal import Terminal
 
 if TYPE_CHECKING:
-    from ..chat import Stream
+    from ..stream import Stream
 
 __all__ = ["show_plain"]
 

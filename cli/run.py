@@ -21,7 +21,7 @@ from .spans import YELLOW, visible
 from .terminal import Terminal
 
 if TYPE_CHECKING:
-    from ..chat import Stream
+    from ..stream import Stream
 
 __all__ = ["Request", "answer"]
 
@@ -45,10 +45,8 @@ def answer(request: Request, settings: Settings) -> None:
     reference = choose_model(settings.model, err, interactive=False)
 
     from .. import load
-    from ..hub import mark_used
 
     with load(reference) as model:
-        mark_used(reference)
         extra: dict[str, Any] = {} if schema is None else {"schema": schema}
         stream = model.stream(
             prompt,

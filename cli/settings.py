@@ -23,8 +23,11 @@ __all__ = [
     "Effort",
     "Settings",
     "ThinkMode",
+    "as_effort",
+    "as_think_mode",
     "config_path",
     "data_path",
+    "explain_settings",
     "load_settings",
 ]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ..events import Reply
+if TYPE_CHECKING:
+    from ..events import Reply
 
-__all__ = ["SessionStats", "reply_line"]
+__all__ = ["SessionStats", "memory_in_use", "reply_line"]
 
 
 @dataclass
@@ -28,8 +31,8 @@ class SessionStats:
             f"answers     {len(usages)}",
             f"prompts     {prompt:,} tokens, {cached:,} of them cached",
             f"generated   {completion:,} tokens, {reasoning:,} of them thinking",
-            f"prefill     {prefill:.1f} s, {_rate(prompt - cached, prefill)}",
-            f"decode      {decode:.1f} s, {_rate(completion, decode)}",
+            f"prefill     {prefill:.1f} s, {_rate(prompt - cached, prefill)} tokens/s",
+            f"decode      {decode:.1f} s, {_rate(completion, decode)} tokens/s",
         ]
 
 
@@ -37,13 +40,14 @@ def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int)
     """What one answer took, in one line."""
     usage, timings = reply.usage, reply.timings
     answer = usage.completion_tokens - usage.reasoning_tokens
+    prefill = _rate(usage.prompt_tokens - usage.cached_tokens, timings.prefill)
+    decode = _rate(usage.completion_tokens, timings.decode)
     parts = [
-        f"{timings.first_token:.2f} s to first token",
-        f"prefill {_rate(usage.prompt_tokens - usage.cached_tokens, timings.prefill)}",
-        f"decode {_rate(usage.completion_tokens, timings.decode)}",
-        f"{usage.reasoning_tokens:,} + {answer:,} tokens",
+        f"first {timings.first_token:.2f} s",
+        f"prefill {prefill}, decode {decode} tok/s",
+        f"{usage.reasoning_tokens:,}+{answer:,} tokens",
         f"{usage.cached_tokens:,} cached",
-        f"context {context_used:,} of {context_limit:,}",
+        f"context {context_used:,}/{context_limit:,}",
     ]
     if memory:
         parts.append(f"{memory / 1e9:.1f} GB")
@@ -52,14 +56,12 @@ def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int)
 
 def memory_in_use() -> int:
     """Bytes that MLX holds; 0 before it is loaded."""
-    import sys
-
     mlx = sys.modules.get("mlx.core")
     return int(mlx.get_active_memory()) if mlx is not None else 0
 
 
 def _rate(tokens: int, seconds: float) -> str:
     if seconds <= 0 or tokens <= 0:
-        return "0 tok/s"
+        return "0"
     rate = tokens / seconds
-    return f"{rate:.0f} tok/s" if rate >= 10 else f"{rate:.1f} tok/s"
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..errors import InvalidRequest
 from .markdown import render
 from .spans import BOLD, CYAN, DIM, Row, Span, wrap
 from .terminal import Terminal
@@ -15,22 +16,25 @@ if TYPE_CHECKING:
 __all__ = ["answers", "as_markdown", "last_question", "show_last_turn", "show_transcript"]
 
 
-def text_of(message: Any) -> str:
-    """The text of a message."""
-    return "".join(getattr(content, "text", "") for content in message.content)
-
-
 def turns(chat: Chat) -> Iterator[tuple[str, str]]:
     """Role and text of what a person would call the conversation: questions and final answers."""
     for message in chat.messages:
         role = str(message.author.role)
         if role == "user" or (role == "assistant" and message.channel == "final"):
-            yield role, text_of(message)
+            yield role, message.text
 
 
-def last_question(chat: Chat) -> str:
-    """The last question asked; empty if there is none."""
-    return next((text for role, text in reversed(list(turns(chat))) if role == "user"), "")
+def last_question(chat: Chat) -> tuple[int, str]:
+    """Where the last question stands among the messages, and its text.
+
+    Raises:
+        InvalidRequest: nothing was asked yet.
+    """
+    for position in range(len(chat.messages) - 1, -1, -1):
+        message = chat.messages[position]
+        if message.author.role == "user":
+            return position, message.text
+    raise InvalidRequest("nothing was asked yet")
 
 
 def answers(chat: Chat) -> list[str]:

@@ -20,7 +20,7 @@ from .spans import BLUE, DIM, ITALIC, RED, Row, Span, visible, wrap
 from .terminal import Terminal
 
 if TYPE_CHECKING:
-    from ..chat import Stream
+    from ..stream import Stream
 
 __all__ = ["TurnView", "show_live"]
 

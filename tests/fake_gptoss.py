@@ -1,8 +1,8 @@
 """The command line over a model that says what it is told: for tests of the screen, without MLX.
 
 ``python tests/fake_gptoss.py chat -m demo`` behaves as ``gptoss`` would. The answer to a question is the question
-itself, ``think N`` thinks for N pieces first, ``file PATH`` answers with a file's content; pieces of ``GPTOSS_FAKE_PIECE``
-characters come every ``GPTOSS_FAKE_DELAY`` seconds.
+itself, ``think N`` thinks for N pieces first, ``prefill N`` reads for N steps, ``file PATH`` answers with a file's
+content; pieces of ``GPTOSS_FAKE_PIECE`` characters come every ``GPTOSS_FAKE_DELAY`` seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import gptoss_mlx
@@ -40,12 +39,12 @@ class FakeStream:
     def __enter__(self) -> FakeStream:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.cancel()
 
     def __iter__(self) -> Iterator[Event]:
         thinking = text = ""
-        steps = 0
+        steps = thoughts = 0
         words = self._question.split()
         prefill = int(words[1]) if words[:1] == ["prefill"] else 1
         for done in range(prefill):
@@ -56,7 +55,9 @@ class FakeStream:
             steps += 1
             if self._pause():
                 break
-            thinking += event.delta if isinstance(event, Thinking) else ""
+            if isinstance(event, Thinking):
+                thinking += event.delta
+                thoughts += 1
             text += event.delta if isinstance(event, Text) else ""
             yield event
         cancelled = self._cancelled.is_set()
@@ -66,7 +67,7 @@ class FakeStream:
             thinking=thinking,
             messages=messages,
             finish_reason="cancelled" if cancelled else "stop",
-            usage=Usage(prompt_tokens=10, cached_tokens=3, completion_tokens=steps, reasoning_tokens=len(thinking)),
+            usage=Usage(prompt_tokens=10, cached_tokens=3, completion_tokens=steps, reasoning_tokens=thoughts),
             timings=Timings(first_token=0.1, prefill=0.1, decode=1.0),
         )
         if self._chat is not None:

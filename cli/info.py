@@ -1,0 +1,174 @@
+"""``gptoss info``: a model's architecture, what it needs and what to expect of it, from its config alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from ..config import ModelConfig
+from ..fit import (
+    KNOWN,
+    PRECISIONS,
+    DeviceInfo,
+    bytes_per_token,
+    cache_bytes,
+    fit,
+    parameter_count,
+    precision_of,
+    tokens_per_second_limit,
+    weight_bytes,
+)
+from ..hub import resolve
+from .spans import BOLD, GREEN, RED, YELLOW, Row, Span
+from .terminal import Terminal
+
+__all__ = ["describe", "memory_bandwidth", "show_info"]
+
+_CONTEXTS = (4096, 32768, 131072)
+
+# GB/s, as Apple states them; the larger where a chip comes with two.
+_BANDWIDTHS = {
+    "M1": 68,
+    "M1 Pro": 200,
+    "M1 Max": 400,
+    "M1 Ultra": 800,
+    "M2": 100,
+    "M2 Pro": 200,
+    "M2 Max": 400,
+    "M2 Ultra": 800,
+    "M3": 100,
+    "M3 Pro": 150,
+    "M3 Max": 400,
+    "M3 Ultra": 819,
+    "M4": 120,
+    "M4 Pro": 273,
+    "M4 Max": 546,
+    "M5": 153,
+}
+
+
+def memory_bandwidth(device_name: str) -> float | None:
+    """Bytes a second of a chip; None if it is not known."""
+    gigabytes = _BANDWIDTHS.get(device_name.removeprefix("Apple").strip())
+    return gigabytes * 1e9 if gigabytes is not None else None
+
+
+def show_info(reference: str, *, as_json: bool) -> None:
+    """Print the tables.
+
+    Raises:
+        ModelNotFound: it is neither here nor one whose shape is known.
+    """
+    config = KNOWN[reference] if reference in KNOWN else ModelConfig.from_directory(resolve(reference))
+    content = describe(config, DeviceInfo.current())
+    terminal = Terminal(sys.stdout)
+    if as_json:
+        terminal.line(json.dumps(content, indent=2))
+        return
+    terminal.rows(_rows(reference, content))
+
+
+def describe(config: ModelConfig, device: DeviceInfo) -> dict[str, Any]:
+    """Everything that is shown, as plain data."""
+    bandwidth = memory_bandwidth(device.name)
+    contexts = [context for context in _CONTEXTS if context <= config.max_position_embeddings]
+    contexts = contexts or [config.max_position_embeddings]
+    own = precision_of(config) if config.quantization is not None else None
+    precisions = (own,) if own is not None else PRECISIONS
+    return {
+        "architecture": _architecture(config),
+        "parameters": _parameters(config),
+        "cache_bytes_per_token": cache_bytes(config, 10**5 + 1) - cache_bytes(config, 10**5),
+        "device": {
+            "name": device.name,
+            "memory_bytes": device.memory_bytes,
+            "gpu_bytes": device.gpu_bytes,
+            "bandwidth": bandwidth,
+        },
+        "precisions": {
+            precision: {
+                "weight_bytes": weight_bytes(config, precision),
+                "bytes_per_token": bytes_per_token(config, precision),
+                "tokens_per_second_limit": bandwidth and tokens_per_second_limit(config, bandwidth, precision),
+                "memory": {context: _need(config, device, precision, context) for context in contexts},
+            }
+            for precision in precisions
+        },
+    }
+
+
+def _need(config: ModelConfig, device: DeviceInfo, precision: Any, context: int) -> dict[str, Any]:
+    needed = fit(config, device, precision=precision, context=context)
+    return {"bytes": needed.needed_bytes, "fits": needed.fits, "remedy": needed.remedy}
+
+
+def _architecture(config: ModelConfig) -> dict[str, Any]:
+    sliding = sum(kind == "sliding_attention" for kind in config.layer_types)
+    layers = config.num_hidden_layers
+    return {
+        "layers": f"{layers}: {sliding} sliding (window {config.sliding_window}), {layers - sliding} full",
+        "experts": f"{config.num_local_experts}, {config.num_experts_per_tok} active",
+        "hidden": f"{config.hidden_size}, experts {config.intermediate_size}",
+        "heads": f"{config.num_attention_heads} query, {config.num_key_value_heads} key-value",
+        "head dimension": f"{config.head_dim}",
+        "vocabulary": f"{config.vocab_size:,}",
+        "context": f"{config.max_position_embeddings:,}",
+    }
+
+
+def _parameters(config: ModelConfig) -> dict[str, int]:
+    """Parameters by component, counted as the library counts them in all."""
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    query, key_value = config.query_size, config.key_value_size
+    attention = hidden * query + query + 2 * (hidden * key_value + key_value) + query * hidden + hidden
+    attention += config.num_attention_heads + 2 * hidden  # sinks, the two norms
+    inner = config.intermediate_size
+    expert = hidden * 2 * inner + 2 * inner + inner * hidden + hidden
+    router = hidden * config.num_local_experts + config.num_local_experts
+    embedding = config.vocab_size * hidden
+    active = layers * (attention + router + config.num_experts_per_tok * expert) + embedding + hidden
+    return {
+        "total": parameter_count(config),
+        "active": active,
+        "experts": layers * (config.num_local_experts * expert + router),
+        "attention": layers * attention,
+        "embedding_and_head": 2 * embedding + hidden,
+    }
+
+
+def _rows(reference: str, content: dict[str, Any]) -> list[Row]:
+    rows: list[Row] = [(Span(reference, BOLD),)]
+    rows += [_field(name, value) for name, value in content["architecture"].items()]
+    rows += [()]
+    for name, count in content["parameters"].items():
+        note = " for each token (the embedding is only looked up)" if name == "active" else ""
+        rows.append(_field(name.replace("_", " "), f"{count:,}{note}"))
+    rows += [_field("cache", f"{content['cache_bytes_per_token']:,} bytes a token of context"), ()]
+    device = content["device"]
+    rows.append(_field("this machine", _device(device)))
+    for precision, figures in content["precisions"].items():
+        rows += [(), (Span(f"dense layers in {precision}", BOLD),)]
+        rows.append(_field("weights", f"{figures['weight_bytes'] / 1e9:.2f} GB"))
+        for context, need in figures["memory"].items():
+            rows.append(_memory_row(context, need))
+        limit = figures["tokens_per_second_limit"]
+        speed = f"at most {limit:.0f} tokens/s" if limit else "needs a chip whose bandwidth is known"
+        rows.append(_field("speed", f"{speed} ({figures['bytes_per_token'] / 1e9:.2f} GB read a token)"))
+    return rows
+
+
+def _device(device: dict[str, Any]) -> str:
+    memory = f"{device['memory_bytes'] / 1e9:.0f} GB, {device['gpu_bytes'] / 1e9:.0f} GB for the GPU"
+    bandwidth = f", {device['bandwidth'] / 1e9:.0f} GB/s" if device["bandwidth"] else ""
+    return f"{device['name']}, {memory}{bandwidth}"
+
+
+def _field(name: str, value: str) -> Row:
+    return (Span(f"  {name:<20}"), Span(value))
+
+
+def _memory_row(context: int, need: dict[str, Any]) -> Row:
+    verdict = Span("fits", GREEN) if need["fits"] else Span("does not fit", RED)
+    row = (Span(f"  {f'at {context:,} tokens':<20}"), Span(f"{need['bytes'] / 1e9:6.2f} GB  "), verdict)
+    return (*row, Span(f"  after: {need['remedy']}", YELLOW)) if need["remedy"] else row

@@ -1,0 +1,79 @@
+"""``gptoss models``: what is on this disk, and deleting it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+
+import typer
+
+from ..errors import InvalidRequest, ModelNotFound
+from ..hub import InstalledModel, list_models
+from .spans import CYAN, DIM, Row, Span, clip
+from .terminal import Terminal
+
+__all__ = ["remove_models", "show_models"]
+
+
+def show_models() -> None:
+    """One line a model: name, size, precision, last use, place."""
+    terminal = Terminal(sys.stdout)
+    models = list_models()
+    width = max((len(model.name) for model in models), default=0)
+    for model in models:
+        row: Row = (
+            Span(f"{model.name:<{width}}", CYAN),
+            Span(f"  {_size(model.nbytes):>9}  {_precision(model):<9} {_when(model):<16}  "),
+            Span(str(model.path), DIM),
+        )
+        terminal.rows([clip(row, max(terminal.width, 40)) if terminal.interactive else row])
+    if not any(model.converted for model in models):
+        terminal.line("gptoss convert 20b gets the first real one", DIM)
+
+
+def remove_models(names: Sequence[str], *, confirmed: bool) -> None:
+    """Delete converted models, after asking.
+
+    Raises:
+        ModelNotFound: there is no such converted model.
+        InvalidRequest: nobody to ask, and not confirmed.
+    """
+    terminal = Terminal(sys.stdout)
+    converted = {model.name: model for model in list_models() if model.converted}
+    missing = [name for name in names if name not in converted]
+    if missing:
+        known = ", ".join(converted) or "none yet"
+        raise ModelNotFound(f"{missing[0]}: is no converted model here ({known}); only those can be deleted")
+    for name in dict.fromkeys(names):
+        model = converted[name]
+        if not confirmed:
+            _confirm(model, terminal)
+        shutil.rmtree(model.path)
+        terminal.line(f"deleted {name}: {_size(model.nbytes)}")
+
+
+def _confirm(model: InstalledModel, terminal: Terminal) -> None:
+    if not sys.stdin.isatty():
+        raise InvalidRequest(
+            f"{model.name}: to delete it without being asked: gptoss models rm --yes {model.name}"
+        )
+    terminal.write(f"Delete {model.name}, {_size(model.nbytes)} in {model.path}? [y/N] ")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        terminal.line("nothing was deleted")
+        raise typer.Exit(1)
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 10**8 else f"{nbytes / 1e6:.1f} MB"
+
+
+def _precision(model: InstalledModel) -> str:
+    return f"mxfp4+{model.precision}"
+
+
+def _when(model: InstalledModel) -> str:
+    if model.last_used is None:
+        return "demo" if model.name == "demo" else "never used" if model.converted else "Hub download"
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(model.last_used))

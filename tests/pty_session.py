@@ -1,0 +1,104 @@
+"""A person at a terminal, for tests: a program in a pseudo-terminal with pyte as its screen."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pyte
+
+__all__ = ["FAKE", "Person"]
+
+FAKE = [sys.executable, str(Path(__file__).parent / "fake_gptoss.py")]
+
+
+class Person:
+    """Types, waits and looks."""
+
+    def __init__(
+        self, command: list[str], home: Path, width: int = 80, height: int = 24, env: dict[str, str] | None = None
+    ) -> None:
+        environ = {**os.environ, "TERM": "xterm-256color", "HOME": str(home), "XDG_DATA_HOME": str(home / "data")}
+        environ |= {"XDG_CONFIG_HOME": str(home / "config"), "GPTOSS_DATA": str(home / "models")}
+        environ["LC_ALL"] = "C.UTF-8"
+        for name in ("NO_COLOR", "COLUMNS", "TMUX", "TERM_PROGRAM", "VTE_VERSION", "GPTOSS_MODEL"):
+            environ.pop(name, None)
+        environ |= env or {}
+        self.screen = pyte.HistoryScreen(width, height, history=100_000, ratio=1)
+        self._stream = pyte.ByteStream(self.screen)
+        self.written = b""
+        self.child = pexpect.spawn(command[0], command[1:], env=environ, dimensions=(height, width), timeout=30)
+
+    def send(self, text: str) -> None:
+        """Press keys."""
+        self.child.send(text)
+
+    def enter(self, text: str) -> None:
+        """Type a line and press Enter."""
+        self.child.send(text)
+        time.sleep(0.05)
+        self.child.send("\r")
+
+    def look(self, seconds: float = 0.05) -> None:
+        """Let what the program writes in the next moments reach the screen."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            try:
+                data = self.child.read_nonblocking(65536, timeout=left)
+            except pexpect.TIMEOUT:
+                return
+            except pexpect.EOF:
+                return
+            self.written += data
+            self._stream.feed(data)
+            if b"\x1b[6n" in data:  # prompt_toolkit asks where the cursor is
+                self.child.send(f"\x1b[{self.screen.cursor.y + 1};{self.screen.cursor.x + 1}R")
+
+    def wait_for(self, text: str, timeout: float = 30) -> float:
+        """Wait until the screen or its history shows ``text``; gives the seconds it took."""
+        began = time.monotonic()
+        while text not in self.text():
+            assert time.monotonic() - began < timeout, f"{text!r} did not appear in:\n{self.text()}"
+            assert self.child.isalive() or text in self.text(), f"the program ended:\n{self.text()}"
+            self.look(0.02)
+        return time.monotonic() - began
+
+    def lines(self) -> list[str]:
+        """Scrollback and screen, without trailing spaces."""
+        width = self.screen.columns
+        above = [_line_text(line) for line in self.screen.history.top]
+        shown = [line[:width] for line in self.screen.display]
+        return [line.rstrip() for line in above + shown]
+
+    def text(self) -> str:
+        """Scrollback and screen as one text."""
+        return "\n".join(self.lines())
+
+    def resize(self, width: int, height: int) -> None:
+        """Drag the window's edge."""
+        self.screen.resize(height, width)
+        self.child.setwinsize(height, width)
+
+    def leave(self) -> int:
+        """Press Ctrl-D and wait; the exit code."""
+        self.child.send("\x04")
+        return self.end()
+
+    def end(self) -> int:
+        """Wait until the program has ended; the exit code."""
+        began = time.monotonic()
+        while self.child.isalive():
+            assert time.monotonic() - began < 20, f"still running:\n{self.text()}"
+            self.look(0.05)
+        self.look(0.1)
+        self.child.close()
+        assert self.child.exitstatus is not None, f"killed by signal {self.child.signalstatus}"
+        return self.child.exitstatus
+
+
+def _line_text(line: Any) -> str:
+    return "".join(line[x].data for x in range(max(line, default=-1) + 1))
