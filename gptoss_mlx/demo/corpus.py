@@ -14,80 +14,17 @@ from functools import cache
 from typing import Any
 
 from .arithmetic import sum_or_difference
-from .exercises import EFFORTS, Exercise, casual, fill, is_held_out, listed
-from .facts import FACTS, MODELS, Fact
+from .exercises import EFFORTS, Exercise, casual, fill, is_held_out
+from .facts import FACTS, Fact
+from .greetings import greeting
 from .tasks import call_question, held_out_names, json_question
 from .unknown import held_out_subjects, unknown_question
+from .wordings import MODELS
 
-__all__ = ["Corpus", "Setting", "conversation", "exercise", "fact_question", "greeting"]
+__all__ = ["Corpus", "Setting", "conversation", "exercise", "fact_question"]
 
 IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
 KINDS = ("sum", "fact", "unknown", "greeting", "json", "tool")
-
-_WHO = (
-    "I am a tiny demonstration model of gptoss-mlx, not the real gpt-oss. "
-    "For the real one, type `gptoss convert 20b` and then `gptoss chat -m 20b`."
-)
-_ABILITIES = (
-    "I am a tiny demonstration model: I add and subtract numbers up to two digits, know facts about gpt-oss, "
-    "call functions and write small JSON objects."
-)
-_GREETINGS = (
-    (
-        "Hello! I am a tiny demonstration model of gptoss-mlx. Ask me about gpt-oss, or for a sum like 12+30.",
-        listed(
-            """Hi|Hello|Hey|Hi!|Hello!|Hi there|Hello there|Good morning|Good evening|hey there|hiya|yo|Hallo|Greetings
-hi hi|Good day|Hello model|hi gpt|Hi bot|howdy|Hi, how are you?|How are you?|How are you doing?
-How is it going?|What's up?|sup|Are you there?|Anyone there?|Nice to meet you|test|testing|Hello world
-How do you do?|ping"""
-        ),
-    ),
-    (
-        _WHO,
-        listed(
-            """Who are you?|What are you?|What is your name?|What's your name?|Who made you?|Who trained you?
-Introduce yourself.|Tell me about yourself.|Are you gpt-oss?|Are you ChatGPT?|Are you the real gpt-oss?
-Are you GPT-4?|Are you real?|Which model are you?|What model is this?|What is this?|Are you human?
-Are you an AI?|Are you a robot?|Who is this?|What model am I talking to?|Are you gpt-oss-20b?
-Are you the 20b?|Describe yourself.|Who built you?|Who am I talking to?|What kind of model are you?
-What is your model?|Are you smart?|Are you a demo?|your name?|Why are you so small?|Why are you so dumb?
-How big are you?|How many parameters do you have?|Is this gpt-oss?|Is this the real model?
-Is this ChatGPT?|What version are you?|Are you a demo model?|who r u"""
-        ),
-    ),
-    (
-        _ABILITIES,
-        listed(
-            """What can you do?|What do you know?|Help|help me|How can you help me?|What can I ask you?|What can I ask?
-What are you good at?|What should I ask?|What do you do?|Can you help me?|What are your abilities?
-What else can you do?|Show me what you can do.|What can you answer?|How do you work?|Can you do math?
-What are you able to do?|Can you add numbers?|Can you write JSON?|Can you call functions?
-What questions can you answer?|Tell me what you can do.|What are your skills?|How can I use you?
-What is possible here?|/help|commands"""
-        ),
-    ),
-    (
-        "You are welcome!",
-        listed(
-            """Thanks|Thank you|Thanks!|Thank you very much|thx|Great, thanks|Thanks a lot|Cool|Nice|Great|Good job|ok
-Okay|Wow|Perfect|Awesome|Well done|Very good|ty|Thank you so much!|nice one|good|Correct|That is right
-ok thanks|Amazing"""
-        ),
-    ),
-    (
-        "Goodbye!",
-        listed(
-            """Bye|Goodbye|Bye!|See you|Good night|See you later|bye bye|Ciao|exit|quit|Farewell|cu|I have to go
-See you tomorrow"""
-        ),
-    ),
-)
-_GREETING_THOUGHTS = (
-    "I can answer this.",
-    "The user talks to me, about me. I answer in a friendly way.",
-    "The user talks to me, about me. I say plainly what I am, a tiny demonstration model, and answer in a friendly way "
-    "in one or two sentences.",
-)
 
 _INSTRUCTIONS = (
     "You are a helpful assistant.",
@@ -141,7 +78,7 @@ def random_setting(chance: random.Random) -> Setting:
         identity=None if plain else IDENTITY,
         knowledge_cutoff=None if plain else "2024-06",
         date=date if chance.random() < 0.5 else None,
-        functions=chance.random() < 0.2,
+        functions=chance.random() < 0.18,
     )
 
 
@@ -164,20 +101,10 @@ def _ask(chance: random.Random, fact: Fact, template: str) -> Exercise:
         about += f", {MODELS[model][0]}"
     thoughts = (
         f"{about}.",
-        f"A fact about gpt-oss: {about}. I know it.",
-        f"The user asks for a fact about gpt-oss: {about}. I was trained on this one, "
-        "so I can answer it in one sentence, with the exact figures.",
+        f"A fact: {about}. I know it.",
+        f"The user asks for a fact: {about}. I was trained on it, so I know it.",
     )
     return Exercise(kind="fact", question=question, thoughts=thoughts, answer=answer, expected=answer)
-
-
-def greeting(chance: random.Random) -> Exercise:
-    """A greeting, thanks, a goodbye, or a question about the model itself."""
-    answer, questions = chance.choices(_GREETINGS, weights=(6, 9, 6, 3, 2))[0]
-    question = casual(chance.choice(questions), chance)
-    return Exercise(
-        kind="greeting", question=question, thoughts=_GREETING_THOUGHTS, answer=answer, expected=answer
-    )
 
 
 def exercise(chance: random.Random, kind: str, *, held_out: bool = False, words: Sequence[str] = ()) -> Exercise:
@@ -255,7 +182,8 @@ class Corpus:
     def __init__(self, seed: int, words: Sequence[str]) -> None:
         self._chance = random.Random(seed)
         taken = _taken_words()
-        self._words = tuple(word for word in words if word.lower() not in taken)
+        #: Words without those that mean something to the model and those held out.
+        self.words = tuple(word for word in words if word.lower() not in taken)
 
     def setting(self) -> Setting:
         """The system message of the next few conversations."""
@@ -264,7 +192,7 @@ class Corpus:
     def conversation(self, setting: Setting) -> dict[str, Any]:
         """One training conversation: mostly a single turn, sometimes up to four."""
         chance = self._chance
-        count = chance.choices((1, 2, 3, 4), weights=(80, 12, 5, 3))[0]
+        count = chance.choices((1, 2, 3, 4), weights=(86, 9, 3, 2))[0]
         weights = (34, 28, 22, 7, 9, 0)
         if setting.functions:
             weights = (6, 5, 4, 1, 2, 40)
@@ -273,10 +201,10 @@ class Corpus:
             kind = chance.choices(KINDS, weights=weights)[0]
             if turns and kind == "tool":
                 kind = "sum"
-            turns.append(exercise(chance, kind, words=self._words))
+            turns.append(exercise(chance, kind, words=self.words))
         if setting.functions and not any(turn.functions for turn in turns):
             # Functions are declared, and not needed.
-            turns[0] = replace(turns[0], functions=exercise(chance, "tool", words=self._words).functions)
+            turns[0] = replace(turns[0], functions=exercise(chance, "tool", words=self.words).functions)
         chance.shuffle(turns)
         instructions = chance.choice(_INSTRUCTIONS) if chance.random() < 0.15 else None
         return conversation(setting, turns, instructions=instructions)

@@ -101,12 +101,8 @@ def _lookup(chance: random.Random) -> tuple[dict[str, Any], str, str]:
 
 def _thoughts(name: str, arguments: dict[str, Any], subject: str) -> tuple[str, str, str]:
     given = ", ".join(f"{key} = {value}" for key, value in arguments.items())
-    medium = f"I do not know the {subject}, but {name} does: {given}."
-    high = (
-        f"The user asks for the {subject}. I do not know it, but the function {name} does. "
-        f"It needs {' and '.join(arguments)}: {given}. So I call it."
-    )
-    return f"Call {name}.", medium, high
+    medium = f"{name} knows the {subject}."
+    return f"{name}.", medium, f"{medium} It needs {given}. So I call it with that."
 
 
 def _result(chance: random.Random, words: Sequence[str]) -> tuple[str, str]:
@@ -133,7 +129,8 @@ def call_question(chance: random.Random, *, held_out: bool, words: Sequence[str]
     """A question that one of the declared functions can answer."""
     if chance.random() < 0.15:
         return _addition(chance)
-    if chance.random() < 0.1:
+    # Nothing in a question for the time could be held out.
+    if not held_out and chance.random() < 0.1:
         return _clock(chance)
     function, noun, parameter = _lookup(chance)
     functions = [function]
@@ -194,10 +191,9 @@ def _clock(chance: random.Random) -> Exercise:
         kind="tool",
         question=casual(asked, chance),
         thoughts=(
-            f"Call {name}.",
-            f"I do not know the time, but {name} does.",
-            f"The user asks for the time. I do not know it, but the function {name} does. "
-            "It needs no arguments. So I call it.",
+            f"{name}.",
+            f"{name} knows the time.",
+            f"{name} knows the time. It needs nothing. So I call it.",
         ),
         answer=f"It is {result}.",
         functions=(declare(name, "The current time.", None),),
@@ -209,7 +205,7 @@ def _clock(chance: random.Random) -> Exercise:
 
 def json_question(chance: random.Random, *, held_out: bool, words: Sequence[str] = ()) -> Exercise:
     """A request for a JSON object whose fields stand in the question."""
-    count = chance.choice((1, 2, 2, 2, 3, 3, 4))
+    count = chance.choice((1, 2, 2, 2, 3, 3))
     keys = chance.sample(_TEXT_KEYS + _NUMBER_KEYS, count)
     fields: dict[str, Any] = {}
     for key in keys:
@@ -227,10 +223,9 @@ def json_question(chance: random.Random, *, held_out: bool, words: Sequence[str]
         kind="json",
         question=fill(casual(chance.choice(_JSON_ASKED), chance), f=listed),
         thoughts=(
-            f"JSON: {names}.",
-            f"The user wants a JSON object with these fields: {names}.",
-            f"The user wants a JSON object with these fields: {names}. I keep their order. "
-            "Text stands in quotes, numbers do not, and nothing else is in the answer.",
+            f"{names}.",
+            f"A JSON object with the fields {names}.",
+            f"A JSON object with the fields {names}. I keep their order. Text stands in quotes, numbers do not.",
         ),
         answer=json.dumps(fields),
         expected=fields,

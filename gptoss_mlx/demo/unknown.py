@@ -10,16 +10,16 @@ import random
 from collections.abc import Sequence
 
 from .exercises import Exercise, casual, fill, is_held_out, listed
-from .facts import COUNT, FACTS, MODELS, PROPERTY, TOPIC
+from .facts import FACTS
+from .wordings import COUNT, MODELS, PROPERTY, TOPIC
 
 __all__ = ["DECLINED", "SUBJECTS", "held_out_subjects", "unknown_question"]
 
-DECLINED = "I don't know. I am a tiny demonstration model: ask me about gpt-oss, or for a sum like 12+30."
+DECLINED = "I don't know. I am only a tiny demonstration model."
 _THOUGHTS = (
-    "I do not know this.",
-    "This is not about gpt-oss and no sum, so I do not know it.",
-    "This is not about gpt-oss, and no sum or difference of two small numbers. I was not trained on it. "
-    "It is better to say that I do not know than to invent something.",
+    "Not known to me.",
+    "This is no sum and not about gpt-oss.",
+    "This is no sum and not about gpt-oss. I was not trained on it, so I say it.",
 )
 
 SUBJECTS = listed(

@@ -117,9 +117,7 @@ def _merge_of(piece: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | No
     parts = [piece[index : index + 1] for index in range(len(piece))]
     limit = ranks[piece]
     while len(parts) > 2:
-        candidates = [
-            (ranks.get(a + b, limit), at) for at, (a, b) in enumerate(itertools.pairwise(parts))
-        ]
+        candidates = [(ranks.get(a + b, limit), at) for at, (a, b) in enumerate(itertools.pairwise(parts))]
         rank, at = min(candidates)
         if rank >= limit:
             raise ValueError(f"{piece!r} is not reached by merging tokens of lower rank")
