@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from .blocks import Block, Env, Leaf, code_spans, parse_blocks
 from .highlight import Highlighter
-from .spans import DIM, Row, Span, row_width, wrap
+from .spans import DIM, Row, Span, cut, plain, row_width, wrap
 from .table import layout
 
 __all__ = ["TAIL_ROWS", "MarkdownStream", "render"]
@@ -168,13 +168,15 @@ class MarkdownStream:
         if len(leaves) != 1 or leaves[0].kind != "text" or leaves[0].stable < _EARLIEST:
             return []
         leaf = leaves[0]
-        stable = leaf.stable
-        wrapped = wrap(leaf.spans, _room(leaf, width), self._offset)
-        ends = [row.end for row in wrapped[:-1] if row.end <= stable]
-        if not ends:
+        text = plain(leaf.spans)
+        # The word before which something unstable stands may yet become shorter, and fit the row before.
+        end = len(text) if leaf.stable == len(text) else text.rfind(" ", 0, leaf.stable) + 1
+        wrapped = wrap(cut(leaf.spans, 0, end), _room(leaf, width), self._offset)
+        if len(wrapped) < 2:
             return []
-        rows = self._leaf_rows(leaf, self._offset, width)[: -(len(wrapped) - len(ends))]
-        self._offset = ends[-1]
+        given = dataclasses.replace(leaf, spans=cut(leaf.spans, 0, wrapped[-2].end))
+        rows = self._leaf_rows(given, self._offset, width)
+        self._offset = wrapped[-2].end
         return rows
 
     def _leaf_rows(self, leaf: Leaf, offset: int, width: int, live: bool = False) -> list[Row]:

@@ -27,6 +27,7 @@ __all__ = [
     "Span",
     "Wrapped",
     "clip",
+    "cut",
     "plain",
     "row_width",
     "visible",
@@ -108,7 +109,7 @@ def wrap(spans: Iterable[Span], width: int, start: int = 0) -> list[Wrapped]:
     width = max(width, 1)
     rows: list[Wrapped] = []
     for begin, end, following in _breaks(text, width, start):
-        rows.append(Wrapped(_slice(spans, begin, end), following))
+        rows.append(Wrapped(cut(spans, begin, end), following))
     return rows
 
 
@@ -117,7 +118,7 @@ def clip(row: Row, width: int) -> Row:
     if row_width(row) <= width:
         return row
     wrapped = wrap((Span(plain(row).replace(" ", "\u00a0")),), width)
-    return _slice(row, 0, wrapped[0].end if wrapped else 0)
+    return cut(row, 0, wrapped[0].end if wrapped else 0)
 
 
 def _breaks(text: str, width: int, start: int) -> Iterator[tuple[int, int, int]]:
@@ -165,7 +166,7 @@ def _chop(text: str, begin: int, end: int, width: int) -> Iterator[tuple[int, in
     yield piece, end
 
 
-def _slice(spans: Iterable[Span], begin: int, end: int) -> Row:
+def cut(spans: Iterable[Span], begin: int, end: int) -> Row:
     """Characters ``begin`` to ``end`` of the spans' text, styles kept."""
     pieces: list[Span] = []
     offset = 0
