@@ -9,7 +9,7 @@ import base64
 import json
 import os
 import random
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,12 @@ def golden(name: str) -> str:
 
 def wire(text: str) -> list[int]:
     """Tokens of a text in which the names of control tokens mean the tokens."""
-    tokens: list[int] = oracle().encode(text, allowed_special="all")
-    return tokens
+    return list(_wire(text))
+
+
+@lru_cache(4096)
+def _wire(text: str) -> tuple[int, ...]:
+    return tuple(oracle().encode(text, allowed_special="all"))
 
 
 def oracle_render(

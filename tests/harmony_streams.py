@@ -192,6 +192,8 @@ def recovered(tokens: Sequence[int], role: str | None) -> list[Message]:
             texts.append(current)
             current = ""
     assert current == ""
+    # Whatever is shown of a repair can be printed.
+    assert all(repair.text.encode() is not None for message in parser.messages for repair in message.repairs)
     assert texts == [message.text for message in parser.messages]
     return list(parser.messages)
 

@@ -162,7 +162,7 @@ def test_effort_in_either_spelling(effort: Any) -> None:
 
 def test_an_unknown_effort_names_the_three() -> None:
     with pytest.raises(RenderError, match="reasoning_effort: 'max' is not one of low, medium, high"):
-        SystemContent(reasoning_effort="max")  # type: ignore[arg-type]
+        SystemContent(reasoning_effort="max")
 
 
 def test_the_same_name_twice_is_an_error() -> None:

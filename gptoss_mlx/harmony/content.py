@@ -162,7 +162,8 @@ class SystemContent:
     """
 
     model_identity: str | None = _IDENTITY
-    reasoning_effort: ReasoningEffort | None = ReasoningEffort.MEDIUM
+    reasoning_effort: ReasoningEffort | str | None = ReasoningEffort.MEDIUM
+    """A string is taken as a `ReasoningEffort`."""
     conversation_start_date: str | None = None
     """YYYY-MM-DD. Never filled in by itself: the same conversation renders the same tomorrow."""
     knowledge_cutoff: str | None = "2024-06"

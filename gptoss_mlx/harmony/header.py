@@ -383,3 +383,8 @@ def _starts_with_role(text: str) -> bool:
 def _visible(text: str) -> str:
     """Bytes that were no UTF-8, as the replacement character."""
     return re.sub("[\udc80-\udcff]+", "\ufffd", text)
+
+
+def spelled(text: str) -> str:
+    """A part of a header as one can show it: its marks by name."""
+    return _visible(text.replace(CHANNEL_MARK, "<|channel|>").replace(CONSTRAIN_MARK, CONSTRAIN))

@@ -19,10 +19,11 @@ Everywhere else the two are one: where strict parsing succeeds, recovering parsi
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, StrEnum
 from typing import Final, NamedTuple
+from weakref import WeakKeyDictionary
 
 from ..errors import InvalidRequest, ParseError
 from .content import TextContent
@@ -37,6 +38,7 @@ from .header import (
     read_leniently,
     read_strictly,
     read_unfinished,
+    spelled,
 )
 from .messages import Message, Repair, RepairKind
 from .render import TokenCodec
@@ -84,6 +86,8 @@ _NOTHING_LOST: Final = (
     RepairKind.STRAY_WORD,
 )
 _CONTROL_OF_MARK: Final = {mark: control for control, mark in _MARKS.items()}
+
+_controls_of: WeakKeyDictionary[TokenCodec, Mapping[int, _Control]] = WeakKeyDictionary()
 
 
 class StreamParser:
@@ -180,7 +184,7 @@ class StreamParser:
             self._write(self._token_bytes(token))
         else:
             self._take(control, self._token_bytes(token))
-        return self._changes
+        return tuple(self._changes)
 
     def close(self) -> Sequence[Change]:
         """Ends the stream; a message without its terminator is kept and marked as truncated.
@@ -201,15 +205,14 @@ class StreamParser:
         if self._repairs and self._messages:
             last = self._messages[-1]
             self._messages[-1] = replace(last, repairs=(*last.repairs, *self._repairs))
-        return self._changes
+        return tuple(self._changes)
 
     def _begin_step(self) -> None:
         if self._error is not None:
             raise self._error
         if self._closed:
             raise InvalidRequest("the parser was closed; a new stream needs a new parser")
-        if self._changes:
-            self._changes = []
+        self._changes.clear()
         if self._state is not ParserState.CONTENT:
             self._header = None
 
@@ -388,7 +391,7 @@ class StreamParser:
         self._text, self._repairs = [], []
 
     def _note(self, kind: RepairKind, text: str = "") -> None:
-        self._repairs.append(Repair(kind=kind, position=self._position, text=text))
+        self._repairs.append(Repair(kind=kind, position=self._position, text=spelled(text)))
 
     def _refuse(self, problem: str) -> None:
         self._error = ParseError(f"token {self._position}: {problem}")
@@ -406,9 +409,14 @@ def parse(
     return list(parser.messages)
 
 
-def _controls(tokenizer: TokenCodec) -> dict[int, _Control]:
-    by_name = {control.value: control for control in _Control} | dict.fromkeys(_STOPS, _Control.STOP)
-    return {token: by_name.get(name, _Control.OTHER) for name, token in tokenizer.special.items()}
+def _controls(tokenizer: TokenCodec) -> Mapping[int, _Control]:
+    """What each control token is to the parser; the same for every stream of a tokenizer."""
+    controls = _controls_of.get(tokenizer)
+    if controls is None:
+        by_name = {control.value: control for control in _Control} | dict.fromkeys(_STOPS, _Control.STOP)
+        controls = {token: by_name.get(name, _Control.OTHER) for name, token in tokenizer.special.items()}
+        _controls_of[tokenizer] = controls
+    return controls
 
 
 def _decoder(errors: str) -> codecs.IncrementalDecoder:

@@ -152,7 +152,7 @@ def _system_to_dict(content: SystemContent) -> dict[str, Any]:
     data: dict[str, Any] = {
         "type": "system_content",
         "model_identity": content.model_identity,
-        "reasoning_effort": None if effort is None else effort.value.capitalize(),
+        "reasoning_effort": None if effort is None else effort.capitalize(),
         "knowledge_cutoff": content.knowledge_cutoff,
         "channel_config": None
         if config is None
