@@ -1,0 +1,60 @@
+"""How long ``gptoss --help`` and the prompt take, against a bare Typer application with the same commands.
+
+python tests/benchmarks/cli_startup.py
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from pty_session import Person
+
+ROUNDS = 15
+
+BARE = """
+import typer
+app = typer.Typer(help="Run OpenAI's gpt-oss on your Mac.", no_args_is_help=True)
+def command(a: str = "", b: int = 0, c: float = 0.0): "Do something."
+for name in "chat run models info doctor convert verify bench config".split():
+    app.command(name)(command)
+app()
+"""
+OURS = "from gptoss_mlx.cli.app import main; main()"
+
+
+def help_seconds(code: str) -> float:
+    """Wall time of one ``--help``."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code, "--help"], stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began
+
+
+def prompt_seconds(home: Path) -> float:
+    """From the command to the prompt."""
+    began = time.perf_counter()
+    person = Person([sys.executable, "-m", "gptoss_mlx.cli", "chat", "-m", "demo"], home)
+    person.wait_for("›")
+    seconds = time.perf_counter() - began
+    person.leave()
+    return seconds
+
+
+def main() -> None:
+    """Measure in turns, so that both see the same machine; report medians."""
+    bare, ours = zip(*((help_seconds(BARE), help_seconds(OURS)) for _ in range(ROUNDS)), strict=True)
+    a, b = statistics.median(bare), statistics.median(ours)
+    print(f"--help: bare Typer {a * 1e3:.0f} ms, gptoss {b * 1e3:.0f} ms, {b / a:.2f} times")
+    with tempfile.TemporaryDirectory() as home:
+        prompts = [prompt_seconds(Path(home)) for _ in range(ROUNDS // 3)]
+    print(f"prompt: median {statistics.median(prompts) * 1e3:.0f} ms, slowest {max(prompts) * 1e3:.0f} ms")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""The command line without a screen: flags, settings, forms of output, exit codes, what is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fake_gptoss
+import pytest
+from pty_session import FAKE
+from typer.testing import CliRunner
+
+import gptoss_mlx
+from gptoss_mlx import errors
+from gptoss_mlx.cli import edge, sessions, settings
+from gptoss_mlx.cli.app import app
+from gptoss_mlx.cli.attachments import with_files
+from gptoss_mlx.cli.commands import COMMANDS
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user who never started the program."""
+    for name in [name for name in os.environ if name.startswith("GPTOSS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("GPTOSS_DATA", str(tmp_path / "models"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr(gptoss_mlx, "load", fake_gptoss.load, raising=False)
+    return tmp_path
+
+
+@dataclass
+class Run:
+    """What a run of the program left behind."""
+
+    stdout: str
+    stderr: str
+    returncode: int
+
+
+def gptoss(*arguments: str, stdin: str = "") -> Run:
+    """The program in this process: its start-up is not what these tests are about."""
+    result = CliRunner().invoke(app, arguments, input=stdin)
+    return Run(result.stdout, result.stderr, result.exit_code)
+
+
+def test_the_answer_alone_is_on_standard_output(home: Path) -> None:
+    done = gptoss("run", "-m", "demo", "think", "3")
+    assert (done.stdout, done.returncode) == ("think 3\n", 0)
+    assert done.stderr == "step 0, step 1, step 2 of it\n"
+    assert gptoss("run", "-m", "demo", "--think", "hide", "think 3").stderr == ""
+
+
+def test_questions_come_from_pipes_and_files_too(home: Path) -> None:
+    (home / "a.txt").write_text("content ``` of a")
+    done = gptoss("run", "-m", "demo", "-f", str(home / "a.txt"), "why?", stdin="piped\n")
+    assert done.stdout == "File a.txt:\n\n````\ncontent ``` of a\n````\n\npiped\n\nwhy?\n"
+
+
+def test_json_is_one_object_and_jsonl_the_events(home: Path) -> None:
+    reply = json.loads(gptoss("run", "-m", "demo", "--json", "think 2").stdout)
+    assert (reply["text"], reply["finish_reason"]) == ("think 2", "stop")
+    lines = gptoss("run", "-m", "demo", "--jsonl", "think 2").stdout.splitlines()
+    kinds = [json.loads(line)["type"] for line in lines]
+    assert kinds == ["progress", "thinking", "thinking", "text", "done"]
+
+
+def test_escapes_do_not_pass_a_pipe_either(home: Path) -> None:
+    question = "a\x1b]0;t\x07b\x9b31m"
+    assert gptoss("run", "-m", "demo", stdin=question).stdout == "a␛]0;t␇b<U+009B>31m\n"
+    for form in ("--json", "--jsonl"):
+        assert not set("\x1b\x07\x9b") & set(gptoss("run", "-m", "demo", form, stdin=question).stdout)
+
+
+def test_a_chat_without_a_terminal_reads_lines(home: Path) -> None:
+    done = gptoss("chat", "-m", "demo", stdin='hello\n/effort high\n"""\ntwo\nlines\n"""\n//slash\n')
+    assert (done.stdout, done.returncode) == ("hello\ntwo\nlines\n/slash\n", 0)
+    assert "effort high" in done.stderr
+    listed = gptoss("chat", "--list").stdout
+    assert listed.count("\n") == 1
+    assert "hello" in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("run", "-m", "nothing-here", "x"), 3, "gptoss convert"),
+        (("run", "x"), 3, "--model demo"),
+        (("chat",), 3, "--model demo"),
+        (("run", "-m", "demo"), 2, "no question"),
+        (("run", "-m", "demo", "-e", "huge", "x"), 2, "low, medium, high"),
+        (("run", "-m", "demo", "-f", "/no/such\x1b[31m", "x"), 2, "␛[31m"),
+        (("run", "--nonsense"), 2, "No such option"),
+        (("chat", "abc"), 2, "--resume"),
+        (("chat", "--resume", "abc"), 1, "--list"),
+        (("models", "rm", "demo"), 3, "no converted model"),
+        (("info", "/tmp"), 3, "config.json"),
+    ],
+)
+def test_errors_are_one_line_with_a_remedy_and_a_code(
+    home: Path, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    done = gptoss(*arguments)
+    assert done.returncode == code
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "\x1b" not in done.stderr
+    if "--nonsense" not in arguments:
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_closed_pipe_ends_quietly(home: Path) -> None:
+    pipe = f"{' '.join(FAKE)} run -m demo --jsonl 'think 20000' | head -1"
+    done = subprocess.run(pipe, shell=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+
+
+def test_an_interrupt_ends_a_run_with_130(home: Path) -> None:
+    with subprocess.Popen(
+        [*FAKE, "run", "-m", "demo", "think 100000"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "GPTOSS_FAKE_DELAY": "0.01"},
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.read(4) == "step"
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+        assert process.wait(10) == edge.INTERRUPTED
+        assert time.monotonic() - began < 3
+
+
+def test_every_error_has_the_code_that_the_readme_promises() -> None:
+    assert edge.exit_code(errors.ConfigError("x")) == 3
+    assert edge.exit_code(errors.NotEnoughDisk("x")) == 4
+    assert edge.exit_code(errors.InvalidRequest("x")) == 2
+    assert edge.exit_code(KeyboardInterrupt()) == 130
+    assert edge.exit_code(ValueError("x")) == 1
+    assert "bug" in edge.error_line(ValueError("x"))
+
+
+def test_a_flag_beats_the_environment_beats_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = settings.config_path()
+    assert path == home / "config" / "gptoss" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text('effort = "low"\ntemperature = 1\nthink = "dim"\n')
+    monkeypatch.setenv("GPTOSS_EFFORT", "high")
+    loaded = settings.load_settings(think="hide", seed=None)
+    assert (loaded.effort, loaded.temperature, loaded.think, loaded.top_p) == ("high", 1.0, "hide", 1.0)
+
+
+@pytest.mark.parametrize("content", ["efort = 1", "effort = 3", "seed = 1.5", "effort = ", 'effort = "huge"'])
+def test_a_wrong_setting_is_named(home: Path, content: str) -> None:
+    path = settings.config_path()
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(errors.InvalidRequest, match=r"config\.toml"):
+        settings.load_settings()
+
+
+def test_chats_are_found_by_a_part_of_their_name(home: Path) -> None:
+    paths = [sessions.new_chat_path() for _ in range(2)]
+    for age, path in enumerate(paths):
+        path.write_text('{"title": "t", "messages": []}')
+        os.utime(path, (1000 - age, 1000 - age))
+    assert paths[0].parent.stat().st_mode & 0o777 == 0o700
+    assert sessions.find_chat("") == paths[0]
+    assert sessions.find_chat(paths[1].stem[-4:]) == paths[1]
+    with pytest.raises(errors.InvalidRequest, match="2 chats"):
+        sessions.find_chat("-")
+
+
+def test_files_cannot_close_their_own_fence(tmp_path: Path) -> None:
+    path = tmp_path / "x.md"
+    path.write_text("```\n````")
+    assert "`````\n```\n````\n`````" in with_files("q", [path])
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(errors.InvalidRequest, match="UTF-8"):
+        with_files("q", [path])
+
+
+def test_every_command_has_help_and_a_handler() -> None:
+    wanted = (
+        "help effort think system retry edit undo continue file copy save load export new history fork compare"
+    )
+    assert set(f"{wanted} trace stats model quit".split()) == set(COMMANDS)
+    assert all(command.summary for command in COMMANDS.values())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = """
+import sys
+from gptoss_mlx.cli.app import app
+try:
+    app(["--help"])
+except SystemExit:
+    pass
+heavy = "mlx mlx_lm transformers numpy huggingface_hub tiktoken prompt_toolkit pydantic".split()
+assert not [name for name in heavy if name in sys.modules], [name for name in heavy if name in sys.modules]
+assert not [name for name in sys.modules if name.startswith("gptoss_mlx.harmony")]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_info_states_the_known_figures(home: Path) -> None:
+    content: dict[str, Any] = json.loads(gptoss("info", "20b", "--json").stdout)
+    assert content["parameters"]["total"] == 20_914_757_184
+    parts = content["parameters"]
+    assert parts["experts"] + parts["attention"] + parts["embedding_and_head"] == parts["total"]
+    assert content["precisions"]["bf16"]["weight_bytes"] == 13_761_264_768
+    assert "116,829,156,672" in gptoss("info", "120b").stdout
