@@ -22,6 +22,7 @@ from harmony_fixtures import (
     wire,
 )
 
+from gptoss_mlx import harmony
 from gptoss_mlx.errors import RenderError
 from gptoss_mlx.harmony import (
     Conversation,
@@ -257,6 +258,24 @@ def test_no_text_anywhere_becomes_a_control_token(text: str) -> None:
     harmless = render(say_everywhere("text"), CODEC)
     assert [token for token in tokens if token in special] == [token for token in harmless if token in special]
     assert tokens == oracle_render(say_everywhere(text), drop_analysis=False)
+
+
+def test_the_turn_drawn_in_the_documentation_is_what_is_rendered() -> None:
+    drawn = [line.strip() for line in (harmony.__doc__ or "").split("taken apart")[0].splitlines()]
+    turn_on_the_wire = "".join(line for line in drawn if line.startswith("<|start|>"))
+    messages = (
+        Message.user("How warm is Oslo?"),
+        Message.assistant("I need the tool.", channel="analysis"),
+        Message.assistant(
+            '{"city":"Oslo"}',
+            channel="commentary",
+            recipient="functions.temp",
+            content_type="<|constrain|>json",
+        ),
+        Message.tool("functions.temp", '{"celsius":4}'),
+        Message.assistant("Four degrees.", channel="final"),
+    )
+    assert render_for_training(Conversation(messages=messages), CODEC) == wire(turn_on_the_wire)
 
 
 def test_the_oracle_decodes_what_we_render() -> None:

@@ -12,8 +12,8 @@ ordinary text. Line breaks are drawn here and not written.
 The third message, taken apart:
 
     <|start|>assistant to=functions.temp<|channel|>commentary <|constrain|>json<|message|>{"city":"Oslo"}<|call|>
-             └─ role ┘ └── recipient ───┘          └ channel ┘└─ content type ─┘          └── content ──┘└ stop ┘
-             └──────────────────────── header ────────────────────────────────┘
+             └ role ─┘ └── recipient ──┘└───── channel ─────┘ └ content type ─┘           └── content ──┘└ stop ┘
+             └──────────────────────────── header ────────────────────────────┘
 
 * **Role**: system, developer, user, assistant. In a tool's message its name stands in the role's place.
 * **Channel**: analysis is thinking; commentary has calls of functions and preambles; final is the answer.

@@ -5,7 +5,7 @@ stand in the text as one character each, which no decoded text contains, so that
 spells ``<|channel|>`` is told from one that has it.
 
     assistant to=functions.f ⟨channel⟩commentary ⟨constrain⟩json
-    └─ role ─┘└─ recipient ─┘          └ channel ┘└─ content type ─┘
+    └ role ─┘ └ recipient ─┘└──── channel ────┘ └content type─┘
 """
 
 from __future__ import annotations
