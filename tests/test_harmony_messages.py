@@ -75,7 +75,7 @@ def test_a_role_is_one_of_five(role: Any) -> None:
         Author(role=role)
 
 
-@pytest.mark.parametrize("name", [*Role, "Developer", "SYSTEM"])
+@pytest.mark.parametrize("name", [*Role, "Developer", "SYSTEM", "useruser"])
 def test_no_tool_has_the_name_of_a_role(name: str) -> None:
     with pytest.raises(RenderError, match="is reserved"):
         Author(role=Role.TOOL, name=name)

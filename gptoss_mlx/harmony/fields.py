@@ -53,9 +53,6 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOOL_NAME = re.compile(r"(?:[A-Za-z0-9_-]{1,64}\.)?[A-Za-z0-9_.-]{1,64}")
 
-# A tool's name stands where a role stands: one that spells a role would render as that role.
-RESERVED = frozenset(Role)
-
 _E = TypeVar("_E", bound=StrEnum)
 
 
@@ -128,7 +125,8 @@ def _check_pattern(value: Any, pattern: re.Pattern[str], allowed: str, field: st
 
 
 def _check_not_reserved(value: str, field: str) -> str:
-    if value.lower() in RESERVED:
+    # A tool's name stands where a role stands: one that spells a role would render as that role.
+    if any(repeats(value.lower(), role) for role in Role):
         raise RenderError(
             f"{field}: {value!r} is reserved, a tool of that name would speak as that role; "
             f"not allowed: {', '.join(Role)}"
