@@ -46,13 +46,14 @@ class FullKVCache:
 
     def __init__(self) -> None:
         self.offset = 0
+        self._reserved = 0
         self._keys: mx.array | None = None
         self._values: mx.array | None = None
 
     def append(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Adds L positions; gives all of them, oldest first."""
         begin, end = self.offset, self.offset + keys.shape[2]
-        self.reserve(end, like=keys)
+        self._grow(max(end, self._reserved), like=keys)
         assert self._keys is not None
         assert self._values is not None
         self._keys[..., begin:end, :] = keys
@@ -60,8 +61,11 @@ class FullKVCache:
         self.offset = end
         return self._keys[..., :end, :], self._values[..., :end, :]
 
-    def reserve(self, length: int, like: mx.array) -> None:
-        """Makes room for ``length`` positions of the shape and dtype of ``like``."""
+    def reserve(self, length: int) -> None:
+        """Lets the next growth reach ``length`` positions, so that a long prompt's chunks copy nothing."""
+        self._reserved = length
+
+    def _grow(self, length: int, like: mx.array) -> None:
         capacity = 0 if self._keys is None else self._keys.shape[2]
         if length <= capacity:
             return
@@ -257,6 +261,20 @@ class PromptCache:
                 layer.trim(snapshot.offset)
         for n, window in zip(sliding, snapshot.windows, strict=True):
             self.layers[n] = window.fork()
+
+    def clear(self) -> None:
+        """Forgets everything; the full layers keep their buffers for what comes next."""
+        for n, layer in enumerate(self.layers):
+            if isinstance(layer, FullKVCache):
+                layer.trim(0)
+            else:
+                self.layers[n] = SlidingKVCache(layer.window)
+
+    def reserve(self, length: int) -> None:
+        """Makes the full layers' next growth reach ``length`` positions at once."""
+        for layer in self.layers:
+            if isinstance(layer, FullKVCache):
+                layer.reserve(length)
 
     def fork(self) -> PromptCache:
         """An independent cache with the same content; buffers are shared until one of the two writes."""

@@ -57,7 +57,7 @@ class Timings:
 class _Event:
     def to_dict(self) -> dict[str, Any]:
         """The event as plain JSON data."""
-        return _plain(self)
+        return _fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +132,7 @@ class Reply:
 
     def to_dict(self) -> dict[str, Any]:
         """The reply as plain JSON data; messages in openai-harmony's form."""
-        return _plain(self)
+        return _fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,12 +146,16 @@ class Done(_Event):
 Event = Progress | Thinking | Preamble | ToolCall | ToolResult | Text | Done
 
 
+def _fields(value: Any) -> dict[str, Any]:
+    return {entry.name: _plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+
+
 def _plain(value: Any) -> Any:
     """Dataclasses, tuples and messages as JSON data."""
     if isinstance(value, Message):
         return value.to_dict()
     if dataclasses.is_dataclass(value):
-        return {entry.name: _plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+        return _fields(value)
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value

@@ -1,0 +1,364 @@
+"""A conversation with a model: the only place where harmony and generation meet.
+
+The prompt of every turn is rendered from the messages, and the prompt cache finds by itself how much of it is
+already computed: retry, undo, edit and fork need no more than to change the messages.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from . import chatfile
+from .engine import Effort
+from .errors import InvalidRequest
+from .events import Reply, ToolResult
+from .harmony import (
+    Channel,
+    Conversation,
+    DeveloperContent,
+    Message,
+    ReasoningEffort,
+    Rendering,
+    Role,
+    SystemContent,
+    render_segments,
+)
+from .sampling import SamplingParams
+from .stream import Stream
+from .tools import ToolBox
+from .turn import Turn, TurnPlan
+
+if TYPE_CHECKING:
+    from .engine import Generation, GptOss
+
+__all__ = ["Chat", "TraceEntry"]
+
+MAX_STEPS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceEntry:
+    """One message of the next prompt."""
+
+    message: Message
+    tokens: int
+    kept: bool
+    """False for analysis that harmony drops once its turn is over."""
+    cached: bool
+    """Whether its tokens are in the prompt cache."""
+
+
+class Chat:
+    """A conversation. Start one with ``model.chat()``, or go on with a saved one: ``model.load_chat(path)``.
+
+    One thread at a time may use it; several chats may share a model.
+
+    Args:
+        model: a loaded model.
+        instructions: the developer message.
+        effort: how long the model thinks; may be changed between turns.
+        tools: functions the model may call.
+        sampling: how tokens are chosen; may be changed between turns.
+        date: the current date, YYYY-MM-DD. It stays as it is: a date that changed at midnight would make the
+            model read the whole conversation again.
+        messages: what was said before.
+        title: for lists of chats.
+    """
+
+    def __init__(
+        self,
+        model: GptOss,
+        *,
+        instructions: str | None = None,
+        effort: Effort = "medium",
+        tools: Sequence[Any] = (),
+        sampling: SamplingParams | None = None,
+        date: str | None = None,
+        messages: Sequence[Message] = (),
+        title: str | None = None,
+    ) -> None:
+        self.model = model
+        self.instructions = instructions
+        self.effort = effort
+        self.sampling = sampling or SamplingParams()
+        self.date = _checked_date(date)
+        self.title = title
+        self._tools = ToolBox(tools)
+        self._messages = list(messages)
+        self._prefix = model.make_prefix()
+
+    @property
+    def effort(self) -> Effort:
+        """How long the model thinks: ``low``, ``medium`` or ``high``. Changing it makes the next turn read the
+        whole conversation again, because it stands in the system message."""
+        return self._effort
+
+    @effort.setter
+    def effort(self, effort: str) -> None:
+        self._effort: Effort = checked_effort(effort)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What was said, in order; the system and developer messages are not among it."""
+        return tuple(self._messages)
+
+    @property
+    def conversation(self) -> Conversation:
+        """Everything that the model reads, the system and developer messages included."""
+        return self._conversation(self._messages)
+
+    @property
+    def context_used(self) -> int:
+        """Tokens that the conversation takes up now, dropped analysis not counted."""
+        return len(self._render(self._messages, next_role=None).tokens)
+
+    @property
+    def context_limit(self) -> int:
+        """Tokens that the model can take."""
+        return self.model.config.max_position_embeddings
+
+    def send(self, text: str, *, effort: Effort | None = None) -> Reply:
+        """Says something and waits for the answer: :meth:`stream` to its end."""
+        with self.stream(text, effort=effort) as events:
+            return events.finish()
+
+    def stream(self, text: str, *, effort: Effort | None = None) -> Stream:
+        """Says something; the answer comes as events.
+
+        Args:
+            text: the user's message.
+            effort: for this turn and the following ones.
+
+        Raises:
+            InvalidRequest: the text is empty, or the conversation no longer fits the context.
+        """
+        if not text.strip():
+            raise InvalidRequest("the message is empty; say something")
+        if effort is not None:
+            self.effort = effort
+        self._messages.append(Message.user(text))
+        return self._turn(restore=self._messages[:-1])
+
+    def retry(self, *, effort: Effort | None = None) -> Reply:
+        """Throws the last answer away and asks again."""
+        with self.stream_retry(effort=effort) as events:
+            return events.finish()
+
+    def stream_retry(self, *, effort: Effort | None = None) -> Stream:
+        """:meth:`retry`, as events.
+
+        Raises:
+            InvalidRequest: nothing was asked yet.
+        """
+        if effort is not None:
+            self.effort = effort
+        before = list(self._messages)
+        del self._messages[self._last_question() + 1 :]
+        return self._turn(restore=before)
+
+    def continue_stream(self) -> Stream:
+        """Goes on with an answer that was cut short by ``max_tokens`` or an interrupt.
+
+        Raises:
+            InvalidRequest: the last answer is complete.
+        """
+        last = self._messages[-1] if self._messages else None
+        if last is None or last.role is not Role.ASSISTANT or not last.truncated:
+            raise InvalidRequest("there is no unfinished answer to continue; ask something")
+        before = list(self._messages)
+        begun = self._render(self._messages, next_role=None).segments[-1].tokens[:-1]
+        self._messages.pop()
+        return self._turn(restore=before, begun=begun)
+
+    def undo(self) -> str:
+        """Takes the last question and its answer back.
+
+        Returns:
+            The question.
+
+        Raises:
+            InvalidRequest: nothing was asked yet.
+        """
+        position = self._last_question()
+        question = self._messages[position].text
+        del self._messages[position:]
+        return question
+
+    def edit(self, index: int, text: str) -> Reply:
+        """Changes what the user said and asks again; what came after is thrown away.
+
+        Args:
+            index: of the user's message in ``messages``; negative counts from the end.
+            text: what it shall say.
+
+        Raises:
+            InvalidRequest: there is no user message at ``index``.
+        """
+        with self.stream_edit(index, text) as events:
+            return events.finish()
+
+    def stream_edit(self, index: int, text: str) -> Stream:
+        """:meth:`edit`, as events."""
+        if not -len(self._messages) <= index < len(self._messages) or self._messages[index].role is not Role.USER:
+            users = [position for position, message in enumerate(self._messages) if message.role is Role.USER]
+            raise InvalidRequest(f"message {index} is not the user's; those are {users}")
+        if not text.strip():
+            raise InvalidRequest("the message is empty; say something")
+        before = list(self._messages)
+        self._messages = [*self._messages[: index % len(before)], Message.user(text)]
+        return self._turn(restore=before)
+
+    def fork(self) -> Chat:
+        """An independent chat that begins with the same messages; what is computed is shared, not copied."""
+        twin = Chat(
+            self.model,
+            instructions=self.instructions,
+            effort=self.effort,
+            sampling=self.sampling,
+            date=self.date,
+            messages=self._messages,
+            title=self.title,
+        )
+        twin._tools = self._tools
+        twin._prefix = self.model._fork_prefix(self._prefix)
+        return twin
+
+    def trace(self) -> list[TraceEntry]:
+        """The next prompt, message by message: for people who want to see what the model will read."""
+        rendering = self._render([*self._messages, Message.user("")], next_role=None)
+        cached = self._prefix.known(rendering.tokens)
+        return [
+            TraceEntry(
+                message=segment.message,
+                tokens=len(segment.tokens),
+                kept=not segment.dropped,
+                cached=not segment.dropped and segment.end <= cached,
+            )
+            for segment in rendering.segments[:-1]
+            if segment.message is not None
+        ]
+
+    def save(self, path: str | Path) -> None:
+        """Writes the chat to a file of its own (JSON, readable by its owner alone).
+
+        Raises:
+            FileWriteError: it cannot be written; what stood there before is unchanged.
+        """
+        content = chatfile.ChatContent(
+            title=self.title,
+            effort=self.effort,
+            instructions=self.instructions,
+            date=self.date,
+            messages=self.messages,
+        )
+        chatfile.write(path, content)
+
+    @classmethod
+    def load(cls, model: GptOss, path: str | Path, *, tools: Sequence[Any] = ()) -> Chat:
+        """See ``GptOss.load_chat``."""
+        content = chatfile.read(path)
+        return cls(
+            model,
+            instructions=content.instructions,
+            effort=checked_effort(content.effort),
+            tools=tools,
+            date=content.date,
+            messages=content.messages,
+            title=content.title,
+        )
+
+    def _last_question(self) -> int:
+        for position in range(len(self._messages) - 1, -1, -1):
+            if self._messages[position].role is Role.USER:
+                return position
+        raise InvalidRequest("nothing was asked yet")
+
+    def _conversation(self, messages: Sequence[Message]) -> Conversation:
+        system = SystemContent(reasoning_effort=ReasoningEffort(self.effort), conversation_start_date=self.date)
+        functions = self._tools.namespace()
+        head = [Message.system(system)]
+        if self.instructions or functions is not None:
+            tools = () if functions is None else (functions,)
+            head.append(Message.developer(DeveloperContent(instructions=self.instructions or None, tools=tools)))
+        return Conversation(messages=(*head, *messages))
+
+    def _render(self, messages: Sequence[Message], next_role: str | None = "assistant") -> Rendering:
+        return render_segments(self._conversation(messages), self.model.tokenizer, next_role)
+
+    def _turn(self, *, restore: list[Message], begun: tuple[int, ...] = ()) -> Stream:
+        """Starts a turn on the messages as they stand.
+
+        Args:
+            restore: the messages, should the request be refused before any work.
+            begun: the tokens of an unfinished message that goes on.
+        """
+        model = self.model
+        try:
+            first = self._generate(begun)
+        except BaseException:
+            self._messages = restore
+            raise
+        started: list[Generation] = [first]
+        plan = TurnPlan(
+            generate=lambda: started.pop() if started else self._generate(()),
+            add=self._messages.extend,
+            call=self._call,
+            runs=lambda message: self._tools.runs(message.recipient or ""),
+            max_steps=MAX_STEPS,
+            stop=self.sampling.stop,
+            begun=begun,
+        )
+        turn = Turn(plan, model.tokenizer, model.stop_tokens, on_end=self._settle)
+        return Stream(turn.events(), turn.cancel)
+
+    def _generate(self, begun: tuple[int, ...]) -> Generation:
+        rendering = self._render(self._messages, next_role=None if begun else "assistant")
+        prompt = [*rendering.tokens, *begun]
+        boundaries = rendering.boundaries
+        return self.model._generate(prompt, self.sampling, self._prefix, boundaries)
+
+    def _call(self, message: Message) -> ToolResult:
+        assert message.recipient is not None
+        outcome = self._tools.call(message.recipient, message.text)
+        return ToolResult(name=message.recipient, output=outcome.output, error=outcome.error)
+
+    def _settle(self, reply: Reply) -> None:
+        """Once an answer is complete its analysis will be dropped: computes the history as the next turn will
+        have it, while the user reads."""
+        answered = any(message.channel is Channel.FINAL for message in reply.messages)
+        if reply.finish_reason != "stop" or not answered:
+            return
+        rendering = self._render([*self._messages, Message.user("")], next_role=None)
+        end = rendering.segments[-1].start
+        boundaries = [boundary for boundary in rendering.boundaries if boundary <= end]
+        self.model._compute_ahead(rendering.tokens[:end], self._prefix, boundaries)
+
+
+def checked_effort(effort: str) -> Effort:
+    """The effort, if it is one.
+
+    Raises:
+        InvalidRequest: it is not.
+    """
+    if effort not in get_args(Effort):
+        raise InvalidRequest(
+            f"effort is {effort!r}; low, medium or high is needed (gpt-oss always thinks: low is the least)"
+        )
+    return cast(Effort, effort)
+
+
+def _checked_date(date: str | None) -> str | None:
+    if date is None:
+        return None
+    try:
+        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", date):
+            raise ValueError
+        datetime.date.fromisoformat(date)
+    except (TypeError, ValueError):
+        raise InvalidRequest(f"date is {date!r}; a date as YYYY-MM-DD is needed") from None
+    return date

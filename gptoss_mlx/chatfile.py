@@ -1,0 +1,123 @@
+"""The one format that a chat is saved in: JSON that a person can read, with harmony's messages inside."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from .errors import ChatFileError, HarmonyError
+from .files import write_text
+from .harmony import Message
+
+__all__ = ["VERSION", "ChatContent", "read", "write"]
+
+VERSION: Final = 1
+_MAX_BYTES: Final = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatContent:
+    """What is in the file."""
+
+    messages: tuple[Message, ...]
+    """Without the system and developer messages: those are made from the other fields."""
+    title: str | None = None
+    effort: str = "medium"
+    instructions: str | None = None
+    date: str | None = None
+    damaged: int = 0
+    """How many messages could not be read; only with ``keep_readable``."""
+
+
+def write(path: str | Path, content: ChatContent) -> None:
+    """Saves a chat, whole or not at all, for its owner alone.
+
+    Raises:
+        FileWriteError: it cannot be written.
+    """
+    data = {
+        "version": VERSION,
+        "title": content.title,
+        "effort": content.effort,
+        "instructions": content.instructions,
+        "date": content.date,
+        "messages": [_message_to_dict(message) for message in content.messages],
+    }
+    write_text(path, json.dumps(data, ensure_ascii=False, indent=1) + "\n", private=True)
+
+
+def read(path: str | Path, *, keep_readable: bool = False) -> ChatContent:
+    """Reads a saved chat.
+
+    Args:
+        path: the file.
+        keep_readable: of a chat with damaged messages, keep those before the first one.
+
+    Raises:
+        ChatFileError: it cannot be read, is no chat, is damaged, or is of a newer version.
+    """
+    path = Path(path)
+    data = _read_object(path)
+    version = data.get("version")
+    if type(version) is not int or version < 1:
+        raise ChatFileError(f"{path}: is no saved chat; name a file that gptoss wrote")
+    if version > VERSION:
+        raise ChatFileError(
+            f"{path}: is of format {version}, this gptoss reads up to {VERSION}; update gptoss-mlx"
+        )
+    entries = data.get("messages")
+    if not isinstance(entries, list):
+        raise ChatFileError(f"{path}: messages is missing; the file is damaged")
+    messages: list[Message] = []
+    for position, entry in enumerate(entries):
+        try:
+            messages.append(_message_from_dict(entry))
+        except (HarmonyError, TypeError) as error:
+            if not keep_readable:
+                raise ChatFileError(f"{path}: messages[{position}] cannot be read ({error})") from error
+            break
+    texts = {name: _text(path, data, name) for name in ("title", "effort", "instructions", "date")}
+    return ChatContent(
+        messages=tuple(messages),
+        title=texts["title"],
+        effort=texts["effort"] or "medium",
+        instructions=texts["instructions"],
+        date=texts["date"],
+        damaged=len(entries) - len(messages),
+    )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ChatFileError(f"{path}: is larger than {_MAX_BYTES // 2**20} MB; it is no saved chat")
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ChatFileError(f"{path}: no such file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ChatFileError(f"{path}: cannot be read as a chat ({error})") from error
+    if not isinstance(data, dict):
+        raise ChatFileError(f"{path}: is no saved chat; name a file that gptoss wrote")
+    return data
+
+
+def _text(path: Path, data: dict[str, Any], name: str) -> str | None:
+    value = data.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ChatFileError(f"{path}: {name} is {value!r}; the file is damaged")
+    return value
+
+
+def _message_to_dict(message: Message) -> dict[str, Any]:
+    # openai-harmony's JSON has no place for it and ignores it.
+    return message.to_dict() | ({"truncated": True} if message.truncated else {})
+
+
+def _message_from_dict(entry: Any) -> Message:
+    if not isinstance(entry, dict):
+        raise TypeError("an object is needed")
+    fields = dict(entry)
+    truncated = fields.pop("truncated", False) is True
+    return replace(Message.from_dict(fields), truncated=truncated)

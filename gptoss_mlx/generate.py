@@ -1,0 +1,134 @@
+"""Tokens in, tokens out: prefill in chunks, then decode one token ahead.
+
+Runs in the thread that owns MLX. Knows nothing of harmony, text or threads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import mlx.core as mx
+
+from .errors import InvalidRequest
+from .model import Transformer
+from .prefix import PrefixCache
+from .sampling import Sampler
+
+__all__ = ["ChunkSize", "Request", "check_prompt", "decode", "prefill"]
+
+
+@dataclass(slots=True)
+class ChunkSize:
+    """How many tokens a prefill chunk has: as many as take at most half a second, so that cancelling waits
+    no longer."""
+
+    tokens: int = 256
+    seconds: float = 0.5
+
+    def measured(self, tokens: int, elapsed: float) -> None:
+        """Learns from a chunk; short ones say little."""
+        if tokens >= 64 and elapsed > 0:
+            fits = int(tokens * self.seconds / elapsed)
+            self.tokens = max(64, min(2048, 2 * self.tokens, fits // 64 * 64))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What one generation needs to know beside the prompt."""
+
+    sampler: Sampler
+    stop_tokens: frozenset[int]
+    max_tokens: int | None
+    max_positions: int
+    """Of prompt and completion together."""
+    boundaries: tuple[int, ...] = ()
+    """Positions of the prompt to mark, ascending."""
+    cancelled: Callable[[], bool] = lambda: False
+    on_prefill: Callable[[int, int], None] = field(default=lambda done, total: None)
+
+
+def check_prompt(prompt: Sequence[int], vocab_size: int, max_positions: int) -> None:
+    """Before any work.
+
+    Raises:
+        InvalidRequest: the prompt is empty or too long, or a token is out of range.
+    """
+    if not prompt:
+        raise InvalidRequest("the prompt is empty; at least one token is needed")
+    if len(prompt) >= max_positions:
+        raise InvalidRequest(
+            f"the prompt has {len(prompt)} tokens; the context holds {max_positions}, one of them for the answer"
+        )
+    wrong = next((token for token in prompt if type(token) is not int or not 0 <= token < vocab_size), None)
+    if wrong is not None:
+        raise InvalidRequest(f"token {wrong!r} is out of range (0 to {vocab_size - 1})")
+
+
+def prefill(
+    transformer: Transformer,
+    prompt: list[int],
+    prefix: PrefixCache,
+    request: Request,
+    chunk_size: ChunkSize,
+) -> bool:
+    """Computes keys and values of the prompt's tokens that are not cached, up to and without the last one.
+
+    The last token is left to :func:`decode`, whose first step needs it: so nothing here computes logits, or
+    the last layer's experts.
+
+    Returns:
+        False if it was cancelled; the cache then holds the chunks that were finished.
+    """
+    begin = prefix.reuse(prompt)
+    total = len(prompt) - begin
+    ends = [*(position for position in request.boundaries if begin < position < len(prompt)), len(prompt) - 1]
+    prefix.cache.reserve(len(prompt))
+    request.on_prefill(0, total)
+    for end in ends:
+        while len(prefix.tokens) < end:
+            if request.cancelled():
+                return False
+            chunk = prompt[len(prefix.tokens) : min(end, len(prefix.tokens) + chunk_size.tokens)]
+            started = time.perf_counter()
+            transformer(mx.array([chunk]), prefix.cache, last_only=True)
+            mx.eval(prefix.cache.arrays())
+            chunk_size.measured(len(chunk), time.perf_counter() - started)
+            prefix.extend(chunk)
+            request.on_prefill(len(prefix.tokens) - begin, total)
+        if end in request.boundaries:
+            prefix.mark()
+    return True
+
+
+def decode(transformer: Transformer, prompt: list[int], prefix: PrefixCache, request: Request) -> Iterator[int]:
+    """Generates tokens after a prefilled prompt, the stop token included.
+
+    While the caller has one token, the device already computes the next.
+    """
+
+    def step(tokens: mx.array) -> mx.array:
+        logits = transformer(tokens[None], prefix.cache, last_only=True)
+        following = request.sampler(logits[:, -1])
+        mx.async_eval(following)
+        return following
+
+    limit = request.max_positions - len(prompt)
+    if request.max_tokens is not None:
+        limit = min(limit, request.max_tokens)
+    upcoming = step(mx.array(prompt[-1:]))
+    prefix.extend(prompt[-1:])
+    if len(prompt) in request.boundaries:
+        prefix.mark()
+    for produced in range(1, limit + 1):
+        current = upcoming
+        if produced < limit and not request.cancelled():
+            upcoming = step(current)
+        token = cast(int, current.item())
+        if upcoming is not current:
+            prefix.extend([token])
+        yield token
+        if token in request.stop_tokens or upcoming is current:
+            return

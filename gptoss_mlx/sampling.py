@@ -1,0 +1,95 @@
+"""From logits to the next token.
+
+OpenAI recommends temperature 1 and nothing else, so that and greedy are the cases that cost nothing: one
+kernel on the raw logits. Any other setting uses mlx-lm's samplers on normalised log-probabilities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from .errors import InvalidRequest
+
+__all__ = ["Sampler", "SamplingParams", "make_sampler"]
+
+Sampler = Callable[[mx.array], mx.array]
+"""Logits [B, V] -> token ids [B]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How tokens are chosen, and when to stop. The defaults are OpenAI's recommendation.
+
+    Raises:
+        InvalidRequest: a value out of its range.
+    """
+
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    """Only the most likely tokens that together reach this probability; 1 is all."""
+    top_k: int = 0
+    """Only the k most likely tokens; 0 is all."""
+    min_p: float = 0.0
+    """Only tokens at least this likely, relative to the most likely; 0 is all."""
+    seed: int | None = None
+    """The same seed, prompt and cache state give the same tokens."""
+    max_tokens: int | None = None
+    """Of one request, analysis included; by default as many as the context holds."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the final answer where they appear; they are not part of it."""
+
+    def __post_init__(self) -> None:
+        _check_number("temperature", self.temperature, 0.0, 100.0)
+        _check_number("top_p", self.top_p, 0.0, 1.0)
+        _check_number("min_p", self.min_p, 0.0, 1.0)
+        if self.top_p == 0:
+            raise InvalidRequest("top_p is 0; use temperature 0 for the most likely token")
+        _check_integer("top_k", self.top_k, 0, 2**31 - 1)
+        if self.seed is not None:
+            _check_integer("seed", self.seed, 0, 2**64 - 1)
+        if self.max_tokens is not None:
+            _check_integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        stop: object = self.stop
+        if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
+            raise InvalidRequest(f"stop is {stop!r}; a tuple of texts that are not empty is needed")
+        object.__setattr__(self, "stop", tuple(stop))
+
+
+def make_sampler(params: SamplingParams) -> Sampler:
+    """The function that chooses tokens."""
+    if params.temperature == 0:
+        return lambda logits: mx.argmax(logits, axis=-1)
+    if params.top_p == 1 and params.top_k == 0 and params.min_p == 0:
+        scale = 1 / params.temperature
+        return lambda logits: mx.random.categorical(logits.astype(mx.float32) * scale)
+    # Imported here: it pulls transformers in, which takes most of a second.
+    from mlx_lm.sample_utils import make_sampler as mlx_lm_sampler
+
+    choose = mlx_lm_sampler(
+        temp=params.temperature,
+        top_p=params.top_p if params.top_p < 1 else 0.0,
+        min_p=params.min_p,
+        top_k=params.top_k,
+    )
+
+    def sample(logits: mx.array) -> mx.array:
+        logits = logits.astype(mx.float32)
+        tokens: mx.array = choose(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+        return tokens
+
+    return sample
+
+
+def _check_number(name: str, value: float, low: float, high: float) -> None:
+    if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
+        raise InvalidRequest(f"{name} is {value!r}; a number from {low:g} to {high:g} is needed")
+
+
+def _check_integer(name: str, value: int, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise InvalidRequest(f"{name} is {value!r}; a whole number from {low} to {high} is needed")

@@ -1,0 +1,259 @@
+"""One turn of a chat: render, generate, parse, call tools, until the model has answered.
+
+The worker generates; everything here runs in the thread that reads the stream.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from .events import (
+    Done,
+    Event,
+    FinishReason,
+    Preamble,
+    Progress,
+    Reply,
+    Text,
+    Thinking,
+    Timings,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from .harmony import Change, Channel, Message, Role, StreamParser
+from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .engine import Generation
+
+__all__ = ["Turn", "TurnPlan"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnPlan:
+    """What a turn asks of the chat that it belongs to."""
+
+    generate: Callable[[], Generation]
+    """Renders the conversation as it stands and starts generating."""
+    add: Callable[[Sequence[Message]], None]
+    """Adds messages to the conversation."""
+    call: Callable[[Message], ToolResult]
+    """Answers a tool call."""
+    runs: Callable[[Message], bool]
+    """Whether ``call`` can answer it; otherwise the turn ends and the caller does."""
+    max_steps: int
+    stop: tuple[str, ...] = ()
+    begun: tuple[int, ...] = ()
+    """Tokens of a message that was cut short and now goes on: parsed again, not shown again."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What the steps of a turn add up to."""
+
+    text: list[str] = field(default_factory=list)
+    thinking: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+    timings: Timings = field(default_factory=Timings)
+
+    def reply(self, reason: FinishReason) -> Reply:
+        return Reply(
+            text="".join(self.text),
+            thinking="".join(self.thinking),
+            tool_calls=tuple(self.calls),
+            messages=tuple(self.messages),
+            finish_reason=reason,
+            usage=self.usage,
+            timings=self.timings,
+            repairs=tuple(_described(message) for message in self.messages if message.repairs),
+        )
+
+
+class Turn:
+    """Runs one turn. Iterate :meth:`events`; :meth:`cancel` may come from any thread.
+
+    Args:
+        plan: what to do.
+        tokenizer: the model's.
+        stop_tokens: those that end a generation.
+        on_end: called with the reply before Done.
+    """
+
+    def __init__(
+        self,
+        plan: TurnPlan,
+        tokenizer: Tokenizer,
+        stop_tokens: frozenset[int],
+        on_end: Callable[[Reply], None] = lambda reply: None,
+    ) -> None:
+        self._on_end = on_end
+        self._plan = plan
+        self._tokenizer = tokenizer
+        self._stop_tokens = stop_tokens
+        self._tally = _Tally()
+        self._generation: Generation | None = None
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Makes :meth:`events` end at once with what there is."""
+        self._cancelled = True
+        if self._generation is not None:
+            self._generation.cancel()
+
+    def events(self) -> Iterator[Event]:
+        """Everything that happens, then Done."""
+        reason: FinishReason = "stop"
+        for step in range(self._plan.max_steps):
+            messages, reason = yield from self._generate(self._plan.begun if step == 0 else ())
+            calls = [message for message in messages if _is_call(message) and not message.truncated]
+            if reason != "stop" or not calls:
+                break
+            reason = "tool_calls"
+            for call in filter(self._plan.runs, calls):
+                yield from self._answer(call)
+            if self._cancelled:
+                reason = "cancelled"
+            if self._cancelled or not all(map(self._plan.runs, calls)):
+                break
+        reply = self._tally.reply(reason)
+        self._on_end(reply)
+        yield Done(reply=reply)
+
+    def _answer(self, call: Message) -> Iterator[Event]:
+        result = self._plan.call(call)
+        yield result
+        self._keep([call.answer(result.output)])
+
+    def _generate(self, begun: Sequence[int]) -> Generator[Event, None, tuple[Sequence[Message], FinishReason]]:
+        """One request to the model. Returns its messages and why it ended."""
+        parser = StreamParser(self._tokenizer, role="assistant")
+        for token in begun:
+            parser.process(token)
+        reader = _Reader(self._tally, self._plan.stop)
+        self._generation = generation = self._plan.generate()
+        if self._cancelled:
+            generation.cancel()
+        reason: FinishReason | None = None
+        for item in generation.items():
+            if isinstance(item, Progress):
+                yield item
+                continue
+            reader.tokens += 1
+            if item in self._stop_tokens:
+                reason = "stop"
+            if item != self._tokenizer.special["<|endoftext|>"]:
+                yield from reader.read(parser.process(item))
+            if reader.stopped:
+                generation.cancel()
+                reason = "stop"
+                break
+        yield from reader.read(parser.close())
+        self._count(generation, reader)
+        messages = self._keep(
+            [kept for message in parser.messages if (kept := _stored(message, reader)) is not None]
+        )
+        return messages, reason or ("cancelled" if self._cancelled else "length")
+
+    def _keep(self, messages: Sequence[Message]) -> Sequence[Message]:
+        self._plan.add(messages)
+        self._tally.messages.extend(messages)
+        return messages
+
+    def _count(self, generation: Generation, reader: _Reader) -> None:
+        now, usage, timings = time.perf_counter(), self._tally.usage, self._tally.timings
+        first = generation.first_token or now
+        self._tally.usage = Usage(
+            prompt_tokens=usage.prompt_tokens + len(generation.prompt),
+            cached_tokens=usage.cached_tokens + generation.cached_tokens,
+            completion_tokens=usage.completion_tokens + reader.tokens,
+            reasoning_tokens=usage.reasoning_tokens + reader.reasoning_tokens,
+        )
+        self._tally.timings = Timings(
+            first_token=timings.first_token or first - generation.started,
+            prefill=timings.prefill + first - generation.started,
+            decode=timings.decode + now - first,
+        )
+
+
+class _Reader:
+    """Turns what the parser found into events, and watches for stop texts in the final answer."""
+
+    def __init__(self, tally: _Tally, stop: tuple[str, ...]) -> None:
+        self.tokens = 0
+        self.reasoning_tokens = 0
+        self.stopped: str | None = None
+        """The stop text that was met."""
+        self._tally = tally
+        self._stop = stop
+        self._held = ""  # The end of the answer, as long as it may be the beginning of a stop text.
+
+    def read(self, changes: Sequence[Change]) -> Iterator[Event]:
+        """The events of one token."""
+        self.reasoning_tokens += any(change.header.channel is Channel.ANALYSIS for change in changes)
+        for change in changes:
+            channel, recipient = change.header.channel, change.header.recipient
+            if recipient is not None:
+                if change.message is not None and not change.message.truncated:
+                    call = ToolCall(name=recipient, arguments=change.message.text)
+                    self._tally.calls.append(call)
+                    yield call
+            elif channel is Channel.ANALYSIS:
+                if change.delta:
+                    self._tally.thinking.append(change.delta)
+                    yield Thinking(delta=change.delta)
+            elif channel is Channel.COMMENTARY:
+                if change.delta:
+                    yield Preamble(delta=change.delta)
+            else:
+                # A message without a channel is shown: better a stray word than a lost answer.
+                yield from self._answer(change.delta, ended=change.message is not None)
+
+    def _answer(self, delta: str, ended: bool) -> Iterator[Event]:
+        if self.stopped is not None:
+            return
+        text = self._held + delta
+        found = [(place, stop) for stop in self._stop if (place := text.find(stop)) >= 0]
+        if found:
+            place, self.stopped = min(found)
+            text, self._held = text[:place], ""
+        else:
+            keep = 0 if ended else max((_overlap(text, stop) for stop in self._stop), default=0)
+            text, self._held = text[: len(text) - keep], text[len(text) - keep :]
+        if text:
+            self._tally.text.append(text)
+            yield Text(delta=text)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How much of the end of ``text`` is a beginning of ``stop``."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+def _is_call(message: Message) -> bool:
+    return message.role is Role.ASSISTANT and message.recipient is not None
+
+
+def _stored(message: Message, reader: _Reader) -> Message | None:
+    """A generated message as it belongs into the history: always the assistant's, and on a channel."""
+    if not message.text and message.recipient is None:
+        return None
+    text = message.text
+    channel = message.channel or (Channel.FINAL if message.recipient is None else Channel.COMMENTARY)
+    if reader.stopped is not None and channel is Channel.FINAL:
+        text = text.partition(reader.stopped)[0]
+    plain = Message.assistant(
+        text, channel=channel, recipient=message.recipient, content_type=message.content_type
+    )
+    return replace(plain, repairs=message.repairs, truncated=message.truncated and reader.stopped is None).stored()
+
+
+def _described(message: Message) -> str:
+    return "; ".join(
+        f"{repair.kind}: {repair.text}" if repair.text else str(repair.kind) for repair in message.repairs
+    )
