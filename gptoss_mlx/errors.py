@@ -14,6 +14,7 @@
     ├── HarmonyError              text or structure that the harmony format does not allow
     │   ├── RenderError           a conversation that cannot be rendered: names the message and the field
     │   └── ParseError            strict parsing met a malformed stream
+    ├── OutputError               an answer that is not of the form asked for; has its text
     ├── ToolError                 a tool that cannot be declared or called
     ├── ChatFileError             a saved chat that cannot be read
     └── ModelClosed               the model was closed
@@ -38,6 +39,7 @@ __all__ = [
     "ModelNotFound",
     "NotEnoughDisk",
     "NotEnoughMemory",
+    "OutputError",
     "ParseError",
     "RenderError",
     "TokenizerError",
@@ -99,6 +101,15 @@ class RenderError(HarmonyError, ValueError):
 
 class ParseError(HarmonyError):
     """A token stream that strict parsing refuses. Names the token's position."""
+
+
+class OutputError(GptOssError):
+    """An answer that is not of the form asked for, mostly because it was cut short."""
+
+    def __init__(self, message: str, text: str = "") -> None:
+        super().__init__(message)
+        self.text = text
+        """As far as it came."""
 
 
 class ToolError(GptOssError):
