@@ -63,15 +63,25 @@ class FaultyOs:
 
 @contextlib.contextmanager
 def faulty(
-    at: int | None, happens: Callable[[], None], calls: tuple[str, ...] = CALLS, *, after: bool = False
+    at: int | None,
+    happens: Callable[[], None],
+    calls: tuple[str, ...] = CALLS,
+    *,
+    after: bool = False,
+    flushes: bool = False,
 ) -> Iterator[FaultyOs]:
-    """Lets the writing modules see a faulty ``os``; flushes are frequent, so that those happen too."""
+    """Lets the writing modules see a faulty ``os``.
+
+    ``flushes`` makes a small conversion flush while it writes, as a large one does; how often depends on the
+    disk, so calls can then no longer be counted beforehand.
+    """
     replaced = FaultyOs(at, happens, calls, after=after)
     modules: tuple[Any, ...] = (files, writer, pipeline, locking)
     flush = writer._FLUSH_BYTES
     for module in modules:
         module.os = replaced
-    writer._FLUSH_BYTES = 50_000  # type: ignore[assignment]
+    if flushes:
+        writer._FLUSH_BYTES = 50_000
     try:
         yield replaced
     finally:

@@ -92,7 +92,14 @@ def _original(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[s
             else:
                 renamed |= {name: tensors[there] for name, there in zip([own, *more], theirs, strict=True)}
     rope = config["rope_scaling"]
-    same = ("num_hidden_layers", "vocab_size", "hidden_size", "intermediate_size", "swiglu_limit", "head_dim")
+    same: tuple[str, ...] = (
+        "num_hidden_layers",
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "swiglu_limit",
+        "head_dim",
+    )
     same += (
         "num_attention_heads",
         "num_key_value_heads",
@@ -119,7 +126,7 @@ def _mlx_lm(tensors: Tensors) -> Tensors:
     """As mlx-lm's own ``sanitize`` does it."""
     from mlx_lm.models.gpt_oss import Model
 
-    sanitized: Tensors = Model.sanitize(None, dict(tensors))  # type: ignore[arg-type]
+    sanitized: Tensors = Model.sanitize(None, dict(tensors))  # type: ignore[arg-type, no-untyped-call]
     mx.eval(sanitized)
     names = {source.name.split("{n}")[-1] for row in MLX_LM for source in row.sources}
     assert all(any(name.endswith(end) for end in names) for name in sanitized)

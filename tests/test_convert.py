@@ -15,7 +15,7 @@ from gptoss_mlx.convert import carry_out, compare_weights, convert_checkpoint, p
 from gptoss_mlx.convert.manifest import Manifest
 from gptoss_mlx.convert.writer import plan_shards
 from gptoss_mlx.errors import CheckpointError, ConversionError, GptOssError, ModelNotFound, NotEnoughDisk
-from gptoss_mlx.fit import DeviceInfo, Precision, weight_bytes
+from gptoss_mlx.fit import PRECISIONS, DeviceInfo, Precision, weight_bytes
 from gptoss_mlx.model import load_transformer
 from tests.convert_sources import load_tensors, tensor_bytes, write_layout
 
@@ -90,18 +90,18 @@ def _dequantise(quantised: Path, directory: Path) -> None:
     tensors = load_tensors(quantised)
     for name in [name for name in tensors if name.endswith(".biases")]:
         module = name.removesuffix(".biases")
-        sides = (tensors.pop(f"{module}.{side}").astype(mx.float32) for side in ("scales", "biases"))
+        scales, biases = (tensors.pop(f"{module}.{side}").astype(mx.float32) for side in ("scales", "biases"))
         words = tensors[f"{module}.weight"]
         tensors[f"{module}.weight"] = mx.dequantize(
-            words, *sides, group_size=form["group_size"], bits=form["bits"], dtype=mx.float32
+            words, scales, biases, group_size=form["group_size"], bits=form["bits"], dtype=mx.float32
         )
     mx.save_safetensors(str(directory / "model.safetensors"), tensors)
 
 
 def test_experts_keep_every_bit_at_every_precision(sources: dict[str, Path], tmp_path: Path) -> None:
     source = load_tensors(sources["hf"])
-    for dense in ("bf16", "q8", "q4"):
-        convert_checkpoint(sources["hf"], tmp_path / dense, dense=dense)  # type: ignore[arg-type]
+    for dense in PRECISIONS:
+        convert_checkpoint(sources["hf"], tmp_path / dense, dense=dense)
         tensors = load_tensors(tmp_path / dense)
         for module in ("gate_up_proj", "down_proj"):
             for part, suffix in (("weight", "blocks"), ("scales", "scales")):
@@ -111,9 +111,9 @@ def test_experts_keep_every_bit_at_every_precision(sources: dict[str, Path], tmp
 
 
 def test_sizes_are_those_that_fit_computes(sources: dict[str, Path], tmp_path: Path) -> None:
-    for dense in ("bf16", "q8", "q4"):
-        plan = plan_conversion(sources["hf"], tmp_path / dense, dense=dense)  # type: ignore[arg-type]
-        assert plan.nbytes == weight_bytes(plan.source.config, dense)  # type: ignore[arg-type]
+    for dense in PRECISIONS:
+        plan = plan_conversion(sources["hf"], tmp_path / dense, dense=dense)
+        assert plan.nbytes == weight_bytes(plan.source.config, dense)
 
 
 def test_quantising_what_was_dequantised_keeps_every_expert_value(

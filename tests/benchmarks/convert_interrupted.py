@@ -1,0 +1,188 @@
+"""The long run behind ``tests/test_convert_safety.py``: kills and failing disks, by the hundred.
+
+    python -m tests.benchmarks.convert_interrupted [--kills 200]
+
+1. A conversion is killed with SIGKILL at random moments.
+2. It is killed before and after every sync and every rename.
+3. Every call that changes the disk fails once with ENOSPC, with EIO and with EROFS.
+
+After each: the target is not there, or is the expected one byte for byte; a rerun ends byte-identical and
+leaves nothing else. Prints how often which happened; a violation is an assertion that stops it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import errno
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gptoss_mlx.convert import convert_checkpoint
+from gptoss_mlx.errors import GptOssError, NotEnoughDisk
+from tests.convert_faults import CALLS, faulty
+from tests.convert_sources import write_layout
+
+# So many conversions that no fault meets are the end: flushes come when the disk is idle, so counts vary.
+_UNHURT = 5
+_KILLED_AT = ("fsync", "fdatasync", "rename", "replace")
+
+
+class Runs:
+    """Conversions of one source in child processes, and what they must have left."""
+
+    def __init__(self, place: Path) -> None:
+        self.source = place / "source"
+        self.target = place / "work" / "out"
+        self.target.parent.mkdir()
+        shape: dict[str, Any] = {
+            "num_hidden_layers": 4,
+            "hidden_size": 512,
+            "intermediate_size": 512,
+            "vocab_size": 8192,
+        }
+        # In a child too: this process must not use MLX, or its children could not.
+        assert _wait(_fork(lambda: _write_source(self.source, shape))) == 0
+        self.seconds = 0.0
+        self.expected = self._rerun()
+
+    def _rerun(self) -> dict[str, bytes]:
+        began = time.perf_counter()
+        assert _wait(_fork(self.convert)) == 0
+        self.seconds = time.perf_counter() - began
+        contents = {path.name: path.read_bytes() for path in self.target.iterdir()}
+        assert [path.name for path in self.target.parent.iterdir()] == ["out"]
+        shutil.rmtree(self.target)
+        return contents
+
+    def convert(self) -> None:
+        """One conversion."""
+        convert_checkpoint(self.source, self.target, dense="q8")
+
+    def check(self) -> str:
+        """What a dead conversion left, after asserting that it is allowed and that a rerun mends it."""
+        found = "nothing"
+        if self.target.exists():
+            assert {path.name: path.read_bytes() for path in self.target.iterdir()} == self.expected
+            shutil.rmtree(self.target)
+            found = "the whole target"
+        elif any(self.target.parent.iterdir()):
+            found = "no target, temporary files"
+        assert self._rerun() == self.expected
+        return found
+
+
+def _write_source(directory: Path, shape: dict[str, Any]) -> None:
+    write_layout("hf", directory, **shape)
+
+
+def _fork(work: Callable[[], None]) -> int:
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except GptOssError:
+            os._exit(1)
+        finally:
+            os._exit(2)
+    return child
+
+
+def _wait(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def random_kills(runs: Runs, kills: int, rng: random.Random) -> collections.Counter[str]:
+    """SIGKILL at moments spread over a conversion and a little beyond."""
+    found: collections.Counter[str] = collections.Counter()
+    for _ in range(kills):
+        child = _fork(runs.convert)
+        time.sleep(rng.uniform(0, 1.1 * runs.seconds))
+        os.kill(child, signal.SIGKILL)
+        code = _wait(child)
+        found[("killed" if code == -signal.SIGKILL else "had ended") + ": " + runs.check()] += 1
+    return found
+
+
+def kills_at_calls(runs: Runs) -> collections.Counter[str]:
+    """SIGKILL before and after every sync and rename."""
+    found: collections.Counter[str] = collections.Counter()
+    for after in (False, True):
+        at = unhurt = 0
+        while unhurt < _UNHURT:
+            at += 1
+            code = _wait(_fork(lambda at=at, after=after: _die_at(runs, at, after)))  # type: ignore[misc]
+            if code == -signal.SIGKILL:
+                found[("after: " if after else "before: ") + runs.check()] += 1
+            else:
+                assert code == 0
+                unhurt += 1
+                shutil.rmtree(runs.target)
+    return found
+
+
+def _die_at(runs: Runs, at: int, after: bool) -> None:
+    with faulty(at, lambda: os.kill(os.getpid(), signal.SIGKILL), _KILLED_AT, after=after, flushes=True):
+        runs.convert()
+
+
+def failing_calls(runs: Runs, number: int) -> collections.Counter[str]:
+    """Every call that changes the disk fails once with ``number``."""
+    found: collections.Counter[str] = collections.Counter()
+    at = unhurt = 0
+    while unhurt < _UNHURT:
+        at += 1
+        code = _wait(_fork(lambda at=at: _fail_at(runs, at, number)))  # type: ignore[misc]
+        if code == 1:
+            what = runs.check()
+            assert what != "no target, temporary files"
+            found[f"{errno.errorcode[number]}: {what}"] += 1
+        else:
+            assert code == 0
+            unhurt += 1
+            shutil.rmtree(runs.target)
+    return found
+
+
+def _fail_at(runs: Runs, at: int, number: int) -> None:
+    def fail() -> None:
+        raise OSError(number, os.strerror(number))
+
+    try:
+        with faulty(at, fail, CALLS, flushes=True):
+            runs.convert()
+    except GptOssError as error:
+        _check_error(error, number)
+        raise
+
+
+def _check_error(error: GptOssError, number: int) -> None:
+    assert "\n" not in str(error)
+    assert number != errno.ENOSPC or isinstance(error, NotEnoughDisk)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        runs = Runs(Path(place))
+        print(f"one conversion: {runs.seconds:.3f} s, {sum(map(len, runs.expected.values()))} bytes", flush=True)
+        print("random moments:", dict(random_kills(runs, options.kills, random.Random(options.seed))), flush=True)
+        print("syncs and renames:", dict(kills_at_calls(runs)), flush=True)
+        for number in (errno.ENOSPC, errno.EIO, errno.EROFS):
+            print(f"{os.strerror(number)}: {dict(failing_calls(runs, number))}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

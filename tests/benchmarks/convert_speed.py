@@ -1,0 +1,124 @@
+"""A conversion against a plain copy of the same files on the same disk, and loading against ``cat``.
+
+    python -m tests.benchmarks.convert_speed PLACE [--layers 4] [--rounds 3] [--peer]
+
+Writes a 20b-shaped checkpoint into PLACE (4.2 GB for 4 layers; three times that is needed). Copy, bf16 and q8
+take turns, each followed by a sync; medians and the ratios to the copy are printed, with the peak memory of
+each conversion. ``--peer`` adds mlx-lm's own conversion to 8 bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.benchmarks.convert_shaped import write_shaped
+
+_CONVERT = """
+import json, sys
+from gptoss_mlx.convert import convert_checkpoint
+report = convert_checkpoint(sys.argv[1], sys.argv[2], dense=sys.argv[3])
+print(json.dumps(report.as_dict()))
+"""
+_LOAD = """
+import resource, sys, time
+import mlx.core as mx
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.weights import load_weights
+began = time.perf_counter()
+weights = load_weights(sys.argv[1], ModelConfig.from_directory(sys.argv[1]), mx.bfloat16)
+print(time.perf_counter() - began, sum(array.nbytes for array in weights.values()))
+"""
+_PEER = """
+import resource, sys
+from mlx_lm.convert import convert
+convert(sys.argv[1], sys.argv[2], quantize=True, q_bits=8, q_group_size=64)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("place", type=Path)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peer", action="store_true")
+    options = parser.parse_args()
+    source = options.place / f"layers-{options.layers}"
+    if not source.exists():
+        write_shaped(source, options.layers)
+        subprocess.run(["sync"], check=True)
+    seconds: dict[str, list[float]] = {}
+    peaks: dict[str, int] = {}
+    names = ["copy", "bf16", "q8"] + (["mlx-lm q8"] if options.peer else [])
+    _read(source)
+    for _ in range(options.rounds):
+        for name in names:
+            target = options.place / "out"
+            shutil.rmtree(target, ignore_errors=True)
+            subprocess.run(["sync"], check=True)
+            began = time.perf_counter()
+            peak = _carry_out(name, source, target)
+            subprocess.run(["sync"], check=True)
+            seconds.setdefault(name, []).append(time.perf_counter() - began)
+            peaks[name] = max(peaks.get(name, 0), peak)
+            print(f"{name}: {seconds[name][-1]:.2f} s, peak {peak / 1e6:.0f} MB", flush=True)
+    copy = statistics.median(seconds["copy"])
+    for name in names:
+        median = statistics.median(seconds[name])
+        print(f"{name}: median {median:.2f} s, {median / copy:.2f} of the copy, peak {peaks[name] / 1e6:.0f} MB")
+    _compare_loading(source, options.place / "out", options.rounds)
+
+
+def _carry_out(name: str, source: Path, target: Path) -> int:
+    """Does it once; the peak resident memory, 0 for the copy."""
+    if name == "copy":
+        subprocess.run(["cp", "-r", str(source), str(target)], check=True)
+        return 0
+    if name == "mlx-lm q8":
+        return int(_python(_PEER, str(source), str(target)).split()[-1]) * 1024
+    peak: int = json.loads(_python(_CONVERT, str(source), str(target), name))["peak_memory"]
+    return peak
+
+
+def _python(program: str, *arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def _read(directory: Path) -> float:
+    """``cat`` of the shards to /dev/null, once they are in the page cache if they fit."""
+    shards = [str(path) for path in sorted(directory.glob("*.safetensors"))]
+    began = time.perf_counter()
+    with Path(os.devnull).open("wb") as sink:
+        subprocess.run(["cat", *shards], stdout=sink, check=True)
+    return time.perf_counter() - began
+
+
+def _compare_loading(source: Path, target: Path, rounds: int) -> None:
+    """Both from the page cache, in turn."""
+    shutil.rmtree(target, ignore_errors=True)
+    _carry_out("q8", source, target)
+    _read(target)
+    loads, reads = [], []
+    nbytes = 0
+    for _ in range(rounds):
+        reads.append(_read(target))
+        elapsed, size = _python(_LOAD, str(target)).split()
+        loads.append(float(elapsed))
+        nbytes = int(size)
+    load, read = statistics.median(loads), statistics.median(reads)
+    print(f"loading {nbytes / 1e9:.2f} GB: {load:.2f} s; cat: {read:.2f} s; ratio {load / read:.2f}")
+
+
+if __name__ == "__main__":
+    main()
