@@ -19,7 +19,7 @@ import typer
 from .spans import visible
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from gptoss_mlx.convert import Comparison, ConversionPlan, ConversionReport, LogitsComparison, VerifyReport
     from gptoss_mlx.convert.pipeline import ConversionProgress
@@ -318,23 +318,22 @@ def _progress() -> Iterator[Progress | None]:
         yield progress
 
 
-def _stages(bars: Progress | None) -> ConversionProgress | None:
-    """One bar for the download, one for the conversion, each from its first byte on."""
-    if bars is None:
-        return None
-    names = {"download": "downloading", "convert": "converting"}
-    known: dict[str, Callable[[int, int], None]] = {}
+def _stages(bars: Progress | None) -> ConversionProgress:
+    """One bar for the download, one for the conversion."""
+    stages = {"download": _stage(bars, "downloading"), "convert": _stage(bars, "converting")}
+    return lambda stage, done, total: stages[stage](done, total)
 
-    def advance(stage: str, done: int, total: int) -> None:
-        if stage not in known:
-            known[stage] = _stage(bars, names[stage]) or (lambda done, total: None)
-        known[stage](done, total)
+
+def _stage(bars: Progress | None, description: str) -> Callable[[int, int], None]:
+    """A bar that appears with its first bytes; nothing without a terminal."""
+    task: TaskID | None = None
+
+    def advance(done: int, total: int) -> None:
+        nonlocal task
+        if bars is None:
+            return
+        if task is None:
+            task = bars.add_task(description, total=total)
+        bars.update(task, completed=done, total=total)
 
     return advance
-
-
-def _stage(bars: Progress | None, description: str) -> Callable[[int, int], None] | None:
-    if bars is None:
-        return None
-    task = bars.add_task(description, total=None)
-    return lambda done, total: bars.update(task, completed=done, total=total)

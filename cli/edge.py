@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from ..errors import (
     CheckpointError,
+    ConversionError,
     GptOssError,
     InvalidRequest,
     ModelNotFound,
@@ -27,6 +28,7 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (InvalidRequest, 2),
     (ModelNotFound, 3),
     (CheckpointError, 3),
+    (ConversionError, 3),
     (NotEnoughMemory, 4),
     (NotEnoughDisk, 4),
     (MemoryError, 4),
