@@ -196,7 +196,7 @@ class Mxfp4Tensors:
         first, last = begin // self._outputs, -(-end // self._outputs)
         block = self._stored.read(first * self._inputs, last * self._inputs)
         values = _to_mlx(block, self._dtype).reshape(last - first, self._inputs, self._outputs)
-        values = mx.contiguous(values.swapaxes(1, 2).reshape(-1, self._inputs)).astype(mx.bfloat16)
+        values = mx.contiguous(values.swapaxes(1, 2).reshape(-1, self._inputs))
         words, scales, *_ = mx.quantize(values, group_size=MXFP4_GROUP_SIZE, bits=4, mode="mxfp4")
         self._measure(values, words, scales)
         self._kept.store(begin, end, (_to_block(scales),))

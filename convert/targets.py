@@ -6,13 +6,14 @@ sources, read backwards.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from gptoss_mlx.checkpoint import DTYPE_BYTES
-from gptoss_mlx.config import MXFP4_GROUP_SIZE, ModelConfig, Quantization
+from gptoss_mlx.config import MXFP4_GROUP_SIZE, ModelConfig, Quantization, RopeConfig
 from gptoss_mlx.fit import Precision, quantization_for, with_precision
 from gptoss_mlx.weights import FLOATS, HUGGING_FACE, QUANTISED, Row, Source, Transform, expand, mlx_layout, sizes
 
@@ -161,12 +162,20 @@ def target_config(source: SourceModel, target: TargetFormat, dense: Precision) -
     if target == "mlx":
         own = {} if quantization is None else {"quantization": _block(quantization)}
         return values | own
+    # What transformers 5 calls rope_parameters, mlx-lm knows by transformers 4's names only.
+    values |= {"rope_theta": source.config.rope.theta, "rope_scaling": _rope_scaling(source.config.rope)}
     table: dict[str, Any] = dict(packed)
     if quantization is not None:
         experts = (f"model.layers.{n}.mlp.experts" for n in range(source.config.num_hidden_layers))
         modules = [f"{path}.{part}_proj" for path in experts for part in ("gate", "up", "down")]
         table = _block(quantization) | {module: dict(packed) for module in modules}
     return values | {"quantization": table, "quantization_config": table}
+
+
+def _rope_scaling(rope: RopeConfig) -> dict[str, Any]:
+    values = dataclasses.asdict(rope)
+    del values["theta"]
+    return {"rope_type": "yarn"} | values
 
 
 def _block(quantization: Quantization) -> dict[str, Any]:

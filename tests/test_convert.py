@@ -189,6 +189,17 @@ def test_mlx_lm_loads_the_export(dense: Precision, sources: dict[str, Path], tmp
     assert all(entry.largest == 0 for entry in compare_weights(tmp_path / "theirs", tmp_path / "ours"))
 
 
+def test_mlx_lm_gets_rope_under_the_names_it_knows(tmp_path: Path) -> None:
+    source = write_layout("hf", tmp_path / "source")
+    values = json.loads((source / "config.json").read_text())
+    scaling, theta = values.pop("rope_scaling"), values.pop("rope_theta")
+    values["rope_parameters"] = scaling | {"rope_theta": theta}  # as transformers 5 writes it
+    (source / "config.json").write_text(json.dumps(values))
+    convert_checkpoint(source, tmp_path / "out", to="mlx-lm")
+    written = json.loads((tmp_path / "out/config.json").read_text())
+    assert (written["rope_scaling"], written["rope_theta"]) == (scaling, theta)
+
+
 def test_mlx_lm_exports_equal_its_own_conversion(sources: dict[str, Path], tmp_path: Path) -> None:
     convert_checkpoint(sources["hf"], tmp_path / "out", to="mlx-lm")
     assert tensor_bytes(load_tensors(tmp_path / "out")) == tensor_bytes(load_tensors(sources["mlx-lm"]))

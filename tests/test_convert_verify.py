@@ -12,8 +12,9 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from gptoss_mlx.cli.convert import register
-from gptoss_mlx.convert import compare_weights, convert_checkpoint, verify_checkpoint
+from gptoss_mlx.convert import compare_logits, compare_weights, convert_checkpoint, verify_checkpoint
 from gptoss_mlx.errors import CheckpointError, ConversionError
+from gptoss_mlx.fit import PRECISIONS
 from tests.convert_sources import write_layout
 
 
@@ -102,6 +103,27 @@ def test_another_model_cannot_be_compared(converted: Path, tmp_path: Path) -> No
     other = write_layout("hf", tmp_path / "other", num_hidden_layers=2)
     with pytest.raises(ConversionError, match=r"config.json is of another model"):
         compare_weights(converted, other)
+
+
+class _Letters:
+    """Stands for a tokenizer: these random checkpoints have none."""
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) % 64 for letter in text]
+
+
+def test_predictions_are_compared_on_a_text(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gptoss_mlx.tokenizer.Tokenizer.from_directory", lambda directory: _Letters())
+    text = "Any text will do, if it is long enough."
+    for dense in PRECISIONS:
+        convert_checkpoint(source, tmp_path / dense, dense=dense)
+    results = {dense: compare_logits(tmp_path / dense, source, text) for dense in PRECISIONS}
+    assert results["bf16"].positions == len(text)
+    assert results["bf16"].mean_kl == results["bf16"].largest_kl == 0
+    assert results["bf16"].top1_agreement == 1
+    assert 0 < results["q8"].mean_kl < results["q4"].mean_kl
+    with pytest.raises(ConversionError, match="the text has no tokens"):
+        compare_logits(source, source, "")
 
 
 # The commands.
