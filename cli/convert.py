@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from gptoss_mlx.convert import Comparison, ConversionPlan, ConversionReport, LogitsComparison, VerifyReport
     from gptoss_mlx.convert.pipeline import ConversionProgress
-    from gptoss_mlx.hub import Download
+    from gptoss_mlx.downloads import Download
 
 __all__ = ["register"]
 
@@ -90,7 +90,7 @@ def convert(
 
 def _show_plan(source: str, destination: Path | None, options: dict[str, Any], *, as_json: bool) -> None:
     """``--dry-run``: of a source that is not here only what the Hub says can be shown."""
-    from gptoss_mlx import hub
+    from gptoss_mlx import downloads, hub
     from gptoss_mlx.convert import plan_conversion
     from gptoss_mlx.errors import ModelNotFound
 
@@ -100,7 +100,7 @@ def _show_plan(source: str, destination: Path | None, options: dict[str, Any], *
         repo_id = hub.repository_of(source)
         if repo_id is None:
             raise
-        content = _download_content(source, destination, options["dense"], hub.plan_download(repo_id))
+        content = _download_content(source, destination, options["dense"], downloads.plan_download(repo_id))
     if as_json:
         _print_json(content)
         return
@@ -109,7 +109,7 @@ def _show_plan(source: str, destination: Path | None, options: dict[str, Any], *
 
 
 def _plan_content(plan: ConversionPlan) -> dict[str, Any]:
-    from gptoss_mlx.hub import free_space
+    from gptoss_mlx.downloads import free_space
 
     return {
         "source": str(plan.source.directory),
@@ -130,7 +130,7 @@ def _plan_content(plan: ConversionPlan) -> dict[str, Any]:
 
 
 def _download_content(source: str, destination: Path | None, dense: str | None, plan: Download) -> dict[str, Any]:
-    from gptoss_mlx import fit, hub
+    from gptoss_mlx import downloads, fit, hub
 
     target = destination or hub.converted_path(source)
     content: dict[str, Any] = {
@@ -138,7 +138,7 @@ def _download_content(source: str, destination: Path | None, dense: str | None, 
         "destination": str(target),
         "files": len(plan.files),
         "bytes_to_download": plan.missing_bytes,
-        "bytes_free": hub.free_space(target.parent),
+        "bytes_free": downloads.free_space(target.parent),
     }
     known = fit.KNOWN.get(source)
     if known is None:

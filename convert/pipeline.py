@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gptoss_mlx import hub
+from gptoss_mlx import downloads, hub
 from gptoss_mlx.errors import CheckpointError, ConversionError, ModelNotFound, NotEnoughDisk
 from gptoss_mlx.files import atomic_directory
 from gptoss_mlx.fit import PRECISIONS, DeviceInfo, Precision, choose_precision
@@ -268,12 +268,12 @@ def _locate(
         repo_id = hub.repository_of(reference)
         if not download or repo_id is None:
             raise
-    plan = hub.plan_download(repo_id)
+    plan = downloads.plan_download(repo_id)
     # No larger than the source: dense layers shrink or stay as they are.
-    needed = plan.nbytes + (plan.missing_bytes if hub.shares_disk_with_cache(target) else 0)
+    needed = plan.nbytes + (plan.missing_bytes if downloads.shares_disk_with_cache(target) else 0)
     _require_space(target, needed + _DISK_RESERVE)
     report = None if progress is None else (lambda done, total: progress("download", done, total))
-    return hub.download(plan, progress=report)
+    return downloads.download(plan, progress=report)
 
 
 def _check_target(target: Path, *, force: bool) -> None:
@@ -322,7 +322,7 @@ def _clear_remains(target: Path) -> None:
 
 
 def _require_space(target: Path, nbytes: int) -> None:
-    free = hub.free_space(target.parent)
+    free = downloads.free_space(target.parent)
     if free < nbytes:
         raise NotEnoughDisk(
             f"{target}: {nbytes / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; "

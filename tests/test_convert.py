@@ -419,7 +419,7 @@ def test_a_destination_without_parent_is_refused(sources: dict[str, Path], tmp_p
 def test_a_full_disk_is_noticed_first(
     sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gptoss_mlx.hub.free_space", lambda place: 1000)
+    monkeypatch.setattr("gptoss_mlx.downloads.free_space", lambda place: 1000)
     _refused(sources["hf"], tmp_path / "out", NotEnoughDisk, "GB are needed and 0.00 GB are free")
 
 

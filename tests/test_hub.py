@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gptoss_mlx import hub
+from gptoss_mlx import downloads, hub
 from gptoss_mlx.convert import convert_checkpoint
 from gptoss_mlx.errors import CheckpointError, DownloadError, GptOssError, ModelNotFound, NotEnoughDisk
 from tests.convert_sources import write_layout
@@ -167,7 +167,7 @@ def test_nothing_is_downloaded_unasked(server: FakeHub) -> None:
 def test_progress_ends_at_the_size_of_the_files(server: FakeHub) -> None:
     seen: list[tuple[int, int]] = []
     hub.resolve(REPO, download=True, progress=lambda done, total: seen.append((done, total)))
-    plan = hub.plan_download(REPO)
+    plan = downloads.plan_download(REPO)
     assert seen[-1] == (plan.nbytes, plan.nbytes)
     assert plan.missing_bytes == 0
     assert all(0 <= done <= total for done, total in seen)
@@ -254,7 +254,7 @@ def test_a_damaged_file_on_the_hub_is_not_converted(server: FakeHub, homes: Path
 def test_a_disk_too_small_is_noticed_before_the_download(
     server: FakeHub, homes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "free_space", lambda place: 1000)
+    monkeypatch.setattr(downloads, "free_space", lambda place: 1000)
     _refused("GB are needed and 0.00 GB are free", homes, NotEnoughDisk)
     assert server.requested == []
 
