@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import convert
-from .edge import EdgeGroup
+from .edge import EdgeGroup, leave
 
 __all__ = ["app", "main"]
 
@@ -196,4 +196,7 @@ convert.register(app)
 
 def main() -> None:
     """The entry point."""
-    app()
+    try:
+        app()
+    except SystemExit as ended:
+        leave(ended)

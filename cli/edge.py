@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -20,7 +21,7 @@ from ..errors import (
     NotEnoughMemory,
 )
 
-__all__ = ["INTERRUPTED", "EdgeGroup", "error_line", "exit_code"]
+__all__ = ["INTERRUPTED", "EdgeGroup", "error_line", "exit_code", "leave"]
 
 INTERRUPTED = 130
 
@@ -68,6 +69,21 @@ class EdgeGroup(TyperGroup):
             _report(error)
             raise typer.Exit(exit_code(error)) from None
         return result
+
+
+def leave(ended: SystemExit) -> None:
+    """End the process.
+
+    At exit MLX's own threads race with the interpreter and may abort the process, with another exit code and a
+    message: once MLX is loaded, everything is closed by now and the rest of the teardown is skipped.
+    """
+    if "mlx.core" not in sys.modules:
+        raise ended
+    code = ended.code if isinstance(ended.code, int) else int(bool(ended.code))
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _report(error: Exception) -> None:

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fake_gptoss
 import pytest
-from pty_session import FAKE
 from typer.testing import CliRunner
 
 import gptoss_mlx
@@ -23,6 +21,8 @@ from gptoss_mlx.cli import edge, sessions, settings
 from gptoss_mlx.cli.app import app
 from gptoss_mlx.cli.attachments import with_files
 from gptoss_mlx.cli.commands import COMMANDS
+from tests import fake_gptoss
+from tests.pty_session import FAKE
 
 
 @pytest.fixture

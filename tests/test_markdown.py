@@ -6,11 +6,11 @@ import random
 import time
 
 import pytest
-from markdown_documents import DOCUMENTS
 
 from gptoss_mlx.cli.markdown import TAIL_ROWS, MarkdownStream, render
 from gptoss_mlx.cli.plain import PlainStream
 from gptoss_mlx.cli.spans import Row, plain, row_width
+from tests.markdown_documents import DOCUMENTS
 
 WIDTHS = (79, 40)
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from pty_session import Person
+from tests.pty_session import Person
 
 WIDTH, HEIGHT = 84, 24
 CELL, LINE, MARGIN, BAR = 8.4, 19, 16, 34

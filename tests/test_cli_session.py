@@ -1,0 +1,241 @@
+"""A person's session in a pseudo-terminal, pyte being the screen; the model answers what it is told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+from gptoss_mlx.cli.markdown import render
+from gptoss_mlx.cli.spans import plain
+from tests.markdown_documents import DOCUMENTS
+from tests.pty_session import FAKE, Person
+
+CHAT = [*FAKE, "chat", "-m", "demo"]
+SOON = 1.0
+"""Seconds in which control must be back; five times the promise, for machines with other things to do."""
+
+
+def start(home: Path, width: int = 80, height: int = 24, **env: str) -> Person:
+    person = Person(CHAT, home, width, height, env)
+    person.wait_for("›")
+    return person
+
+
+def ask(person: Person, question: str) -> None:
+    """Ask and wait for the answer's last line."""
+    before = person.text().count("tok/s")
+    person.enter(question)
+    began = time.monotonic()
+    while person.text().count("tok/s") == before:
+        assert time.monotonic() - began < 30, person.text()
+        person.look(0.05)
+    person.look(0.2)
+
+
+def chats(home: Path) -> list[Path]:
+    return sorted((home / "data" / "gptoss" / "chats").glob("*.json"))
+
+
+@pytest.mark.parametrize("name", ["headings", "nested lists", "fence in list", "tables", "paragraphs", "cjk"])
+def test_the_scrollback_equals_the_document_rendered_at_once(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x").write_text(DOCUMENTS[name])
+    person = start(tmp_path, height=10, GPTOSS_FAKE_DELAY="0.002")
+    ask(person, f"file {tmp_path}/x")
+    expected = [plain(row).rstrip() for row in render(DOCUMENTS[name], 79)]
+    lines = person.lines()
+    begin = lines.index(f"› file {tmp_path}/x") + 1
+    assert lines[begin : begin + len(expected)] == expected
+    assert person.leave() == 0
+
+
+@pytest.mark.parametrize("question", ["prefill 100000", "think 100000", "file {}/x"])
+def test_an_interrupt_gives_the_prompt_back_and_keeps_the_chat(tmp_path: Path, question: str) -> None:
+    person = start(tmp_path, GPTOSS_FAKE_DELAY="0.01")
+    (tmp_path / "x").write_text(DOCUMENTS["long fence"])
+    person.enter(question.format(tmp_path))
+    person.look(1.0)
+    person.send("\x03")
+    assert person.wait_for("interrupted") < SOON
+    person.look(0.3)
+    assert person.screen.display[person.screen.cursor.y].startswith("›")
+    ask(person, "still here?")
+    assert "still here?" in chats(tmp_path)[0].read_text()
+    assert person.leave() == 0
+
+
+def test_ctrl_c_clears_the_line_and_twice_leaves(tmp_path: Path) -> None:
+    person = start(tmp_path)
+    person.send("half a question\x03")
+    person.look(0.3)
+    assert "half a question" not in person.screen.display[person.screen.cursor.y]
+    person.send("\x03")
+    person.wait_for("again")
+    person.look(0.1)
+    person.send("\x03")
+    assert person.end() == 130
+
+
+def test_lines_blocks_and_pastes_arrive_whole(tmp_path: Path) -> None:
+    person = start(tmp_path)
+    ask(person, "one\ntwo\x1b\rthree\x1b[13;2ufour")
+    ask(person, '"""\rblock\rof lines\r"""')
+    pasted = "".join(f"line {number} of what was pasted\n" for number in range(350))[:10_000]
+    person.send(f"\x1b[200~{pasted}\x1b[201~")
+    person.look(1.5)
+    ask(person, "")
+    messages = json.loads(chats(tmp_path)[0].read_text())["messages"]
+    texts = [message["content"][0]["text"] for message in messages if message["role"] == "user"]
+    assert texts[0] == "one\ntwo\nthree\nfour"
+    assert texts[1] == "block\nof lines"
+    assert texts[2].strip() == pasted.strip()
+    assert person.leave() == 0
+
+
+def test_a_resize_leaves_what_was_written_as_it_was(tmp_path: Path) -> None:
+    document = "# Only once\n\n" + DOCUMENTS["paragraphs"] + "\n\n## And this\n\n" + DOCUMENTS["nested lists"]
+    (tmp_path / "x").write_text(document)
+    person = start(tmp_path, width=120, height=30, GPTOSS_FAKE_DELAY="0.01")
+    person.enter(f"file {tmp_path}/x")
+    person.wait_for("Only once")
+    person.look(0.8)
+    written = len(person.written)
+    person.resize(40, 30)
+    person.wait_for("tok/s", 60)
+    person.look(0.3)
+    # Rows up to the resize ended in a newline and were never touched; those after it are narrow.
+    before, after = settled(person.written[:written]), settled(person.written)
+    assert after[: len(before) - 1] == before[: len(before) - 1]
+    text = "\n".join(after)
+    assert text.count("Only once") == text.count("And this") == 1
+    words = " ".join(" ".join(plain(row) for row in render(document, 79)).split())
+    assert words in " ".join(text.split())
+    assert person.leave() == 0
+
+
+def settled(written: bytes) -> list[str]:
+    """The lines of a byte stream that no later erasure took back."""
+    lines = [""]
+    text = re.sub(r"\x1b\[(?:[0-9;]*m|\?\d+[hl])", "", written.decode("utf-8", "ignore"))
+    for part in re.split(r"(\r\x1b\[(?:\d+A\x1b\[)?J|\r\n)", text):
+        if part == "\r\n":
+            lines.append("")
+        elif part.startswith("\r\x1b"):
+            up = re.search(r"(\d+)A", part)
+            del lines[len(lines) - 1 - (int(up.group(1)) if up else 0) :]
+            lines.append("")
+        else:
+            lines[-1] += part
+    return lines
+
+
+def test_the_terminal_is_left_as_it_was_found(tmp_path: Path) -> None:
+    person = start(tmp_path, GPTOSS_FAKE_DELAY="0.01")
+    before = termios.tcgetattr(person.child.child_fd)
+    person.enter("think 100000")
+    person.look(0.8)
+    assert person.screen.cursor.hidden
+    person.send("\x03")
+    person.wait_for("interrupted")
+    person.look(0.3)
+    assert not person.screen.cursor.hidden
+    assert termios.tcgetattr(person.child.child_fd)[3] == before[3]
+    assert person.leave() == 0
+    assert person.screen.cursor.attrs.fg == "default"
+    assert not person.screen.cursor.attrs.bold
+
+
+def test_ctrl_t_writes_the_thinking_out(tmp_path: Path) -> None:
+    person = start(tmp_path, height=40, GPTOSS_FAKE_DELAY="0.02")
+    person.enter("think 60")
+    person.wait_for("step 9")
+    person.send("\x14")
+    person.wait_for("tok/s")
+    assert "thought for" in person.text()
+    assert [line for line in person.lines() if line.startswith("step 0, step 1, step 2 of it")]
+    person.wait_for("thinking dim")
+    assert person.leave() == 0
+
+
+def test_what_is_typed_ahead_waits_in_the_prompt(tmp_path: Path) -> None:
+    person = start(tmp_path, GPTOSS_FAKE_DELAY="0.02")
+    person.enter("think 40")
+    person.wait_for("thinking")
+    person.send("next question")
+    person.wait_for("› next question")
+    assert person.text().count("next question") == 1
+    person.send("\x03")
+    assert person.leave() == 0
+
+
+def test_commands_are_suggested_and_completed(tmp_path: Path) -> None:
+    person = start(tmp_path)
+    person.enter("/efort high")
+    person.wait_for("did you mean /effort?")
+    person.look(0.2)
+    person.send("/hist")
+    person.wait_for("Show the chat so far")
+    person.send("\t")
+    person.wait_for("› /history")
+    person.send("\x03")
+    assert person.leave() == 0
+
+
+def test_the_prompt_does_not_wait_for_the_model(tmp_path: Path) -> None:
+    began = time.monotonic()
+    person = start(tmp_path, GPTOSS_FAKE_LOADING="4")
+    assert time.monotonic() - began < 4
+    person.enter("first question")
+    person.wait_for("loading demo")
+    person.wait_for("tok/s")
+    assert person.leave() == 0
+
+
+def test_escapes_in_answers_thinking_and_file_names_are_shown(tmp_path: Path) -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b31m[red]x[/red]"
+    (tmp_path / "x").write_text(f"{evil}\n\n```\n{evil}\n```\n")
+    person = start(tmp_path)
+    ask(person, f"file {tmp_path}/x")
+    person.enter("\x1b[200~/file no\x07\x1b]0;owned\x07\x1b[201~")
+    person.wait_for("error: no␇␛]0;owned␇: No such file")
+    assert "␛]0;owned␇␛[2J<U+009B>31m[red]x[/red]" in person.text()
+    assert b"owned\x07" not in person.written
+    assert person.leave() == 0
+
+
+def test_a_kill_at_any_moment_loses_no_finished_turn(tmp_path: Path) -> None:
+    """Whenever it dies, the file is whole and holds every turn before the one that is being answered."""
+    chooser = random.Random(3)
+    for attempt in range(6):
+        home = tmp_path / str(attempt)
+        home.mkdir()
+        environ = {
+            **os.environ,
+            "HOME": str(home),
+            "XDG_DATA_HOME": str(home / "data"),
+            "GPTOSS_FAKE_DELAY": "0.001",
+        }
+        process = subprocess.Popen(
+            [sys.executable, *CHAT[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, text=True
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with process:
+            process.stdin.write("".join(f"question {number}\n" for number in range(5000)))
+            process.stdin.flush()
+            process.stdout.readline()
+            time.sleep(chooser.random() * 0.4)
+            process.send_signal(signal.SIGKILL)
+            begun = process.stdout.read().count("\n") + 1
+        saved = json.loads(chats(home)[0].read_text())["messages"]
+        questions = sum(message["role"] == "user" for message in saved)
+        assert questions >= begun - 1
