@@ -21,7 +21,7 @@ __all__ = ["LayerType", "ModelConfig", "Quantization", "RopeConfig", "read_json"
 LayerType = Literal["sliding_attention", "full_attention"]
 
 MXFP4_GROUP_SIZE = 32
-_THETA_RANGE = (1.0001, 1e12)
+_THETA_RANGE = (1.0001, 1e9)
 
 # Written by transformers and others; none of them changes what the model computes.
 _WITHOUT_EFFECT = frozenset(

@@ -195,7 +195,9 @@ class _Reader:
 
     def read(self, changes: Sequence[Change]) -> Iterator[Event]:
         """The events of one token."""
-        self.reasoning_tokens += any(change.header.channel is Channel.ANALYSIS for change in changes)
+        self.reasoning_tokens += any(
+            change.header.channel is Channel.ANALYSIS and change.message is None for change in changes
+        )
         for change in changes:
             channel, recipient = change.header.channel, change.header.recipient
             if recipient is not None:

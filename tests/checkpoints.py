@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.weights import HUGGING_FACE, expand, sizes
 
-__all__ = ["SHAPES", "random_config", "write_random_checkpoint"]
+__all__ = ["SHAPES", "load_shape", "random_config", "random_tokens", "write_random_checkpoint"]
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -124,3 +124,14 @@ def _random_tensor(rng: np.random.Generator, name: str, shape: tuple[int, ...]) 
     if "embed_tokens" in name:
         return normal
     return (normal * 1.5 * shape[-1] ** -0.5).astype(np.float32)
+
+
+def load_shape(directory: Path, name: str) -> Path:
+    """Writes the random checkpoint of one of the five shapes; always the same one."""
+    return write_random_checkpoint(directory, seed=list(SHAPES).index(name), **SHAPES[name])
+
+
+def random_tokens(name: str, length: int = 300, vocab_size: int = 320) -> list[int]:
+    """A prompt for one of the five shapes; always the same one."""
+    rng = np.random.default_rng(1000 + list(SHAPES).index(name))
+    return [int(token) for token in rng.integers(0, vocab_size, length)]

@@ -1,0 +1,59 @@
+"""What tests of several modules share. Nothing here reaches the network or the user's own directories."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from gptoss_mlx.engine import GptOss
+from gptoss_mlx.model import Transformer, load_transformer
+from tests.checkpoints import SHAPES, load_shape
+
+if os.environ.get("CI"):
+    # Hosted Macs have no GPU to speak of, and results are to be the same everywhere.
+    mx.set_default_device(mx.cpu)
+
+DEMO = Path(__file__).parent.parent / "gptoss_mlx" / "demo" / "checkpoint"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _private_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Data, configuration and Hub cache of the tests' own."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "HF_HOME"):
+            patch.setenv(name, str(home / name.lower()))
+        patch.setenv("GPTOSS_DATA", str(home / "models"))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def demo() -> Iterator[GptOss]:
+    """The embedded model."""
+    with GptOss(DEMO, name="demo") as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def exact_demo() -> Iterator[GptOss]:
+    """The embedded model in float32: for tests of equality."""
+    with GptOss(DEMO, name="demo", dtype="float32") as model:
+        yield model
+
+
+@pytest.fixture(scope="session", params=SHAPES)
+def shape(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The name and directory of each random checkpoint."""
+    name = str(request.param)
+    return name, load_shape(tmp_path_factory.mktemp("shape") / name, name)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    """The smallest random transformer, float32."""
+    return load_transformer(load_shape(tmp_path_factory.mktemp("small"), "small"), mx.float32)

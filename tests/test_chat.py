@@ -1,0 +1,282 @@
+"""Chats: what the model is shown, what the caller sees, and that nothing said is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptoss_mlx.errors import ChatFileError, InvalidRequest
+from gptoss_mlx.events import Done, Preamble, Text, Thinking, ToolCall, ToolResult
+from gptoss_mlx.harmony import Message
+from tests.scripted import ScriptedModel, wire
+
+FINAL = "<|channel|>final<|message|>{}<|return|>"
+THOUGHT = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>"
+CALL = '<|channel|>commentary to=functions.add <|constrain|>json<|message|>{"a": 1, "b": 2}<|call|>'
+
+
+def add(a: int, b: int) -> int:
+    """Adds two numbers."""
+    return a + b
+
+
+def test_an_answer_comes_as_events_and_as_a_reply() -> None:
+    chat = ScriptedModel(THOUGHT.format("Hello there.")).chat()
+    with chat.stream("hi") as stream:
+        events = list(stream)
+    assert "".join(event.delta for event in events if isinstance(event, Thinking)) == "Hm."
+    assert "".join(event.delta for event in events if isinstance(event, Text)) == "Hello there."
+    assert isinstance(events[-1], Done)
+    reply = stream.reply
+    assert (reply.text, reply.thinking, reply.finish_reason) == ("Hello there.", "Hm.", "stop")
+    assert [str(message.channel) for message in reply.messages] == ["analysis", "final"]
+    assert reply.usage.completion_tokens == len(wire(THOUGHT.format("Hello there.")))
+    assert reply.usage.reasoning_tokens == len(wire("Hm."))
+    json.dumps([event.to_dict() for event in events])
+
+
+def test_the_next_turn_shows_the_answer_but_not_the_thinking() -> None:
+    model = ScriptedModel(THOUGHT.format("One."), FINAL.format("Two."))
+    chat = model.chat(instructions="Count.", effort="low", date="2026-01-02")
+    chat.send("first")
+    chat.send("second")
+    assert model.shown[1].endswith(
+        "<|start|>developer<|message|># Instructions\n\nCount.<|end|>"
+        "<|start|>user<|message|>first<|end|><|start|>assistant<|channel|>final<|message|>One.<|end|>"
+        "<|start|>user<|message|>second<|end|><|start|>assistant"
+    )
+    assert "Current date: 2026-01-02\n\nReasoning: low" in model.shown[0]
+
+
+def test_history_is_computed_ahead_only_after_a_complete_answer() -> None:
+    model = ScriptedModel(THOUGHT.format("One."), THOUGHT.format("Two."), THOUGHT.format("x"))
+    chat = model.chat()
+    chat.send("first")
+    (ahead,) = model.ahead
+    chat.send("second")
+    assert model.prompts[1][: len(ahead)] == ahead
+    with chat.stream("third") as stream:
+        next(stream)
+        stream.cancel()
+    assert len(model.ahead) == 2
+
+
+def test_retry_undo_and_edit_change_what_the_model_is_shown() -> None:
+    model = ScriptedModel(*(FINAL.format(f"answer {n}") for n in range(5)))
+    chat = model.chat()
+    chat.send("first")
+    chat.send("second")
+    assert chat.retry(effort="high").text == "answer 2"
+    assert "Reasoning: high" in model.shown[2]
+    assert [message.text for message in chat.messages] == ["first", "answer 0", "second", "answer 2"]
+    assert chat.undo() == "second"
+    assert [message.text for message in chat.messages] == ["first", "answer 0"]
+    assert chat.edit(-2, "other").text == "answer 3"
+    assert [message.text for message in chat.messages] == ["other", "answer 3"]
+
+
+def test_what_cannot_be_done_says_so_and_changes_nothing() -> None:
+    chat = ScriptedModel(FINAL.format("x")).chat()
+    for refused in (chat.undo, chat.retry, chat.continue_stream):
+        with pytest.raises(InvalidRequest):
+            refused()
+    with pytest.raises(InvalidRequest, match="empty"):
+        chat.stream("  \n")
+    with pytest.raises(InvalidRequest, match="low, medium or high"):
+        chat.effort = "off"  # type: ignore[assignment]
+    chat.send("hi")
+    with pytest.raises(InvalidRequest, match="message 1 is not the user's"):
+        chat.edit(1, "x")
+    assert [message.text for message in chat.messages] == ["hi", "x"]
+
+
+def test_a_refused_request_leaves_the_conversation_as_it_was() -> None:
+    chat = ScriptedModel(FINAL.format("x"), InvalidRequest("too long")).chat()
+    chat.send("hi")
+    with pytest.raises(InvalidRequest):
+        chat.send("a very long text")
+    assert [message.text for message in chat.messages] == ["hi", "x"]
+
+
+def test_a_fork_goes_its_own_way() -> None:
+    chat = ScriptedModel(FINAL.format("x"), FINAL.format("y"), FINAL.format("z")).chat()
+    chat.send("hi")
+    twin = chat.fork()
+    twin.send("left")
+    chat.send("right")
+    assert [message.text for message in twin.messages] == ["hi", "x", "left", "y"]
+    assert [message.text for message in chat.messages] == ["hi", "x", "right", "z"]
+
+
+def test_tools_are_called_and_their_results_shown_to_the_model() -> None:
+    model = ScriptedModel("<|channel|>analysis<|message|>Add.<|end|><|start|>assistant" + CALL, FINAL.format("3"))
+    chat = model.chat(tools=[add])
+    with chat.stream("1+2?") as stream:
+        events = list(stream)
+    assert [event for event in events if isinstance(event, ToolCall | ToolResult)] == [
+        ToolCall(name="functions.add", arguments='{"a": 1, "b": 2}'),
+        ToolResult(name="functions.add", output="3"),
+    ]
+    # During the chain the analysis stays.
+    assert model.shown[1].endswith(
+        "<|start|>assistant<|channel|>analysis<|message|>Add.<|end|>"
+        "<|start|>assistant to=functions.add<|channel|>commentary <|constrain|>json"
+        '<|message|>{"a": 1, "b": 2}<|call|>'
+        "<|start|>functions.add to=assistant<|channel|>commentary<|message|>3<|end|><|start|>assistant"
+    )
+    assert stream.reply.text == "3"
+    assert "type add = (_: {" in model.shown[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (CALL.replace("functions.add", "functions.sub"), "there is no such tool"),
+        (CALL.replace('{"a": 1, "b": 2}', "{a: 1"), "Invalid JSON"),
+        (CALL.replace('"b": 2', '"b": "two"'), "valid integer"),
+    ],
+)
+def test_a_wrong_call_is_answered_with_an_error_and_the_conversation_goes_on(call: str, message: str) -> None:
+    model = ScriptedModel(call, FINAL.format("Sorry."))
+    with model.chat(tools=[add]).stream("1+2?") as stream:
+        (result,) = [event for event in stream if isinstance(event, ToolResult)]
+    assert result.error
+    assert message in result.output
+    assert message in model.shown[1]
+    assert stream.reply.text == "Sorry."
+
+
+def test_a_tool_without_a_function_is_the_callers() -> None:
+    tool = {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {}}}
+    reply = ScriptedModel(CALL).chat(tools=[tool]).send("1+2?")
+    assert reply.finish_reason == "tool_calls"
+    assert [call.name for call in reply.tool_calls] == ["functions.add"]
+
+
+def test_a_chain_of_calls_ends_at_the_bound() -> None:
+    model = ScriptedModel(*[CALL] * 20)
+    reply = model.chat(tools=[add]).send("again and again")
+    assert reply.finish_reason == "tool_calls"
+    assert len(model.prompts) == 16
+
+
+def test_preambles_are_events_of_their_own() -> None:
+    script = "<|channel|>commentary<|message|>Let me look.<|end|><|start|>assistant" + CALL
+    with ScriptedModel(script, FINAL.format("3")).chat(tools=[add]).stream("1+2?") as stream:
+        deltas = [event.delta for event in stream if isinstance(event, Preamble)]
+    assert "".join(deltas) == "Let me look."
+    assert stream.reply.text == "3"
+
+
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [
+        ("<|message|>Hello.<|return|>", "Hello."),
+        ("Hello.", "Hello."),
+        ("<|channel|>final<|channel|>final<|message|>Hello.<|return|>", "Hello."),
+        ("<|start|>assistant<|channel|>final<|message|>Hello.<|return|>", "Hello."),
+        ("<|channel|>final json<|message|>Hello.<|return|>", "Hello."),
+    ],
+)
+def test_no_answer_is_lost_to_a_malformed_header(script: str, text: str) -> None:
+    chat = ScriptedModel(script).chat()
+    assert chat.send("hi").text == text
+    assert chat.messages[-1].text == text
+    assert str(chat.messages[-1].channel) == "final"
+
+
+def test_a_cut_answer_is_marked_and_can_be_continued() -> None:
+    model = ScriptedModel("<|channel|>final<|message|>One, two", ", three.<|return|>")
+    chat = model.chat()
+    reply = chat.send("count")
+    assert (reply.finish_reason, reply.text) == ("length", "One, two")
+    assert chat.messages[-1].truncated
+    with chat.continue_stream() as stream:
+        events = list(stream)
+    assert "".join(event.delta for event in events if isinstance(event, Text)) == ", three."
+    assert model.shown[1].endswith("<|start|>assistant<|channel|>final<|message|>One, two")
+    assert [message.text for message in chat.messages] == ["count", "One, two, three."]
+
+
+def test_a_stop_text_ends_the_answer_before_it() -> None:
+    from gptoss_mlx import SamplingParams
+
+    script = "<|channel|>analysis<|message|>STOP here<|end|><|start|>assistant" + FINAL.format("One STO STOP two")
+    chat = ScriptedModel(script).chat(sampling=SamplingParams(stop=("STOP",)))
+    with chat.stream("count") as stream:
+        deltas = [event.delta for event in stream if isinstance(event, Text)]
+    assert "".join(deltas) == stream.reply.text == chat.messages[-1].text == "One STO "
+    assert stream.reply.finish_reason == "stop"
+    assert stream.reply.thinking == "STOP here"
+
+
+def test_cancelling_keeps_what_was_said() -> None:
+    chat = ScriptedModel(FINAL.format("a long answer that goes on")).chat()
+    with chat.stream("hi") as stream:
+        for event in stream:
+            if isinstance(event, Text):
+                stream.cancel()
+    assert stream.reply.finish_reason == "cancelled"
+    assert stream.reply.text.startswith("a")
+    assert chat.messages[-1].truncated
+
+
+def test_a_saved_chat_comes_back(tmp_path: Path) -> None:
+    model = ScriptedModel(THOUGHT.format("x"), "<|channel|>final<|message|>cut")
+    chat = model.chat(instructions="Be terse.", effort="high", date="2026-01-02")
+    chat.send("hi")
+    chat.send("ünïcode ∑")
+    chat.title = "A title"
+    path = tmp_path / "chat.json"
+    chat.save(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    from gptoss_mlx.chat import Chat
+
+    again = Chat.load(model, path)  # type: ignore[arg-type]
+    assert again.conversation == chat.conversation
+    assert (again.title, again.effort, again.messages[-1].truncated) == ("A title", "high", True)
+    assert "ünïcode" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "cannot be read"),
+        ("[]", "no saved chat"),
+        ("{}", "no saved chat"),
+        ('{"version": 99}', "format 99"),
+        ('{"version": 1}', "messages is missing"),
+        ('{"version": 1, "messages": [{"role": "emperor"}]}', r"messages\[0\]"),
+        ('{"version": 1, "messages": [3]}', r"messages\[0\]"),
+        ('{"version": 1, "messages": [], "title": 3}', "title"),
+        ('{"version": 1, "messages": [], "effort": "off"}', "effort"),
+        ("[" * 100_000, "cannot be read"),
+    ],
+)
+def test_a_damaged_chat_file_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    path.write_text(content)
+    from gptoss_mlx.chat import Chat
+
+    with pytest.raises((ChatFileError, InvalidRequest), match=message):
+        Chat.load(ScriptedModel(), path)  # type: ignore[arg-type]
+
+
+def test_the_readable_beginning_of_a_damaged_chat_can_be_kept(tmp_path: Path) -> None:
+    from gptoss_mlx import chatfile
+
+    path = tmp_path / "chat.json"
+    entries: list[Any] = [Message.user("hi").to_dict(), {"role": "emperor"}, Message.user("lost").to_dict()]
+    path.write_text(json.dumps({"version": 1, "messages": entries}))
+    content = chatfile.read(path, keep_readable=True)
+    assert [entry.text for entry in content.messages] == ["hi"]
+    assert content.damaged == 2
+
+
+def test_the_date_must_be_one() -> None:
+    for date in ("today", "2026-13-01", "20260102"):
+        with pytest.raises(InvalidRequest, match="date is"):
+            ScriptedModel().chat(date=date)

@@ -1,0 +1,248 @@
+"""Reading checkpoints: what safetensors refuses is refused, and more; every tensor is accounted for."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import safetensors
+from safetensors.numpy import load_file, save_file
+
+from gptoss_mlx.checkpoint import INDEX_NAME, Checkpoint, read_header
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.model import load_transformer
+from gptoss_mlx.weights import load_weights
+from tests.checkpoints import load_shape, random_tokens
+
+
+def write(path: Path, header: Any, data: bytes = b"") -> Path:
+    """A safetensors file of exactly this header: a string is taken as it is."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+def entry(begin: int, end: int, shape: list[Any] | None = None, dtype: Any = "U8") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": [end - begin] if shape is None else shape, "data_offsets": [begin, end]}
+
+
+A, B = {"a": entry(0, 4)}, {"b": entry(4, 6)}
+
+# What stands in the header, how many bytes follow it, and what the error says.
+REFUSED: dict[str, tuple[Any, int, str]] = {
+    "overlap": ({**A, "b": entry(3, 6)}, 6, "overlaps"),
+    "hole": ({**A, "b": entry(5, 6)}, 6, "hole"),
+    "hole at the beginning": ({"a": entry(1, 4)}, 4, "hole"),
+    "trailing bytes": ({**A, **B}, 7, "after its last tensor"),
+    "truncated": ({**A, **B}, 5, "truncated"),
+    "shape does not fill the span": ({"a": entry(0, 4, [2])}, 4, "does not fill"),
+    "shape overflows 64 bits": ({"a": entry(0, 4, [2**62, 2**62, 4])}, 4, "does not fill"),
+    "float shape": ({"a": entry(0, 4, [4.0])}, 4, "whole numbers"),
+    "bool shape": ({"a": entry(0, 4, [True, 4])}, 4, "whole numbers"),
+    "negative shape": ({"a": entry(0, 4, [-2, -2])}, 4, "whole numbers"),
+    "shape of 2^32 + 4": ({"a": entry(0, 4, [2**32 + 4])}, 4, "does not fill"),
+    "shape is text": ({"a": entry(0, 4) | {"shape": "4"}}, 4, "whole numbers"),
+    "offsets reversed": ({"a": entry(0, 4) | {"data_offsets": [4, 0]}}, 4, "does not fill"),
+    "one offset": ({"a": entry(0, 4) | {"data_offsets": [0]}}, 4, "whole numbers"),
+    "float offsets": ({"a": entry(0, 4) | {"data_offsets": [0.0, 4.0]}}, 4, "whole numbers"),
+    "unknown dtype": ({"a": entry(0, 4, dtype="F7")}, 4, "unknown"),
+    "dtype is a number": ({"a": entry(0, 4, dtype=8)}, 4, "unknown"),
+    "a key too many": ({"a": entry(0, 4) | {"more": 1}}, 4, "nothing else"),
+    "a key too few": ({"a": {"dtype": "U8", "shape": [4]}}, 4, "nothing else"),
+    "entry is a list": ({"a": [0, 4]}, 4, "nothing else"),
+    "control character in a name": ({"a\x1b[2J": entry(0, 4)}, 4, "printable"),
+    "empty name": ({"": entry(0, 4)}, 4, "printable"),
+    "metadata is a number": ({"__metadata__": 1, **A}, 4, "__metadata__"),
+    "metadata holds numbers": ({"__metadata__": {"a": 1}, **A}, 4, "__metadata__"),
+    "duplicate tensor": (b'{"a":%s,"a":%s}' % ((json.dumps(entry(0, 4)).encode(),) * 2), 4, "stands twice"),
+    "duplicate inner key": (b'{"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}}', 4, "twice"),
+    "no JSON": (b"{'a'}", 0, "not valid JSON"),
+    "a list": (b"[1, 2]", 0, "no safetensors header"),
+    "bytes that are no UTF-8": (b'{"\xff":1}', 0, "not valid JSON"),
+    "deep nesting": (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 0, "not valid JSON"),
+    "10,001 tensors": ({f"t{n}": entry(n, n + 1) for n in range(10_001)}, 10_001, "at most 10000"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_malformed_header_is_refused(name: str, tmp_path: Path) -> None:
+    header, size, message = REFUSED[name]
+    path = write(tmp_path / "model.safetensors", header, bytes(size))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_header(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08", struct.pack("<Q", 2**63) + b"{}", struct.pack("<Q", 3) + b"{}"])
+def test_a_length_beyond_the_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="truncated or no safetensors"):
+        read_header(path)
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    fifo = tmp_path / "model.safetensors"
+    os.mkfifo(fifo)
+    with pytest.raises(CheckpointError, match="no regular file"):
+        read_header(fifo)
+    with pytest.raises(CheckpointError, match="no regular file"):
+        read_header(Path("/dev/zero"))
+
+
+def test_nothing_is_accepted_that_safetensors_refuses(tmp_path: Path) -> None:
+    """Random edits of a good file: whatever ours reads, the reference implementation reads the same."""
+    path = tmp_path / "good.safetensors"
+    save_file({"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(5, np.uint8)}, path)
+    good, generator = path.read_bytes(), random.Random(0)
+    edited, accepted = tmp_path / "edited.safetensors", 0
+    for _ in range(2000):
+        content = bytearray(good)
+        for _ in range(generator.randint(1, 3)):
+            place = generator.randrange(len(content))
+            kind = generator.randrange(3)
+            if kind == 0:
+                content[place] = generator.choice(b'0123456789"{}[],:\x00\xff ')
+            elif kind == 1:
+                del content[place]
+            else:
+                content.insert(place, generator.choice(b'0123456789"{}[],: '))
+        edited.write_bytes(content)
+        try:
+            ours = read_header(edited)
+        except CheckpointError:
+            continue
+        accepted += 1
+        with safetensors.safe_open(edited, framework="numpy") as reference:
+            assert set(reference.keys()) == set(ours)
+            for name, record in ours.items():
+                assert tuple(reference.get_slice(name).get_shape()) == record.shape
+    assert accepted > 50  # edits of the data, of names, of spaces
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return load_shape(tmp_path / "checkpoint", "small")
+
+
+def sharded(directory: Path) -> Path:
+    """The same checkpoint in two shards with an index."""
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    names = sorted(tensors)
+    weight_map = {}
+    for shard, part in (("first.safetensors", names[:9]), ("second.safetensors", names[9:])):
+        save_file({name: tensors[name] for name in part}, directory / shard)
+        weight_map |= dict.fromkeys(part, shard)
+    (directory / INDEX_NAME).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return directory
+
+
+def test_shards_and_a_single_file_load_alike(checkpoint: Path) -> None:
+    tokens = mx.array([random_tokens("small", 20)])
+    single = load_transformer(checkpoint, mx.float32)(tokens)
+    mx.eval(single)
+    assert mx.array_equal(single, load_transformer(sharded(checkpoint), mx.float32)(tokens))
+
+
+def edit_tensors(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+SINKS, SCALES = "model.layers.0.self_attn.sinks", "model.layers.1.mlp.experts.down_proj_scales"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop(SINKS), f"{SINKS} is missing"),
+        (lambda tensors: tensors.update({"model.extra.weight": tensors[SINKS]}), "model.extra.weight is unknown"),
+        (lambda tensors: tensors.update({SINKS: tensors[SINKS].astype(np.int32)}), f"{SINKS} is I32"),
+        (lambda tensors: tensors.update({SINKS: tensors[SINKS][:-1]}), rf"{SINKS} has shape \[3\]"),
+        (lambda tensors: tensors[SCALES].__setitem__((1, 2, 1), 0xFF), f"{SCALES} holds NaN scales"),
+    ],
+)
+def test_every_tensor_is_accounted_for(
+    checkpoint: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    edit_tensors(checkpoint, change)
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(checkpoint, ModelConfig.from_directory(checkpoint), mx.float32)
+
+
+def test_an_index_outside_the_directory_is_refused(checkpoint: Path) -> None:
+    for name in ("../model.safetensors", "/etc/passwd", "sub/model.safetensors", "model.bin", 3):
+        (checkpoint / INDEX_NAME).write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(CheckpointError, match="outside the directory"):
+            Checkpoint.open(checkpoint)
+
+
+def test_index_and_shards_must_agree(checkpoint: Path) -> None:
+    sharded(checkpoint)
+    index = checkpoint / INDEX_NAME
+    content = json.loads(index.read_text())
+    name = next(iter(content["weight_map"]))
+    content["weight_map"][name] = "second.safetensors"
+    index.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"is not in second\.safetensors"):
+        Checkpoint.open(checkpoint)
+    del content["weight_map"][name]
+    index.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="is not in the index"):
+        Checkpoint.open(checkpoint)
+
+
+def test_a_missing_shard_is_named(checkpoint: Path) -> None:
+    (sharded(checkpoint) / "second.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"second\.safetensors: missing"):
+        Checkpoint.open(checkpoint)
+
+
+def test_a_truncated_shard_is_named(checkpoint: Path) -> None:
+    path = checkpoint / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: is truncated"):
+        load_weights(checkpoint, ModelConfig.from_directory(checkpoint), mx.float32)
+
+
+def test_links_may_not_leave_the_directory(checkpoint: Path, tmp_path: Path) -> None:
+    path = checkpoint / "model.safetensors"
+    shutil.move(path, tmp_path / "elsewhere.safetensors")
+    path.symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(CheckpointError, match="links out of the directory"):
+        Checkpoint.open(checkpoint)
+
+
+def test_links_of_the_hub_cache_are_followed(checkpoint: Path, tmp_path: Path) -> None:
+    repo = tmp_path / "models--openai--gpt-oss-20b"
+    snapshot = repo / "snapshots" / "abc"
+    snapshot.parent.mkdir(parents=True)
+    shutil.move(checkpoint, snapshot)
+    (repo / "blobs").mkdir()
+    shutil.move(snapshot / "model.safetensors", repo / "blobs" / "0123")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/0123")
+    assert Checkpoint.open(snapshot).tensors
+
+
+def test_a_directory_without_weights_says_what_it_lacks(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such directory"):
+        Checkpoint.open(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="no safetensors files"):
+        Checkpoint.open(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="pickles are never read"):
+        Checkpoint.open(tmp_path)

@@ -1,0 +1,67 @@
+"""Sampling: parameters are checked, and the settings agree where they must."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from gptoss_mlx.errors import InvalidRequest
+from gptoss_mlx.sampling import SamplingParams, make_sampler
+
+LOGITS = mx.array([[0.5, 3.0, 1.0, 2.9, -4.0]])
+
+
+def draws(count: int, **params: Any) -> np.ndarray[Any, Any]:
+    mx.random.seed(3)
+    sampler = make_sampler(SamplingParams(**params))
+    return np.array(sampler(mx.broadcast_to(LOGITS, (count, 5))))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        *({"temperature": value} for value in (-0.1, math.nan, math.inf, "1", True, 101)),
+        *({"top_p": value} for value in (-1, 0, 1.1, math.nan, None)),
+        *({"min_p": value} for value in (-1, 2, math.nan)),
+        *({"top_k": value} for value in (-1, 1.5, 2**31)),
+        *({"seed": value} for value in (-1, 1.0, 2**64)),
+        *({"max_tokens": value} for value in (0, -1, 2.0)),
+        *({"stop": value} for value in ("text", ("",), (1,), 3)),
+    ],
+)
+def test_values_out_of_range_are_named(params: dict[str, Any]) -> None:
+    (name,) = params
+    with pytest.raises(InvalidRequest, match=name):
+        SamplingParams(**params)
+
+
+def test_temperature_zero_is_greedy() -> None:
+    assert set(draws(100, temperature=0)) == {1}
+
+
+@pytest.mark.parametrize("params", [{"top_k": 1}, {"top_p": 0.01}, {"min_p": 1.0}])
+def test_the_narrowest_setting_is_greedy(params: dict[str, Any]) -> None:
+    assert set(draws(200, **params)) == {1}
+
+
+def test_a_high_temperature_draws_everything_and_a_low_one_little() -> None:
+    assert set(draws(2000, temperature=10.0)) == {0, 1, 2, 3, 4}
+    assert set(draws(2000, temperature=0.1)) == {1, 3}
+
+
+def test_plain_temperature_draws_the_softmax() -> None:
+    counts = np.bincount(draws(20_000), minlength=5) / 20_000
+    assert np.abs(counts - np.array(mx.softmax(LOGITS[0]))).max() < 0.015
+
+
+def test_top_k_and_min_p_cut_the_tail() -> None:
+    assert set(draws(2000, top_k=2)) == {1, 3}
+    assert set(draws(2000, min_p=0.5)) == {1, 3}
+
+
+def test_a_seed_reproduces() -> None:
+    assert np.array_equal(draws(50), draws(50))
