@@ -200,7 +200,7 @@ def recovered(tokens: Sequence[int], role: str | None) -> list[Message]:
 
 def lost_text(tokens: Sequence[int], messages: Sequence[Message]) -> str:
     """The ordinary characters of a stream that no message has: in its text, its header or its repairs."""
-    special = set(tokenizer().special.values())
+    special = tokenizer()._special_ids
     data = b"".join(tokenizer().token_bytes(token) if token not in special else b"\0" for token in tokens)
     given = Counter(re.sub(r"t\x00*o\x00*=|[\s\x00\ufffd]", "", data.decode("utf-8", errors="replace")))
     for message in messages:
