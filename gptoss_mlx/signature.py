@@ -74,6 +74,9 @@ def declare(function: Callable[..., Any], name: str) -> Declaration:
         ) from None
 
     def check(text: str) -> dict[str, Any]:
+        if text.lstrip().startswith("["):
+            # pydantic would take a list as arguments by position.
+            raise ToolError("arguments: a JSON object is needed")
         try:
             return adapter.validate_json(text.strip() or "{}")
         except pydantic.ValidationError as error:
