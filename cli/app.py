@@ -23,17 +23,50 @@ app = typer.Typer(
 config_app = typer.Typer(help="Where settings come from.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
+
+def _installed(incomplete: str) -> list[str]:
+    """For the shell's completion: models that are here."""
+    from ..hub import list_models
+
+    return [model.name for model in list_models() if model.name.startswith(incomplete)]
+
+
+def _saved(incomplete: str) -> list[str]:
+    """For the shell's completion: saved chats."""
+    from .sessions import saved_chats
+
+    return [chat.name for chat in saved_chats() if chat.name.startswith(incomplete)]
+
+
+def _efforts(incomplete: str) -> list[str]:
+    return [effort for effort in ("low", "medium", "high") if effort.startswith(incomplete)]
+
+
+def _think_modes(incomplete: str) -> list[str]:
+    return [mode for mode in ("show", "dim", "collapse", "hide") if mode.startswith(incomplete)]
+
+
 Model = Annotated[
     str | None,
-    typer.Option("-m", "--model", help="demo, 20b, 120b, a converted model, a directory or a Hub repository."),
+    typer.Option(
+        "-m",
+        "--model",
+        help="demo, 20b, 120b, a converted model, a directory or a Hub repository.",
+        autocompletion=_installed,
+    ),
 ]
-Effort = Annotated[str | None, typer.Option("-e", "--effort", help="How long to think: low, medium or high.")]
+Effort = Annotated[
+    str | None,
+    typer.Option("-e", "--effort", help="How long to think: low, medium or high.", autocompletion=_efforts),
+]
 System = Annotated[str | None, typer.Option("-s", "--system", help="Instructions that hold for the whole chat.")]
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy; the model was made for 1.")]
 TopP = Annotated[float | None, typer.Option(help="Sample from the smallest set of tokens with this probability.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Stop after so many tokens, thinking included.")]
-Think = Annotated[str | None, typer.Option(help="Thinking: show, dim, collapse or hide.")]
+Think = Annotated[
+    str | None, typer.Option(help="Thinking: show, dim, collapse or hide.", autocompletion=_think_modes)
+]
 
 
 def _version(wanted: bool) -> None:
@@ -56,7 +89,8 @@ def gptoss(
 @app.command()
 def chat(
     session: Annotated[
-        str | None, typer.Argument(help="With --resume: which chat; the last one if left out.")
+        str | None,
+        typer.Argument(help="With --resume: which chat; the last one if left out.", autocompletion=_saved),
     ] = None,
     resume: Annotated[bool, typer.Option("-r", "--resume", help="Go on with a saved chat.")] = False,
     list_: Annotated[bool, typer.Option("-l", "--list", help="List the saved chats.")] = False,

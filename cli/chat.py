@@ -7,6 +7,7 @@ in `commands`, reading in `prompt`, drawing in `turn`.
 from __future__ import annotations
 
 import datetime
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -46,12 +47,18 @@ def start_chat(settings: Settings, resume: str | None) -> None:
     interactive = terminal.interactive and sys.stdin.isatty()
     model = choose_model(settings.model, terminal, interactive)
     session = ChatSession(terminal, Loader(model), settings, interactive)
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         if path is not None:
             session.open_chat(path)
         raise typer.Exit(session.talk())
     finally:
         session.loader.close()
+
+
+def _terminated(_signal: int, _frame: object) -> None:
+    """End as by an exception, so that the terminal is put in order."""
+    sys.exit(128 + signal.SIGTERM)
 
 
 class ChatSession:

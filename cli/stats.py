@@ -44,12 +44,13 @@ def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int)
     decode = _rate(usage.completion_tokens, timings.decode)
     parts = [
         f"first {timings.first_token:.2f} s",
-        f"prefill {prefill}, decode {decode} tok/s",
+        f"prefill {prefill}/s",
+        f"decode {decode}/s",
         f"{usage.reasoning_tokens:,}+{answer:,} tokens",
         f"{usage.cached_tokens:,} cached",
-        f"context {context_used:,}/{context_limit:,}",
+        f"{context_used:,}/{context_limit // 1024}k",
     ]
-    if memory:
+    if memory >= 10**8:
         parts.append(f"{memory / 1e9:.1f} GB")
     return " · ".join(parts)
 

@@ -161,5 +161,5 @@ def load(reference: str, **_: Any) -> FakeModel:
 if __name__ == "__main__":
     from gptoss_mlx.cli.app import main
 
-    gptoss_mlx.load = load  # type: ignore[attr-defined]
+    gptoss_mlx.load = load  # type: ignore[assignment]
     main()

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pexpect
+import pexpect  # type: ignore[import-untyped]
 import pyte
 
 __all__ = ["FAKE", "Person"]
@@ -97,7 +97,7 @@ class Person:
         self.look(0.1)
         self.child.close()
         assert self.child.exitstatus is not None, f"killed by signal {self.child.signalstatus}"
-        return self.child.exitstatus
+        return int(self.child.exitstatus)
 
 
 def _line_text(line: Any) -> str:

@@ -33,10 +33,10 @@ def start(home: Path, width: int = 80, height: int = 24, **env: str) -> Person:
 
 def ask(person: Person, question: str) -> None:
     """Ask and wait for the answer's last line."""
-    before = person.text().count("tok/s")
+    before = person.text().count("decode")
     person.enter(question)
     began = time.monotonic()
-    while person.text().count("tok/s") == before:
+    while person.text().count("decode") == before:
         assert time.monotonic() - began < 30, person.text()
         person.look(0.05)
     person.look(0.2)
@@ -110,7 +110,7 @@ def test_a_resize_leaves_what_was_written_as_it_was(tmp_path: Path) -> None:
     person.look(0.8)
     written = len(person.written)
     person.resize(40, 30)
-    person.wait_for("tok/s", 60)
+    person.wait_for("decode", 60)
     person.look(0.3)
     # Rows up to the resize ended in a newline and were never touched; those after it are narrow.
     before, after = settled(person.written[:written]), settled(person.written)
@@ -138,16 +138,20 @@ def settled(written: bytes) -> list[str]:
     return lines
 
 
+def cursor_hidden(person: Person) -> bool:
+    return bool(person.screen.cursor.hidden)
+
+
 def test_the_terminal_is_left_as_it_was_found(tmp_path: Path) -> None:
     person = start(tmp_path, GPTOSS_FAKE_DELAY="0.01")
     before = termios.tcgetattr(person.child.child_fd)
     person.enter("think 100000")
     person.look(0.8)
-    assert person.screen.cursor.hidden
+    assert cursor_hidden(person)
     person.send("\x03")
     person.wait_for("interrupted")
     person.look(0.3)
-    assert not person.screen.cursor.hidden
+    assert not cursor_hidden(person)
     assert termios.tcgetattr(person.child.child_fd)[3] == before[3]
     assert person.leave() == 0
     assert person.screen.cursor.attrs.fg == "default"
@@ -159,7 +163,7 @@ def test_ctrl_t_writes_the_thinking_out(tmp_path: Path) -> None:
     person.enter("think 60")
     person.wait_for("step 9")
     person.send("\x14")
-    person.wait_for("tok/s")
+    person.wait_for("decode")
     assert "thought for" in person.text()
     assert [line for line in person.lines() if line.startswith("step 0, step 1, step 2 of it")]
     person.wait_for("thinking dim")
@@ -190,13 +194,25 @@ def test_commands_are_suggested_and_completed(tmp_path: Path) -> None:
     assert person.leave() == 0
 
 
+@pytest.mark.parametrize(("key", "code", "says"), [("2", 0, "demo · /help"), ("q", 3, "gptoss convert 20b")])
+def test_a_first_start_asks_and_downloads_nothing_unasked(tmp_path: Path, key: str, code: int, says: str) -> None:
+    person = Person([*FAKE, "chat"], tmp_path, 100, 30, {"HF_HOME": str(tmp_path)})
+    person.wait_for("Your choice")
+    person.look(0.2)
+    assert "GB to download" in person.text()
+    person.enter(key)
+    person.wait_for(says)
+    person.look(0.3)
+    assert (person.leave() if key == "2" else person.end()) == code
+
+
 def test_the_prompt_does_not_wait_for_the_model(tmp_path: Path) -> None:
     began = time.monotonic()
     person = start(tmp_path, GPTOSS_FAKE_LOADING="4")
     assert time.monotonic() - began < 4
     person.enter("first question")
     person.wait_for("loading demo")
-    person.wait_for("tok/s")
+    person.wait_for("decode")
     assert person.leave() == 0
 
 
