@@ -47,15 +47,15 @@ def answer(request: Request, settings: Settings) -> None:
     from .. import load
 
     with load(reference) as model:
-        extra: dict[str, Any] = {} if schema is None else {"schema": schema}
         stream = model.stream(
             prompt,
             effort=settings.effort,
-            instructions=settings.system,
+            instructions=_instructions(settings.system, schema),
             sampling=settings.sampling(request.stop),
-            **extra,
         )
         reply = _show(stream, request.form, out, err, settings)
+    if schema is not None and not _is_json(reply.text):
+        err.line("the answer is no JSON, whatever the schema asks; --effort high or --seed may help", YELLOW)
     if reply.finish_reason == "length":
         err.line("the answer is cut off (finish_reason: length); --max-tokens sets the limit", YELLOW)
     if reply.finish_reason == "cancelled":
@@ -83,6 +83,22 @@ def _schema(path: Path | None) -> dict[str, Any] | None:
     if not isinstance(schema, dict):
         raise InvalidRequest(f"{path}: a JSON schema is an object")
     return schema
+
+
+def _instructions(system: str | None, schema: dict[str, Any] | None) -> str | None:
+    """The developer message; a schema stands in it as harmony's response formats do."""
+    if schema is None:
+        return system
+    text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+    return f"{system or 'Answer in JSON.'}\n\n# Response Formats\n\n## answer\n\n{text}"
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _show(stream: Stream, form: str, out: Terminal, err: Terminal, settings: Settings) -> Reply:
