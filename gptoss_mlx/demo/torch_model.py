@@ -1,13 +1,14 @@
 """The demo model in torch: transformers' GptOssForCausalLM with experts trained as MXFP4.
 
 Two parts of it are replaced through transformers' own registries, for speed on a CPU and with the same
-results: attention (the sink becomes one more key, so that torch's fused attention can be used) and experts
-(tokens sorted by expert; weights rounded to MXFP4 on the way forward, gradients passed straight through).
+results: attention (several conversations share the work on one system message) and experts (tokens sorted by expert; weights rounded to MXFP4 on the way forward, gradients passed straight through).
 Needs torch and transformers (the `parity` extra).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,10 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GptOssConfig, GptOssForCausalLM
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-__all__ = ["GROUP", "build_model", "mxfp4_scale", "round_mxfp4"]
+__all__ = ["GROUP", "Layout", "attention_mask", "build_model", "mxfp4_scale", "round_mxfp4"]
 
 GROUP = 32
 # Fused attention likes head dimensions that are a multiple of 8; the sink needs one more dimension.
@@ -98,40 +98,70 @@ def sorted_experts(experts: nn.Module, states: Tensor, indices: Tensor, weights:
     return (weights.unsqueeze(1) @ out).squeeze(1)
 
 
-def fused_sinks(
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Which tokens see which, for one kind of layer: passed to attention in the place of its mask."""
+
+    groups: Sequence[tuple[slice, Sequence[slice]]]
+    """System messages, each with the conversations that go on from it and do not see each other."""
+    mask: Tensor
+    """Additive, (position, 1 + position): the sink, seen by all, and then the keys."""
+
+
+def attention_mask(length: int, window: int | None = None) -> Tensor:
+    """The mask of a `Layout`."""
+    distance = torch.arange(length)[:, None] - torch.arange(length)
+    seen = (distance >= 0) & (distance < (window or length))
+    return F.pad(torch.where(seen, 0.0, torch.finfo(torch.float32).min), (1, 0))
+
+
+def conversation_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor,
+    attention_mask: Layout,
     scaling: float,
     s_aux: Tensor,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention with sinks through torch's fused kernel: the sink is a last key, seen by all, of value 0."""
-    batch, heads, length, size = query.shape
+    """Attention of each conversation to its system message and itself, through torch's fused kernel.
+
+    The sink is one more key, of value 0. Its logit stands in a dimension of its own, where queries hold 1.
+    """
+    _, heads, length, size = query.shape
     repeats = heads // key.shape[1]
     one = torch.zeros(_PADDING)
     one[0] = 1 / scaling
-    query = torch.cat((query, one.expand(batch, heads, length, _PADDING)), -1)
+    query = torch.cat((query, one.expand(1, heads, length, _PADDING)), -1)
     sink = torch.cat((torch.zeros(heads, size), s_aux[:, None], torch.zeros(heads, _PADDING - 1)), -1)
-    sink = sink[None, :, None].expand(batch, heads, 1, -1)
-    key = torch.cat((F.pad(key.repeat_interleave(repeats, 1), (0, _PADDING)), sink), 2)
-    value = F.pad(value.repeat_interleave(repeats, 1), (0, _PADDING, 0, 1))
-    mask = F.pad(attention_mask, (0, 1))
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
-    return out[..., :size].transpose(1, 2).contiguous(), None
+    sink = sink[None, :, None]  # (1, heads, 1, size + padding)
+    nothing = torch.zeros_like(sink)
+    key = F.pad(key.repeat_interleave(repeats, 1), (0, _PADDING))
+    value = F.pad(value.repeat_interleave(repeats, 1), (0, _PADDING))
+    parts = []
+    for system, conversations in attention_mask.groups:
+        shared = (torch.cat((sink, key[:, :, system]), 2), torch.cat((nothing, value[:, :, system]), 2))
+        first = system.stop - system.start
+        mask = attention_mask.mask[:first, : first + 1]
+        parts.append(F.scaled_dot_product_attention(query[:, :, system], *shared, attn_mask=mask, scale=scaling))
+        for own in conversations:
+            keys, values = torch.cat((shared[0], key[:, :, own]), 2), torch.cat((shared[1], value[:, :, own]), 2)
+            last = first + own.stop - own.start
+            mask = attention_mask.mask[first:last, : last + 1]
+            own_query = query[:, :, own]
+            parts.append(F.scaled_dot_product_attention(own_query, keys, values, attn_mask=mask, scale=scaling))
+    return torch.cat(parts, 2)[..., :size].transpose(1, 2).contiguous(), None
 
 
-ALL_ATTENTION_FUNCTIONS.register("fused_sinks", fused_sinks)
-ALL_MASK_ATTENTION_FUNCTIONS.register("fused_sinks", eager_mask)
+ALL_ATTENTION_FUNCTIONS.register("conversations", conversation_attention)
 ALL_EXPERTS_FUNCTIONS.register("sorted_mxfp4", sorted_experts)
 
 
 def build_model(config: dict[str, Any]) -> GptOssForCausalLM:
     """A new model with random weights, of a size that suits the width rather than the 2880 of the real one."""
     model = GptOssForCausalLM(GptOssConfig(**config))
-    model.set_attn_implementation("fused_sinks")
+    model.set_attn_implementation("conversations")
     # Not through set_experts_implementation, which knows only transformers' own.
     model.config._experts_implementation_internal = "sorted_mxfp4"
     width = model.config.hidden_size

@@ -26,37 +26,26 @@ from gptoss_mlx.tokenizer import Tokenizer
 
 from .corpus import Corpus
 from .export import export_checkpoint, model_config
-from .torch_model import build_model
+from .torch_model import Layout, attention_mask, build_model
 from .vocabulary import demo_tokenizer, read_ranks
 
 __all__ = ["Batch", "Muon", "known_words", "main", "make_batch"]
 
-ROW_LENGTH = 512
+LONGEST = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Rows of conversations. Those in one row share its system message and do not see each other."""
+    """Conversations in one line of tokens, in groups that share a system message."""
 
     tokens: Tensor
-    """(B, L)."""
+    """(1, L)."""
     positions: Tensor
-    """(B, L): every conversation counts on from the end of the system message."""
-    members: Tensor
-    """(B, L): which conversation of its row a token belongs to; 0 is the system message, -1 padding."""
+    """(1, L): every conversation counts on from the end of its system message."""
     learnt: Tensor
-    """(B, L): whether the token is the model's own, and so is learnt."""
-
-    def masks(self, window: int) -> dict[str, Tensor]:
-        """Additive attention masks (B, 1, L, L) for full and sliding layers."""
-        member, position = self.members, self.positions
-        same = (member[:, :, None] == member[:, None, :]) | (member[:, None, :] == 0)
-        causal = torch.ones(same.shape[1:], dtype=torch.bool).tril()
-        distance = position[:, :, None] - position[:, None, :]
-        seen = {"full_attention": same & causal}
-        seen["sliding_attention"] = seen["full_attention"] & (distance < window)
-        lowest = torch.finfo(torch.float32).min
-        return {kind: torch.where(mask, 0.0, lowest)[:, None] for kind, mask in seen.items()}
+    """(1, L): whether the token is the model's own, and so is learnt."""
+    groups: Sequence[tuple[slice, Sequence[slice]]]
+    """Where the system messages stand, and the conversations of each."""
 
 
 def known_words(path: str | Path, count: int = 40_000) -> list[str]:
@@ -91,41 +80,42 @@ def _conversation_tokens(corpus: Corpus, setting: Any, tokenizer: Tokenizer) -> 
     return [*tokens[:-1], tokenizer.special["<|return|>"]]
 
 
-def make_batch(seed: int, rows: int, tokenizer: Tokenizer, words: Sequence[str]) -> Batch:
-    """The batch of a seed: each row one system message and as many conversations as it holds."""
+def make_batch(seed: int, rows: int, length: int, tokenizer: Tokenizer, words: Sequence[str]) -> Batch:
+    """The batch of a seed: each row a system message and as many conversations as `length` tokens hold."""
     corpus = Corpus(seed, words)
-    shape = (rows, ROW_LENGTH)
-    pad = tokenizer.special["<|endoftext|>"]
-    tokens, members = torch.full(shape, pad), torch.full(shape, -1)
-    positions, learnt = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
+    tokens: list[int] = []
+    positions: list[int] = []
+    learnt: list[bool] = []
+    groups: list[tuple[slice, list[slice]]] = []
     end = tokenizer.special["<|end|>"]
-    for row in range(rows):
-        setting, filled, member = corpus.setting(), 0, 1
+    for _ in range(rows):
+        setting, row, conversations = corpus.setting(), len(tokens), []
         while True:
             new = _conversation_tokens(corpus, setting, tokenizer)
             shared = new.index(end) + 1
-            body = slice(0 if filled == 0 else shared, None)
-            if filled + len(new[body]) > ROW_LENGTH:
+            first = shared if conversations else 0
+            if len(tokens) - row + len(new) - first > length:
                 break
-            place = slice(filled, filled + len(new[body]))
-            tokens[row, place] = torch.tensor(new[body])
-            members[row, place] = member
-            positions[row, place] = torch.arange(len(new))[body]
-            learnt[row, place] = torch.tensor(_learnt_tokens(new, tokenizer))[body]
-            if filled == 0:
-                members[row, :shared] = 0
-            filled, member = place.stop, member + 1
-    return Batch(tokens=tokens, positions=positions, members=members, learnt=learnt)
+            tokens += new[first:]
+            positions += range(first, len(new))
+            learnt += _learnt_tokens(new, tokenizer)[first:]
+            conversations.append(slice(len(tokens) - len(new) + shared, len(tokens)))
+        groups.append((slice(row, row + shared), conversations))
+    return Batch(
+        tokens=torch.tensor([tokens]),
+        positions=torch.tensor([positions]),
+        learnt=torch.tensor([learnt]),
+        groups=groups,
+    )
 
 
-def batch_loss(model: GptOssForCausalLM, batch: Batch) -> Tensor:
+def batch_loss(model: GptOssForCausalLM, batch: Batch, masks: dict[str, Tensor]) -> Tensor:
     """The mean loss on the model's own tokens; the head is computed for those alone."""
+    layouts = {kind: Layout(groups=batch.groups, mask=mask) for kind, mask in masks.items()}
     states = model.model(
-        input_ids=batch.tokens,
-        position_ids=batch.positions,
-        attention_mask=batch.masks(model.config.sliding_window),
-        use_cache=False,
+        input_ids=batch.tokens, position_ids=batch.positions, attention_mask=layouts, use_cache=False
     ).last_hidden_state
+    # The token before a learnt one is always its own conversation's: conversations begin with the user's words.
     predicts = batch.learnt[:, 1:]
     logits = model.lm_head(states[:, :-1][predicts])
     return F.cross_entropy(logits, batch.tokens[:, 1:][predicts])
@@ -204,12 +194,17 @@ def train(arguments: argparse.Namespace) -> GptOssForCausalLM:
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+    masks = {
+        "full_attention": attention_mask(LONGEST),
+        "sliding_attention": attention_mask(LONGEST, model.config.sliding_window),
+    }
     began, mean = time.time(), math.nan
     for step in range(first, arguments.steps):
         for optimizer, rate in zip(optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * schedule(step, arguments.steps)
-        batch = make_batch(arguments.seed * 1_000_000 + step, arguments.rows, tokenizer, words)
-        loss = batch_loss(model, batch)
+        seed = arguments.seed * 1_000_000 + step
+        batch = make_batch(seed, arguments.rows, arguments.row_length, tokenizer, words)
+        loss = batch_loss(model, batch, masks)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -238,7 +233,8 @@ def main() -> None:
     parser.add_argument("--vocabulary-size", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=5500)
-    parser.add_argument("--rows", type=int, default=4, help=f"rows of {ROW_LENGTH} tokens in a batch")
+    parser.add_argument("--rows", type=int, default=4, help="system messages in a batch")
+    parser.add_argument("--row-length", type=int, default=LONGEST, help="tokens after each, itself included")
     parser.add_argument("--rate", type=float, default=4e-3, help="AdamW's learning rate")
     parser.add_argument("--matrix-rate", type=float, default=0.02, help="Muon's learning rate")
     parser.add_argument("--threads", type=int, default=2)
