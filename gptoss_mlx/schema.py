@@ -6,10 +6,13 @@ Knows nothing of tokens or engines beyond which keywords can be kept to.
 from __future__ import annotations
 
 import json
+import sys
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import pydantic
+import typing_extensions
 
 from .errors import InvalidRequest
 
@@ -87,7 +90,7 @@ def schema_of(kind: Any) -> tuple[dict[str, Any], Callable[[str], Any]]:
         InvalidRequest: pydantic knows no schema for it, or one with a keyword that cannot be kept to.
     """
     try:
-        adapter = pydantic.TypeAdapter[Any](kind)
+        adapter = pydantic.TypeAdapter[Any](_known_typed_dict(kind))
         schema = adapter.json_schema()
     except (pydantic.errors.PydanticUserError, TypeError, NameError) as error:
         reason = str(error).partition("\n")[0]
@@ -103,6 +106,16 @@ def schema_of(kind: Any) -> tuple[dict[str, Any], Callable[[str], Any]]:
             part["anyOf"] = part.pop("oneOf")
     _check_keywords(schema)
     return schema, adapter.validate_json
+
+
+def _known_typed_dict(kind: Any) -> Any:
+    """A TypedDict of Python's own as pydantic takes it; before Python 3.12 it takes only typing_extensions'."""
+    if sys.version_info >= (3, 12) or not typing.is_typeddict(kind):
+        return kind
+    hints = typing.get_type_hints(kind, include_extras=True)
+    optional = typing_extensions.NotRequired
+    keys = {key: hint if key in kind.__required_keys__ else optional[hint] for key, hint in hints.items()}
+    return typing_extensions.TypedDict(kind.__name__, keys)  # type: ignore[operator]
 
 
 def subschemas(schema: Any, place: str = "$") -> Iterator[tuple[str, dict[str, Any]]]:
