@@ -43,10 +43,10 @@ class Runs:
         self.target = place / "work" / "out"
         self.target.parent.mkdir()
         shape: dict[str, Any] = {
-            "num_hidden_layers": 4,
-            "hidden_size": 512,
-            "intermediate_size": 512,
-            "vocab_size": 8192,
+            "num_hidden_layers": 3,
+            "hidden_size": 256,
+            "intermediate_size": 256,
+            "vocab_size": 4096,
         }
         # In a child too: this process must not use MLX, or its children could not.
         assert _wait(_fork(lambda: _write_source(self.source, shape))) == 0
