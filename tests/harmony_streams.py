@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from harmony_fixtures import (
+from gptoss_mlx.errors import ParseError, RenderError
+from gptoss_mlx.harmony import Author, Channel, Conversation, Message, Role, StreamParser, TextContent, render
+from tests.harmony_fixtures import (
     CONTENT_TYPES,
     NAMED,
     WORDS,
@@ -20,9 +22,6 @@ from harmony_fixtures import (
     tokenizer,
     wire,
 )
-
-from gptoss_mlx.errors import ParseError, RenderError
-from gptoss_mlx.harmony import Author, Channel, Conversation, Message, Role, StreamParser, TextContent, render
 
 Outcome = list[Message] | None
 """The messages of a stream; None if it was refused."""

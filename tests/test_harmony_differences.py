@@ -6,8 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from harmony_fixtures import OracleError, oracle, oracle_render, tokenizer, wire
-from harmony_streams import oracle_parse
 
 from gptoss_mlx.errors import ParseError, RenderError
 from gptoss_mlx.harmony import (
@@ -23,6 +21,8 @@ from gptoss_mlx.harmony import (
     render,
 )
 from gptoss_mlx.harmony.render import dropped_messages
+from tests.harmony_fixtures import OracleError, oracle, oracle_render, tokenizer, wire
+from tests.harmony_streams import oracle_parse
 
 CODEC = tokenizer()
 

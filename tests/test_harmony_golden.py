@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harmony_fixtures import DATA, golden, tokenizer, wire
 
 from gptoss_mlx.harmony import (
     ChannelConfig,
@@ -20,6 +19,7 @@ from gptoss_mlx.harmony import (
     parse,
     render,
 )
+from tests.harmony_fixtures import DATA, golden, tokenizer, wire
 
 CAPITAL = "What is the capital of the largest country in the world?"
 EFFORTS = [*ReasoningEffort]

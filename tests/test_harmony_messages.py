@@ -8,7 +8,6 @@ import random
 from typing import Any
 
 import pytest
-from harmony_fixtures import CONTROL_STRINGS, OracleConversation, random_conversation
 
 from gptoss_mlx.errors import RenderError
 from gptoss_mlx.harmony import (
@@ -26,6 +25,7 @@ from gptoss_mlx.harmony import (
     ToolNamespace,
 )
 from gptoss_mlx.harmony.content import MAX_SCHEMA_DEPTH, Schema
+from tests.harmony_fixtures import CONTROL_STRINGS, OracleConversation, random_conversation
 
 BAD_WORDS = ["", " ", "a b", "a\tb", "a\nb", "a\u00a0b", "a\u2028b", "\u202ea", "a\x00", "x" * 300]
 BAD_WORDS += [f"f{text}" for text in CONTROL_STRINGS]

@@ -7,13 +7,13 @@ import random
 from typing import Any
 
 import pytest
-from harmony_fixtures import NAMED, OracleParser, OracleRole, oracle, random_text, tokenizer, wire
-from harmony_streams import check_stream, lost_text, mutate, random_stream, recovered, strict_outcome
-from harmony_transcripts import TRANSCRIPTS
 
 from gptoss_mlx.errors import InvalidRequest, ParseError
 from gptoss_mlx.harmony import Message, ParserState, RepairKind, StreamParser, parse
 from gptoss_mlx.harmony.parse import MAX_HEADER_TOKENS
+from tests.harmony_fixtures import NAMED, OracleParser, OracleRole, oracle, random_text, tokenizer, wire
+from tests.harmony_streams import check_stream, lost_text, mutate, random_stream, recovered, strict_outcome
+from tests.harmony_transcripts import TRANSCRIPTS
 
 ANSWER = ("assistant", "final", None, None, "Yes.")
 CALL = ("assistant", "commentary", "functions.f", "<|constrain|>json", "{}")

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from harmony_fixtures import CONTROL_STRINGS, oracle_render, random_message, random_schema, tokenizer
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +25,7 @@ from gptoss_mlx.harmony import (
 )
 from gptoss_mlx.harmony.content import Schema
 from gptoss_mlx.harmony.fields import check_content_type, check_name, check_recipient, check_tool_name
+from tests.harmony_fixtures import CONTROL_STRINGS, oracle_render, random_message, random_schema, tokenizer
 
 CODEC = tokenizer()
 SPECIAL = set(CODEC.special.values())

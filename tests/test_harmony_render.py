@@ -11,16 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from harmony_fixtures import (
-    CONTROL_STRINGS,
-    NAMED,
-    oracle,
-    oracle_dropped,
-    oracle_render,
-    random_conversation,
-    tokenizer,
-    wire,
-)
 
 from gptoss_mlx import harmony
 from gptoss_mlx.errors import RenderError
@@ -36,6 +26,16 @@ from gptoss_mlx.harmony import (
     render_segments,
 )
 from gptoss_mlx.harmony.render import dropped_messages
+from tests.harmony_fixtures import (
+    CONTROL_STRINGS,
+    NAMED,
+    oracle,
+    oracle_dropped,
+    oracle_render,
+    random_conversation,
+    tokenizer,
+    wire,
+)
 
 CODEC = tokenizer()
 

@@ -6,7 +6,6 @@ import random
 from typing import Any
 
 import pytest
-from harmony_fixtures import oracle_render, random_schema, tokenizer
 
 from gptoss_mlx.harmony import (
     Conversation,
@@ -21,6 +20,7 @@ from gptoss_mlx.harmony import (
 )
 from gptoss_mlx.harmony.content import MAX_SCHEMA_DEPTH
 from gptoss_mlx.harmony.typescript import compact_json, schema_to_typescript, tools_section
+from tests.harmony_fixtures import oracle_render, random_schema, tokenizer
 
 
 def conversation(*tools: ToolDescription, **fields: Any) -> Conversation:

@@ -1,6 +1,6 @@
 """The long comparison with openai-harmony; the test suite runs a small part of the same.
 
-    python tests/benchmarks/harmony_differential.py --conversations 20000 --streams 100000
+    python -m tests.benchmarks.harmony_differential --conversations 20000 --streams 100000
 
 A conversation has system and developer messages with tools and nested schemas, unicode and the names of
 control tokens in every text; all its tokens must be equal. A stream is valid or mutated (insert, delete,
@@ -13,17 +13,12 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from harmony_fixtures import oracle_dropped, oracle_render, random_conversation, tokenizer
-from harmony_streams import check_stream, mutate, random_stream
 
 from gptoss_mlx.harmony import Conversation, render
 from gptoss_mlx.harmony.render import dropped_messages
+from tests.harmony_fixtures import oracle_dropped, oracle_render, random_conversation, tokenizer
+from tests.harmony_streams import check_stream, mutate, random_stream
 
 STEP = 5_000
 

@@ -1,6 +1,6 @@
 """Rendering and parsing beside openai-harmony, in one run.
 
-    python tests/benchmarks/harmony_speed.py
+    python -m tests.benchmarks.harmony_speed
 
 Times are the best of several rounds, in process CPU time. openai-harmony's rendering includes the JSON on
 which its Python interface rests; its parser is fed token by token, as ours is.
@@ -10,17 +10,12 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from harmony_fixtures import WORDS, OracleConversation, OracleParser, OracleRole, oracle, tokenizer
 
 from gptoss_mlx.harmony import Conversation, Message, StreamParser, SystemContent, render
 from gptoss_mlx.tokenizer import Tokenizer
+from tests.harmony_fixtures import WORDS, OracleConversation, OracleParser, OracleRole, oracle, tokenizer
 
 MESSAGES = 100
 TOKENS = 10_000
