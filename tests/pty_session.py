@@ -67,6 +67,15 @@ class Person:
             self.look(0.02)
         return time.monotonic() - began
 
+    def wait_for_prompt(self, timeout: float = 30) -> float:
+        """Wait until the cursor stands on a line that begins with the prompt; gives the seconds it took."""
+        began = time.monotonic()
+        while not self.screen.display[self.screen.cursor.y].startswith("›"):
+            assert time.monotonic() - began < timeout, f"no prompt in:\n{self.text()}"
+            assert self.child.isalive(), f"the program ended:\n{self.text()}"
+            self.look(0.02)
+        return time.monotonic() - began
+
     def lines(self) -> list[str]:
         """Scrollback and screen, without trailing spaces."""
         width = self.screen.columns
