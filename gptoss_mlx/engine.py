@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack
 
 import mlx.core as mx
 
@@ -29,7 +29,10 @@ from .worker import Worker
 
 if TYPE_CHECKING:
     from .chat import Chat
+    from .guide import Guide
+    from .options import AnswerOptions
     from .stream import Stream
+    from .tools import AfterCall, BeforeCall
 
 __all__ = ["Effort", "Generation", "GptOss", "load"]
 
@@ -101,6 +104,10 @@ class GptOss:
         _check_vocabulary(self.config, self.tokenizer, self.directory)
         self.stop_tokens = _stop_tokens(self.directory, self.tokenizer)
         """Generation ends after any of these."""
+        if mx.default_device() == mx.cpu:
+            # There, MLX calls the system's C++ compiler for every fused kernel: seconds before the first token,
+            # and an error where there is no compiler. Unfused, the same operations run.
+            mx.disable_compile()
         self._worker = Worker()
         self._chunk_size = ChunkSize()
         self._channels: set[Channel] = set()
@@ -161,10 +168,21 @@ class GptOss:
         sampling: SamplingParams | None = None,
         tools: Sequence[Any] = (),
         date: str | None = None,
+        before_call: BeforeCall | None = None,
+        after_call: AfterCall | None = None,
+        **options: Unpack[AnswerOptions],
     ) -> Stream:
-        """Answers one question, event by event. The arguments are those of :meth:`chat`."""
-        chat = self.chat(instructions=instructions, effort=effort, sampling=sampling, tools=tools, date=date)
-        return chat.stream(prompt)
+        """Answers one question, event by event. The arguments are those of :meth:`chat` and of ``Chat.stream``."""
+        chat = self.chat(
+            instructions=instructions,
+            effort=effort,
+            sampling=sampling,
+            tools=tools,
+            date=date,
+            before_call=before_call,
+            after_call=after_call,
+        )
+        return chat.stream(prompt, **options)
 
     def chat(
         self,
@@ -174,6 +192,9 @@ class GptOss:
         tools: Sequence[Any] = (),
         sampling: SamplingParams | None = None,
         date: str | None = None,
+        before_call: BeforeCall | None = None,
+        after_call: AfterCall | None = None,
+        max_steps: int = 16,
     ) -> Chat:
         """Starts a conversation.
 
@@ -183,6 +204,9 @@ class GptOss:
             tools: functions the model may call.
             sampling: how tokens are chosen.
             date: the current date for the system message, YYYY-MM-DD; by default it has none.
+            before_call: sees every call before it runs and may change or veto it.
+            after_call: sees every result and may change it.
+            max_steps: how often the model may call tools before it has to have answered.
         """
         from .chat import Chat
 
@@ -193,6 +217,9 @@ class GptOss:
             tools=tools,
             sampling=sampling or SamplingParams(),
             date=date,
+            before_call=before_call,
+            after_call=after_call,
+            max_steps=max_steps,
         )
 
     def load_chat(self, path: str | Path, *, tools: Sequence[Any] = ()) -> Chat:
@@ -227,14 +254,14 @@ class GptOss:
         sampling: SamplingParams,
         prefix: PrefixCache,
         boundaries: Sequence[int] = (),
+        guide: Guide | None = None,
+        logprobs: bool = False,
     ) -> Generation:
         transformer = self.transformer
         check_prompt(prompt, self.config.vocab_size, self.config.max_position_embeddings)
         channel = Channel()
 
         def job() -> None:
-            if sampling.seed is not None:
-                mx.random.seed(sampling.seed)
             request = Request(
                 sampler=make_sampler(sampling),
                 stop_tokens=self.stop_tokens,
@@ -243,11 +270,17 @@ class GptOss:
                 boundaries=tuple(boundaries),
                 cancelled=channel.cancelled.is_set,
                 on_prefill=channel.report_prefill,
+                guide=guide,
+                on_logprob=channel.logprobs.append if logprobs else None,
             )
             channel.cached_tokens = prefix.known(prompt)
-            if prefill(transformer, prompt, prefix, request, self._chunk_size):
-                for token in decode(transformer, prompt, prefix, request):
-                    channel.items.put(token)
+            try:
+                if prefill(transformer, prompt, prefix, request, self._chunk_size):
+                    for token in decode(transformer, prompt, prefix, request):
+                        channel.items.put(token)
+            finally:
+                # The token computed ahead may still run; the process must not end under it.
+                mx.synchronize()
 
         def ended(work: Future[None]) -> None:
             self._channels.discard(channel)
@@ -295,6 +328,7 @@ class Channel:
         self.items: queue.SimpleQueue[int | Progress | BaseException | None] = queue.SimpleQueue()
         self.cancelled = threading.Event()
         self.cached_tokens = 0
+        self.logprobs: list[float] = []
 
     def report_prefill(self, done: int, total: int) -> None:
         """A part of the prompt was read."""
@@ -342,6 +376,11 @@ class Generation(Iterator[int]):
     def cached_tokens(self) -> int:
         """How many tokens of the prompt cost nothing. Known when the first item has come."""
         return self._channel.cached_tokens
+
+    @property
+    def logprobs(self) -> list[float]:
+        """The log-probability of every token so far, where they were asked for."""
+        return self._channel.logprobs
 
     def cancel(self) -> None:
         """Ends the iteration at once, whatever it waits for; the work stops at the next token or prefill

@@ -1,12 +1,13 @@
 """From logits to the next token.
 
-OpenAI recommends temperature 1 and nothing else, so that and greedy are the cases that cost nothing: one
-kernel on the raw logits. Any other setting uses mlx-lm's samplers on normalised log-probabilities.
+OpenAI recommends temperature 1 and nothing else, so that and greedy are the cases that cost little: they work on
+the raw logits. Anything else is mlx-lm's filters on normalised log-probabilities.
 """
 
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -61,28 +62,44 @@ class SamplingParams:
 
 
 def make_sampler(params: SamplingParams) -> Sampler:
-    """The function that chooses tokens."""
+    """The function that chooses tokens. Make it in the thread that uses it.
+
+    Its randomness is a key of its own and not MLX's global state, so that requests do not disturb each other.
+    """
     if params.temperature == 0:
         return lambda logits: mx.argmax(logits, axis=-1)
-    if params.top_p == 1 and params.top_k == 0 and params.min_p == 0:
-        scale = 1 / params.temperature
-        return lambda logits: mx.random.categorical(logits.astype(mx.float32) * scale)
-    # Imported here: it pulls transformers in, which takes most of a second.
-    from mlx_lm.sample_utils import make_sampler as mlx_lm_sampler
-
-    choose = mlx_lm_sampler(
-        temp=params.temperature,
-        top_p=params.top_p if params.top_p < 1 else 0.0,
-        min_p=params.min_p,
-        top_k=params.top_k,
-    )
+    filters = _filters(params)
+    scale = 1 / params.temperature
+    key = mx.random.key(params.seed if params.seed is not None else secrets.randbits(63))
 
     def sample(logits: mx.array) -> mx.array:
+        nonlocal key
         logits = logits.astype(mx.float32)
-        tokens: mx.array = choose(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
-        return tokens
+        if filters:
+            logits = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        for keep in filters:
+            logits = keep(logits)
+        key, subkey = mx.random.split(key)
+        return mx.random.categorical(logits * scale, key=subkey)
 
     return sample
+
+
+def _filters(params: SamplingParams) -> list[Callable[[mx.array], mx.array]]:
+    """Those of mlx-lm, in its order: log-probabilities in, the ruled out ones -inf."""
+    if params.top_p == 1 and params.min_p == 0 and params.top_k == 0:
+        return []
+    # Imported here: it pulls transformers in, which takes most of a second.
+    from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
+
+    filters: list[Callable[[mx.array], mx.array]] = []
+    if params.top_p < 1:
+        filters.append(lambda logprobs: apply_top_p(logprobs, params.top_p))
+    if params.min_p > 0:
+        filters.append(lambda logprobs: apply_min_p(logprobs, params.min_p))
+    if params.top_k > 0:
+        filters.append(lambda logprobs: apply_top_k(logprobs, min(params.top_k, logprobs.shape[-1] - 1)))
+    return filters
 
 
 def _check_number(name: str, value: float, low: float, high: float) -> None:

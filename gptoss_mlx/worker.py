@@ -20,7 +20,7 @@ __all__ = ["Worker"]
 
 Result = TypeVar("Result")
 _Job = Callable[[], None]
-_PATIENCE = 2.0  # seconds that closing waits for a running job
+_PATIENCE = 5.0  # seconds that closing waits for a running job
 
 
 class Worker:

@@ -16,8 +16,7 @@ LOGITS = mx.array([[0.5, 3.0, 1.0, 2.9, -4.0]])
 
 
 def draws(count: int, **params: Any) -> np.ndarray[Any, Any]:
-    mx.random.seed(3)
-    sampler = make_sampler(SamplingParams(**params))
+    sampler = make_sampler(SamplingParams(**{"seed": 3, **params}))
     return np.array(sampler(mx.broadcast_to(LOGITS, (count, 5))))
 
 
