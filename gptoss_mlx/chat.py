@@ -6,17 +6,19 @@ already computed: retry, undo, edit and fork need no more than to change the mes
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, Unpack, cast, get_args
 
 from . import chatfile
 from .engine import Effort
 from .errors import InvalidRequest
 from .events import Reply, ToolResult
+from .guide import GuidePlan, guide_for
 from .harmony import (
     Channel,
     Conversation,
@@ -24,13 +26,15 @@ from .harmony import (
     Message,
     ReasoningEffort,
     Rendering,
+    ResponseFormat,
     Role,
     SystemContent,
     render_segments,
 )
+from .options import AnswerOptions, guide_plan
 from .sampling import SamplingParams
 from .stream import Stream
-from .tools import ToolBox
+from .tools import AfterCall, BeforeCall, ToolBox
 from .turn import Turn, TurnPlan
 
 if TYPE_CHECKING:
@@ -68,6 +72,9 @@ class Chat:
             model read the whole conversation again.
         messages: what was said before.
         title: for lists of chats.
+        before_call: sees every call before it runs and may change or veto it.
+        after_call: sees every result and may change it.
+        max_steps: how often the model may call tools before it has to have answered.
     """
 
     def __init__(
@@ -81,7 +88,17 @@ class Chat:
         date: str | None = None,
         messages: Sequence[Message] = (),
         title: str | None = None,
+        before_call: BeforeCall | None = None,
+        after_call: AfterCall | None = None,
+        max_steps: int = MAX_STEPS,
     ) -> None:
+        if type(max_steps) is not int or max_steps < 1:
+            raise InvalidRequest(f"max_steps is {max_steps!r}; a whole number from 1 is needed")
+        self.before_call = before_call
+        self.after_call = after_call
+        self.max_steps = max_steps
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """Where async tools run; by default each call has a loop of its own."""
         self.model = model
         self.instructions = instructions
         self.effort = effort
@@ -122,27 +139,39 @@ class Chat:
         """Tokens that the model can take."""
         return self.model.config.max_position_embeddings
 
-    def send(self, text: str, *, effort: Effort | None = None) -> Reply:
-        """Says something and waits for the answer: :meth:`stream` to its end."""
-        with self.stream(text, effort=effort) as events:
+    def send(self, text: str, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> Reply:
+        """Says something and waits for the answer: :meth:`stream` to its end.
+
+        Example:
+            >>> import gptoss_mlx as gptoss
+            >>> with gptoss.load("demo") as model:
+            ...     model.chat().send("Is 12 more than 3?", choices=["yes", "no"]).parsed in ("yes", "no")
+            True
+        """
+        with self.stream(text, effort=effort, **options) as events:
             return events.finish()
 
-    def stream(self, text: str, *, effort: Effort | None = None) -> Stream:
+    def stream(self, text: str, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> Stream:
         """Says something; the answer comes as events.
 
         Args:
             text: the user's message.
             effort: for this turn and the following ones.
+            options: what the answer is to be like: ``schema``, ``regex`` or ``choices`` for its form,
+                ``max_thinking_tokens``, ``tool_choice``, ``logprobs``; see ``AnswerOptions``.
 
         Raises:
-            InvalidRequest: the text is empty, or the conversation no longer fits the context.
+            InvalidRequest: the text is empty, an option cannot be kept to, or the conversation no longer fits
+                the context.
+            OutputError: from the stream, in place of ``Done``: the answer was cut short before it had its form.
         """
         if not text.strip():
             raise InvalidRequest("the message is empty; say something")
+        plan = guide_plan(options, self._tools.schemas)
         if effort is not None:
             self.effort = effort
         self._messages.append(Message.user(text))
-        return self._turn(restore=self._messages[:-1])
+        return self._turn(restore=self._messages[:-1], plan=plan, logprobs=options.get("logprobs", False))
 
     def retry(self, *, effort: Effort | None = None) -> Reply:
         """Throws the last answer away and asks again."""
@@ -223,6 +252,9 @@ class Chat:
             date=self.date,
             messages=self._messages,
             title=self.title,
+            before_call=self.before_call,
+            after_call=self.after_call,
+            max_steps=self.max_steps,
         )
         twin._tools = self._tools
         twin._prefix = self.model._fork_prefix(self._prefix)
@@ -278,53 +310,82 @@ class Chat:
                 return position
         raise InvalidRequest("nothing was asked yet")
 
-    def _conversation(self, messages: Sequence[Message]) -> Conversation:
+    def _conversation(
+        self, messages: Sequence[Message], response_format: ResponseFormat | None = None
+    ) -> Conversation:
         system = SystemContent(reasoning_effort=ReasoningEffort(self.effort), conversation_start_date=self.date)
         functions = self._tools.namespace()
         head = [Message.system(system)]
-        if self.instructions or functions is not None:
-            tools = () if functions is None else (functions,)
-            head.append(Message.developer(DeveloperContent(instructions=self.instructions or None, tools=tools)))
+        developer = DeveloperContent(
+            instructions=self.instructions or None,
+            tools=() if functions is None else (functions,),
+            response_formats=() if response_format is None else (response_format,),
+        )
+        if developer != DeveloperContent():
+            head.append(Message.developer(developer))
         return Conversation(messages=(*head, *messages))
 
-    def _render(self, messages: Sequence[Message], next_role: str | None = "assistant") -> Rendering:
-        return render_segments(self._conversation(messages), self.model.tokenizer, next_role)
+    def _render(
+        self,
+        messages: Sequence[Message],
+        next_role: str | None = "assistant",
+        response_format: ResponseFormat | None = None,
+    ) -> Rendering:
+        return render_segments(self._conversation(messages, response_format), self.model.tokenizer, next_role)
 
-    def _turn(self, *, restore: list[Message], begun: tuple[int, ...] = ()) -> Stream:
+    def _turn(
+        self,
+        *,
+        restore: list[Message],
+        begun: tuple[int, ...] = (),
+        plan: GuidePlan | None = None,
+        logprobs: bool = False,
+    ) -> Stream:
         """Starts a turn on the messages as they stand.
 
         Args:
             restore: the messages, should the request be refused before any work.
             begun: the tokens of an unfinished message that goes on.
+            plan: what the answer is to be like.
+            logprobs: whether the reply has them.
         """
+        plan = plan or GuidePlan()
+        # A call that had to be is made once; then the model is free to answer.
+        later = replace(plan, tool_choice="none" if plan.tool_choice == "none" else "auto")
         model = self.model
         try:
-            first = self._generate(begun)
+            first = self._generate(begun, plan, logprobs)
         except BaseException:
             self._messages = restore
             raise
         started: list[Generation] = [first]
-        plan = TurnPlan(
-            generate=lambda: started.pop() if started else self._generate(()),
+        turn_plan = TurnPlan(
+            generate=lambda: started.pop() if started else self._generate((), later, logprobs),
             add=self._messages.extend,
             call=self._call,
             runs=lambda message: self._tools.runs(message.recipient or ""),
-            max_steps=MAX_STEPS,
+            max_steps=self.max_steps,
             stop=self.sampling.stop,
+            parse=plan.constraint.parse if plan.constraint else None,
             begun=begun,
         )
-        turn = Turn(plan, model.tokenizer, model.stop_tokens, on_end=self._settle)
+        turn = Turn(turn_plan, model.tokenizer, model.stop_tokens, on_end=self._settle)
         return Stream(turn.events(), turn.cancel)
 
-    def _generate(self, begun: tuple[int, ...]) -> Generation:
-        rendering = self._render(self._messages, next_role=None if begun else "assistant")
+    def _generate(self, begun: tuple[int, ...], plan: GuidePlan, logprobs: bool) -> Generation:
+        told = plan.constraint.response_format if plan.constraint else None
+        rendering = self._render(self._messages, None if begun else "assistant", told)
         prompt = [*rendering.tokens, *begun]
         boundaries = rendering.boundaries
-        return self.model._generate(prompt, self.sampling, self._prefix, boundaries)
+        model = self.model
+        if not plan.guides and not logprobs:
+            return model._generate(prompt, self.sampling, self._prefix, boundaries)
+        guide = guide_for(plan, model.tokenizer, model.config.vocab_size)
+        return model._generate(prompt, self.sampling, self._prefix, boundaries, guide=guide, logprobs=logprobs)
 
     def _call(self, message: Message) -> ToolResult:
         assert message.recipient is not None
-        outcome = self._tools.call(message.recipient, message.text)
+        outcome = self._tools.call(message.recipient, message.text, self.before_call, self.after_call, self.loop)
         return ToolResult(name=message.recipient, output=outcome.output, error=outcome.error)
 
     def _settle(self, reply: Reply) -> None:

@@ -10,6 +10,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import pydantic_core
+
 from .harmony import Message
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Text",
     "Thinking",
     "Timings",
+    "TokenLogprob",
     "ToolCall",
     "ToolResult",
     "Usage",
@@ -51,6 +54,16 @@ class Timings:
     """From the request to the first generated token."""
     prefill: float = 0.0
     decode: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """One generated token and how likely the model thought it."""
+
+    token: int
+    text: str
+    logprob: float
+    """Natural logarithm of the probability at temperature 1, before any filter or form."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +135,8 @@ class Reply:
     thinking: str = ""
     """The analysis channel. It is not trained to the safety standard of final answers."""
     tool_calls: tuple[ToolCall, ...] = ()
+    parsed: Any = None
+    """The answer as the object, data or text that ``schema``, ``regex`` or ``choices`` asked for."""
     messages: tuple[Message, ...] = ()
     """Everything the request added to the conversation, tool results included."""
     finish_reason: FinishReason = "stop"
@@ -129,6 +144,9 @@ class Reply:
     timings: Timings = field(default_factory=Timings)
     repairs: tuple[str, ...] = ()
     """What was malformed in the model's output and how it was read."""
+
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """Of every generated token, headers and analysis included, where ``logprobs=True`` asked for them."""
 
     def to_dict(self) -> dict[str, Any]:
         """The reply as plain JSON data; messages in openai-harmony's form."""
@@ -158,4 +176,6 @@ def _plain(value: Any) -> Any:
         return _fields(value)
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
-    return value
+    if value is None or isinstance(value, str | int | float | dict):
+        return value
+    return pydantic_core.to_jsonable_python(value, serialize_unknown=True)

@@ -8,16 +8,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Protocol, cast
 
 import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
 
 from .errors import InvalidRequest
 from .model import Transformer
 from .prefix import PrefixCache
 from .sampling import Sampler
 
-__all__ = ["ChunkSize", "Request", "check_prompt", "decode", "prefill"]
+__all__ = ["ChunkSize", "Request", "Steering", "check_prompt", "decode", "prefill"]
 
 
 @dataclass(slots=True)
@@ -35,6 +37,16 @@ class ChunkSize:
             self.tokens = max(64, min(2048, 2 * self.tokens, fits // 64 * 64))
 
 
+class Steering(Protocol):
+    """Says before every token what may come next; ``guide.Guide`` is one."""
+
+    def allowed(self) -> int | NDArray[np.bool_]:
+        """The one token that may come next, or which of the vocabulary may."""
+
+    def advance(self, token: int) -> None:
+        """Told every token that was chosen."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What one generation needs to know beside the prompt."""
@@ -48,6 +60,9 @@ class Request:
     """Positions of the prompt to mark, ascending."""
     cancelled: Callable[[], bool] = lambda: False
     on_prefill: Callable[[int, int], None] = field(default=lambda done, total: None)
+    guide: Steering | None = None
+    on_logprob: Callable[[float], None] | None = None
+    """Called before each token with its log-probability."""
 
 
 def check_prompt(prompt: Sequence[int], vocab_size: int, max_positions: int) -> None:
@@ -106,15 +121,22 @@ def prefill(
 def decode(transformer: Transformer, prompt: list[int], prefix: PrefixCache, request: Request) -> Iterator[int]:
     """Generates tokens after a prefilled prompt, the stop token included.
 
-    While the caller has one token, the device already computes the next.
+    While the caller has one token, the device already computes the next; not so with a guide, which has to know
+    a token before it can say what follows.
     """
+    if request.guide is not None:
+        yield from _decode_guided(transformer, prompt, prefix, request, request.guide)
+        return
 
     def step(tokens: mx.array) -> mx.array:
-        logits = transformer(tokens[None], prefix.cache, last_only=True)
-        following = request.sampler(logits[:, -1])
-        mx.async_eval(following)
+        logits = transformer(tokens[None], prefix.cache, last_only=True)[:, -1]
+        following = request.sampler(logits)
+        if request.on_logprob is not None:
+            logprobs.append(_logprob(logits, following))
+        mx.async_eval(following, *logprobs[-1:])
         return following
 
+    logprobs: list[mx.array] = []
     limit = request.max_positions - len(prompt)
     if request.max_tokens is not None:
         limit = min(limit, request.max_tokens)
@@ -129,6 +151,57 @@ def decode(transformer: Transformer, prompt: list[int], prefix: PrefixCache, req
         token = cast(int, current.item())
         if upcoming is not current:
             prefix.extend([token])
+        if request.on_logprob is not None:
+            request.on_logprob(cast(float, logprobs.pop(0).item()))
         yield token
         if token in request.stop_tokens or upcoming is current:
             return
+
+
+def _decode_guided(
+    transformer: Transformer, prompt: list[int], prefix: PrefixCache, request: Request, guide: Steering
+) -> Iterator[int]:
+    """:func:`decode` where a guide says what may come next. Its answer is worked out while the device computes
+    the logits; tokens without alternatives are computed together."""
+    limit = request.max_positions - len(prompt)
+    if request.max_tokens is not None:
+        limit = min(limit, request.max_tokens)
+    known = prompt[-1:]
+    while limit > 0 and not request.cancelled():
+        logits = transformer(mx.array([known]), prefix.cache, last_only=True)[0]
+        mx.async_eval(logits)
+        prefix.extend(known)
+        if len(prefix.tokens) == len(prompt) and len(prompt) in request.boundaries:
+            prefix.mark()
+        known = [_choose(logits[-1:], guide.allowed(), request)]
+        guide.advance(known[0])
+        limit -= 1
+        yield known[0]
+        while limit > 0 and known[-1] not in request.stop_tokens and request.on_logprob is None:
+            allowed = guide.allowed()
+            if not isinstance(allowed, int):
+                break
+            guide.advance(allowed)
+            known.append(allowed)
+            limit -= 1
+            yield allowed
+        if known[-1] in request.stop_tokens:
+            return
+
+
+def _choose(logits: mx.array, allowed: int | NDArray[np.bool_], request: Request) -> int:
+    """A token of those allowed. logits: [1, V]"""
+    if isinstance(allowed, int):
+        token = allowed
+    else:
+        chosen = request.sampler(mx.where(mx.array(allowed), logits, mx.array(-mx.inf, logits.dtype)))
+        token = cast(int, chosen.item())
+    if request.on_logprob is not None:
+        request.on_logprob(cast(float, _logprob(logits, mx.array([token])).item()))
+    return token
+
+
+def _logprob(logits: mx.array, tokens: mx.array) -> mx.array:
+    """logits: [1, V], tokens: [1] -> the log-probability of each."""
+    logits = logits.astype(mx.float32)
+    return mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0] - mx.logsumexp(logits, axis=-1)

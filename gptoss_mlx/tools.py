@@ -208,6 +208,11 @@ b: this argument is missing
         """Whether every tool has its function, so that no call is left to the caller."""
         return all(tool.function is not None for tool in self._tools.values())
 
+    @property
+    def schemas(self) -> dict[str, Mapping[str, Any] | None]:
+        """The schema of each tool's arguments, by name."""
+        return {name: tool.parameters for name, tool in self._tools.items()}
+
     def runs(self, recipient: str) -> bool:
         """Whether :meth:`call` can answer: the tool has a function, or there is no such tool."""
         tool = self._tools.get(recipient.removeprefix(f"{_NAMESPACE}."))

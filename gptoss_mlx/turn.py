@@ -8,8 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from .errors import OutputError
 from .events import (
     Done,
     Event,
@@ -20,6 +21,7 @@ from .events import (
     Text,
     Thinking,
     Timings,
+    TokenLogprob,
     ToolCall,
     ToolResult,
     Usage,
@@ -47,6 +49,8 @@ class TurnPlan:
     """Whether ``call`` can answer it; otherwise the turn ends and the caller does."""
     max_steps: int
     stop: tuple[str, ...] = ()
+    parse: Callable[[str], Any] | None = None
+    """What the answer means, where a form was asked for."""
     begun: tuple[int, ...] = ()
     """Tokens of a message that was cut short and now goes on: parsed again, not shown again."""
 
@@ -61,9 +65,12 @@ class _Tally:
     messages: list[Message] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
-    def reply(self, reason: FinishReason) -> Reply:
+    def reply(self, reason: FinishReason, parsed: Any = None) -> Reply:
         return Reply(
+            parsed=parsed,
+            logprobs=tuple(self.logprobs) or None,
             text="".join(self.text),
             thinking="".join(self.thinking),
             tool_calls=tuple(self.calls),
@@ -121,9 +128,26 @@ class Turn:
                 reason = "cancelled"
             if self._cancelled or not all(map(self._plan.runs, calls)):
                 break
-        reply = self._tally.reply(reason)
+        reply = self._tally.reply(reason, self._parsed(reason))
         self._on_end(reply)
         yield Done(reply=reply)
+
+    def _parsed(self, reason: FinishReason) -> Any:
+        """The answer as what was asked for.
+
+        Raises:
+            OutputError: it was cut short before it was of the form.
+        """
+        if self._plan.parse is None or reason in ("tool_calls", "cancelled"):
+            return None
+        text = "".join(self._tally.text)
+        if reason == "length":
+            raise OutputError(
+                "the answer was cut short before it was complete; raise max_tokens, or lower effort or "
+                f"max_thinking_tokens; it begins {text[:80]!r}",
+                text,
+            )
+        return self._plan.parse(text)
 
     def _answer(self, call: Message) -> Iterator[Event]:
         result = self._plan.call(call)
@@ -145,6 +169,10 @@ class Turn:
                 yield item
                 continue
             reader.tokens += 1
+            if generation.logprobs:
+                logprob = generation.logprobs[reader.tokens - 1]
+                text = self._tokenizer.decode([item])
+                self._tally.logprobs.append(TokenLogprob(token=item, text=text, logprob=logprob))
             if item in self._stop_tokens:
                 reason = "stop"
             if item != self._tokenizer.special["<|endoftext|>"]:

@@ -1,0 +1,243 @@
+"""The same verbs for asyncio: every wait is someone else's thread, and cancelling a task stops the decoding.
+
+    async with await gptoss.load_async("demo") as model:
+        reply = await model.ask("What is 12+30?")
+        async with model.stream("Why?") as events:
+            async for event in events: ...
+
+Knows no more of models than their synchronous form does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, Unpack
+
+from .chat import Chat
+from .engine import Effort, GptOss, load
+from .events import Event, Reply, Text
+from .options import AnswerOptions
+from .sampling import SamplingParams
+from .stream import Stream
+
+__all__ = ["AsyncChat", "AsyncGptOss", "AsyncStream", "load_async"]
+
+Result = TypeVar("Result")
+
+
+async def load_async(
+    reference: str | Path = "demo",
+    *,
+    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    download: bool = False,
+) -> AsyncGptOss:
+    """:func:`load` for asyncio.
+
+    Raises:
+        ModelNotFound: it is not on this machine; the message names the command that gets it.
+        CheckpointError: it is damaged, or no gpt-oss.
+
+    Example:
+        >>> import asyncio
+        >>> async def main() -> str:
+        ...     async with await load_async("demo") as model:
+        ...         return (await model.ask("Hello", choices=["hi"])).parsed
+        >>> asyncio.run(main())
+        'hi'
+    """
+    return AsyncGptOss(await asyncio.to_thread(load, reference, dtype=dtype, download=download))
+
+
+class AsyncGptOss:
+    """A loaded model, for asyncio. Any number of tasks may use it: each request runs to its end before the next
+    starts, in the order they came.
+
+    Args:
+        model: as :func:`load` gives it; it may go on being used from threads.
+    """
+
+    def __init__(self, model: GptOss) -> None:
+        self.model = model
+
+    async def ask(self, prompt: str, **options: Any) -> Reply:
+        """Answers one question; the arguments are those of ``GptOss.stream``."""
+        async with self.stream(prompt, **options) as events:
+            return await events.finish()
+
+    def stream(self, prompt: str, **options: Any) -> AsyncStream:
+        """Answers one question, event by event."""
+        return AsyncStream(lambda loop: self._stream(prompt, loop, **options))
+
+    def chat(
+        self,
+        *,
+        instructions: str | None = None,
+        effort: Effort = "medium",
+        tools: Sequence[Any] = (),
+        sampling: SamplingParams | None = None,
+        date: str | None = None,
+        **options: Any,
+    ) -> AsyncChat:
+        """Starts a conversation; the arguments are those of ``GptOss.chat``."""
+        chat = self.model.chat(
+            instructions=instructions, effort=effort, tools=tools, sampling=sampling, date=date, **options
+        )
+        return AsyncChat(chat)
+
+    async def load_chat(self, path: str | Path, *, tools: Sequence[Any] = ()) -> AsyncChat:
+        """Goes on with a chat that was saved."""
+        return AsyncChat(await asyncio.to_thread(self.model.load_chat, path, tools=tools))
+
+    def generate(self, tokens: Sequence[int], sampling: SamplingParams | None = None) -> AsyncIterator[int]:
+        """Generates tokens after a prompt, as ``GptOss.generate`` does; leaving the loop stops it."""
+        return _tokens(self.model, tokens, sampling)
+
+    async def close(self) -> None:
+        """Stops what runs and frees the memory."""
+        await asyncio.to_thread(self.model.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _stream(self, prompt: str, loop: asyncio.AbstractEventLoop, **options: Any) -> Stream:
+        own = {name: options.pop(name) for name in tuple(options) if name in AnswerOptions.__annotations__}
+        chat = self.model.chat(**options)
+        chat.loop = loop
+        return chat.stream(prompt, **own)
+
+
+class AsyncChat:
+    """A conversation, for asyncio. One task at a time may use it.
+
+    ``chat`` is the same conversation in its synchronous form: messages, undo, save and what else does not wait.
+    """
+
+    def __init__(self, chat: Chat) -> None:
+        self.chat = chat
+
+    async def send(self, text: str, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> Reply:
+        """Says something and waits for the answer."""
+        async with self.stream(text, effort=effort, **options) as events:
+            return await events.finish()
+
+    def stream(self, text: str, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> AsyncStream:
+        """Says something; the answer comes as events."""
+        return self._started(lambda: self.chat.stream(text, effort=effort, **options))
+
+    async def retry(self, *, effort: Effort | None = None) -> Reply:
+        """Throws the last answer away and asks again."""
+        async with self._started(lambda: self.chat.stream_retry(effort=effort)) as events:
+            return await events.finish()
+
+    async def edit(self, index: int, text: str) -> Reply:
+        """Changes what the user said and asks again."""
+        async with self._started(lambda: self.chat.stream_edit(index, text)) as events:
+            return await events.finish()
+
+    async def fork(self) -> AsyncChat:
+        """An independent chat that begins with the same messages."""
+        return AsyncChat(await asyncio.to_thread(self.chat.fork))
+
+    async def save(self, path: str | Path) -> None:
+        """Writes the chat to a file."""
+        await asyncio.to_thread(self.chat.save, path)
+
+    def _started(self, start: Callable[[], Stream]) -> AsyncStream:
+        def begin(loop: asyncio.AbstractEventLoop) -> Stream:
+            self.chat.loop = loop
+            return start()
+
+        return AsyncStream(begin)
+
+
+class AsyncStream(AsyncIterator[Event]):
+    """The events of one request; the last one is ``Done``. Cancelling the task that waits, or leaving the block,
+    stops the decoding.
+
+    Async tools run in the loop of the task that iterates.
+    """
+
+    def __init__(self, start: Callable[[asyncio.AbstractEventLoop], Stream]) -> None:
+        self._start = start
+        self._stream: Stream | None = None
+        # A thread of its own: a request that waits for another must not keep others from being waited for.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gptoss-stream")
+
+    async def __anext__(self) -> Event:
+        event = await self._run(lambda: next(self._begun(), None))
+        if event is None:
+            self._thread.shutdown(wait=False)
+            raise StopAsyncIteration
+        return event
+
+    @property
+    def text(self) -> AsyncIterator[str]:
+        """The pieces of the final answer alone."""
+        return (event.delta async for event in self if isinstance(event, Text))
+
+    @property
+    def reply(self) -> Reply:
+        """The whole answer.
+
+        Raises:
+            InvalidRequest: the stream has not ended.
+        """
+        return self._begun().reply
+
+    async def finish(self) -> Reply:
+        """Waits for the end."""
+        async for _ in self:
+            pass
+        return self.reply
+
+    async def aclose(self) -> None:
+        """Stops the decoding, if it still runs."""
+        if self._stream is not None:
+            self._stream.cancel()
+        self._thread.shutdown(wait=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _begun(self) -> Stream:
+        if self._stream is None:
+            self._stream = self._start(self._loop)
+        return self._stream
+
+    async def _run(self, step: Callable[[], Result]) -> Result:
+        self._loop = asyncio.get_running_loop()
+        try:
+            return await self._loop.run_in_executor(self._thread, step)
+        except asyncio.CancelledError:
+            # The thread wakes at once and finds its stream at an end.
+            await self.aclose()
+            raise
+        except BaseException:
+            self._thread.shutdown(wait=False)
+            raise
+
+
+async def _tokens(model: GptOss, tokens: Sequence[int], sampling: SamplingParams | None) -> AsyncIterator[int]:
+    generation = model.generate(tokens, sampling)
+    thread = ThreadPoolExecutor(1, thread_name_prefix="gptoss-stream")
+    loop = asyncio.get_running_loop()
+    try:
+        while (token := await loop.run_in_executor(thread, lambda: next(generation, None))) is not None:
+            yield token
+    finally:
+        generation.cancel()
+        thread.shutdown(wait=False)
