@@ -31,6 +31,7 @@ class Person:
         self.screen = pyte.HistoryScreen(width, height, history=100_000, ratio=1)
         self._stream = pyte.ByteStream(self.screen)
         self.written = b""
+        self._text, self._seen = "", -1
         self.child = pexpect.spawn(command[0], command[1:], env=environ, dimensions=(height, width), timeout=30)
 
     def send(self, text: str) -> None:
@@ -85,7 +86,9 @@ class Person:
 
     def text(self) -> str:
         """Scrollback and screen as one text."""
-        return "\n".join(self.lines())
+        if self._seen != len(self.written):
+            self._text, self._seen = "\n".join(self.lines()), len(self.written)
+        return self._text
 
     def resize(self, width: int, height: int) -> None:
         """Drag the window's edge."""
