@@ -122,7 +122,7 @@ def _fork(work: Callable[[], None]) -> int:
             work()
             os._exit(0)
         except GptOssError as error:
-            print(error, flush=True)
+            _print_line(str(error))
             os._exit(1)
         finally:
             os._exit(2)
@@ -130,7 +130,11 @@ def _fork(work: Callable[[], None]) -> int:
 
 
 def _print_end(child: int) -> None:
-    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    _print_line(f"ended {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}")
+
+
+def _print_line(text: str) -> None:
+    os.write(1, f"{text}\n".encode())  # at once: several processes share the stream
 
 
 def _race(options: argparse.Namespace, begin: float) -> None:
