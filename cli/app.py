@@ -137,7 +137,7 @@ def run(
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help="Print the events as they come, one JSON object a line.")
     ] = False,
-    schema: Annotated[Path | None, typer.Option(help="A JSON schema that the answer is asked to follow.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="A JSON schema that the answer follows.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End the answer at this text; repeatable.")] = None,
     model: Model = None,
     effort: Effort = None,

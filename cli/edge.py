@@ -74,8 +74,9 @@ class EdgeGroup(TyperGroup):
 def leave(ended: SystemExit) -> None:
     """End the process.
 
-    At exit MLX's own threads race with the interpreter and may abort the process, with another exit code and a
-    message: once MLX is loaded, everything is closed by now and the rest of the teardown is skipped.
+    A model may still be loading in a thread, and a thread inside MLX when the interpreter is torn down aborts
+    the process with a message of its own. What needs closing is closed by now: the rest of the teardown is
+    skipped.
     """
     if "mlx.core" not in sys.modules:
         raise ended

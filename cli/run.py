@@ -21,6 +21,7 @@ from .spans import YELLOW, visible
 from .terminal import Terminal
 
 if TYPE_CHECKING:
+    from ..options import AnswerOptions
     from ..stream import Stream
 
 __all__ = ["Request", "answer"]
@@ -41,7 +42,7 @@ def answer(request: Request, settings: Settings) -> None:
     """Ask the question and print the answer in the form that is wanted."""
     out, err = Terminal(sys.stdout), Terminal(sys.stderr)
     prompt = _prompt(request)
-    schema = _schema(request.schema)
+    form: AnswerOptions = {} if request.schema is None else {"schema": _schema(request.schema)}
     reference = choose_model(settings.model, err, interactive=False)
 
     from .. import load
@@ -50,12 +51,11 @@ def answer(request: Request, settings: Settings) -> None:
         stream = model.stream(
             prompt,
             effort=settings.effort,
-            instructions=_instructions(settings.system, schema),
+            instructions=settings.system,
             sampling=settings.sampling(request.stop),
+            **form,
         )
         reply = _show(stream, request.form, out, err, settings)
-    if schema is not None and not _is_json(reply.text):
-        err.line("the answer is no JSON, whatever the schema asks; --effort high or --seed may help", YELLOW)
     if reply.finish_reason == "length":
         err.line("the answer is cut off (finish_reason: length); --max-tokens sets the limit", YELLOW)
     if reply.finish_reason == "cancelled":
@@ -73,9 +73,7 @@ def _prompt(request: Request) -> str:
     return with_files("\n\n".join(parts), request.files)
 
 
-def _schema(path: Path | None) -> dict[str, Any] | None:
-    if path is None:
-        return None
+def _schema(path: Path) -> dict[str, Any]:
     try:
         schema = json.loads(read_file(path))
     except ValueError as error:
@@ -83,22 +81,6 @@ def _schema(path: Path | None) -> dict[str, Any] | None:
     if not isinstance(schema, dict):
         raise InvalidRequest(f"{path}: a JSON schema is an object")
     return schema
-
-
-def _instructions(system: str | None, schema: dict[str, Any] | None) -> str | None:
-    """The developer message; a schema stands in it as harmony's response formats do."""
-    if schema is None:
-        return system
-    text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
-    return f"{system or 'Answer in JSON.'}\n\n# Response Formats\n\n## answer\n\n{text}"
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _show(stream: Stream, form: str, out: Terminal, err: Terminal, settings: Settings) -> Reply:
