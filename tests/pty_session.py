@@ -55,9 +55,13 @@ class Person:
             except pexpect.EOF:
                 return
             self.written += data
-            self._stream.feed(data)
+            self.feed(data)
             if b"\x1b[6n" in data:  # prompt_toolkit asks where the cursor is
                 self.child.send(f"\x1b[{self.screen.cursor.y + 1};{self.screen.cursor.x + 1}R")
+
+    def feed(self, data: bytes) -> None:
+        """Show what the program wrote."""
+        self._stream.feed(data)
 
     def wait_for(self, text: str, timeout: float = 30) -> float:
         """Wait until the screen or its history shows ``text``; gives the seconds it took."""

@@ -70,13 +70,8 @@ class Recording:
 class Dimming(Person):
     """A person whose screen shows dim text in grey: pyte does not know dim."""
 
-    def look(self, seconds: float = 0.05) -> None:
-        feed = self._stream.feed
-        self._stream.feed = lambda data: feed(re.sub(rb"\x1b\[2(;\d+)*m", rb"\x1b[90m", data))  # type: ignore[method-assign]
-        try:
-            super().look(seconds)
-        finally:
-            self._stream.feed = feed  # type: ignore[method-assign]
+    def feed(self, data: bytes) -> None:
+        super().feed(re.sub(rb"\x1b\[2(;\d+)*m", b"\x1b[90m", data))
 
 
 def record(home: Path) -> Recording:
