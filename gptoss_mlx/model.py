@@ -10,8 +10,10 @@ in one gather, and the end of a block is one compiled kernel that also adds the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
@@ -90,7 +92,23 @@ class Attention(Module):
         )
 
 
-@partial(mx.compile, shapeless=True)
+class Fused:
+    """A function of arrays, compiled into one kernel where it can be.
+
+    For one token it is compiled for that shape, which lets the compiler fuse deeper; for more, once for all
+    lengths. The number of rows decides, so a prompt of any length adds nothing to what is kept.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._one_row = mx.compile(function)
+        self._any_rows = mx.compile(function, shapeless=True)
+
+    def __call__(self, rows: int, *arguments: Any) -> Any:
+        """What the function gives for ``arguments``, arrays of so many rows or lists of them."""
+        return self._one_row(*arguments) if rows == 1 else self._any_rows(*arguments)
+
+
+@Fused
 def swiglu(gate: mx.array, gate_bias: mx.array, up: mx.array, up_bias: mx.array, limit: mx.array) -> mx.array:
     """gate · sigmoid(1.702 · gate) · (up + 1), gate clamped above and up on both sides; in float32 inside."""
     dtype = gate.dtype
@@ -153,20 +171,31 @@ class Experts(Module):
     def _activate(self, hidden: mx.array, bias: mx.array) -> mx.array:
         """[..., 2I] -> [..., I]; even rows are gate, odd rows up."""
         width = 2 * self._intermediate_size
-        return swiglu(hidden[..., ::2], bias[..., 0:width:2], hidden[..., 1::2], bias[..., 1:width:2], self._limit)
+        return swiglu(
+            len(bias),
+            hidden[..., ::2],
+            bias[..., 0:width:2],
+            hidden[..., 1::2],
+            bias[..., 1:width:2],
+            self._limit,
+        )
 
 
 def _weighted_sum(
     residual: mx.array, weights: list[mx.array], outputs: list[mx.array], biases: list[mx.array]
 ) -> mx.array:
-    # Unrolled over the experts so that it compiles into one kernel: a sum over an axis would be another.
-    total = residual.astype(mx.float32)
-    for weight, output, bias in zip(weights, outputs, biases, strict=True):
-        total = total + weight.astype(mx.float32) * (output.astype(mx.float32) + bias)
-    return total
+    # Unrolled over the experts so that it compiles into one kernel: a sum over an axis would be another. Added in
+    # pairs because the compiler fuses only so deep.
+    terms = [
+        weight.astype(mx.float32) * (output.astype(mx.float32) + bias.astype(mx.float32))
+        for weight, output, bias in zip(weights, outputs, biases, strict=True)
+    ]
+    while len(terms) > 1:
+        terms = [sum(terms[n + 1 : n + 2], terms[n]) for n in range(0, len(terms), 2)]
+    return residual.astype(mx.float32) + terms[0]
 
 
-@partial(mx.compile, shapeless=True)
+@Fused
 def combine(
     residual: mx.array, weights: list[mx.array], outputs: list[mx.array], biases: list[mx.array]
 ) -> mx.array:
@@ -174,7 +203,7 @@ def combine(
     return _weighted_sum(residual, weights, outputs, biases).astype(residual.dtype)
 
 
-@partial(mx.compile, shapeless=True)
+@Fused
 def combine_twice(
     residual: mx.array,
     weights: list[mx.array],
@@ -222,8 +251,8 @@ class MoE(Module):
             [biases[:, t] for t in range(T)],
         )
         if next_bias is None:
-            return combine(residual.reshape(B * L, H), *parts).reshape(B, L, H), None
-        total, with_bias = combine_twice(residual.reshape(B * L, H), *parts, next_bias)
+            return combine(B * L, residual.reshape(B * L, H), *parts).reshape(B, L, H), None
+        total, with_bias = combine_twice(B * L, residual.reshape(B * L, H), *parts, next_bias)
         return total.reshape(B, L, H), with_bias.reshape(B, L, H)
 
 
