@@ -171,7 +171,7 @@ class Experts(Module):
     def _activate(self, hidden: mx.array, bias: mx.array) -> mx.array:
         """[..., 2I] -> [..., I]; even rows are gate, odd rows up."""
         width = 2 * self._intermediate_size
-        return swiglu(
+        activated: mx.array = swiglu(
             len(bias),
             hidden[..., ::2],
             bias[..., 0:width:2],
@@ -179,6 +179,7 @@ class Experts(Module):
             bias[..., 1:width:2],
             self._limit,
         )
+        return activated
 
 
 def _weighted_sum(
