@@ -20,7 +20,7 @@ from ..errors import GptOssError
 from .edge import INTERRUPTED, error_line
 from .first_start import choose_model
 from .loading import Loader
-from .sessions import find_chat, make_title, new_chat_path
+from .sessions import find_chat, make_title, new_chat_path, read_chat
 from .settings import Settings, ThinkMode, as_effort, data_path
 from .spans import DIM, RED, YELLOW, Span, wrap
 from .stats import SessionStats, memory_in_use, reply_line
@@ -119,16 +119,13 @@ class ChatSession:
 
     def open_chat(self, path: Path) -> None:
         """Go on with a saved conversation, and show where it stood."""
-        from ..chatfile import read
         from .transcript import show_last_turn
 
-        content = read(path, keep_readable=True)
+        content, saved_as, damage = read_chat(path)
+        if damage:
+            self.say(damage, YELLOW)
         chat = self._chat_from(content, self.model)
-        if content.damaged:
-            self.say(
-                f"{path}: damaged; {content.damaged} messages cannot be read, the rest goes on in a copy", YELLOW
-            )
-        self.use_chat(chat, None if content.damaged else path)
+        self.use_chat(chat, saved_as)
         show_last_turn(chat, self.terminal)
 
     def use_model(self, reference: str) -> None:

@@ -6,17 +6,21 @@ The format belongs to the library; for a list only the title and the number of q
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ChatFileError, InvalidRequest
 from .settings import data_path
 
-__all__ = ["SavedChat", "find_chat", "make_title", "new_chat_path", "saved_chats", "show_list"]
+if TYPE_CHECKING:
+    from ..chatfile import ChatContent
+
+__all__ = ["SavedChat", "find_chat", "make_title", "new_chat_path", "read_chat", "saved_chats", "show_list"]
 
 _TITLE_LENGTH = 60
 
@@ -75,6 +79,73 @@ def find_chat(name: str) -> Path:
         names = ", ".join(path.stem for path in matches[:5])
         raise InvalidRequest(f"{name}: {len(matches)} chats match: {names}; give more of the name")
     raise ChatFileError(f"{name}: no such chat; gptoss chat --list shows them")
+
+
+def read_chat(path: Path) -> tuple[ChatContent, Path | None, str]:
+    """A saved chat, where it goes on being saved (None: in a new file), and what is wrong with it, if anything.
+
+    Of a file that is damaged, or cut off in the middle, the turns before the damage are kept.
+
+    Raises:
+        ChatFileError: nothing of it can be read.
+    """
+    from ..chatfile import read
+
+    try:
+        content = read(path, keep_readable=True)
+    except ChatFileError:
+        rescued = _rescue(path)
+        if rescued is None:
+            raise
+        return (
+            read(rescued, keep_readable=True),
+            rescued,
+            f"{path}: damaged; what can be read goes on in {rescued.stem}",
+        )
+    if content.damaged:
+        return (
+            content,
+            None,
+            f"{path}: damaged; {content.damaged} messages cannot be read, the rest goes on in a copy",
+        )
+    return content, path, ""
+
+
+def _rescue(path: Path) -> Path | None:
+    """A new chat file with the whole messages at the beginning of one that is no JSON; None if there are none."""
+    from ..files import write_text
+
+    try:
+        text = path.read_text("utf-8", errors="replace")
+    except OSError:
+        return None
+    opening = re.search(r',?\s*"messages"\s*:\s*\[', text)
+    if opening is None or _is_json(text):
+        return None
+    try:
+        content = json.loads(text[: opening.start()] + "}")
+    except ValueError:
+        return None
+    messages: list[Any] = []
+    decoder, position = json.JSONDecoder(), opening.end()
+    while True:
+        position += len(re.match(r"[\s,]*", text[position:])[0])  # type: ignore[index]
+        try:
+            message, position = decoder.raw_decode(text, position)
+        except ValueError:
+            break
+        messages.append(message)
+    rescued = new_chat_path()
+    write_text(rescued, json.dumps({**content, "messages": messages}, ensure_ascii=False, indent=1), private=True)
+    return rescued
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def make_title(question: str) -> str:

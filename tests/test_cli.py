@@ -16,11 +16,12 @@ import pytest
 from typer.testing import CliRunner
 
 import gptoss_mlx
-from gptoss_mlx import errors
+from gptoss_mlx import chatfile, errors
 from gptoss_mlx.cli import edge, sessions, settings
 from gptoss_mlx.cli.app import app
 from gptoss_mlx.cli.attachments import with_files
 from gptoss_mlx.cli.commands import COMMANDS
+from gptoss_mlx.harmony import Message
 from tests import fake_gptoss
 from tests.pty_session import FAKE
 
@@ -182,6 +183,26 @@ def test_chats_are_found_by_a_part_of_their_name(home: Path) -> None:
     assert sessions.find_chat(paths[1].stem[-4:]) == paths[1]
     with pytest.raises(errors.InvalidRequest, match="2 chats"):
         sessions.find_chat("-")
+
+
+def test_a_chat_that_is_cut_off_keeps_its_readable_turns(home: Path) -> None:
+    path = sessions.new_chat_path()
+    messages = (Message.user("one"), Message.assistant("two", channel="final"), Message.user("three"))
+    chatfile.write(path, chatfile.ChatContent(messages=messages, title="t", date="2026-01-02"))
+    whole = path.read_text()
+    assert sessions.read_chat(path)[1:] == (path, "")
+    for end in range(whole.index('"two"') + 100, len(whole) - 3, 7):
+        path.write_text(whole[:end])
+        content, saved_as, damage = sessions.read_chat(path)
+        assert saved_as != path
+        assert content.messages[:2] == messages[:2]
+        assert (content.title, content.date) == ("t", "2026-01-02")
+        assert "damaged" in damage
+    path.write_text(whole.replace('"role": "user"', '"role": "nobody"', 1))
+    assert sessions.read_chat(path)[0].messages == ()
+    path.write_text("nothing of the kind")
+    with pytest.raises(errors.ChatFileError):
+        sessions.read_chat(path)
 
 
 def test_files_cannot_close_their_own_fence(tmp_path: Path) -> None:
