@@ -116,14 +116,14 @@ def _random_tensor(rng: np.random.Generator, name: str, shape: tuple[int, ...]) 
         return rng.integers(0, 256, shape, dtype=np.uint8)
     if name.endswith("_scales"):
         return rng.integers(122, 126, shape, dtype=np.uint8)  # 2^-5 to 2^-2
-    normal = rng.standard_normal(shape, dtype=np.float32)
+    normal: np.ndarray[Any, Any] = rng.standard_normal(shape, dtype=np.float32)
     if name.endswith("norm.weight"):
-        return (1 + normal / 10).astype(np.float32)
+        return 1 + normal / 10
     if name.endswith(("sinks", "bias")):
         return normal
     if "embed_tokens" in name:
         return normal
-    return (normal * 1.5 * shape[-1] ** -0.5).astype(np.float32)
+    return normal * np.float32(1.5 * shape[-1] ** -0.5)
 
 
 def load_shape(directory: Path, name: str) -> Path:

@@ -7,6 +7,7 @@ Run as a script it records its logits for the tests that have no torch:
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 import warnings
 from pathlib import Path
@@ -25,8 +26,8 @@ def oracle_logits(
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The logits of every position, [L, V], computed with dequantised experts and eager attention."""
     import torch
-    import transformers
 
+    transformers: Any = importlib.import_module("transformers")  # has types for some of its names only
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with warnings.catch_warnings(), torch.no_grad():

@@ -141,7 +141,7 @@ def sharded(directory: Path) -> Path:
     tensors = load_file(directory / "model.safetensors")
     (directory / "model.safetensors").unlink()
     names = sorted(tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard, part in (("first.safetensors", names[:9]), ("second.safetensors", names[9:])):
         save_file({name: tensors[name] for name in part}, directory / shard)
         weight_map |= dict.fromkeys(part, shard)

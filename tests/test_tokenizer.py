@@ -33,7 +33,7 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def openai() -> Any:
     """openai-harmony's own encoding."""
-    import openai_harmony
+    import openai_harmony  # type: ignore[import-untyped]
 
     assert OracleConversation is not None  # the fixtures' import has pointed it at the vocabulary
     return openai_harmony.load_harmony_encoding(openai_harmony.HarmonyEncodingName.HARMONY_GPT_OSS)
