@@ -7,6 +7,10 @@ control tokens in every text; all its tokens must be equal. A stream is valid or
 replace, double, swap, splice, truncate); strict parsing must accept and reject as the oracle does, with equal
 messages, and recovering parsing must not raise, lose no text and equal strict parsing where that succeeds.
 Excepted are the documented differences (tests/test_harmony_differences.py), which the expectations apply.
+
+Last full run, against openai-harmony 0.0.8, seeds from 1,000,000: 20,000 conversations of 8,269,576 tokens, all
+equal (18,015 of them where both libraries drop the same messages); 100,000 streams of 5,791,763 tokens, all
+equal, 53,466 accepted and 46,534 rejected. Some 8 minutes of one core.
 """
 
 from __future__ import annotations

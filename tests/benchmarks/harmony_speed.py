@@ -4,6 +4,9 @@
 
 Times are the best of several rounds, in process CPU time. openai-harmony's rendering includes the JSON on
 which its Python interface rests; its parser is fed token by token, as ours is.
+
+On a busy virtual machine (x86-64, Python 3.11), ours / openai-harmony 0.0.8: 101 messages of 7,717 tokens, first
+time 2.4 ms, again 0.4 ms / 17.3 ms; a token parsed in 2.0 µs / 1.9 µs, 5.2 µs where every message has two words.
 """
 
 from __future__ import annotations
