@@ -14,6 +14,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .asynchronous import AsyncChat as AsyncChat
+    from .asynchronous import AsyncGptOss as AsyncGptOss
+    from .asynchronous import AsyncStream as AsyncStream
+    from .asynchronous import load_async as load_async
     from .chat import Chat as Chat
     from .config import ModelConfig as ModelConfig
     from .engine import Effort as Effort
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from .engine import GptOss as GptOss
     from .engine import load as load
     from .errors import GptOssError as GptOssError
+    from .errors import OutputError as OutputError
     from .events import Done as Done
     from .events import Event as Event
     from .events import Preamble as Preamble
@@ -29,33 +34,43 @@ if TYPE_CHECKING:
     from .events import Text as Text
     from .events import Thinking as Thinking
     from .events import Timings as Timings
+    from .events import TokenLogprob as TokenLogprob
     from .events import ToolCall as ToolCall
     from .events import ToolResult as ToolResult
     from .events import Usage as Usage
+    from .options import AnswerOptions as AnswerOptions
     from .sampling import SamplingParams as SamplingParams
     from .stream import Stream as Stream
     from .tokenizer import Tokenizer as Tokenizer
+    from .tools import Tool as Tool
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    **dict.fromkeys(["AsyncChat", "AsyncGptOss", "AsyncStream", "load_async"], "asynchronous"),
     **dict.fromkeys(["Chat"], "chat"),
     **dict.fromkeys(["ModelConfig"], "config"),
     **dict.fromkeys(["Effort", "Generation", "GptOss", "load"], "engine"),
-    **dict.fromkeys(["GptOssError"], "errors"),
+    **dict.fromkeys(["GptOssError", "OutputError"], "errors"),
     **dict.fromkeys(
         [
             *("Done", "Event", "Preamble", "Progress", "Reply", "Text", "Thinking", "Timings", "ToolCall"),
-            *("ToolResult", "Usage"),
+            *("TokenLogprob", "ToolResult", "Usage"),
         ],
         "events",
     ),
+    **dict.fromkeys(["AnswerOptions"], "options"),
     **dict.fromkeys(["SamplingParams"], "sampling"),
     **dict.fromkeys(["Stream"], "stream"),
     **dict.fromkeys(["Tokenizer"], "tokenizer"),
+    **dict.fromkeys(["Tool"], "tools"),
 }
 
 __all__ = [
+    "AnswerOptions",
+    "AsyncChat",
+    "AsyncGptOss",
+    "AsyncStream",
     "Chat",
     "Done",
     "Effort",
@@ -64,6 +79,7 @@ __all__ = [
     "GptOss",
     "GptOssError",
     "ModelConfig",
+    "OutputError",
     "Preamble",
     "Progress",
     "Reply",
@@ -72,12 +88,15 @@ __all__ = [
     "Text",
     "Thinking",
     "Timings",
+    "TokenLogprob",
     "Tokenizer",
+    "Tool",
     "ToolCall",
     "ToolResult",
     "Usage",
     "__version__",
     "load",
+    "load_async",
 ]
 
 

@@ -11,6 +11,7 @@ Knows no more of models than their synchronous form does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 
 from .chat import Chat
 from .engine import Effort, GptOss, load
+from .errors import GptOssError
 from .events import Event, Reply, Text
 from .options import AnswerOptions
 from .sampling import SamplingParams
@@ -27,6 +29,7 @@ from .stream import Stream
 __all__ = ["AsyncChat", "AsyncGptOss", "AsyncStream", "load_async"]
 
 Result = TypeVar("Result")
+_PATIENCE = 0.15  # seconds that closing waits for what runs
 
 
 async def load_async(
@@ -45,7 +48,8 @@ async def load_async(
         >>> import asyncio
         >>> async def main() -> str:
         ...     async with await load_async("demo") as model:
-        ...         return (await model.ask("Hello", choices=["hi"])).parsed
+        ...         reply = await model.ask("Hello", choices=["hi"], max_thinking_tokens=0)
+        ...     return reply.parsed
         >>> asyncio.run(main())
         'hi'
     """
@@ -169,13 +173,14 @@ class AsyncStream(AsyncIterator[Event]):
     def __init__(self, start: Callable[[asyncio.AbstractEventLoop], Stream]) -> None:
         self._start = start
         self._stream: Stream | None = None
+        self._closed = False
         # A thread of its own: a request that waits for another must not keep others from being waited for.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gptoss-stream")
 
     async def __anext__(self) -> Event:
         event = await self._run(lambda: next(self._begun(), None))
         if event is None:
-            self._thread.shutdown(wait=False)
+            await self.aclose()
             raise StopAsyncIteration
         return event
 
@@ -200,9 +205,16 @@ class AsyncStream(AsyncIterator[Event]):
         return self.reply
 
     async def aclose(self) -> None:
-        """Stops the decoding, if it still runs."""
-        if self._stream is not None:
-            self._stream.cancel()
+        """Stops the decoding, if it still runs. What came until then stays in the chat."""
+        if self._closed:
+            return
+        self._closed = True
+        stream = self._stream
+        if stream is not None:
+            stream.cancel()
+            ended = asyncio.get_running_loop().run_in_executor(self._thread, _drain, stream)
+            # A tool may hold the thread for longer; nobody is to wait for that.
+            await asyncio.wait({ended}, timeout=_PATIENCE)
         self._thread.shutdown(wait=False)
 
     async def __aenter__(self) -> Self:
@@ -216,19 +228,24 @@ class AsyncStream(AsyncIterator[Event]):
     def _begun(self) -> Stream:
         if self._stream is None:
             self._stream = self._start(self._loop)
+            if self._closed:
+                self._stream.cancel()
         return self._stream
 
     async def _run(self, step: Callable[[], Result]) -> Result:
         self._loop = asyncio.get_running_loop()
         try:
             return await self._loop.run_in_executor(self._thread, step)
-        except asyncio.CancelledError:
-            # The thread wakes at once and finds its stream at an end.
+        except BaseException:
+            # Cancelled, most of all: the thread wakes at once and finds its stream at an end.
             await self.aclose()
             raise
-        except BaseException:
-            self._thread.shutdown(wait=False)
-            raise
+
+
+def _drain(stream: Stream) -> None:
+    with contextlib.suppress(GptOssError):
+        for _ in stream:
+            pass
 
 
 async def _tokens(model: GptOss, tokens: Sequence[int], sampling: SamplingParams | None) -> AsyncIterator[int]:

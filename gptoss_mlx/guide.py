@@ -221,7 +221,7 @@ def _headers(plan: GuidePlan, tokenizer: Tokenizer) -> list[_Header]:
     made = [header(_Kind.ANALYSIS, "<|channel|>", "analysis", "<|message|>")]
     if not plan.must_call:
         made.append(header(_Kind.FINAL, "<|channel|>", "final", "<|message|>"))
-    if plan.called:
+    if plan.called and not plan.must_call:
         made.append(header(_Kind.PREAMBLE, "<|channel|>", "commentary", "<|message|>"))
     for name in plan.called:
         to = f" to=functions.{name}"

@@ -47,7 +47,12 @@ class ScriptedModel:
         self.ahead.append(tokens)
 
     def _generate(
-        self, prompt: list[int], sampling: SamplingParams, prefix: Any, boundaries: Sequence[int] = ()
+        self,
+        prompt: list[int],
+        sampling: SamplingParams,
+        prefix: Any,
+        boundaries: Sequence[int] = (),
+        **options: Any,
     ) -> Generation:
         self.prompts.append(prompt)
         script = self.scripts.pop(0)

@@ -1,0 +1,342 @@
+"""The public names, and what an answer can be asked for, on the embedded model."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import doctest
+import inspect
+import json
+import re
+import threading
+import time
+from importlib import import_module
+from typing import Any, Literal
+
+import mlx.core as mx
+import pydantic
+import pytest
+
+import gptoss_mlx as gptoss
+from gptoss_mlx.engine import GptOss
+from gptoss_mlx.errors import InvalidRequest, OutputError
+from gptoss_mlx.events import Done, Event, TokenLogprob, ToolCall, ToolResult
+from gptoss_mlx.guide import Guide, GuidePlan
+from gptoss_mlx.sampling import SamplingParams
+from gptoss_mlx.structured import Constraint
+from gptoss_mlx.tokenizer import Tokenizer
+from tests.conftest import DEMO
+from tests.scripted import ScriptedModel
+
+PUBLIC = """
+AnswerOptions AsyncChat AsyncGptOss AsyncStream Chat Done Effort Event Generation GptOss GptOssError ModelConfig
+OutputError Preamble Progress Reply SamplingParams Stream Text Thinking Timings TokenLogprob Tokenizer Tool
+ToolCall ToolResult Usage __version__ load load_async
+""".split()  # noqa: SIM905
+
+SIGNATURES = {
+    "load": "reference dtype download",
+    "load_async": "reference dtype download",
+    "GptOss.ask": "self prompt options",
+    "GptOss.stream": "self prompt effort instructions sampling tools date before_call after_call options",
+    "GptOss.chat": "self instructions effort tools sampling date before_call after_call max_steps",
+    "GptOss.load_chat": "self path tools",
+    "GptOss.generate": "self tokens sampling prefix",
+    "GptOss.close": "self",
+    "Chat.send": "self text effort options",
+    "Chat.stream": "self text effort options",
+    "Chat.retry": "self effort",
+    "Chat.edit": "self index text",
+    "Chat.undo": "self",
+    "Chat.fork": "self",
+    "Chat.save": "self path",
+    "AsyncGptOss.ask": "self prompt options",
+    "AsyncGptOss.stream": "self prompt options",
+    "AsyncChat.send": "self text effort options",
+    "Tool": "name description parameters function check",
+    "SamplingParams": "temperature top_p top_k min_p seed max_tokens stop",
+}
+OPTIONS = {"schema", "regex", "choices", "max_thinking_tokens", "tool_choice", "logprobs"}
+DOCTESTED = ["asynchronous", "chat", "structured", "tools"]
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(gptoss.__all__) == sorted(PUBLIC)
+    for name in PUBLIC:
+        assert getattr(gptoss, name) is not None
+    assert set(gptoss.AnswerOptions.__annotations__) == OPTIONS
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_the_signatures_are_these(name: str) -> None:
+    found: Any = gptoss
+    for part in name.split("."):
+        found = getattr(found, part)
+    assert " ".join(inspect.signature(found).parameters) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_everything_public_is_documented(name: str) -> None:
+    value = getattr(gptoss, name)
+    if not inspect.isclass(value) and not inspect.isfunction(value):
+        return
+    members = [value, *(member for key, member in vars(value).items() if not key.startswith("_"))]
+    for member in members:
+        if inspect.isclass(member) or inspect.isroutine(member) or isinstance(member, property):
+            assert inspect.getdoc(member), member
+
+
+@pytest.mark.parametrize("name", DOCTESTED)
+def test_the_examples_run(name: str) -> None:
+    result = doctest.testmod(import_module(f"gptoss_mlx.{name}"))
+    assert result.attempted
+    assert not result.failed
+
+
+class Sum(pydantic.BaseModel):
+    left: int = pydantic.Field(ge=0, le=99)
+    right: int = pydantic.Field(ge=0, le=99)
+    sure: bool
+
+
+BRIEF = SamplingParams(seed=3, max_tokens=200)
+
+
+def sampling(seed: int) -> SamplingParams:
+    return SamplingParams(seed=seed, max_tokens=200)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_answer_of_a_schema_is_its_object(demo: GptOss, seed: int) -> None:
+    reply = demo.ask("What is 12+30?", schema=Sum, sampling=sampling(seed), max_thinking_tokens=8)
+    assert isinstance(reply.parsed, Sum)
+    assert Sum.model_validate_json(reply.text) == reply.parsed
+    assert not reply.repairs
+    assert reply.usage.reasoning_tokens <= 8
+    json.dumps(reply.to_dict())
+
+
+def test_only_the_final_answer_has_the_form(demo: GptOss) -> None:
+    reply = demo.ask("What is 12+30?", regex="[0-9]{1,4}", sampling=BRIEF, max_thinking_tokens=20)
+    assert re.fullmatch("[0-9]{1,4}", reply.parsed)
+    assert reply.thinking
+    assert [message.channel for message in reply.messages][-1] == "final"
+
+
+def test_the_model_is_told_the_schema() -> None:
+    model = ScriptedModel('<|channel|>final<|message|>{"left": 1, "right": 2, "sure": true}<|return|>')
+    model.config = type("Config", (), {"vocab_size": model.tokenizer.size, "max_position_embeddings": 4096})()
+    chat = model.chat(instructions="Be terse.")
+    assert chat.send("hi", schema=Sum).parsed == Sum(left=1, right=2, sure=True)
+    assert "# Instructions\n\nBe terse.\n\n# Response Formats\n\n## Sum\n\n" in model.shown[0]
+
+
+def test_an_answer_that_was_cut_short_raises_with_its_text(demo: GptOss) -> None:
+    with pytest.raises(OutputError, match="raise max_tokens") as caught:
+        demo.ask("Hi", regex="[a-z]{500}", max_thinking_tokens=0, sampling=SamplingParams(seed=1, max_tokens=12))
+    assert re.fullmatch("[a-z]+", caught.value.text)
+
+
+def test_the_thinking_budget_closes_the_analysis(demo: GptOss) -> None:
+    for budget in (0, 1, 5):
+        reply = demo.ask("What is 12+30?", max_thinking_tokens=budget, sampling=BRIEF)
+        assert reply.usage.reasoning_tokens <= budget
+        assert reply.text
+        assert not reply.repairs
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_thinking_tokens": -1}, "max_thinking_tokens is -1"),
+        ({"tool_choice": "required"}, "tool_choice is 'required'; it may be auto, none"),
+        ({"tool_choice": "weather"}, "tool_choice is 'weather'"),
+        ({"schema": {"type": "integer"}, "regex": "a"}, "schema and regex are both given"),
+        ({"schema": {"not": {}}}, "keyword not at $"),
+        ({"schemas": 3}, "no option 'schemas'"),
+        ({"effort": "off"}, "gpt-oss always thinks"),
+    ],
+)
+def test_an_option_that_cannot_be_kept_to_is_refused_before_any_work(options: Any, said: str) -> None:
+    model = ScriptedModel()
+    chat = model.chat()
+    with pytest.raises(InvalidRequest) as caught:
+        chat.stream("hi", **options)
+    assert said in str(caught.value)
+    assert not chat.messages
+    assert not model.prompts
+
+
+def weather(city: Literal["Oslo", "Rome"]) -> str:
+    """The weather."""
+    return f"4 degrees in {city}"
+
+
+async def later(city: Literal["Oslo", "Rome"]) -> str:
+    """The weather."""
+    await asyncio.sleep(0)
+    return f"5 degrees in {city}"
+
+
+@pytest.mark.parametrize("choice", ["required", "weather", "later"])
+def test_a_call_that_has_to_be_is_made_with_valid_arguments(demo: GptOss, choice: str) -> None:
+    chat = demo.chat(tools=[weather, later], sampling=BRIEF, max_steps=1)
+    reply = chat.send("How warm is it?", tool_choice=choice, max_thinking_tokens=5)
+    (call,) = reply.tool_calls
+    assert choice in ("required", call.name.removeprefix("functions."))
+    assert json.loads(call.arguments)["city"] in ("Oslo", "Rome")
+    assert "degrees in" in reply.messages[-1].text
+
+
+def test_no_call_is_made_where_none_may_be(demo: GptOss) -> None:
+    chat = demo.chat(tools=[weather], sampling=BRIEF)
+    reply = chat.send("What is the weather in Oslo?", tool_choice="none", max_thinking_tokens=10)
+    assert not reply.tool_calls
+    assert reply.text
+
+
+def test_hooks_see_and_change_what_is_called() -> None:
+    call = '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Rome"}<|call|>'
+    model = ScriptedModel(call, "<|channel|>final<|message|>Cold.<|return|>")
+    chat = model.chat(
+        tools=[weather],
+        before_call=lambda call: dataclasses.replace(call, arguments='{"city": "Oslo"}'),
+        after_call=lambda call, result: f"{result.output}!",
+    )
+    with chat.stream("How warm is Rome?") as stream:
+        (result,) = [event for event in stream if isinstance(event, ToolResult)]
+    assert result.output == "4 degrees in Oslo!"
+
+
+def test_the_loop_ends_after_max_steps() -> None:
+    call = '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Rome"}<|call|>'
+    reply = ScriptedModel(call, call, call).chat(tools=[weather], max_steps=2).send("How warm is Rome?")
+    assert (len(reply.tool_calls), reply.finish_reason) == (2, "tool_calls")
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_logprobs_are_those_of_the_logits(exact_demo: GptOss, guided: bool) -> None:
+    chat = exact_demo.chat(sampling=SamplingParams(temperature=1.0, seed=5, max_tokens=12))
+    options: Any = {"max_thinking_tokens": 1000} if guided else {}
+    prompts: list[list[int]] = []
+    original = exact_demo._generate
+
+    def noted(prompt: list[int], *rest: Any, **named: Any) -> Any:
+        prompts.append(prompt)
+        return original(prompt, *rest, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact_demo, "_generate", noted)
+        reply = chat.send("What is 12+30?", logprobs=True, **options)
+    assert reply.logprobs is not None
+    tokens = [entry.token for entry in reply.logprobs]
+    assert len(tokens) == reply.usage.completion_tokens
+    logits = exact_demo.transformer(mx.array([[*prompts[0], *tokens]]))[0, len(prompts[0]) - 1 : -1]
+    expected = mx.take_along_axis(
+        logits - mx.logsumexp(logits, axis=-1, keepdims=True), mx.array(tokens)[:, None], axis=-1
+    )
+    values: Any = expected[:, 0].tolist()
+    for entry, value in zip(reply.logprobs, values, strict=True):
+        assert isinstance(entry, TokenLogprob)
+        assert entry.logprob == pytest.approx(value, abs=2e-3)
+
+
+def follow(guide: Guide, choose: str) -> list[int]:
+    """The tokens up to where a guide leaves a choice, after the header that begins with ``choose``."""
+    tokens: list[int] = []
+    while isinstance(allowed := guide.allowed(), int) and len(tokens) < 40:
+        guide.advance(allowed)
+        tokens.append(allowed)
+    return tokens
+
+
+def test_a_spent_budget_leaves_one_way() -> None:
+    tokenizer = Tokenizer.from_directory(DEMO)
+    guide = Guide(GuidePlan(max_thinking_tokens=0), tokenizer, tokenizer.size)
+    assert tokenizer.decode(follow(guide, "")) == "<|channel|>final<|message|>"
+    allowed = guide.allowed()
+    assert not isinstance(allowed, int)
+    special = {name for name, token in tokenizer.special.items() if allowed[token]}
+    assert special == {"<|return|>"}
+
+
+def test_forced_tokens_are_all_the_model_gets_to_say() -> None:
+    tokenizer = Tokenizer.from_directory(DEMO)
+    constraint = Constraint.from_choices(["yes"])
+    guide = Guide(GuidePlan(constraint=constraint, max_thinking_tokens=0), tokenizer, tokenizer.size + 62)
+    follow(guide, "")
+    for _ in range(8):
+        allowed = guide.allowed()
+        assert not isinstance(allowed, int)
+        token = int(allowed.nonzero()[0][-1])
+        if token == tokenizer.special["<|return|>"]:
+            break
+        guide.advance(token)
+    else:
+        pytest.fail("no end")
+
+
+def test_asyncio_streams_and_runs_async_tools_in_its_own_loop(demo: GptOss) -> None:
+    loops = []
+
+    async def where() -> str:
+        """Where."""
+        loops.append(asyncio.get_running_loop())
+        return "here"
+
+    async def main() -> list[Event]:
+        model = gptoss.AsyncGptOss(demo)
+        chat = model.chat(tools=[where], sampling=BRIEF, max_steps=1)
+        async with chat.stream("Where?", tool_choice="where", max_thinking_tokens=2) as stream:
+            events = [event async for event in stream]
+        assert loops == [asyncio.get_running_loop()]
+        assert stream.reply.tool_calls == (ToolCall(name="functions.where", arguments=events_call(events)),)
+        return events
+
+    events = asyncio.run(main())
+    assert isinstance(events[-1], Done)
+
+
+def events_call(events: list[Event]) -> str:
+    (call,) = [event for event in events if isinstance(event, ToolCall)]
+    return call.arguments
+
+
+def test_a_cancelled_task_gives_control_back_and_the_model_answers_the_next(demo: GptOss) -> None:
+    async def main() -> None:
+        model = gptoss.AsyncGptOss(demo)
+        for _ in range(3):
+            task = asyncio.create_task(model.ask("Hi", regex="[a-z ]{3000}", max_thinking_tokens=0))
+            await asyncio.sleep(0.3)
+            started = time.perf_counter()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert time.perf_counter() - started < 0.2
+            reply = await model.ask("Hi", choices=["a", "b"], max_thinking_tokens=0)
+            assert reply.parsed in ("a", "b")
+
+    asyncio.run(main())
+    deadline = time.monotonic() + 5
+    while any(thread.name.startswith("gptoss-stream") for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_several_tasks_are_answered_in_order(demo: GptOss) -> None:
+    async def main() -> list[str]:
+        model = gptoss.AsyncGptOss(demo)
+        order: list[str] = []
+
+        async def ask(name: str) -> None:
+            await model.ask("Hi", choices=[name], max_thinking_tokens=0)
+            order.append(name)
+
+        tasks = []
+        for name in "abcd":
+            tasks.append(asyncio.create_task(ask(name)))
+            await asyncio.sleep(0.05)
+        await asyncio.gather(*tasks)
+        return order
+
+    assert asyncio.run(main()) == list("abcd")
