@@ -191,7 +191,7 @@ def test_what_is_typed_ahead_waits_in_the_prompt(tmp_path: Path) -> None:
 
 
 def test_a_session_with_the_demo_model_survives_a_kill(tmp_path: Path) -> None:
-    gptoss = [sys.executable, "-m", "gptoss_mlx.cli", "chat", "-m", "demo", "--max-tokens", "60", "--seed", "1"]
+    gptoss = [sys.executable, "-m", "gptoss_mlx.cli", "chat", "-m", "demo", "--max-tokens", "24", "--seed", "1"]
     person = Person(gptoss, tmp_path, 100, 50)
     person.wait_for_prompt()
     ask(person, "Hello")
