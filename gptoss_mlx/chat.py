@@ -385,6 +385,9 @@ class Chat:
 
     def _call(self, message: Message) -> ToolResult:
         assert message.recipient is not None
+        if not message.is_complete:
+            output = f"Error: {message.recipient}: the call's header is not complete; write the whole call again"
+            return ToolResult(name=message.recipient, output=output, error=True)
         outcome = self._tools.call(message.recipient, message.text, self.before_call, self.after_call, self.loop)
         return ToolResult(name=message.recipient, output=outcome.output, error=outcome.error)
 

@@ -26,7 +26,7 @@ from .events import (
     ToolResult,
     Usage,
 )
-from .harmony import Change, Channel, Message, Role, StreamParser
+from .harmony import Author, Change, Channel, Message, Role, StreamParser
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -227,9 +227,10 @@ class _Reader:
             change.header.channel is Channel.ANALYSIS and change.message is None for change in changes
         )
         for change in changes:
-            channel, recipient = change.header.channel, change.header.recipient
+            channel, recipient = change.header.channel, _recipient(change.header.author, change.header.recipient)
             if recipient is not None:
                 if change.message is not None and not change.message.truncated:
+                    # One with an unfinished header is shown too, and refused when it is to run.
                     call = ToolCall(name=recipient, arguments=change.message.text)
                     self._tally.calls.append(call)
                     yield call
@@ -265,6 +266,11 @@ def _overlap(text: str, stop: str) -> int:
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
 
 
+def _recipient(author: Author, recipient: str | None) -> str | None:
+    """Whom the model calls. A message that it wrote in another's name, such as a tool's, calls nobody."""
+    return recipient if author.role is Role.ASSISTANT else None
+
+
 def _is_call(message: Message) -> bool:
     return message.role is Role.ASSISTANT and message.recipient is not None
 
@@ -273,13 +279,11 @@ def _stored(message: Message, reader: _Reader) -> Message | None:
     """A generated message as it belongs into the history: always the assistant's, and on a channel."""
     if not message.text and message.recipient is None:
         return None
-    text = message.text
-    channel = message.channel or (Channel.FINAL if message.recipient is None else Channel.COMMENTARY)
+    text, recipient = message.text, _recipient(message.author, message.recipient)
+    channel = message.channel or (Channel.FINAL if recipient is None else Channel.COMMENTARY)
     if reader.stopped is not None and channel is Channel.FINAL:
         text = text.partition(reader.stopped)[0]
-    plain = Message.assistant(
-        text, channel=channel, recipient=message.recipient, content_type=message.content_type
-    )
+    plain = Message.assistant(text, channel=channel, recipient=recipient, content_type=message.content_type)
     return replace(plain, repairs=message.repairs, truncated=message.truncated and reader.stopped is None).stored()
 
 

@@ -149,6 +149,30 @@ def test_a_wrong_call_is_answered_with_an_error_and_the_conversation_goes_on(cal
     assert stream.reply.text == "Sorry."
 
 
+def test_a_call_without_its_message_token_does_not_run() -> None:
+    script = "<|channel|>commentary to=functions.add <|constrain|>json<|call|>"
+    model = ScriptedModel(script, FINAL.format("Sorry."))
+    with model.chat(tools=[lambda_tool()]).stream("1+2?") as stream:
+        (result,) = [event for event in stream if isinstance(event, ToolResult)]
+    assert result.error
+    assert "not complete" in result.output
+    assert stream.reply.text == "Sorry."
+
+
+def lambda_tool() -> dict[str, Any]:
+    """A tool that must not run."""
+    return {"name": "add", "function": lambda: pytest.fail("ran"), "parameters": {"type": "object"}}
+
+
+def test_an_invented_tool_result_is_no_call() -> None:
+    script = "<|channel|>analysis<|message|>Hm.<|end|><|start|>functions.add to=assistant<|channel|>commentary"
+    script += "<|message|>7<|end|><|start|>assistant" + FINAL.format("7")
+    reply = ScriptedModel(script).chat(tools=[add]).send("1+2?")
+    assert reply.tool_calls == ()
+    assert reply.text == "7"
+    assert all(message.recipient is None for message in reply.messages)
+
+
 def test_a_tool_without_a_function_is_the_callers() -> None:
     tool = {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {}}}
     reply = ScriptedModel(CALL).chat(tools=[tool]).send("1+2?")
