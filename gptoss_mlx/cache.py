@@ -41,14 +41,37 @@ class LayerCache(Protocol):
         ...
 
 
-class FullKVCache:
-    """Every position, in buffers that grow by max(256, 1/16 of the length)."""
+class _Buffers:
+    """What both kinds of cache have: where they stand, and two arrays once there is anything to hold."""
 
     def __init__(self) -> None:
         self.offset = 0
-        self._reserved = 0
         self._keys: mx.array | None = None
         self._values: mx.array | None = None
+
+    def _share(self, twin: _Buffers) -> None:
+        """Gives ``twin`` the same content. mx.array makes a name of its own for the buffer: MLX copies a buffer
+        of two names when one of them is written."""
+        twin.offset = self.offset
+        if self._keys is not None and self._values is not None:
+            twin._keys, twin._values = mx.array(self._keys), mx.array(self._values)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, the unused end of the buffers included."""
+        return sum(array.nbytes for array in self.arrays())
+
+    def arrays(self) -> list[mx.array]:
+        """For evaluation."""
+        return [array for array in (self._keys, self._values) if array is not None]
+
+
+class FullKVCache(_Buffers):
+    """Every position, in buffers that grow by max(256, 1/16 of the length)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reserved = 0
 
     def append(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Adds L positions; gives all of them, oldest first."""
@@ -88,22 +111,11 @@ class FullKVCache:
     def fork(self) -> FullKVCache:
         """An independent cache with the same content; the buffers are shared until one of the two writes."""
         twin = FullKVCache()
-        twin.offset = self.offset
-        if self._keys is not None and self._values is not None:
-            twin._keys, twin._values = mx.array(self._keys), mx.array(self._values)
+        self._share(twin)
         return twin
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held, the unused end of the buffers included."""
-        return sum(array.nbytes for array in self.arrays())
 
-    def arrays(self) -> list[mx.array]:
-        """For evaluation."""
-        return [array for array in (self._keys, self._values) if array is not None]
-
-
-class SlidingKVCache:
+class SlidingKVCache(_Buffers):
     """The last ``window`` positions.
 
     Decoding writes into a ring: the order of keys does not matter to attention, their rotation tells where
@@ -111,10 +123,8 @@ class SlidingKVCache:
     """
 
     def __init__(self, window: int) -> None:
+        super().__init__()
         self.window = window
-        self.offset = 0
-        self._keys: mx.array | None = None
-        self._values: mx.array | None = None
 
     @property
     def length(self) -> int:
@@ -184,19 +194,8 @@ class SlidingKVCache:
     def fork(self) -> SlidingKVCache:
         """The same content; the buffers are shared until one of the two writes."""
         twin = SlidingKVCache(self.window)
-        twin.offset = self.offset
-        if self._keys is not None and self._values is not None:
-            twin._keys, twin._values = mx.array(self._keys), mx.array(self._values)
+        self._share(twin)
         return twin
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held: those of the window, however long the context."""
-        return sum(array.nbytes for array in self.arrays())
-
-    def arrays(self) -> list[mx.array]:
-        """For evaluation."""
-        return [array for array in (self._keys, self._values) if array is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
