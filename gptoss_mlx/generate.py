@@ -161,44 +161,61 @@ def decode(transformer: Transformer, prompt: list[int], prefix: PrefixCache, req
 def _decode_guided(
     transformer: Transformer, prompt: list[int], prefix: PrefixCache, request: Request, guide: Steering
 ) -> Iterator[int]:
-    """:func:`decode` where a guide says what may come next. Its answer is worked out while the device computes
-    the logits; tokens without alternatives are computed together."""
+    """:func:`decode` where a guide says what may come next. It works that out while the device computes the
+    logits, and the device goes on with a token before anyone has read it; tokens without alternatives are
+    computed together."""
+
+    def forward(tokens: mx.array) -> mx.array:
+        logits = transformer(tokens[None], prefix.cache, last_only=True)[:, -1]
+        mx.async_eval(logits)
+        return logits
+
     limit = request.max_positions - len(prompt)
     if request.max_tokens is not None:
         limit = min(limit, request.max_tokens)
-    known = prompt[-1:]
+    logits = forward(mx.array(prompt[-1:]))
+    prefix.extend(prompt[-1:])
+    if len(prompt) in request.boundaries:
+        prefix.mark()
     while limit > 0 and not request.cancelled():
-        logits = transformer(mx.array([known]), prefix.cache, last_only=True)[0]
-        mx.async_eval(logits)
-        prefix.extend(known)
-        if len(prefix.tokens) == len(prompt) and len(prompt) in request.boundaries:
-            prefix.mark()
-        known = [_choose(logits[-1:], guide.allowed(), request)]
-        guide.advance(known[0])
-        limit -= 1
-        yield known[0]
-        while limit > 0 and known[-1] not in request.stop_tokens and request.on_logprob is None:
-            allowed = guide.allowed()
-            if not isinstance(allowed, int):
-                break
-            guide.advance(allowed)
-            known.append(allowed)
-            limit -= 1
-            yield allowed
-        if known[-1] in request.stop_tokens:
+        allowed = guide.allowed()
+        if isinstance(allowed, int):
+            tokens = _forced(allowed, guide, request, limit)
+            _tell_logprob(logits, mx.array(tokens[:1]), request)
+            if len(tokens) < limit:
+                logits = forward(mx.array(tokens))
+                prefix.extend(tokens)
+        else:
+            chosen = request.sampler(mx.where(mx.array(allowed), logits, mx.array(-mx.inf, logits.dtype)))
+            following = forward(chosen) if limit > 1 else logits
+            tokens = [cast(int, chosen.item())]
+            if limit > 1:
+                prefix.extend(tokens)
+            _tell_logprob(logits, chosen, request)
+            logits = following
+            guide.advance(tokens[0])
+        yield from tokens
+        limit -= len(tokens)
+        if tokens[-1] in request.stop_tokens:
             return
 
 
-def _choose(logits: mx.array, allowed: int | NDArray[np.bool_], request: Request) -> int:
-    """A token of those allowed. logits: [1, V]"""
-    if isinstance(allowed, int):
-        token = allowed
-    else:
-        chosen = request.sampler(mx.where(mx.array(allowed), logits, mx.array(-mx.inf, logits.dtype)))
-        token = cast(int, chosen.item())
+def _forced(token: int, guide: Steering, request: Request, limit: int) -> list[int]:
+    """The tokens that have no alternative; where log-probabilities are asked for, one at a time."""
+    tokens = [token]
+    guide.advance(token)
+    while len(tokens) < limit and tokens[-1] not in request.stop_tokens and request.on_logprob is None:
+        following = guide.allowed()
+        if not isinstance(following, int):
+            break
+        guide.advance(following)
+        tokens.append(following)
+    return tokens
+
+
+def _tell_logprob(logits: mx.array, tokens: mx.array, request: Request) -> None:
     if request.on_logprob is not None:
-        request.on_logprob(cast(float, _logprob(logits, mx.array([token])).item()))
-    return token
+        request.on_logprob(cast(float, _logprob(logits, tokens).item()))
 
 
 def _logprob(logits: mx.array, tokens: mx.array) -> mx.array:
