@@ -149,9 +149,9 @@ def time_decoding(model: gptoss.GptOss, rounds: int = 5) -> None:
 def answer_schemas(model: gptoss.GptOss) -> None:
     valid = cut = 0
     for position, schema in enumerate(SCHEMAS):
-        sampling = gptoss.SamplingParams(seed=position, max_tokens=600)
+        sampling = gptoss.SamplingParams(seed=position, max_tokens=400)
         try:
-            reply = model.ask("Give me an example.", schema=schema, sampling=sampling, max_thinking_tokens=10)
+            reply = model.ask("Give me an example.", schema=schema, sampling=sampling, max_thinking_tokens=4)
         except OutputError as error:
             cut += "cut short" in str(error)
             print(f"  {position}: {error}")
@@ -161,7 +161,7 @@ def answer_schemas(model: gptoss.GptOss) -> None:
             continue
         jsonschema.Draft202012Validator(schema).validate(json.loads(reply.text))
         valid += 1
-    print(f"{len(SCHEMAS)} schemas on {model.name} at temperature 1: {valid} valid, {cut} cut short at 600 tokens")
+    print(f"{len(SCHEMAS)} schemas on {model.name} at temperature 1: {valid} valid, {cut} cut short at 400 tokens")
 
 
 def main() -> None:
