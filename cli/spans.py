@@ -5,6 +5,7 @@ A row never contains a newline. Widths are terminal cells. Knows nothing of term
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -42,7 +43,7 @@ RED, GREEN, YELLOW, BLUE, MAGENTA, CYAN = "31", "32", "33", "34", "35", "36"
 # must not start a line, and words.
 _IDEOGRAPH = "\u2e80-\u3000\u3003-\u3007\u3012-\u303f\u3040-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff02-\uff07"
 _CLOSING = "、。〃〉》」』】〕〗！），．：；？｝"
-_ATOM = re.compile(rf"\n| +|[{_IDEOGRAPH}][{_CLOSING}]*|[^ \n{_IDEOGRAPH}]+")
+_ATOM = rf"\n| +|[{_IDEOGRAPH}][{_CLOSING}]*|[^ \n{_IDEOGRAPH}]+"
 
 
 # C0, DEL and C1 controls; line and paragraph separators; bidirectional embeddings, overrides and
@@ -125,7 +126,7 @@ def _breaks(text: str, width: int, start: int) -> Iterator[tuple[int, int, int]]
     """Yield (begin, end, start of the next row) of every row of ``text`` from ``start``."""
     begin = end = start
     used = 0
-    for match in _ATOM.finditer(text, start):
+    for match in _atom().finditer(text, start):
         atom = match.group()
         if atom == "\n":
             yield begin, end, match.end()
@@ -164,6 +165,12 @@ def _chop(text: str, begin: int, end: int, width: int) -> Iterator[tuple[int, in
             piece, used = begin + first, 0
         used += cells
     yield piece, end
+
+
+@functools.cache
+def _atom() -> re.Pattern[str]:
+    """Compiled when first needed: help and errors need only `visible`."""
+    return re.compile(_ATOM)
 
 
 def cut(spans: Iterable[Span], begin: int, end: int) -> Row:

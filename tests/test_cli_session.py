@@ -200,7 +200,7 @@ def test_a_session_with_the_demo_model_survives_a_kill(tmp_path: Path) -> None:
     ask(person, "What is 3+4?")
     ask(person, "/retry high")
     person.enter("/trace")
-    person.wait_for("dropped")
+    person.wait_for("assistant  analysis")
     saved = json.loads(chats(tmp_path)[0].read_text())
     assert (saved["title"], saved["effort"]) == ("Hello", "high")
     person.child.kill(signal.SIGKILL)
@@ -212,9 +212,12 @@ def test_a_session_with_the_demo_model_survives_a_kill(tmp_path: Path) -> None:
     person.wait_for("taken back: What is 3+4?")
     ask(person, "Thanks")
     assert person.leave() == 0
-    questions = [message["content"] for message in json.loads(chats(tmp_path)[0].read_text())["messages"][::3]]
-    assert len(chats(tmp_path)) == 1
-    assert "3+4" not in json.dumps(questions)
+    (path,) = chats(tmp_path)
+    messages = json.loads(path.read_text())["messages"]
+    assert [message["content"][0]["text"] for message in messages if message["role"] == "user"] == [
+        "Hello",
+        "Thanks",
+    ]
 
 
 def test_commands_are_suggested_and_completed(tmp_path: Path) -> None:
