@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 from gptoss_mlx.errors import GptOssError
 from gptoss_mlx.harmony import Conversation, Message, StreamParser, render
@@ -108,7 +108,7 @@ class Outcome:
 
 def _keeps_schema(arguments: Any, schema: dict[str, Any]) -> bool:
     """Enough of JSON schema for the corpus: an object with exactly the declared properties."""
-    types = {"string": str, "integer": int, "number": (int, float)}
+    types: dict[str, Any] = {"string": str, "integer": int, "number": (int, float)}
     properties = schema.get("properties", {})
     if not isinstance(arguments, dict) or set(arguments) != set(properties):
         return False
@@ -226,16 +226,39 @@ def missed(figures: dict[str, float]) -> list[str]:
     return failed
 
 
-def library_complete(model: Any, seed: int) -> Complete:
-    """Generation with this library: a model from `gptoss_mlx.load`."""
-    from gptoss_mlx import SamplingParams
+def library_complete(model: Any, seed: int, batch: int = 64) -> Complete:
+    """Generation with this library: a model from `gptoss_mlx.load`, prompts of one length together."""
+    import mlx.core as mx
+
+    stops = {model.tokenizer.special[name] for name in ("<|return|>", "<|call|>", "<|endoftext|>")}
+
+    def together(prompts: Sequence[list[int]]) -> list[list[int]]:
+        cache = model.transformer.make_cache()
+        logits = model.transformer(mx.array(list(prompts)), cache, last_only=True)
+        made: list[list[int]] = [[] for _ in prompts]
+        for _ in range(MAX_TOKENS):
+            sampled = mx.random.categorical(logits[:, -1].astype(mx.float32))
+            for tokens, token in zip(made, cast(list[int], sampled.tolist()), strict=True):
+                if not tokens or tokens[-1] not in stops:
+                    tokens.append(token)
+            if all(tokens[-1] in stops for tokens in made):
+                break
+            logits = model.transformer(sampled[:, None], cache, last_only=True)
+        return made
 
     def complete(prompts: Sequence[list[int]]) -> list[list[int]]:
-        made = []
+        mx.random.seed(seed)
+        lengths: dict[int, list[int]] = {}
         for at, prompt in enumerate(prompts):
-            sampling = SamplingParams(temperature=1.0, seed=seed * 100_003 + at, max_tokens=MAX_TOKENS)
-            made.append(list(model.generate(prompt, sampling)))
-        return made
+            lengths.setdefault(len(prompt), []).append(at)
+        completions: list[list[int]] = [[] for _ in prompts]
+        for places in lengths.values():
+            for first in range(0, len(places), batch):
+                group = places[first : first + batch]
+                made = together([prompts[at] for at in group])
+                for at, tokens in zip(group, made, strict=True):
+                    completions[at] = tokens
+        return completions
 
     return complete
 

@@ -108,7 +108,9 @@ def checkpoint_tensors(model: nn.Module) -> dict[str, Tensor]:
 def export_checkpoint(model: nn.Module, tokenizer: Tokenizer, vocabulary: str | Path, directory: Path) -> None:
     """Writes all files of the checkpoint."""
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(checkpoint_tensors(model), directory / "model.safetensors", metadata={"format": "pt"})
+    weights = directory / "model.safetensors"
+    save_file(checkpoint_tensors(model), weights, metadata={"format": "pt"})
+    weights.chmod(0o644)  # save_file keeps it to its owner
     config = model_config(tokenizer) | {"quantization_config": _QUANTIZATION}
     special = tokenizer.special
     generation = {

@@ -1,7 +1,8 @@
 """The demo model in torch: transformers' GptOssForCausalLM with experts trained as MXFP4.
 
 Two parts of it are replaced through transformers' own registries, for speed on a CPU and with the same
-results: attention (several conversations share the work on one system message) and experts (tokens sorted by expert; weights rounded to MXFP4 on the way forward, gradients passed straight through).
+results: attention (several conversations share the work on one system message) and experts (tokens sorted
+by expert; weights rounded to MXFP4 on the way forward, gradients passed straight through).
 Needs torch and transformers (the `parity` extra).
 """
 
@@ -50,6 +51,11 @@ def round_mxfp4(weight: Tensor) -> Tensor:
     return rounded.transpose(2, 3).reshape(experts, inputs, outputs)
 
 
+def _permuted(rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    permuted: Tensor = _Permute.apply(rows, order, inverse)  # type: ignore[no-untyped-call]
+    return permuted
+
+
 def _straight_through(weight: Tensor) -> Tensor:
     with torch.no_grad():
         correction = round_mxfp4(weight) - weight
@@ -70,7 +76,7 @@ class _Permute(torch.autograd.Function):
         return gradients[0].index_select(0, inverse), None, None
 
 
-def sorted_experts(experts: nn.Module, states: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+def sorted_experts(experts: Any, states: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """The experts on tokens sorted by expert, weights rounded to MXFP4.
 
     Args:
@@ -84,7 +90,7 @@ def sorted_experts(experts: nn.Module, states: Tensor, indices: Tensor, weights:
     inverse[order] = torch.arange(len(order))
     counts = torch.bincount(indices.reshape(-1), minlength=experts.num_experts).tolist()
     repeated = states.unsqueeze(1).expand(-1, active, -1).reshape(tokens * active, -1)
-    inputs = _Permute.apply(repeated, order, inverse).split(counts)
+    inputs = _permuted(repeated, order, inverse).split(counts)
     gate_up, bias = _straight_through(experts.gate_up_proj), experts.gate_up_proj_bias
     gate_up = torch.cat((gate_up[..., ::2], gate_up[..., 1::2]), -1)
     bias = torch.cat((bias[:, ::2], bias[:, 1::2]), -1)
@@ -94,8 +100,9 @@ def sorted_experts(experts: nn.Module, states: Tensor, indices: Tensor, weights:
     gate, up = gate.clamp(max=experts.limit), up.clamp(-experts.limit, experts.limit)
     activated = ((up + 1) * F.silu(experts.alpha * gate) / experts.alpha).split(counts)
     out = torch.cat([torch.addmm(experts.down_proj_bias[e], activated[e], down[e]) for e in range(len(counts))])
-    out = _Permute.apply(out, inverse, order).view(tokens, active, -1)
-    return (weights.unsqueeze(1) @ out).squeeze(1)
+    out = _permuted(out, inverse, order).view(tokens, active, -1)
+    mixed: Tensor = (weights.unsqueeze(1) @ out).squeeze(1)
+    return mixed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +130,7 @@ def conversation_attention(
     attention_mask: Layout,
     scaling: float,
     s_aux: Tensor,
-    **_: Any,
+    **_others: Any,
 ) -> tuple[Tensor, None]:
     """Attention of each conversation to its system message and itself, through torch's fused kernel.
 
@@ -131,8 +138,7 @@ def conversation_attention(
     """
     _, heads, length, size = query.shape
     repeats = heads // key.shape[1]
-    one = torch.zeros(_PADDING)
-    one[0] = 1 / scaling
+    one = torch.tensor([1 / scaling] + [0.0] * (_PADDING - 1))
     query = torch.cat((query, one.expand(1, heads, length, _PADDING)), -1)
     sink = torch.cat((torch.zeros(heads, size), s_aux[:, None], torch.zeros(heads, _PADDING - 1)), -1)
     sink = sink[None, :, None]  # (1, heads, 1, size + padding)
@@ -160,7 +166,7 @@ ALL_EXPERTS_FUNCTIONS.register("sorted_mxfp4", sorted_experts)
 
 def build_model(config: dict[str, Any]) -> GptOssForCausalLM:
     """A new model with random weights, of a size that suits the width rather than the 2880 of the real one."""
-    model = GptOssForCausalLM(GptOssConfig(**config))
+    model: GptOssForCausalLM = GptOssForCausalLM(GptOssConfig(**config))
     model.set_attn_implementation("conversations")
     # Not through set_experts_implementation, which knows only transformers' own.
     model.config._experts_implementation_internal = "sorted_mxfp4"
@@ -176,4 +182,5 @@ def build_model(config: dict[str, Any]) -> GptOssForCausalLM:
     # One matrix in training, two tensors in the checkpoint: copying a word, however rare, is then the same for
     # every word, and is learnt many times sooner.
     model.lm_head.weight = model.model.embed_tokens.weight
-    return model.train()
+    model.train()
+    return model

@@ -89,7 +89,8 @@ def make_batch(seed: int, rows: int, length: int, tokenizer: Tokenizer, words: S
     groups: list[tuple[slice, list[slice]]] = []
     end = tokenizer.special["<|end|>"]
     for _ in range(rows):
-        setting, row, conversations = corpus.setting(), len(tokens), []
+        setting, row = corpus.setting(), len(tokens)
+        conversations: list[slice] = []
         while True:
             new = _conversation_tokens(corpus, setting, tokenizer)
             shared = new.index(end) + 1
@@ -118,7 +119,8 @@ def batch_loss(model: GptOssForCausalLM, batch: Batch, masks: dict[str, Tensor])
     # The token before a learnt one is always its own conversation's: conversations begin with the user's words.
     predicts = batch.learnt[:, 1:]
     logits = model.lm_head(states[:, :-1][predicts])
-    return F.cross_entropy(logits, batch.tokens[:, 1:][predicts])
+    loss: Tensor = F.cross_entropy(logits, batch.tokens[:, 1:][predicts])
+    return loss
 
 
 class Muon(torch.optim.Optimizer):
@@ -158,7 +160,8 @@ def _orthogonal(matrix: Tensor) -> Tensor:
 
 def make_optimizers(model: GptOssForCausalLM, matrix_rate: float, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks; AdamW for embeddings, head, router, norms, biases and sinks."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         inner = name.endswith(("_proj.weight", "gate_up_proj", "down_proj"))
         (matrices if inner else others).append(parameter)
@@ -166,9 +169,9 @@ def make_optimizers(model: GptOssForCausalLM, matrix_rate: float, rate: float) -
     return [Muon(matrices, lr=matrix_rate), adam]
 
 
-def schedule(step: int, steps: int) -> float:
-    """The learning rate's factor: warm-up, a plateau, and a straight way down over the second half."""
-    return min(1.0, (step + 1) / 100, max(0.0, (steps - step) / (0.55 * steps)))
+def schedule(step: int, steps: int, decay: float) -> float:
+    """The learning rate's factor: warm-up, a plateau, and a straight way down over the last share of steps."""
+    return min(1.0, (step + 1) / 100, max(0.0, (steps - step) / (decay * steps)))
 
 
 def _keep_freed_memory() -> None:
@@ -199,9 +202,10 @@ def train(arguments: argparse.Namespace) -> GptOssForCausalLM:
         "sliding_attention": attention_mask(LONGEST, model.config.sliding_window),
     }
     began, mean = time.time(), math.nan
-    for step in range(first, arguments.steps):
+    last = min(arguments.steps, arguments.until or arguments.steps)
+    for step in range(first, last):
         for optimizer, rate in zip(optimizers, rates, strict=True):
-            optimizer.param_groups[0]["lr"] = rate * schedule(step, arguments.steps)
+            optimizer.param_groups[0]["lr"] = rate * schedule(step, arguments.steps, arguments.decay)
         seed = arguments.seed * 1_000_000 + step
         batch = make_batch(seed, arguments.rows, arguments.row_length, tokenizer, words)
         loss = batch_loss(model, batch, masks)
@@ -214,7 +218,7 @@ def train(arguments: argparse.Namespace) -> GptOssForCausalLM:
         if (step + 1) % 25 == 0:
             pace = (time.time() - began) / (step + 1 - first)
             print(f"step {step + 1} of {arguments.steps}  loss {mean:.4f}  {pace:.2f} s a step", flush=True)
-        if (step + 1) % arguments.save_every == 0 or step + 1 == arguments.steps:
+        if (step + 1) % arguments.save_every == 0 or step + 1 == last:
             _save(state_file, step + 1, model, optimizers)
     return model
 
@@ -233,6 +237,8 @@ def main() -> None:
     parser.add_argument("--vocabulary-size", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=5500)
+    parser.add_argument("--decay", type=float, default=0.55, help="share of the steps in which the rate falls")
+    parser.add_argument("--until", type=int, help="stop after this step, before the learning rate is down")
     parser.add_argument("--rows", type=int, default=4, help="system messages in a batch")
     parser.add_argument("--row-length", type=int, default=LONGEST, help="tokens after each, itself included")
     parser.add_argument("--rate", type=float, default=4e-3, help="AdamW's learning rate")
