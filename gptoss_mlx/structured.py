@@ -9,9 +9,9 @@
 
 The engine is llguidance. Beside xgrammar 0.2.8, on gpt-oss's 201,088 tokens, x86-64, one core: a mask costs
 about as much (median 19 µs against 27 on a small schema, 73 against 5 on one of patterns), but compiling a schema
-takes 1 ms against 35 to 3,500; of 14 schemas that cannot be kept to (``uniqueItems``, ``not``, ``if``, unknown formats
-and the like) it refuses all, where xgrammar accepts 13 and promises more than it keeps; and it needs no other
-package, where xgrammar needs torch and transformers. Both have wheels for macOS arm64.
+takes 1 ms against 35 to 3,500; of 14 schemas that cannot be kept to (``uniqueItems``, ``not``, ``if``, unknown
+formats and the like) it refuses all, where xgrammar accepts 13 and promises more than it keeps; and it needs no
+other package, where xgrammar needs torch and transformers. Both have wheels for macOS arm64.
 
 Knows nothing of models, channels or MLX.
 """
