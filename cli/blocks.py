@@ -67,7 +67,6 @@ class Leaf:
 class Block:
     """A top-level block: where it starts, whether it is closed, and the last item of a list."""
 
-    kind: str
     start: int
     closed: bool = False
     item: int = -1
@@ -142,7 +141,7 @@ class _Walk:
             if token.level == 0 and token.nesting >= 0:
                 start, end = self._span(token)
                 closed = token.type not in _GROWING and end < self._complete
-                self.blocks.append(Block(token.type, start, closed))
+                self.blocks.append(Block(start, closed))
             if token.type == "table_open":
                 end = next(i for i in range(position, len(tokens)) if tokens[i].type == "table_close")
                 yield self._table(token, tokens[position:end])

@@ -102,7 +102,6 @@ class ChatPrompt:
         toggle_thinking: Callable[[], None],
         when_ready: Callable[[], None],
     ) -> None:
-        self._when_ready = when_ready
         self.session: PromptSession[str] = PromptSession(
             multiline=True,
             key_bindings=_bindings(toggle_thinking),
@@ -116,9 +115,11 @@ class ChatPrompt:
             style=_STYLE,
             color_depth=ColorDepth.MONOCHROME if os.environ.get("NO_COLOR") else None,
         )
+        # Not before the prompt is on the screen: what it starts competes for the processor.
+        self.session.app.after_render += lambda _app: when_ready()
 
     def read(self, typed: str = "") -> str:
-        text = self.session.prompt([("class:prompt", "› ")], default=typed, pre_run=self._when_ready)
+        text = self.session.prompt([("class:prompt", "› ")], default=typed)
         return without_quotes(text)
 
     def fail(self, error: BaseException) -> None:
@@ -126,10 +127,6 @@ class ChatPrompt:
         app = self.session.app
         if app.is_running and app.loop is not None:
             app.loop.call_soon_threadsafe(lambda: app.exit(exception=error) if app.is_running else None)
-
-    def refresh(self) -> None:
-        """From another thread: draw the toolbar again."""
-        self.session.app.invalidate()
 
     def _completing(self) -> bool:
         text = self.session.default_buffer.text

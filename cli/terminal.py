@@ -108,9 +108,6 @@ class Terminal:
         if self.interactive:
             self._emit(f"{_ESC}]52;c;{base64.b64encode(text.encode()).decode()}\x07")
 
-    def flush(self) -> None:
-        self._stream.flush()
-
     def _erase(self) -> str:
         """Move to where the tail begins and clear from there on."""
         if not self._tail:
