@@ -27,10 +27,10 @@ LAST_FRAME = 4.0
 
 SCRIPT = (
     ("Hello! Who are you?", 2.0),
+    ("Which channels does gpt-oss use?", 2.0),
     ("/effort high", 0.6),
-    ("What is 47 + 38?", 2.0),
-    ("How many experts does gpt-oss-20b have?", 2.0),
-    ("/stats", 1.0),
+    ("How many layers does gpt-oss-20b have?", 2.0),
+    ("/trace", 2.0),
 )
 
 COLOURS = {
