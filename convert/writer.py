@@ -29,7 +29,7 @@ from .targets import TargetTensor
 __all__ = ["SHARD_BYTES", "DirectoryWriter", "Shard", "plan_shards"]
 
 SHARD_BYTES = 5_000_000_000
-_PENDING = 3  # blocks read but not yet written and hashed
+_PENDING = 8  # blocks read but not yet written and hashed
 _ALIGNMENT = 64
 _FLUSH_BYTES = 256 * 1024**2
 """So many bytes after the last time the disk is set to work, which it would otherwise be only at the end."""
