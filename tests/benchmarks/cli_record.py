@@ -76,7 +76,9 @@ class Dimming(Person):
 
 def record(home: Path) -> Recording:
     """Play the script."""
-    person = Dimming([sys.executable, "-m", "gptoss_mlx.cli", "chat", "-m", "demo"], home, WIDTH, HEIGHT)
+    person = Dimming(
+        [sys.executable, "-m", "gptoss_mlx.cli", "chat", "-m", "demo", "--seed", "4"], home, WIDTH, HEIGHT
+    )
     recording = Recording()
     person.wait_for("›")
     recording.look(person)
