@@ -3,7 +3,7 @@
     import gptoss_mlx as gptoss
 
     with gptoss.load("demo") as model:
-        print(model.ask("What is 12+30?", effort="low").text)
+        print(model.ask("How many layers does gpt-oss-20b have?").text)
 
 Importing this is light: MLX is loaded when a name that needs it is first used.
 """

@@ -191,7 +191,8 @@ class Chat:
         return self._turn(restore=before)
 
     def continue_stream(self) -> Stream:
-        """Goes on with an answer that was cut short by ``max_tokens`` or an interrupt.
+        """Goes on with an answer that was cut short by ``max_tokens`` or an interrupt. A form that the answer had
+        to have (``schema``, ``regex``, ``choices``) is not carried on.
 
         Raises:
             InvalidRequest: the last answer is complete.

@@ -64,8 +64,8 @@ def load(
     Example:
         >>> import gptoss_mlx as gptoss
         >>> with gptoss.load("demo") as model:
-        ...     model.ask("What is 12+30?", effort="low").text
-        '42'
+        ...     model.ask("hi", effort="low").finish_reason
+        'stop'
     """
     if dtype not in _DTYPES:
         raise InvalidRequest(f"dtype is {dtype!r}; {' or '.join(_DTYPES)} is needed")

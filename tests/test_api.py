@@ -57,7 +57,7 @@ SIGNATURES = {
     "SamplingParams": "temperature top_p top_k min_p seed max_tokens stop",
 }
 OPTIONS = {"schema", "regex", "choices", "max_thinking_tokens", "tool_choice", "logprobs"}
-DOCTESTED = ["asynchronous", "chat", "structured", "tools"]
+DOCTESTED = ["asynchronous", "chat", "engine", "structured", "tools"]
 
 
 def test_the_public_names_are_these() -> None:
