@@ -90,7 +90,7 @@ def sorted_experts(experts: Any, states: Tensor, indices: Tensor, weights: Tenso
     inverse[order] = torch.arange(len(order))
     counts = torch.bincount(indices.reshape(-1), minlength=experts.num_experts).tolist()
     repeated = states.unsqueeze(1).expand(-1, active, -1).reshape(tokens * active, -1)
-    inputs = _permuted(repeated, order, inverse).split(counts)
+    inputs = torch.split(_permuted(repeated, order, inverse), counts)
     gate_up, bias = _straight_through(experts.gate_up_proj), experts.gate_up_proj_bias
     gate_up = torch.cat((gate_up[..., ::2], gate_up[..., 1::2]), -1)
     bias = torch.cat((bias[:, ::2], bias[:, 1::2]), -1)

@@ -150,7 +150,7 @@ def _orthogonal(matrix: Tensor) -> Tensor:
     """Five Newton-Schulz steps towards the nearest orthogonal matrix."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[-2] > matrix.shape[-1]
-    x = matrix.mT if tall else matrix
+    x: Tensor = matrix.mT if tall else matrix
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
