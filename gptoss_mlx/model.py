@@ -212,7 +212,7 @@ def combine_twice(
     biases: list[mx.array],
     next_bias: mx.array,
 ) -> tuple[mx.array, mx.array]:
-    """:func:`combine`, and the same plus the next layer's output bias, rounded only once."""
+    """:func:`combine`, and that plus the next layer's output bias."""
     total = _weighted_sum(residual, weights, outputs, biases).astype(residual.dtype)
     return total, total + next_bias
 
