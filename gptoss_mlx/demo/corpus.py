@@ -17,14 +17,14 @@ from .arithmetic import sum_or_difference
 from .exercises import EFFORTS, Exercise, casual, fill, is_held_out
 from .facts import FACTS, Fact
 from .greetings import greeting
-from .tasks import call_question, held_out_names, json_question
+from .tasks import call_question, held_out_names, json_question, repeat_question
 from .unknown import held_out_subjects, unknown_question
 from .wordings import MODELS
 
 __all__ = ["Corpus", "Setting", "conversation", "exercise", "fact_question"]
 
 IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
-KINDS = ("sum", "fact", "unknown", "greeting", "json", "tool")
+KINDS = ("sum", "fact", "unknown", "greeting", "json", "repeat", "tool")
 
 _INSTRUCTIONS = (
     "You are a helpful assistant.",
@@ -78,7 +78,7 @@ def random_setting(chance: random.Random) -> Setting:
         identity=None if plain else IDENTITY,
         knowledge_cutoff=None if plain else "2024-06",
         date=date if chance.random() < 0.5 else None,
-        functions=chance.random() < 0.18,
+        functions=chance.random() < 0.22,
     )
 
 
@@ -119,6 +119,8 @@ def exercise(chance: random.Random, kind: str, *, held_out: bool = False, words:
         return json_question(chance, held_out=held_out, words=words)
     if kind == "tool":
         return call_question(chance, held_out=held_out, words=words)
+    if kind == "repeat":
+        return repeat_question(chance, words=words)
     return greeting(chance)
 
 
@@ -177,10 +179,13 @@ class Corpus:
 
     Args:
         words: any words, for subjects and names that the model must cope with but not know.
+        copying: mostly long texts to repeat. A model that begins with these finds out how to copy within a few
+            hundred steps; with the rest of the corpus alone, where copies are few, it had not after thousands.
     """
 
-    def __init__(self, seed: int, words: Sequence[str]) -> None:
+    def __init__(self, seed: int, words: Sequence[str], *, copying: bool = False) -> None:
         self._chance = random.Random(seed)
+        self._copying = copying
         taken = _taken_words()
         #: Words without those that mean something to the model and those held out.
         self.words = tuple(word for word in words if word.lower() not in taken)
@@ -193,10 +198,12 @@ class Corpus:
         """One training conversation: mostly a single turn, sometimes up to four."""
         chance = self._chance
         count = chance.choices((1, 2, 3, 4), weights=(86, 9, 3, 2))[0]
-        weights = (34, 28, 22, 7, 9, 0)
+        weights = (36, 22, 18, 4, 14, 6, 0)
         if setting.functions:
-            weights = (6, 5, 4, 1, 2, 40)
+            weights = (6, 4, 4, 1, 2, 1, 40)
         turns: list[Exercise] = []
+        if self._copying and chance.random() < 0.7:
+            turns, count = [repeat_question(chance, longest=12, words=self.words)], 1
         while len(turns) < count:
             kind = chance.choices(KINDS, weights=weights)[0]
             if turns and kind == "tool":

@@ -1,4 +1,4 @@
-"""Function calls and JSON answers: the values are copied from the question, so any words may stand there."""
+"""Function calls, JSON and repeating: what stands in the question is copied, so any words may stand there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from .exercises import Exercise, casual, fill, is_held_out, listed
 
-__all__ = ["NAMES", "call_question", "declare", "held_out_names", "json_question"]
+__all__ = ["NAMES", "call_question", "declare", "held_out_names", "json_question", "repeat_question"]
 
 NAMES = listed(
     """Oslo|Paris|London|Berlin|Rome|Madrid|Tokyo|Moscow|Vienna|Prague|Athens|Cairo|Lagos|Sydney|Boston|Chicago
@@ -59,6 +59,11 @@ first_name|friend"""
 )
 _NUMBER_KEYS = listed(
     """age|count|price|year|score|size|height|weight|number|total|id|level|rank|points|quantity|width"""
+)
+
+_REPEAT_ASKED = listed(
+    """Repeat: {x}|Repeat after me: {x}|Say {x}|Say: {x}|Echo {x}|Echo: {x}|Copy this: {x}|Write {x}
+Say this again: {x}|Repeat this: {x}|Please say {x}|Type {x}"""
 )
 
 
@@ -229,4 +234,31 @@ def json_question(chance: random.Random, *, held_out: bool, words: Sequence[str]
         ),
         answer=json.dumps(fields),
         expected=fields,
+    )
+
+
+def repeat_question(chance: random.Random, *, longest: int = 5, words: Sequence[str] = ()) -> Exercise:
+    """A request to say some words again: the plainest exercise in copying.
+
+    Args:
+        longest: how many words there are at most.
+        words: any words to choose from; without them, names.
+    """
+    count = chance.randrange(1, longest + 1)
+    said = []
+    for _ in range(count):
+        word = chance.choice(words or NAMES)
+        style = chance.random()
+        if style < 0.3:
+            word = str(chance.randrange(100) if style < 0.2 else chance.randrange(10_000))
+        elif style < 0.5:
+            word = word.title()
+        said.append(word)
+    text = " ".join(said)
+    return Exercise(
+        kind="repeat",
+        question=fill(chance.choice(_REPEAT_ASKED), x=text),
+        thoughts=("Repeat.", "The user wants the same words again.", f"The user wants these words: {text}."),
+        answer=text,
+        expected=text,
     )

@@ -164,6 +164,26 @@ ALL_ATTENTION_FUNCTIONS.register("conversations", conversation_attention)
 ALL_EXPERTS_FUNCTIONS.register("sorted_mxfp4", sorted_experts)
 
 
+def _look_back(model: GptOssForCausalLM) -> None:
+    """Lets the first layer's first heads begin with looking one and two tokens back, through their biases alone.
+
+    Copying needs such a head below the one that finds the place to copy from; neither is of use without the
+    other, so that from random weights both come late. Scores then are the sum of cos(w (distance - 1)) over
+    the fastest rotations.
+    """
+    attention, size = model.model.layers[0].self_attn, model.config.head_dim
+    fast = 8
+    rotations = model.config.rope_parameters["rope_theta"] ** (-torch.arange(fast) * 2 / size)
+    strength = 4.0
+    with torch.no_grad():
+        attention.k_proj.bias[:fast] = strength
+        repeats = model.config.num_attention_heads // model.config.num_key_value_heads
+        for head in range(repeats):
+            angle = -(head + 1) * rotations
+            attention.q_proj.bias[head * size :][:fast] = strength * torch.cos(angle)
+            attention.q_proj.bias[head * size + size // 2 :][:fast] = strength * torch.sin(angle)
+
+
 def build_model(config: dict[str, Any]) -> GptOssForCausalLM:
     """A new model with random weights, of a size that suits the width rather than the 2880 of the real one."""
     model: GptOssForCausalLM = GptOssForCausalLM(GptOssConfig(**config))
@@ -179,6 +199,7 @@ def build_model(config: dict[str, Any]) -> GptOssForCausalLM:
             if name.endswith(("o_proj.weight", "down_proj")):
                 deviation /= (2 * model.config.num_hidden_layers) ** 0.5
             parameter.normal_(0, deviation)
+    _look_back(model)
     # One matrix in training, two tensors in the checkpoint: copying a word, however rare, is then the same for
     # every word, and is learnt many times sooner.
     model.lm_head.weight = model.model.embed_tokens.weight

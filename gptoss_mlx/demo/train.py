@@ -80,9 +80,8 @@ def _conversation_tokens(corpus: Corpus, setting: Any, tokenizer: Tokenizer) -> 
     return [*tokens[:-1], tokenizer.special["<|return|>"]]
 
 
-def make_batch(seed: int, rows: int, length: int, tokenizer: Tokenizer, words: Sequence[str]) -> Batch:
-    """The batch of a seed: each row a system message and as many conversations as `length` tokens hold."""
-    corpus = Corpus(seed, words)
+def make_batch(corpus: Corpus, rows: int, length: int, tokenizer: Tokenizer) -> Batch:
+    """The next batch: each row a system message and as many conversations as `length` tokens hold."""
     tokens: list[int] = []
     positions: list[int] = []
     learnt: list[bool] = []
@@ -93,6 +92,8 @@ def make_batch(seed: int, rows: int, length: int, tokenizer: Tokenizer, words: S
         conversations: list[slice] = []
         while True:
             new = _conversation_tokens(corpus, setting, tokenizer)
+            if len(new) > LONGEST:
+                continue
             shared = new.index(end) + 1
             first = shared if conversations else 0
             if len(tokens) - row + len(new) - first > length:
@@ -207,7 +208,8 @@ def train(arguments: argparse.Namespace) -> GptOssForCausalLM:
         for optimizer, rate in zip(optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * schedule(step, arguments.steps, arguments.decay)
         seed = arguments.seed * 1_000_000 + step
-        batch = make_batch(seed, arguments.rows, arguments.row_length, tokenizer, words)
+        corpus = Corpus(seed, words, copying=step < arguments.copying)
+        batch = make_batch(corpus, arguments.rows, arguments.row_length, tokenizer)
         loss = batch_loss(model, batch, masks)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -241,6 +243,7 @@ def main() -> None:
     parser.add_argument("--until", type=int, help="stop after this step, before the learning rate is down")
     parser.add_argument("--rows", type=int, default=4, help="system messages in a batch")
     parser.add_argument("--row-length", type=int, default=LONGEST, help="tokens after each, itself included")
+    parser.add_argument("--copying", type=int, default=400, help="steps at the start that mostly repeat texts")
     parser.add_argument("--rate", type=float, default=4e-3, help="AdamW's learning rate")
     parser.add_argument("--matrix-rate", type=float, default=0.02, help="Muon's learning rate")
     parser.add_argument("--threads", type=int, default=2)
