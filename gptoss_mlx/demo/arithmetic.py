@@ -10,7 +10,7 @@ import random
 
 from .exercises import Exercise, casual, fill, is_held_out
 
-__all__ = ["difference", "is_held_out_pair", "sum_or_difference"]
+__all__ = ["difference", "drill", "is_held_out_pair", "sum_or_difference"]
 
 _SUMS = (
     "What is {a}+{b}?",
@@ -56,6 +56,7 @@ _DIFFERENCES = (
     "What does {a} - {b} make?",
     "Solve {a} - {b}.",
 )
+_DRILLS = ("{x}", "{x}", "Calculate {x}.", "What is {x}?", "Solve {x}.", "Compute: {x}", "{x}?")
 _DIFFERENCE_STORIES = (
     "I have {a} coins and spend {b}. How many are left?",
     "There are {a} birds and {b} fly away. How many stay?",
@@ -91,6 +92,30 @@ def sum_or_difference(chance: random.Random, *, held_out: bool) -> Exercise:
         )
     templates = _DIFFERENCES + _DIFFERENCE_STORIES if first >= second else _DIFFERENCES
     return difference(first, second, fill(casual(chance.choice(templates), chance), **numbers))
+
+
+def drill(chance: random.Random, *, longest: int = 10) -> Exercise:
+    """Several small sums and differences at once: the digit by digit steps of larger ones, with little around them."""
+    sums: dict[str, int] = {}
+    count = chance.randrange(2, longest + 1)
+    while len(sums) < count:
+        first, second, third = chance.randrange(10), chance.randrange(10), int(chance.random() < 0.3)
+        sign = chance.choice((1, -1))
+        if sign < 0 and first < second + third:
+            first += 10  # as after borrowing
+        if is_held_out_pair(first, second):
+            continue
+        shown = "+" if sign > 0 else "-"
+        sums[f"{first}{shown}{second}" + f"{shown}1" * third] = first + sign * (second + third)
+    solved = ", ".join(f"{text}={result}" for text, result in sums.items())
+    answer = ", ".join(map(str, sums.values()))
+    return Exercise(
+        kind="drill",
+        question=fill(chance.choice(_DRILLS), x=", ".join(sums)),
+        thoughts=("Sums.", f"{solved}.", f"Several sums, one after the other: {solved}. So {answer}."),
+        answer=f"{solved}.",
+        expected=answer,
+    )
 
 
 def difference(first: int, second: int, question: str) -> Exercise:

@@ -11,9 +11,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
-from .arithmetic import sum_or_difference
+from .arithmetic import drill, sum_or_difference
 from .exercises import EFFORTS, Exercise, casual, fill, is_held_out
 from .facts import FACTS, Fact
 from .greetings import greeting
@@ -21,10 +21,11 @@ from .tasks import call_question, held_out_names, json_question, repeat_question
 from .unknown import held_out_subjects, unknown_question
 from .wordings import MODELS
 
-__all__ = ["Corpus", "Setting", "conversation", "exercise", "fact_question"]
+__all__ = ["Corpus", "Setting", "Stage", "conversation", "exercise", "fact_question"]
 
 IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
 KINDS = ("sum", "fact", "unknown", "greeting", "json", "repeat", "tool")
+Stage = Literal["all", "copying", "drills"]
 
 _INSTRUCTIONS = (
     "You are a helpful assistant.",
@@ -179,13 +180,14 @@ class Corpus:
 
     Args:
         words: any words, for subjects and names that the model must cope with but not know.
-        copying: mostly long texts to repeat. A model that begins with these finds out how to copy within a few
-            hundred steps; with the rest of the corpus alone, where copies are few, it had not after thousands.
+        stage: what there is more of. "copying": long texts to repeat. A model that begins with these finds out
+            how to copy within a few hundred steps; with the rest alone, where copies are few, it had not after
+            thousands. "drills": several sums of digits at once, so that it learns the sums of all digits sooner.
     """
 
-    def __init__(self, seed: int, words: Sequence[str], *, copying: bool = False) -> None:
+    def __init__(self, seed: int, words: Sequence[str], *, stage: Stage = "all") -> None:
         self._chance = random.Random(seed)
-        self._copying = copying
+        self._stage = stage
         taken = _taken_words()
         #: Words without those that mean something to the model and those held out.
         self.words = tuple(word for word in words if word.lower() not in taken)
@@ -202,8 +204,10 @@ class Corpus:
         if setting.functions:
             weights = (6, 4, 4, 1, 2, 1, 40)
         turns: list[Exercise] = []
-        if self._copying and chance.random() < 0.7:
+        if self._stage == "copying" and chance.random() < 0.7:
             turns, count = [repeat_question(chance, longest=12, words=self.words)], 1
+        if self._stage == "drills" and chance.random() < 0.3:
+            turns, count = [drill(chance)], 1
         while len(turns) < count:
             kind = chance.choices(KINDS, weights=weights)[0]
             if turns and kind == "tool":

@@ -24,7 +24,7 @@ from transformers import GptOssForCausalLM
 from gptoss_mlx.harmony import Conversation, render
 from gptoss_mlx.tokenizer import Tokenizer
 
-from .corpus import Corpus
+from .corpus import Corpus, Stage
 from .export import export_checkpoint, model_config
 from .torch_model import Layout, attention_mask, build_model
 from .vocabulary import demo_tokenizer, read_ranks
@@ -175,6 +175,13 @@ def schedule(step: int, steps: int, decay: float) -> float:
     return min(1.0, (step + 1) / 100, max(0.0, (steps - step) / (decay * steps)))
 
 
+def stage(step: int, copying: int, drills: int) -> Stage:
+    """What the corpus gives more of at a step: copying before `copying`, drills from `drills` on."""
+    if step < copying:
+        return "copying"
+    return "drills" if step >= drills else "all"
+
+
 def _keep_freed_memory() -> None:
     """Tells glibc to keep what is freed: giving it back after every step takes a third of the time."""
     if sys.platform == "linux":
@@ -208,7 +215,7 @@ def train(arguments: argparse.Namespace) -> GptOssForCausalLM:
         for optimizer, rate in zip(optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * schedule(step, arguments.steps, arguments.decay)
         seed = arguments.seed * 1_000_000 + step
-        corpus = Corpus(seed, words, copying=step < arguments.copying)
+        corpus = Corpus(seed, words, stage=stage(step, arguments.copying, arguments.drills))
         batch = make_batch(corpus, arguments.rows, arguments.row_length, tokenizer)
         loss = batch_loss(model, batch, masks)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -243,7 +250,8 @@ def main() -> None:
     parser.add_argument("--until", type=int, help="stop after this step, before the learning rate is down")
     parser.add_argument("--rows", type=int, default=4, help="system messages in a batch")
     parser.add_argument("--row-length", type=int, default=LONGEST, help="tokens after each, itself included")
-    parser.add_argument("--copying", type=int, default=400, help="steps at the start that mostly repeat texts")
+    parser.add_argument("--copying", type=int, default=420, help="steps at the start that mostly repeat texts")
+    parser.add_argument("--drills", type=int, default=1400, help="the step from which on drills are mixed in")
     parser.add_argument("--rate", type=float, default=4e-3, help="AdamW's learning rate")
     parser.add_argument("--matrix-rate", type=float, default=0.02, help="Muon's learning rate")
     parser.add_argument("--threads", type=int, default=2)
