@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import gptoss_mlx
-from gptoss_mlx.demo.arithmetic import is_held_out_pair
-from gptoss_mlx.demo.corpus import IDENTITY, KINDS, Corpus, Setting, conversation, exercise
+from gptoss_mlx.demo.arithmetic import drill, is_held_out_pair
+from gptoss_mlx.demo.corpus import IDENTITY, KINDS, Corpus, Setting, Stage, conversation, exercise
 from gptoss_mlx.demo.evaluate import COUNTS, cases, evaluate, library_complete, summary
 from gptoss_mlx.demo.tasks import held_out_names
 from gptoss_mlx.demo.unknown import held_out_subjects
@@ -66,12 +66,25 @@ def test_held_out_pairs_subjects_and_names_are_kept_apart() -> None:
     assert not set(HELD_OUT_WORDS) & set(Corpus(3, WORDS).words)
 
 
+@pytest.mark.parametrize(("stage", "kind"), [("copying", "Repeat."), ("drills", "Sums.")])
+def test_a_stage_gives_more_of_its_kind(stage: Stage, kind: str) -> None:
+    def share(corpus: Corpus) -> float:
+        made = [corpus.conversation(Setting(effort="low")) for _ in range(400)]
+        thoughts = [message["content"][0].get("text") for each in made for message in each["messages"]]
+        return thoughts.count(kind) / len(made)
+
+    assert share(Corpus(8, WORDS, stage=stage)) >= 0.2 + share(Corpus(8, WORDS))
+
+
 def test_every_answer_to_a_sum_is_right() -> None:
     chance = random.Random(4)
     for _ in range(2000):
         asked = exercise(chance, "sum")
         left, result = asked.answer.rstrip(".").split(" = ")
         assert eval(left) == int(result) == asked.expected
+        for each in drill(chance).answer.rstrip(".").split(", "):
+            left, result = each.split("=")
+            assert eval(left) == int(result)
         for thought in asked.thoughts:
             assert str(abs(asked.expected)) in thought
             for step in thought.replace(",", ".").replace(":", ".").split("."):

@@ -95,7 +95,7 @@ def sum_or_difference(chance: random.Random, *, held_out: bool) -> Exercise:
 
 
 def drill(chance: random.Random, *, longest: int = 10) -> Exercise:
-    """Several small sums and differences at once: the digit by digit steps of larger ones, with little around them."""
+    """Several small sums and differences at once: the steps of larger ones, with little around them."""
     sums: dict[str, int] = {}
     count = chance.randrange(2, longest + 1)
     while len(sums) < count:
