@@ -212,6 +212,9 @@ def json_question(chance: random.Random, *, held_out: bool, words: Sequence[str]
     """A request for a JSON object whose fields stand in the question."""
     count = chance.choice((1, 2, 2, 2, 3, 3))
     keys = chance.sample(_TEXT_KEYS + _NUMBER_KEYS, count)
+    while held_out and not set(keys) & set(_TEXT_KEYS):
+        # What is held out is a name; numbers alone may stand in a training question.
+        keys = chance.sample(_TEXT_KEYS + _NUMBER_KEYS, count)
     fields: dict[str, Any] = {}
     for key in keys:
         if key in _NUMBER_KEYS:
