@@ -20,6 +20,8 @@ from prompt_toolkit.keys import Keys
 from prompt_toolkit.output.color_depth import ColorDepth
 from prompt_toolkit.styles import Style
 
+from ..errors import FileWriteError
+from ..files import private_file
 from .spans import visible
 
 __all__ = ["ChatPrompt", "CommandWords", "LineReader", "Reader", "in_block"]
@@ -137,12 +139,10 @@ def _history(path: Path | None) -> History:
     if path is None:
         return InMemoryHistory()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-        path.chmod(0o600)
-    except OSError:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return FileHistory(str(private_file(path)))
+    except (OSError, FileWriteError):
         return InMemoryHistory()
-    return FileHistory(str(path))
 
 
 # Terminals that tell Shift-Enter apart send one of these; it means the same as Alt-Enter.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptoss_mlx.checkpoint import Checkpoint
+from gptoss_mlx.config import MAX_LAYERS
 from gptoss_mlx.errors import CheckpointError, ConfigError
 from gptoss_mlx.weights import HUGGING_FACE, MLX, Row, Source, Transform
 
@@ -162,6 +163,8 @@ def hugging_face_config(original: Mapping[str, Any]) -> dict[str, Any]:
     """
     try:
         layers = int(original["num_hidden_layers"])
+        if layers > MAX_LAYERS:
+            raise ConfigError(f"num_hidden_layers is {layers}; at most {MAX_LAYERS} are read")
         context = int(original["initial_context_length"])
         factor = float(original["rope_scaling_factor"])
         return {
@@ -201,5 +204,5 @@ def hugging_face_config(original: Mapping[str, Any]) -> dict[str, Any]:
         }
     except KeyError as error:
         raise ConfigError(f"{error.args[0]} is missing; this is no config.json of OpenAI's original/") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"a value cannot be used: {error}") from None

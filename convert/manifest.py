@@ -13,12 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gptoss_mlx.checkpoint import MAX_NAME_BYTES
 from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.reading import inside, parse_json, read_regular, shown
 
 __all__ = ["FORMAT", "MANIFEST_NAME", "FileEntry", "Manifest", "TensorEntry"]
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
+_MAX_BYTES = 8 * 2**20  # some 300 a tensor, of 10,000 at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,17 +73,19 @@ class Manifest:
         """
         path = directory / MANIFEST_NAME
         try:
-            data = path.read_bytes()
+            data = read_regular(inside(path), _MAX_BYTES)
         except FileNotFoundError:
             raise CheckpointError(f"{path}: missing; only what 'gptoss convert' wrote can be verified") from None
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}; this is no manifest") from error
         try:
-            content = json.loads(data)
+            content = parse_json(data)
             version = content["format"]
             if version != FORMAT:
                 raise CheckpointError(
-                    f"{path}: of format {version!r}, this version knows {FORMAT}; update gptoss-mlx"
+                    f"{path}: of format {shown(version)}, this version knows {FORMAT}; update gptoss-mlx"
                 )
             manifest = cls(
                 source=content["source"],
@@ -91,12 +96,30 @@ class Manifest:
                     for name, entry in content["tensors"].items()
                 },
             )
+            _check(manifest)
             unchanged = manifest.text().encode() == data
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             unchanged = False
         if not unchanged:
             raise CheckpointError(f"{path}: was changed since it was written; convert again")
         return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """Whoever wrote the file could also make the hash fit: the values must be usable, and the names be files.
+
+    Raises:
+        ValueError: they are not.
+    """
+    for name, entry in manifest.files.items():
+        if Path(name).name != name or not name.isprintable() or len(name.encode()) > MAX_NAME_BYTES:
+            raise ValueError
+        if type(entry.bytes) is not int or not 0 <= entry.bytes < 2**63:
+            raise ValueError
+    texts = [text for entry in manifest.tensors.values() for text in (entry.dtype, entry.file, entry.sha256)]
+    texts += [entry.sha256 for entry in manifest.files.values()]
+    if not all(isinstance(text, str) for text in texts) or not all(map(str.isprintable, manifest.tensors)):
+        raise ValueError
 
 
 def _encode(content: Mapping[str, Any]) -> bytes:

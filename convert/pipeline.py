@@ -21,6 +21,7 @@ from gptoss_mlx import downloads, hub
 from gptoss_mlx.errors import CheckpointError, ConversionError, ModelNotFound, NotEnoughDisk
 from gptoss_mlx.files import atomic_directory
 from gptoss_mlx.fit import PRECISIONS, DeviceInfo, Precision, choose_precision
+from gptoss_mlx.reading import inside, read_regular
 
 from .locking import locked
 from .manifest import MANIFEST_NAME, Manifest
@@ -44,6 +45,7 @@ _COPIED = (
     "generation_config.json",
     "LICENSE",
 )
+_MAX_COPIED = 64 * 1024**2
 _DISK_RESERVE = 64 * 1024**2
 
 
@@ -381,9 +383,11 @@ def _small_files(model: SourceModel, to: TargetFormat, dense: Precision) -> dict
 
 def _read_small(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(inside(path), _MAX_COPIED)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; remove it or download it again") from error
 
 
 def _revision(directory: Path) -> str | None:

@@ -27,6 +27,9 @@ __all__ = ["TARGETS", "TargetFormat", "TargetTensor", "target_config", "target_t
 TargetFormat = Literal["mlx", "hf", "mlx-lm"]
 TARGETS: tuple[TargetFormat, ...] = ("mlx", "hf", "mlx-lm")
 
+# Of the source's config.json: what is decided anew, and what makes other programs run code of the source's.
+_LEFT_OUT = ("quantization", "auto_map", "model_file")
+
 _MODULES_KEPT = (
     "model.layers.*.self_attn",
     "model.layers.*.mlp.router",
@@ -153,7 +156,7 @@ def _cut(transform: Transform, whole: Reader, shapes: Sequence[tuple[int, ...]])
 
 def target_config(source: SourceModel, target: TargetFormat, dense: Precision) -> dict[str, Any]:
     """The target's config.json."""
-    values = {name: value for name, value in source.config_values.items() if name != "quantization"}
+    values = {name: value for name, value in source.config_values.items() if name not in _LEFT_OUT}
     quantization = quantization_for(source.config, dense)
     packed: Mapping[str, Any] = {"group_size": MXFP4_GROUP_SIZE, "bits": 4, "mode": "mxfp4"}
     if target == "hf":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gptoss_mlx.checkpoint import TensorRecord, read_header
 from gptoss_mlx.errors import CheckpointError
+from gptoss_mlx.reading import inside, open_regular
 
 from .manifest import MANIFEST_NAME, Manifest
 
@@ -83,7 +84,8 @@ def _check_file(path: Path, nbytes: int, sha256: str, manifest: Manifest, proble
             return
         digest = hashlib.sha256()
         tensors = _TensorHashes(path, problems) if path.suffix == ".safetensors" else None
-        with path.open("rb", buffering=0) as file:
+        file, _ = open_regular(inside(path))
+        with file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
                 if tensors is not None:
@@ -105,6 +107,7 @@ class _TensorHashes:
 
     def __init__(self, path: Path, problems: list[str]) -> None:
         self._name = path.name
+        self._problems = problems
         self._position = 0
         self._hashes: dict[str, str] = {}
         self._current = hashlib.sha256()
@@ -122,13 +125,22 @@ class _TensorHashes:
             record = self._records[self._next]
             if record.begin >= end and record.nbytes:
                 break
-            self._current.update(view[max(record.begin, start) - start : max(0, record.end - start)])
+            part = view[max(record.begin, start) - start : max(0, record.end - start)]
+            self._current.update(part)
+            self._refuse_nan(record, part)
             if record.end > end:
                 break
             self._hashes[record.name] = self._current.hexdigest()
             self._current = hashlib.sha256()
             self._next += 1
         self._position = end
+
+    def _refuse_nan(self, record: TensorRecord, part: memoryview) -> None:
+        """A manifest can be right about scales that no conversion would have written."""
+        if record.dtype == "U8" and record.name.endswith("scales") and b"\xff" in bytes(part):
+            problem = f"{record.file}: tensor {record.name} holds NaN scales"
+            if problem not in self._problems:  # a tensor may come in several parts
+                self._problems.append(problem)
 
     def changed(self, manifest: Manifest) -> list[str]:
         """Tensors that are not as the manifest says, of those it places in this file."""

@@ -10,6 +10,8 @@ from typing import Any, Final
 from .errors import ChatFileError, HarmonyError
 from .files import write_text
 from .harmony import Message
+from .harmony.fields import check_text
+from .reading import parse_json, read_regular
 
 __all__ = ["VERSION", "ChatContent", "read", "write"]
 
@@ -91,12 +93,12 @@ def read(path: str | Path, *, keep_readable: bool = False) -> ChatContent:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ChatFileError(f"{path}: is larger than {_MAX_BYTES // 2**20} MB; it is no saved chat")
-        data = json.loads(path.read_bytes())
+        data = parse_json(read_regular(path, _MAX_BYTES))
     except FileNotFoundError:
         raise ChatFileError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ChatFileError(f"{path}: cannot be read as a chat ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
         raise ChatFileError(f"{path}: cannot be read as a chat ({error})") from error
     if not isinstance(data, dict):
         raise ChatFileError(f"{path}: is no saved chat; name a file that gptoss wrote")
@@ -105,9 +107,12 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _text(path: Path, data: dict[str, Any], name: str) -> str | None:
     value = data.get(name)
-    if value is not None and not isinstance(value, str):
-        raise ChatFileError(f"{path}: {name} is {value!r}; the file is damaged")
-    return value
+    if value is None:
+        return None
+    try:
+        return check_text(value, name)
+    except HarmonyError as error:
+        raise ChatFileError(f"{path}: {error}; the file is damaged") from error
 
 
 def _message_to_dict(message: Message) -> dict[str, Any]:

@@ -7,11 +7,8 @@ Knows nothing of which tensors a model needs: that is ``weights``.
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,8 +16,9 @@ from typing import Any
 
 from .config import read_json
 from .errors import CheckpointError
+from .reading import inside, open_regular, parse_json, shown
 
-__all__ = ["DTYPE_BYTES", "Checkpoint", "TensorRecord", "read_header"]
+__all__ = ["DTYPE_BYTES", "MAX_NAME_BYTES", "Checkpoint", "TensorRecord", "read_header"]
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -45,8 +43,10 @@ DTYPE_BYTES: Mapping[str, int] = MappingProxyType(
     }
 )
 
-_MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
+MAX_NAME_BYTES = 255  # of a file, on any disk
 _MAX_TENSORS = 10_000  # a 120b in the widest layout has about 800
+# So many tensors of 200 bytes each. safetensors allows 100 MB, which can take gigabytes once parsed.
+_MAX_HEADER_BYTES = 2 * 2**20
 _MAX_DIMENSIONS = 8
 
 
@@ -92,7 +92,7 @@ class Checkpoint:
         names = sorted(set(weight_map.values())) if weight_map is not None else [_single_file(directory)]
         tensors: dict[str, TensorRecord] = {}
         for name in names:
-            for record in read_header(_inside(directory, name)).values():
+            for record in read_header(directory / name).values():
                 if record.name in tensors:
                     raise CheckpointError(
                         f"{record.file}: tensor {record.name} is also in {tensors[record.name].file.name}"
@@ -110,20 +110,16 @@ class Checkpoint:
 def read_header(path: Path) -> dict[str, TensorRecord]:
     """The tensors of one safetensors file, in the order of their bytes.
 
-    Refused: what is no regular file; a header longer than the file or than 100 MB; duplicate keys; unknown
-    dtypes; shapes that are not whole numbers; offsets out of range; tensors that overlap, leave holes or are
-    followed by other bytes; a shape whose bytes are not the span; names with control characters; more than
-    10,000 tensors.
+    Refused: what is no regular file, or a link out of its directory; a header longer than the file or than
+    2 MB, or not in UTF-8; duplicate keys; unknown dtypes; shapes that are not whole numbers or whose product
+    overflows; offsets out of range; tensors that overlap, leave holes or are followed by other bytes; a shape
+    whose bytes are not the span; names with control characters; more than 10,000 tensors.
 
     Raises:
         CheckpointError: any of these, naming the file and the tensor.
     """
     header, data_begin, file_bytes = _read_header_json(path)
-    # MLX writes null where it was given none.
-    metadata = header.pop("__metadata__", None)
-    metadata = {} if metadata is None else metadata
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CheckpointError(f"{path}: __metadata__ must map text to text; download it again")
+    _check_metadata(path, header.pop("__metadata__", None))
     if len(header) > _MAX_TENSORS:
         raise CheckpointError(f"{path}: {len(header)} tensors; at most {_MAX_TENSORS} are read")
     records = [_record(path, name, entry, data_begin) for name, entry in header.items()]
@@ -146,57 +142,69 @@ def read_header(path: Path) -> dict[str, TensorRecord]:
 def _read_header_json(path: Path) -> tuple[dict[str, Any], int, int]:
     """The parsed header, where the data begins, and the size of the file."""
     try:
-        # Non-blocking: opening a FIFO must not wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        file, file_bytes = open_regular(inside(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; download the checkpoint again") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be opened ({error.strerror})") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{path}: is no regular file")
+    with file:
         length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= _MAX_HEADER_BYTES or 8 + length > status.st_size:
+        if not 2 <= length <= _MAX_HEADER_BYTES or 8 + length > file_bytes:
             raise CheckpointError(
-                f"{path}: a header of {length} bytes in a file of {status.st_size}; truncated or no safetensors"
+                f"{path}: a header of {length} bytes in a file of {file_bytes}; truncated or no safetensors"
             )
         text = file.read(length)
     if len(text) != length or not text.startswith(b"{"):
         raise CheckpointError(f"{path}: no safetensors header; download it again")
     try:
-        header = json.loads(text, object_pairs_hook=_unique_keys)
+        header = parse_json(text, _at_most(_MAX_TENSORS + 2))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: the header is not valid JSON ({error}); download it again") from error
-    return header, 8 + length, status.st_size
+    return header, 8 + length, file_bytes
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {twice!r} stands twice")
-    return content
+def _at_most(limit: int) -> Callable[[], None]:
+    """Counts objects and stops at too many, before they fill the memory."""
+    count = 0
+
+    def on_object() -> None:
+        nonlocal count
+        count += 1
+        if count > limit:
+            raise ValueError(f"more than {limit} objects; at most {_MAX_TENSORS} tensors are read")
+
+    return on_object
+
+
+def _check_metadata(path: Path, metadata: Any) -> None:
+    if metadata is None:  # MLX writes null where it was given none.
+        return
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(f"{path}: __metadata__ must map text to text; download it again")
+    try:
+        "".join([*metadata, *metadata.values()]).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{path}: __metadata__ holds half a surrogate pair; download it again") from None
 
 
 def _record(path: Path, name: str, entry: Any, data_begin: int) -> TensorRecord:
     """One entry of the header, checked by itself."""
-    where = f"{path}: tensor {name!r}"
+    where = f"{path}: tensor {shown(name)}"
     if not name or not name.isprintable():
         raise CheckpointError(f"{where}: a name must be printable text")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{where}: dtype, shape and data_offsets are needed, nothing else")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        raise CheckpointError(f"{where}: dtype {dtype!r} is unknown")
-    # type(), not isinstance(): True is an int in Python.
+        raise CheckpointError(f"{where}: dtype {shown(dtype)} is unknown")
     if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS or not all(map(_is_size, shape)):
-        raise CheckpointError(f"{where}: shape {shape!r} is no list of whole numbers")
+        raise CheckpointError(f"{where}: shape {shown(shape)} is no list of whole numbers")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
-        raise CheckpointError(f"{where}: data_offsets {offsets!r} are no two whole numbers")
+        raise CheckpointError(f"{where}: data_offsets {shown(offsets)} are no two whole numbers")
     begin, end = offsets
-    if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
+    # Without the zeros too: [2^62, 2^62, 0] is empty, and overflows whoever multiplies from the left.
+    largest = math.prod(filter(None, shape)) * DTYPE_BYTES[dtype]
+    if end - begin != math.prod(shape) * DTYPE_BYTES[dtype] or not _is_size(largest):
         raise CheckpointError(f"{where}: {dtype} {shape} does not fill bytes {begin} to {end}")
     return TensorRecord(
         name=name,
@@ -209,6 +217,7 @@ def _record(path: Path, name: str, entry: Any, data_begin: int) -> TensorRecord:
 
 
 def _is_size(value: Any) -> bool:
+    # type(), not isinstance(): True is an int in Python.
     return type(value) is int and 0 <= value < 2**63
 
 
@@ -218,15 +227,27 @@ def _read_index(path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: weight_map is missing; download it again")
     for tensor, name in weight_map.items():
-        if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name:
-            raise CheckpointError(f"{path}: tensor {tensor!r} is said to lie in {name!r}, outside the directory")
+        if not _is_shard_name(name):
+            raise CheckpointError(
+                f"{path}: tensor {shown(tensor)} is said to lie in {shown(name)}, outside the directory"
+            )
     return weight_map
+
+
+def _is_shard_name(name: Any) -> bool:
+    return (
+        isinstance(name, str)
+        and name.endswith(".safetensors")
+        and name.isprintable()
+        and len(name.encode()) <= MAX_NAME_BYTES
+        and Path(name).name == name
+    )
 
 
 def _check_index(path: Path, weight_map: Mapping[str, str], tensors: Mapping[str, TensorRecord]) -> None:
     for tensor, name in weight_map.items():
         if tensor not in tensors or tensors[tensor].file.name != name:
-            raise CheckpointError(f"{path}: tensor {tensor!r} is not in {name}; download both again")
+            raise CheckpointError(f"{path}: tensor {shown(tensor)} is not in {name}; download both again")
     for tensor, record in tensors.items():
         if tensor not in weight_map:
             raise CheckpointError(f"{record.file}: tensor {tensor!r} is not in the index")
@@ -250,21 +271,3 @@ def _single_file(directory: Path) -> str:
 def _pickles(directory: Path) -> Iterator[Path]:
     for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl"):
         yield from directory.glob(pattern)
-
-
-def _inside(directory: Path, name: str) -> Path:
-    """The path of a file of the directory; a link may not lead out of it.
-
-    The Hub's cache is built of links: a snapshot's files point into ``blobs`` beside ``snapshots``. Those
-    are followed.
-    """
-    path = directory / name
-    if path.is_symlink():
-        target = path.resolve()
-        home = directory.resolve()
-        allowed = [home]
-        if home.parent.name == "snapshots":
-            allowed.append(home.parent.parent / "blobs")
-        if not any(target.is_relative_to(place) for place in allowed):
-            raise CheckpointError(f"{path}: links out of the directory, to {target}")
-    return path

@@ -7,20 +7,22 @@ silence. Knows nothing of tensors.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from .errors import CheckpointError, ConfigError
+from .reading import inside, parse_json, read_regular, shown
 
-__all__ = ["LayerType", "ModelConfig", "Quantization", "RopeConfig", "read_json"]
+__all__ = ["MAX_LAYERS", "LayerType", "ModelConfig", "Quantization", "RopeConfig", "read_json"]
 
 LayerType = Literal["sliding_attention", "full_attention"]
 
 MXFP4_GROUP_SIZE = 32
+MAX_LAYERS = 1024
+# Of a config or an index, which has a few hundred bytes a tensor.
+MAX_JSON_BYTES = 2 * 2**20
 _THETA_RANGE = (1.0001, 1e9)
 
 # Written by transformers and others; none of them changes what the model computes.
@@ -111,7 +113,7 @@ class ModelConfig:
         fields.literal("experts_per_token", experts_per_token)
         rope = _rope(fields)
         fields.literal("initial_context_length", rope.original_max_position_embeddings)
-        num_hidden_layers = fields.integer("num_hidden_layers", 1, 1024)
+        num_hidden_layers = fields.integer("num_hidden_layers", 1, MAX_LAYERS)
         return cls(
             vocab_size=fields.integer("vocab_size", 1, 2**24),
             hidden_size=fields.integer("hidden_size", 32, 2**16),
@@ -143,18 +145,20 @@ class ModelConfig:
         return self.num_key_value_heads * self.head_dim
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """A JSON object from a file of a checkpoint directory, of at most ``limit`` bytes.
 
     Raises:
-        CheckpointError: there is no such file, it is not JSON, or not an object.
+        CheckpointError: there is no such file, it leads out of the directory, it is too large or no regular
+            file, it is not JSON, a key stands in it twice, or it is not an object.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            content = json.load(file)
+        content = parse_json(read_regular(inside(path), limit))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; {path.parent} is not a checkpoint directory") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); download it again") from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON ({error}); download it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds no JSON object; download it again")
@@ -182,15 +186,18 @@ class _Fields:
     def integer(self, name: str, low: int, high: int) -> int:
         value = self.required(name)
         if type(value) is not int or not low <= value <= high:
-            raise ConfigError(f"{self.prefix}{name} is {value!r}; a whole number from {low} to {high} is needed")
+            needed = f"a whole number from {low} to {high} is needed"
+            raise ConfigError(f"{self.prefix}{name} is {shown(value)}; {needed}")
         return value
 
     def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
         value = self.get(name) if default is not None else self.required(name)
         if value is None and default is not None:
             return default
-        if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
-            raise ConfigError(f"{self.prefix}{name} is {value!r}; a number from {low:g} to {high:g} is needed")
+        # NaN is in no range, and a whole number may be too large to become a float.
+        if type(value) not in (int, float) or not low <= value <= high:
+            needed = f"a number from {low:g} to {high:g} is needed"
+            raise ConfigError(f"{self.prefix}{name} is {shown(value)}; {needed}")
         return float(value)
 
     def literal(self, name: str, expected: Any, *, required: bool = False) -> None:
@@ -198,14 +205,14 @@ class _Fields:
         value = self.required(name) if required else self.get(name)
         # In Python True == 1; in a config it does not.
         if value is not None and (value != expected or isinstance(value, bool) != isinstance(expected, bool)):
-            raise ConfigError(f"{self.prefix}{name} is {value!r}; gpt-oss has {expected!r}")
+            raise ConfigError(f"{self.prefix}{name} is {shown(value)}; gpt-oss has {expected!r}")
 
     def table(self, name: str) -> _Fields | None:
         value = self.get(name)
         if value is None:
             return None
         if not isinstance(value, dict):
-            raise ConfigError(f"{self.prefix}{name} is {value!r}; an object is needed")
+            raise ConfigError(f"{self.prefix}{name} is {shown(value)}; an object is needed")
         return _Fields(value, f"{self.prefix}{name}.")
 
     def unused(self) -> tuple[str, ...]:
@@ -215,7 +222,8 @@ class _Fields:
         """For objects in which a key that is not understood would change the model."""
         unknown = sorted(name for name in set(self._values) - self._read if self._values[name] is not None)
         if unknown:
-            raise ConfigError(f"{self.prefix}{unknown[0]} is unknown: {self._values[unknown[0]]!r}")
+            name = unknown[0] if unknown[0].isidentifier() else shown(unknown[0])
+            raise ConfigError(f"{self.prefix}{name} is unknown: {shown(self._values[unknown[0]])}")
 
 
 def _rope(fields: _Fields) -> RopeConfig:
@@ -234,7 +242,7 @@ def _rope(fields: _Fields) -> RopeConfig:
     table.literal("rope_type", "yarn", required=True)
     truncate = table.get("truncate")
     if truncate not in (None, True, False) or type(truncate) not in (type(None), bool):
-        raise ConfigError(f"{table.prefix}truncate is {truncate!r}; true or false is needed")
+        raise ConfigError(f"{table.prefix}truncate is {shown(truncate)}; true or false is needed")
     rope = RopeConfig(
         theta=theta,
         factor=table.number("factor", 1.0, 1e4),
@@ -255,7 +263,7 @@ def _layer_types(fields: _Fields, num_hidden_layers: int) -> tuple[LayerType, ..
     for position, name in enumerate(names):
         if name not in ("sliding_attention", "full_attention"):
             raise ConfigError(
-                f"layer_types[{position}] is {name!r}; 'sliding_attention' or 'full_attention' is needed"
+                f"layer_types[{position}] is {shown(name)}; 'sliding_attention' or 'full_attention' is needed"
             )
     return tuple(names)
 

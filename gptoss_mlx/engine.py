@@ -23,6 +23,7 @@ from .events import Progress, Reply
 from .generate import ChunkSize, Request, check_prompt, decode, prefill
 from .model import Transformer, load_transformer
 from .prefix import PrefixCache
+from .reading import shown
 from .sampling import SamplingParams, make_sampler
 from .tokenizer import Tokenizer
 from .worker import Worker
@@ -407,6 +408,6 @@ def _stop_tokens(directory: Path, tokenizer: Tokenizer) -> frozenset[int]:
         return frozenset(required)
     stated = read_json(path).get("eos_token_id")
     stated = [stated] if type(stated) is int else stated
-    if not isinstance(stated, list) or not all(type(token) is int for token in stated):
-        raise CheckpointError(f"{path}: eos_token_id is {stated!r}; a token id or a list of them is needed")
+    if not isinstance(stated, list) or not all(type(token) is int and 0 <= token < 2**31 for token in stated):
+        raise CheckpointError(f"{path}: eos_token_id is {shown(stated)}; a token id or a list of them is needed")
     return frozenset(stated) | required

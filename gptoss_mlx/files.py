@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import re
 import shutil
 import stat
 import sys
@@ -24,6 +26,7 @@ __all__ = [
     "atomic_directory",
     "atomic_file",
     "private_directory",
+    "private_file",
     "sync_descriptor",
     "sync_directory",
     "write_bytes",
@@ -31,6 +34,8 @@ __all__ = [
 ]
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_SUFFIX = ".gptoss.tmp"
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}" + re.escape(_SUFFIX), re.DOTALL)
 
 
 def write_text(path: str | Path, text: str, *, private: bool = False) -> None:
@@ -48,6 +53,8 @@ def write_bytes(path: str | Path, content: bytes, *, private: bool = False) -> N
 def atomic_file(path: str | Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """Opens a temporary file that replaces ``path`` when the block ends without an error.
 
+    What a process that was killed left of an earlier save into the same directory is removed first.
+
     Args:
         path: the target; its directory must exist. A symbolic link there is refused, not followed.
         private: readable by the owner alone (0600); otherwise as the umask says.
@@ -61,9 +68,8 @@ def atomic_file(path: str | Path, *, private: bool = False) -> Iterator[BinaryIO
         _refuse_link(target)
         if target.is_dir():
             raise FileWriteError(f"{target}: is a directory; name a file")
-        # mkstemp opens with O_EXCL and 0600, so nobody else sees or swaps it before the rename.
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        temporary = Path(name)
+        _remove_leftovers(target.parent)
+        descriptor, temporary = _temporary_file(target)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 if not private:
@@ -71,12 +77,57 @@ def atomic_file(path: str | Path, *, private: bool = False) -> Iterator[BinaryIO
                 yield file
                 file.flush()
                 sync_descriptor(file.fileno())
-            os.replace(temporary, target)
+                # Before it is closed: until then it is locked, and nobody takes it for a leftover.
+                os.replace(temporary, target)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
         sync_directory(target.parent)
+
+
+def _temporary_file(target: Path) -> tuple[int, Path]:
+    """A new hidden file beside the target, open for writing, and locked as long as it is open."""
+    while True:
+        # mkstemp opens with O_EXCL and 0600, so nobody else sees or swaps it before the rename.
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=_SUFFIX, dir=target.parent)
+        # Before it was locked, another process may have taken it for a leftover.
+        if _lock(descriptor) is not False and os.path.exists(name):
+            return descriptor, Path(name)
+        os.close(descriptor)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """Deletes the temporary files of processes that were killed while they saved into this directory.
+
+    Whoever is at work on one has it locked; the system drops the lock when a process ends, however it does.
+    """
+    with contextlib.suppress(OSError):
+        for name in filter(_TEMPORARY.fullmatch, os.listdir(directory)):
+            _remove_leftover(directory / name)
+
+
+def _remove_leftover(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode) and _lock(descriptor):
+                os.unlink(path)
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Locks a file until it is closed. False: somebody else has it locked; None: here are no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 @contextlib.contextmanager
@@ -149,6 +200,27 @@ def private_directory(path: str | Path) -> Path:
     return directory
 
 
+def private_file(path: str | Path) -> Path:
+    """Makes an empty file to append to, if there is none, that only its owner can read (0600), and gives its path.
+
+    For what grows line by line, where a torn last line is no loss; everything else is saved whole.
+
+    Raises:
+        FileWriteError: it cannot be made, or is a link or no regular file.
+    """
+    file = Path(path)
+    with _explained(file):
+        _refuse_link(file)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise FileWriteError(f"{file}: is no regular file; name another")
+            os.fchmod(descriptor, 0o600)
+        finally:
+            os.close(descriptor)
+    return file
+
+
 def sync_descriptor(descriptor: int) -> None:
     """Forces a file to the disk itself.
 
@@ -156,8 +228,6 @@ def sync_descriptor(descriptor: int) -> None:
     filesystems that refuse it (network shares, FAT).
     """
     if sys.platform == "darwin":
-        import fcntl
-
         try:
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
             return

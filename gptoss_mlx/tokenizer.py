@@ -7,7 +7,7 @@ Knows nothing of harmony beyond the names of its control tokens.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from typing import Any
 import tiktoken
 
 from .errors import InvalidRequest, TokenizerError
+from .reading import inside, parse_json, read_regular, shown
 
 __all__ = ["CONTROL_TOKENS", "O200K_PATTERN", "Tokenizer"]
 
@@ -45,6 +46,12 @@ O200K_PATTERN = "|".join(
 )
 
 _REPLACEMENT = "\ufffd".encode()
+_MAX_FILE_BYTES = 64 * 2**20  # gpt-oss's has 28 MB
+_MAX_PATTERN = 4096
+# The pattern backtracks once for every such character in a row, and tiktoken panics at a million of them.
+_MAX_WHITE_SPACE = 500_000
+# What every pattern must take apart and give back: letters of several scripts, digits, spaces, marks, lines.
+_PROBE = "Hello, wörld 東京 12345 it's  a\ttest\r\n\n <|end|> \u0301\u200d🇳🇴 ==/ "
 
 
 class Tokenizer:
@@ -74,6 +81,18 @@ class Tokenizer:
         self._bytes: dict[int, bytes] = {token: piece for piece, token in ranks.items()}
         self._bytes.update({token: name.encode() for name, token in special.items()})
         self.size = max(self._bytes) + 1
+        self._check_pattern()
+
+    def _check_pattern(self) -> None:
+        """Text that a pattern does not match would be lost; one that matches nothing makes tiktoken panic."""
+        try:
+            tokens = self._encoding.encode_ordinary(_PROBE)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of PyO3, which exports no class to catch
+                raise
+            tokens = []
+        if self.decode(tokens) != _PROBE:
+            raise TokenizerError("tokenizer pattern loses text; this is not gpt-oss's tokenizer")
 
     @classmethod
     def from_ranks(
@@ -91,11 +110,12 @@ class Tokenizer:
         """
         path = Path(directory) / "tokenizer.json"
         try:
-            with path.open(encoding="utf-8") as file:
-                content = json.load(file)
+            content = parse_json(read_regular(inside(path), _MAX_FILE_BYTES))
         except FileNotFoundError:
             raise TokenizerError(f"{path}: missing; download the checkpoint's tokenizer.json too") from None
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise TokenizerError(f"{path}: cannot be read ({error.strerror}); download it again") from error
+        except (ValueError, RecursionError) as error:
             raise TokenizerError(f"{path}: cannot be read as JSON ({error}); download it again") from error
         try:
             return cls(*_parse_tokenizer_json(content))
@@ -103,7 +123,15 @@ class Tokenizer:
             raise TokenizerError(f"{path}: {error}") from error
 
     def encode(self, text: str) -> list[int]:
-        """Ordinary text to tokens; the names of control tokens in it are ordinary characters."""
+        """Ordinary text to tokens; the names of control tokens in it are ordinary characters.
+
+        Raises:
+            InvalidRequest: half a million white space characters in a row: more than the pattern can match.
+        """
+        if len(text) > _MAX_WHITE_SPACE:
+            longest = max((len(run) for run in re.findall(r"\s+", text)), default=0)
+            if longest > _MAX_WHITE_SPACE:
+                raise InvalidRequest(f"text has {longest} white space characters in a row; remove most of them")
         return self._encoding.encode_ordinary(text)
 
     def decode(self, tokens: Iterable[int]) -> str:
@@ -164,20 +192,20 @@ def _parse_tokenizer_json(content: Any) -> tuple[dict[bytes, int], dict[str, int
             # Byte-level BPE writes each byte as one printable character: map those back to bytes.
             ranks[piece.translate(byte_of).encode("latin-1")] = _id(token, piece)
         except UnicodeEncodeError:
-            raise TokenizerError(f"model.vocab entry {piece!r} is not in the byte-level alphabet") from None
+            raise TokenizerError(f"model.vocab entry {shown(piece)} is not in the byte-level alphabet") from None
     return ranks, special, _split_pattern(content.get("pre_tokenizer"))
 
 
 def _id(value: Any, name: Any) -> int:
     if type(value) is not int:
-        raise TokenizerError(f"the id of {name!r} is {value!r}, not an integer")
+        raise TokenizerError(f"the id of {shown(name)} is {shown(value)}, not an integer")
     return value
 
 
 def _text(entry: dict[str, Any], key: str) -> str:
     value = entry.get(key)
-    if not isinstance(value, str) or not value:
-        raise TokenizerError(f"an added token has {key} {value!r}; a non-empty string is needed")
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise TokenizerError(f"an added token has {key} {shown(value)}; printable text is needed")
     return value
 
 
@@ -187,7 +215,7 @@ def _split_pattern(pre_tokenizer: Any) -> str:
     for step in steps if isinstance(steps, list) else []:
         pattern = step.get("pattern") if isinstance(step, dict) else None
         regex = pattern.get("Regex") if isinstance(pattern, dict) else None
-        if isinstance(regex, str):
+        if isinstance(regex, str) and len(regex) <= _MAX_PATTERN:
             return regex
     raise TokenizerError("pre_tokenizer has no Split step with a Regex")
 

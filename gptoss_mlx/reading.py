@@ -1,0 +1,129 @@
+"""The one way a file is read that a stranger may have written.
+
+It is opened without waiting for anybody, only if it is a regular file, and no more of it is read than allowed.
+JSON is strict UTF-8 and says everything once: where two readers could understand a file differently, it is
+refused. Knows nothing of what the files mean; errors are the system's, or ValueError.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import reprlib
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+__all__ = ["inside", "open_regular", "parse_json", "read_regular", "shown"]
+
+
+def open_regular(path: Path) -> tuple[BinaryIO, int]:
+    """Opens a file for reading, and gives its size in bytes.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file: a FIFO, a device or a directory.
+        ValueError: the path holds a NUL.
+    """
+    # Non-blocking: opening a FIFO must not wait for its writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no regular file")
+    return os.fdopen(descriptor, "rb"), status.st_size
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """A whole regular file of at most ``limit`` bytes.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+        ValueError: it is larger.
+    """
+    file, size = open_regular(path)
+    with file:
+        # One byte more than allowed: the file may grow meanwhile.
+        content = file.read(limit + 1) if size <= limit else b""
+    if size > limit or len(content) > limit:
+        raise ValueError(f"larger than the {limit} bytes that are read")
+    return content
+
+
+def inside(path: Path) -> Path:
+    """The path itself, after making sure that a link there does not lead out of its directory.
+
+    The Hub's cache is built of links: a snapshot's files point into ``blobs`` beside ``snapshots``. Those are
+    followed.
+
+    Raises:
+        OSError: it does, or goes round in a circle.
+        ValueError: the path holds a NUL.
+    """
+    if not path.is_symlink():
+        return path
+    try:
+        target = path.resolve()
+    except RuntimeError:
+        raise OSError(errno.ELOOP, "is a link that leads to itself") from None
+    home = path.parent.resolve()
+    allowed = [home]
+    if home.parent.name == "snapshots":
+        allowed.append(home.parent.parent / "blobs")
+    if not any(target.is_relative_to(place) for place in allowed):
+        raise OSError(errno.EPERM, f"links out of the directory, to {shown(str(target))}")
+    return path
+
+
+def parse_json(content: bytes, on_object: Callable[[], None] = lambda: None) -> Any:
+    """JSON in UTF-8, without a key that stands twice and without -0.
+
+    Args:
+        content: the text. Nothing is guessed: other encodings are errors, and so are halves of surrogate pairs
+            in it (those in escapes are not).
+        on_object: called after every object, so that a reader that knows how many there may be can stop.
+
+    Raises:
+        ValueError, RecursionError: it is anything else.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        on_object()
+        made = dict(pairs)
+        if len(made) != len(pairs):
+            raise ValueError(f"key {shown(_twice(pairs))} stands twice")
+        return made
+
+    return json.loads(content.decode("utf-8"), object_pairs_hook=unique, parse_int=_integer)
+
+
+def _integer(text: str) -> int:
+    # An integer to Python, a float to others.
+    if text == "-0":
+        raise ValueError("-0 is no whole number")
+    return int(text)
+
+
+def _twice(pairs: list[tuple[str, Any]]) -> str:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            break
+        seen.add(key)
+    return key
+
+
+class _Short(reprlib.Repr):
+    """Values as Python writes them, but not at any length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 120
+        self.maxlist = self.maxdict = 8
+        self.maxlevel = 3
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: in one line, printable, and short whatever it is."""
+    return _Short().repr(value)

@@ -1,0 +1,322 @@
+"""Checkpoints from strangers: nothing in them runs code, leads out of the directory, or fails untyped.
+
+The long run of the first part is ``tests/benchmarks/trust_headers.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gptoss_mlx.checkpoint import INDEX_NAME, Checkpoint, read_header
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.convert import convert_checkpoint, verify_checkpoint
+from gptoss_mlx.convert.layouts import hugging_face_config
+from gptoss_mlx.convert.manifest import Manifest
+from gptoss_mlx.errors import CheckpointError, ConfigError, GptOssError, InvalidRequest, TokenizerError
+from gptoss_mlx.tokenizer import Tokenizer
+from tests.checkpoints import random_config
+from tests.convert_sources import write_layout
+from tests.harmony_fixtures import tokenizer
+from tests.hostile_corpus import CORPUS, HARMLESS, NUMBERS, small_tokenizer_json, write_header, write_json
+from tests.hostile_headers import accepted, mutated
+
+ROOT = Path(__file__).parent.parent
+MiB = 2**20
+
+budget = settings(max_examples=300, derandomize=True, deadline=None, database=None)
+
+
+# The header.
+
+
+def test_nothing_is_accepted_that_safetensors_refuses(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    good = sum(accepted(path, mutated(random.Random(seed))) for seed in range(2000))
+    assert good > 200  # changes of names, of values, of white space
+
+
+# Each of these was accepted once, or would be by Python's json, and is refused by safetensors.
+AMBIGUOUS: dict[str, tuple[bytes, int]] = {
+    "UTF-16": (json.dumps({"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode("utf-16-le"), 4),
+    "-0": (b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[-0,0]}}', 0),
+    "half a pair in the metadata": (b'{"__metadata__":{"a":"\\ud800"}}', 0),
+    "half a pair in a key of the metadata": (b'{"__metadata__":{"\\udfff":"a"}}', 0),
+    "half a pair in bytes": (b'{"__metadata__":{"a":"\xed\xa0\x80"}}', 0),
+    "a product that overflows": (
+        b'{"a":{"dtype":"U8","shape":[4611686018427387904,4,0],"data_offsets":[0,0]}}',
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_what_readers_could_understand_differently_is_refused(name: str, tmp_path: Path) -> None:
+    text, size = AMBIGUOUS[name]
+    with pytest.raises(CheckpointError):
+        read_header(write_header(tmp_path / "model.safetensors", text, bytes(size)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a":[' + b"[]," * 690_000 + b"[]]}",
+        b'{"a":[' + b"{}," * 690_000 + b"{}]}",
+        b"{" + b",".join(b'"%d":{}' % number for number in range(150_000)) + b"}",
+        '{"__metadata__":{"a":"🙂'.encode() + b"a" * 2_000_000 + b'","b":1}}',
+        b'{"__metadata__":{"a":1},"b":"' + b"\\u0041" * 340_000 + b'"}',
+    ],
+    ids=["lists", "objects", "tensors", "a wide text", "escapes"],
+)
+def test_refusing_takes_little_memory(text: bytes, tmp_path: Path) -> None:
+    path = write_header(tmp_path / "model.safetensors", text)
+    assert len(text) < 2 * MiB  # more is not read at all
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError):
+            read_header(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < len(text) + 64 * MiB
+
+
+def test_a_long_header_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes((2 * MiB + 1).to_bytes(8, "little") + b"{")
+    os.truncate(path, 4 * MiB)
+    with pytest.raises(CheckpointError, match="a header of 2097153 bytes"):
+        read_header(path)
+
+
+# The JSON files.
+
+
+def leaves(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where a value stands in nested objects and lists."""
+    yield path
+    if isinstance(content, dict | list):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from leaves(value, (*path, key))
+
+
+def replaced(content: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """A copy with another value there."""
+    if not path:
+        return value
+    copy = content.copy()
+    copy[path[0]] = replaced(copy[path[0]], path[1:], value)
+    return copy
+
+
+values = st.one_of(
+    st.sampled_from(NUMBERS),
+    st.text(max_size=5),
+    st.recursive(st.none() | st.integers(), lambda inner: st.lists(inner, max_size=3), max_leaves=5),
+    st.just("x" * 100_000),
+)
+CONFIG = random_config()
+CONFIG_5 = {key: value for key, value in CONFIG.items() if key not in ("rope_scaling", "rope_theta")} | {
+    "rope_parameters": {**CONFIG["rope_scaling"], "rope_theta": 150000.0},
+    "quantization": {"bits": 8, "group_size": 32, "mode": "affine"},
+}
+PLACES = [(made, path) for made in (CONFIG, CONFIG_5) for path in leaves(made) if path]
+
+
+def one_short_line(error: GptOssError) -> None:
+    assert "\n" not in str(error)
+    assert len(str(error)) < 1000
+
+
+@pytest.mark.parametrize("value", NUMBERS, ids=lambda value: repr(value)[:12] if value != 10**400 else "10^400")
+def test_any_value_anywhere_in_a_config_is_read_or_named(value: Any) -> None:
+    for made, path in PLACES:
+        try:
+            ModelConfig.from_dict(replaced(made, path, value))
+        except ConfigError as error:
+            one_short_line(error)
+
+
+@budget
+@given(st.sampled_from(PLACES), values, st.text(max_size=8))
+def test_any_other_value_too(place: tuple[Any, tuple[Any, ...]], value: Any, key: str) -> None:
+    changed = replaced(*place, value)
+    for config in (changed, changed | {key: value}, changed | {"rope_scaling": {key: value}}):
+        try:
+            ModelConfig.from_dict(config)
+        except ConfigError as error:
+            one_short_line(error)
+
+
+ORIGINAL = {
+    "num_hidden_layers": 2,
+    "num_experts": 4,
+    "experts_per_token": 4,
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "swiglu_limit": 7.0,
+    "head_dim": 16,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "sliding_window": 16,
+    "initial_context_length": 4096,
+    "rope_theta": 150000,
+    "rope_scaling_factor": 32.0,
+    "rope_ntk_alpha": 1,
+    "rope_ntk_beta": 32,
+}
+
+
+@pytest.mark.parametrize("field", ORIGINAL)
+def test_any_value_in_openais_own_config_is_read_or_named(field: str) -> None:
+    for value in NUMBERS:
+        try:
+            ModelConfig.from_dict(hugging_face_config(ORIGINAL | {field: value}))
+        except ConfigError as error:
+            one_short_line(error)
+
+
+TOKENIZER = small_tokenizer_json()
+TOKENIZER_PLACES = [path for path in leaves(TOKENIZER) if path[:2] != ("model", "vocab")] + [
+    ("model", "vocab", "a")
+]
+
+
+@settings(budget, max_examples=100)
+@given(st.sampled_from(TOKENIZER_PLACES), values)
+def test_any_value_in_a_tokenizer_is_read_or_named(
+    tmp_path_factory: Any, path: tuple[Any, ...], value: Any
+) -> None:
+    place = tmp_path_factory.getbasetemp()
+    write_json(place / "tokenizer.json", replaced(TOKENIZER, path, value))
+    try:
+        Tokenizer.from_directory(place)
+    except TokenizerError as error:
+        one_short_line(error)
+
+
+def test_text_that_the_pattern_cannot_match_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="500001 white space characters in a row"):
+        tokenizer().encode("a" + " " * 500_001)
+    assert len(tokenizer().encode("a " * 260_000)) == 260_001
+
+
+# What is no longer true of a converted checkpoint can still be what its manifest says.
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A conversion."""
+    place = tmp_path_factory.mktemp("converted")
+    source = write_layout("hf", place / "source", num_hidden_layers=1)
+    content = json.loads((source / "config.json").read_text())
+    write_json(
+        source / "config.json", content | {"auto_map": {"AutoModel": "evil.Model"}, "model_file": "evil.py"}
+    )
+    convert_checkpoint(source, place / "out", dense="q8")
+    return place / "out"
+
+
+def test_a_conversion_does_not_pass_code_on(converted: Path) -> None:
+    assert not {"auto_map", "model_file"} & set(json.loads((converted / "config.json").read_text()))
+
+
+def test_nan_scales_are_found_where_the_manifest_is_right_about_them(converted: Path, tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    shutil.copytree(converted, place)
+    record = Checkpoint.open(place).tensors["layers.0.mlp.experts.down_proj.scales"]
+    content = bytearray(record.file.read_bytes())
+    content[record.begin + 1] = 0xFF
+    record.file.write_bytes(content)
+    write_manifest(place, {})
+    assert verify_checkpoint(place).problems == (f"{record.file}: tensor {record.name} holds NaN scales",)
+
+
+def write_manifest(place: Path, changes: dict[str, Any]) -> None:
+    """A manifest that fits the files, but for the changes, with the right hash of itself."""
+    import hashlib
+
+    content = json.loads((place / "manifest.json").read_text())
+    for name, entry in content["files"].items():
+        entry["sha256"] = hashlib.sha256((place / name).read_bytes()).hexdigest()
+    del content["sha256"]
+    content |= changes
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    content["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (place / "manifest.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": {"../../etc/passwd": {"bytes": 1, "sha256": ""}}},
+        {"files": {"/dev/zero": {"bytes": 0, "sha256": ""}}},
+        {"files": {"a\x1b[2J": {"bytes": 0, "sha256": ""}}},
+        {"files": {"a" * 300: {"bytes": 0, "sha256": ""}}},
+        {"files": {"a": {"bytes": "1", "sha256": ""}}},
+        {"files": {"a": {"bytes": 1e308, "sha256": ""}}},
+        {"files": {"a": {"bytes": 1, "sha256": 5}}},
+        {"tensors": {"a\n": {"dtype": "U8", "shape": [], "file": "a", "sha256": ""}}},
+        {"tensors": {"a": {"dtype": "U8", "shape": 5, "file": "a", "sha256": ""}}},
+        {"files": []},
+        {"format": {"a": 1}},
+    ],
+    ids=str,
+)
+def test_a_manifest_that_a_stranger_signed_is_refused(
+    changes: dict[str, Any], converted: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "out"
+    shutil.copytree(converted, place)
+    write_manifest(place, {})
+    Manifest.read(place)
+    write_manifest(place, changes)
+    with pytest.raises(CheckpointError, match=r"manifest\.json: ") as caught:
+        verify_checkpoint(place)
+    one_short_line(caught.value)
+
+
+def test_verify_waits_for_no_fifo(converted: Path, tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    shutil.copytree(converted, place)
+    write_manifest(place, {"files": {"fifo": {"bytes": 0, "sha256": ""}}})
+    os.mkfifo(place / "fifo")
+    assert f"{place / 'fifo'}: is no regular file" in verify_checkpoint(place).problems
+
+
+# All of it.
+
+
+def test_no_code_of_a_checkpoint_runs_and_no_other_file_is_touched(tmp_path: Path) -> None:
+    """Also: each is refused with a typed error, no attempt waits for a FIFO, and no code has come into being."""
+    command = [sys.executable, "-m", "tests.hostile_audit", str(tmp_path)]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "RUST_BACKTRACE": "0"}
+    ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    report = json.loads(ended.stdout)
+    assert report["violations"] == []
+    assert set(report["refused"]) == {*CORPUS, *HARMLESS}
+    for name, errors in report["refused"].items():
+        assert ("load" in errors) == (name in CORPUS), name
+        for message in errors.values():
+            assert message.isprintable(), name
+            assert len(message) < 1000, name
+
+
+def test_an_index_may_not_name_more_files_than_a_disk_has_names_for(tmp_path: Path) -> None:
+    write_json(tmp_path / INDEX_NAME, {"weight_map": {"a": "a" * 244 + ".safetensors"}})
+    with pytest.raises(CheckpointError, match="outside the directory"):
+        Checkpoint.open(tmp_path)
