@@ -175,11 +175,11 @@ def schedule(step: int, steps: int, decay: float) -> float:
     return min(1.0, (step + 1) / 100, max(0.0, (steps - step) / (decay * steps)))
 
 
-def stage(step: int, copying: int, drills: int) -> Stage:
-    """What the corpus gives more of at a step: copying before `copying`, drills from `drills` on."""
+def stage(step: int, copying: int, drills: Sequence[int]) -> Stage:
+    """What the corpus gives more of at a step: copying before `copying`, drills between the two of `drills`."""
     if step < copying:
         return "copying"
-    return "drills" if step >= drills else "all"
+    return "drills" if drills[0] <= step < drills[1] else "all"
 
 
 def _keep_freed_memory() -> None:
@@ -245,15 +245,17 @@ def main() -> None:
     parser.add_argument("--vocabulary", default="tests/data/o200k_base.tiktoken", help="o200k's .tiktoken file")
     parser.add_argument("--vocabulary-size", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=5500)
-    parser.add_argument("--decay", type=float, default=0.55, help="share of the steps in which the rate falls")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--decay", type=float, default=0.5, help="share of the steps in which the rate falls")
     parser.add_argument("--until", type=int, help="stop after this step, before the learning rate is down")
-    parser.add_argument("--rows", type=int, default=4, help="system messages in a batch")
-    parser.add_argument("--row-length", type=int, default=LONGEST, help="tokens after each, itself included")
+    parser.add_argument("--rows", type=int, default=3, help="system messages in a batch")
+    parser.add_argument("--row-length", type=int, default=800, help="tokens after each, itself included")
     parser.add_argument("--copying", type=int, default=420, help="steps at the start that mostly repeat texts")
-    parser.add_argument("--drills", type=int, default=1400, help="the step from which on drills are mixed in")
-    parser.add_argument("--rate", type=float, default=4e-3, help="AdamW's learning rate")
-    parser.add_argument("--matrix-rate", type=float, default=0.02, help="Muon's learning rate")
+    parser.add_argument(
+        "--drills", type=int, nargs=2, default=(1400, 4000), help="steps with drills among the rest"
+    )
+    parser.add_argument("--rate", type=float, default=2e-3, help="AdamW's learning rate")
+    parser.add_argument("--matrix-rate", type=float, default=0.01, help="Muon's learning rate")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--state", default="demo-training.pt", help="where a run is saved, and goes on from")
     parser.add_argument("--save-every", type=int, default=250)
