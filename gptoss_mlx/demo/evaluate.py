@@ -128,7 +128,8 @@ def cases(seed: int, counts: dict[str, int], *, effort: str | None = None) -> li
             date = f"2025-{at % 12 + 1:02}-{at % 28 + 1:02}" if at % 2 else None
             efforts = EFFORTS if kind == "sum" and effort is None else (effort or EFFORTS[at % 3],)
             made += [Case(exercise=each, setting=Setting(effort=level, date=date)) for level in efforts]
-    return made
+    # Neighbours are sampled together, and should end at about the same time.
+    return sorted(made, key=lambda case: EFFORTS.index(case.setting.effort))
 
 
 def judge(case: Case, completion: list[int], tokenizer: Tokenizer) -> Outcome:
@@ -226,7 +227,7 @@ def missed(figures: dict[str, float]) -> list[str]:
     return failed
 
 
-def library_complete(model: Any, seed: int, batch: int = 64) -> Complete:
+def library_complete(model: Any, seed: int, batch: int = 16) -> Complete:
     """Generation with this library: a model from `gptoss_mlx.load`, prompts of one length together."""
     import mlx.core as mx
 
