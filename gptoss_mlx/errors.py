@@ -11,6 +11,7 @@
     ├── NotEnoughMemory           will not fit; the message gives the figures
     ├── NotEnoughDisk
     ├── InvalidRequest            an argument out of range: names it, its value and the range
+    │   └── SchemaError           a schema, regex or choices that no answer can be kept to: names the place
     ├── HarmonyError              text or structure that the harmony format does not allow
     │   ├── RenderError           a conversation that cannot be rendered: names the message and the field
     │   └── ParseError            strict parsing met a malformed stream
@@ -42,6 +43,7 @@ __all__ = [
     "OutputError",
     "ParseError",
     "RenderError",
+    "SchemaError",
     "TokenizerError",
     "ToolError",
 ]
@@ -89,6 +91,10 @@ class NotEnoughDisk(GptOssError):
 
 class InvalidRequest(GptOssError, ValueError):
     """An argument out of range. Names the argument, its value and the allowed range."""
+
+
+class SchemaError(InvalidRequest):
+    """A form of answers that cannot be compiled: a schema, a regular expression or choices. Names the place."""
 
 
 class HarmonyError(GptOssError):

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pydantic
 import typing_extensions
 
-from .errors import InvalidRequest
+from .errors import SchemaError
 
 __all__ = ["check_schema", "engine_schema", "schema_of", "subschemas"]
 
@@ -54,7 +54,7 @@ def check_schema(schema: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[s
     """A JSON schema that someone wrote, and the reader of answers in its form.
 
     Raises:
-        InvalidRequest: it is no JSON schema, or has a keyword that cannot be kept to.
+        SchemaError: it is no JSON schema, or has a keyword that cannot be kept to.
     """
     # Imported here: most requests need neither.
     import jsonschema  # type: ignore[import-untyped]
@@ -63,12 +63,12 @@ def check_schema(schema: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[s
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(schema), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"schema: no JSON ({error}); use dict, list, str, number, bool or None") from None
+        raise SchemaError(f"schema: no JSON ({error}); use dict, list, str, number, bool or None") from None
     kind = jsonschema.Draft202012Validator
     try:
         kind.check_schema(plain)
     except jsonschema.SchemaError as error:
-        raise InvalidRequest(f"schema: at {error.json_path}: {error.message}; correct the schema") from None
+        raise SchemaError(f"schema: at {error.json_path}: {error.message}; correct the schema") from None
     _check_keywords(plain)
     # An empty registry: references lead nowhere outside the schema, and never to the network.
     validator = kind(plain, registry=referencing.Registry())
@@ -87,14 +87,14 @@ def schema_of(kind: Any) -> tuple[dict[str, Any], Callable[[str], Any]]:
     """The schema of a Python type, and the reader that makes its objects.
 
     Raises:
-        InvalidRequest: pydantic knows no schema for it, or one with a keyword that cannot be kept to.
+        SchemaError: pydantic knows no schema for it, or one with a keyword that cannot be kept to.
     """
     try:
         adapter = pydantic.TypeAdapter[Any](_known_typed_dict(kind))
         schema = adapter.json_schema()
     except (pydantic.errors.PydanticUserError, TypeError, NameError) as error:
         reason = str(error).partition("\n")[0]
-        raise InvalidRequest(
+        raise SchemaError(
             f"schema is {kind!r}: {reason}; a pydantic model, a TypedDict or a JSON schema is needed"
         ) from None
     for _, part in subschemas(schema):
@@ -151,7 +151,7 @@ def _check_keywords(schema: dict[str, Any]) -> None:
     for place, part in subschemas(schema):
         for key in part:
             if key in _UNSUPPORTED and part[key] != _HARMLESS.get(key, ...):
-                raise InvalidRequest(
+                raise SchemaError(
                     f"schema: the keyword {key} at {place} is not supported; leave it out and check the answer "
                     "yourself"
                 )

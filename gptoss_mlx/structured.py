@@ -30,8 +30,10 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from .errors import InvalidRequest, OutputError
+from .digits import DigitLimit
+from .errors import InvalidRequest, OutputError, SchemaError
 from .harmony import ResponseFormat
+from .reading import shown
 from .schema import check_schema, engine_schema, schema_of
 from .tokenizer import Tokenizer
 
@@ -61,7 +63,7 @@ class Constraint:
         42
         >>> Constraint.from_schema({"type": "array", "uniqueItems": True})
         Traceback (most recent call last):
-        gptoss_mlx.errors.InvalidRequest: schema: the keyword uniqueItems at $ is not supported; leave it out and \
+        gptoss_mlx.errors.SchemaError: schema: the keyword uniqueItems at $ is not supported; leave it out and \
 check the answer yourself
     """
 
@@ -72,6 +74,8 @@ check the answer yourself
     OutputError if it is not of the form."""
     response_format: ResponseFormat | None = None
     """What the developer message tells the model about it."""
+    is_json: bool = False
+    """Whether the text is JSON, whose numbers are to end."""
 
     @classmethod
     def from_schema(cls, schema: Any, name: str | None = None) -> Constraint:
@@ -84,7 +88,7 @@ check the answer yourself
             name: what the model reads as the schema's name; by default the type's.
 
         Raises:
-            InvalidRequest: a keyword that cannot be kept to, with its place; or no schema at all.
+            SchemaError: a keyword that cannot be kept to, with its place; or no schema at all.
         """
         if isinstance(schema, Mapping):
             plain, parse = check_schema(schema)
@@ -93,10 +97,10 @@ check the answer yourself
         grammar = _schema_grammar(engine_schema(plain))
         reason = _refusal(grammar)
         if reason is not None:
-            raise InvalidRequest(f"schema: {_located(plain, reason)}")
+            raise SchemaError(f"schema: {_located(plain, reason)}")
         title = name or getattr(schema, "__name__", None) or plain.get("title")
-        shown = ResponseFormat(name=_safe_name(title), schema=plain)
-        return cls(grammar=grammar, parse=_parser(parse), response_format=shown)
+        told = ResponseFormat(name=_safe_name(title), schema=plain)
+        return cls(grammar=grammar, parse=_parser(parse), response_format=told, is_json=True)
 
     @classmethod
     def from_regex(cls, pattern: str) -> Constraint:
@@ -106,15 +110,15 @@ check the answer yourself
             pattern: in Rust's syntax: Python's without look-around and back references.
 
         Raises:
-            InvalidRequest: it does not compile.
+            SchemaError: it does not compile.
         """
         if not isinstance(pattern, str) or not pattern:
-            raise InvalidRequest(f"regex is {pattern!r}; a regular expression is needed")
+            raise SchemaError(f"regex is {pattern!r}; a regular expression is needed")
         grammar = llguidance.LLMatcher.grammar_from_regex(pattern)
         reason = _refusal(grammar)
         if reason is not None:
             detail = " ".join(reason.split("\n")[-1].split())
-            raise InvalidRequest(f"regex {pattern!r}: {detail}; look-around and back references are not supported")
+            raise SchemaError(f"regex {pattern!r}: {detail}; look-around and back references are not supported")
         return cls(grammar=grammar, parse=str)
 
     @classmethod
@@ -122,20 +126,20 @@ check the answer yourself
         """One of several texts.
 
         Raises:
-            InvalidRequest: there are none, or one is empty or no text.
+            SchemaError: there are none, or one is empty or no text.
         """
-        given = [] if isinstance(choices, str) else list(choices)
+        given = list(choices) if isinstance(choices, Iterable) and not isinstance(choices, str) else []
         if not given or not all(isinstance(choice, str) and choice for choice in given):
-            raise InvalidRequest(f"choices is {choices!r}; a list of texts that are not empty is needed")
+            raise SchemaError(f"choices is {shown(choices)}; a list of texts that are not empty is needed")
         alternatives = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in given)
         grammar = llguidance.LLMatcher.grammar_from_lark(f"start: {alternatives}")
         reason = _refusal(grammar)
         if reason is not None:
-            raise InvalidRequest(f"choices cannot be used: {reason}")
+            raise SchemaError(f"choices cannot be used: {reason}")
 
         def parse(text: str) -> str:
             if text not in given:
-                raise OutputError(f"the answer is {_shown(text)}, none of the choices", text)
+                raise OutputError(f"the answer is {shown(text)}, none of the choices", text)
             return text
 
         return cls(grammar=grammar, parse=parse)
@@ -149,7 +153,7 @@ check the answer yourself
                 tokenizer are never allowed.
 
         Raises:
-            InvalidRequest: the grammar is too large.
+            SchemaError: the grammar is too large.
         """
         return Matcher(self, tokenizer, vocab_size or tokenizer.size)
 
@@ -165,6 +169,8 @@ class Matcher:
         self._size = tokenizer.size
         self._mask: Mask = np.zeros((max(vocab_size, tokenizer.size) + 31) // 32, dtype=np.uint32)
         self._bytes = (tokenizer.size + 31) // 32 * 4
+        self._token_bytes = tokenizer.token_bytes
+        self._digits = DigitLimit(tokenizer, len(self._mask)) if constraint.is_json else None
         self.done = False
         """The answer is complete and its end token was chosen."""
 
@@ -181,13 +187,19 @@ class Matcher:
         """
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._bytes)
         self._check()
+        if self._digits is not None:
+            self._digits.narrow(self._mask)
         return self._mask
 
     def allows(self, token: int) -> bool:
         """Whether one token may come next; cheaper than a mask."""
         if not 0 <= token < self._size:
             return False
-        return self.can_end if token in self._ends else self._matcher.validate_tokens([token]) == 1
+        if token in self._ends:
+            return self.can_end
+        if self._digits is not None and self._digits.is_near:
+            return bool(self.mask()[token // 32] >> (token % 32) & 1)
+        return self._matcher.validate_tokens([token]) == 1
 
     def advance(self, token: int) -> None:
         """Goes on by the token that was chosen.
@@ -202,11 +214,13 @@ class Matcher:
             return
         self._matcher.consume_token(token)
         self._check()
+        if self._digits is not None:
+            self._digits.advance(self._token_bytes(token))
 
     def _check(self) -> None:
         if self._matcher.is_error():
             reason = self._matcher.get_error().partition("\n")[0]
-            raise InvalidRequest(f"the form of the answer is too complex ({reason}); make it simpler")
+            raise SchemaError(f"the form of the answer is too complex ({reason}); make it simpler")
 
 
 class _Vocabulary:
@@ -286,9 +300,9 @@ def _parser(parse: Callable[[str], Any]) -> Callable[[str], Any]:
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"]) or "the answer"
-            raise OutputError(f"{place}: {first['msg']}; the text is {_shown(text)}", text) from error
+            raise OutputError(f"{place}: {first['msg']}; the text is {shown(text)}", text) from error
         except ValueError as error:
-            raise OutputError(f"{error}; the text is {_shown(text)}", text) from error
+            raise OutputError(f"{error}; the text is {shown(text)}", text) from error
 
     return checked
 
@@ -296,7 +310,3 @@ def _parser(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 def _safe_name(name: Any) -> str:
     kept = "".join(c for c in str(name or "answer") if c.isascii() and (c.isalnum() or c in "_-"))
     return kept[:64] or "answer"
-
-
-def _shown(text: str) -> str:
-    return repr(text) if len(text) <= 80 else f"{text[:77]!r}..."

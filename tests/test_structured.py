@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptoss_mlx.errors import InvalidRequest, OutputError
+from gptoss_mlx.errors import InvalidRequest, OutputError, SchemaError
 from gptoss_mlx.structured import END_TOKENS, Constraint, Matcher
 from gptoss_mlx.tokenizer import Tokenizer
 from tests.conftest import DEMO
@@ -109,6 +109,34 @@ def test_a_token_that_is_not_allowed_is_refused(small_vocabulary: Tokenizer) -> 
             matcher.advance(token)
     for token in small_vocabulary.encode("yes"):
         matcher.advance(token)
+
+
+@pytest.mark.parametrize(
+    ("schema", "longest"),
+    [
+        ({"type": "number"}, "-" + "1" * 30 + "." + "1" * 30 + "e-11"),
+        ({"type": "integer"}, "-" + "1" * 30),
+        ({"type": "number", "minimum": 0, "maximum": 9}, "1." + "1" * 30),
+        ({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}, "[1.5," + "1" * 30 + "]"),
+        ({"type": "string"}, '"\\"' + "1" * 100 + '"'),
+        ({"type": "integer", "multipleOf": 101}, "1" * 32),
+    ],
+)
+def test_a_number_ends_where_no_double_could_tell_more(
+    schema: Any, longest: str, small_vocabulary: Tokenizer
+) -> None:
+    matcher = Constraint.from_schema(schema).matcher(small_vocabulary)
+    digit = small_vocabulary.encode("1")[0]
+    for character in longest:
+        (token,) = small_vocabulary.encode(character)
+        assert matcher.allows(token)
+        if character == "1":
+            mask = matcher.mask()
+            assert mask[token // 32] >> (token % 32) & 1
+        matcher.advance(token)
+    assert matcher.can_end
+    assert not matcher.allows(digit)
+    assert digit not in allowed(matcher)
 
 
 def test_a_padded_vocabulary_is_never_allowed(small_vocabulary: Tokenizer) -> None:
@@ -223,7 +251,7 @@ def test_no_date_that_does_not_exist_is_allowed(day: str) -> None:
     ],
 )
 def test_a_schema_that_cannot_be_kept_to_is_refused_with_its_place(schema: Any, keyword: str, place: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(SchemaError) as caught:
         Constraint.from_schema(schema)
     assert keyword in str(caught.value)
     assert place in str(caught.value)
@@ -231,7 +259,7 @@ def test_a_schema_that_cannot_be_kept_to_is_refused_with_its_place(schema: Any, 
 
 
 def test_a_schema_cannot_loosen_its_own_constraint() -> None:
-    with pytest.raises(InvalidRequest, match="uniqueItems"):
+    with pytest.raises(SchemaError, match="uniqueItems"):
         Constraint.from_schema({"type": "array", "uniqueItems": True, "x-guidance": {"lenient": True}})
 
 
@@ -247,13 +275,13 @@ def test_regex_and_choices(small_vocabulary: Tokenizer) -> None:
 
 @pytest.mark.parametrize("pattern", ["", "(", "(?=a)", r"(a)\1", None])
 def test_a_regex_that_does_not_compile_is_refused(pattern: Any) -> None:
-    with pytest.raises(InvalidRequest, match="regex"):
+    with pytest.raises(SchemaError, match="regex"):
         Constraint.from_regex(pattern)
 
 
-@pytest.mark.parametrize("choices", [[], "yes", [""], [3]])
+@pytest.mark.parametrize("choices", [[], "yes", [""], [3], 3])
 def test_choices_that_are_none_are_refused(choices: Any) -> None:
-    with pytest.raises(InvalidRequest, match="choices"):
+    with pytest.raises(SchemaError, match="choices"):
         Constraint.from_choices(choices)
 
 
