@@ -6,7 +6,6 @@ The format belongs to the library; for a list only the title and the number of q
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import sys
 import time
@@ -91,61 +90,11 @@ def read_chat(path: Path) -> tuple[ChatContent, Path | None, str]:
     """
     from ..chatfile import read
 
-    try:
-        content = read(path, keep_readable=True)
-    except ChatFileError:
-        rescued = _rescue(path)
-        if rescued is None:
-            raise
-        return (
-            read(rescued, keep_readable=True),
-            rescued,
-            f"{path}: damaged; what can be read goes on in {rescued.stem}",
-        )
-    if content.damaged:
-        return (
-            content,
-            None,
-            f"{path}: damaged; {content.damaged} messages cannot be read, the rest goes on in a copy",
-        )
-    return content, path, ""
-
-
-def _rescue(path: Path) -> Path | None:
-    """A new chat file with the whole messages at the beginning of one that is no JSON; None if there are none."""
-    from ..files import write_text
-
-    try:
-        text = path.read_text("utf-8", errors="replace")
-    except OSError:
-        return None
-    opening = re.search(r',?\s*"messages"\s*:\s*\[', text)
-    if opening is None or _is_json(text):
-        return None
-    try:
-        content = json.loads(text[: opening.start()] + "}")
-    except ValueError:
-        return None
-    messages: list[Any] = []
-    decoder, position = json.JSONDecoder(), opening.end()
-    while True:
-        position += len(re.match(r"[\s,]*", text[position:])[0])  # type: ignore[index]
-        try:
-            message, position = decoder.raw_decode(text, position)
-        except ValueError:
-            break
-        messages.append(message)
-    rescued = new_chat_path()
-    write_text(rescued, json.dumps({**content, "messages": messages}, ensure_ascii=False, indent=1), private=True)
-    return rescued
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
+    content = read(path, keep_readable=True)
+    if not content.damaged:
+        return content, path, ""
+    lost = "1 message" if content.damaged == 1 else f"{content.damaged} messages"
+    return content, None, f"{path}: damaged; {lost} cannot be read, the rest goes on in a copy"
 
 
 def make_title(question: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from .errors import ChatFileError, HarmonyError
 from .files import write_text
-from .harmony import Message
+from .harmony import Message, Role
 from .harmony.fields import check_text
 from .reading import parse_json, read_regular
 
@@ -17,6 +18,7 @@ __all__ = ["VERSION", "ChatContent", "read", "write"]
 
 VERSION: Final = 1
 _MAX_BYTES: Final = 256 * 2**20
+_BETWEEN: Final = re.compile(r"[\s,]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +32,8 @@ class ChatContent:
     instructions: str | None = None
     date: str | None = None
     damaged: int = 0
-    """How many messages could not be read; only with ``keep_readable``."""
+    """How many messages were left out because of damage, where that was allowed; the end of a file that was cut
+    off counts as one."""
 
 
 def write(path: str | Path, content: ChatContent) -> None:
@@ -55,13 +58,13 @@ def read(path: str | Path, *, keep_readable: bool = False) -> ChatContent:
 
     Args:
         path: the file.
-        keep_readable: of a chat with damaged messages, keep those before the first one.
+        keep_readable: of a chat that is damaged or cut off, keep the messages before the damage.
 
     Raises:
         ChatFileError: it cannot be read, is no chat, is damaged, or is of a newer version.
     """
     path = Path(path)
-    data = _read_object(path)
+    data = _read_object(path, keep_readable)
     version = data.get("version")
     if type(version) is not int or version < 1:
         raise ChatFileError(f"{path}: is no saved chat; name a file that gptoss wrote")
@@ -91,18 +94,45 @@ def read(path: str | Path, *, keep_readable: bool = False) -> ChatContent:
     )
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_object(path: Path, keep_readable: bool) -> dict[str, Any]:
     try:
-        data = parse_json(read_regular(path, _MAX_BYTES))
+        content = read_regular(path, _MAX_BYTES)
     except FileNotFoundError:
         raise ChatFileError(f"{path}: no such file") from None
     except OSError as error:
         raise ChatFileError(f"{path}: cannot be read as a chat ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ChatFileError(f"{path}: cannot be read as a chat ({error})") from error
+    try:
+        data = parse_json(content)
+    except (ValueError, RecursionError) as error:
+        data = _beginning(content.decode("utf-8", "replace")) if keep_readable else None
+        if data is None:
+            raise ChatFileError(f"{path}: cannot be read as a chat ({error})") from error
     if not isinstance(data, dict):
         raise ChatFileError(f"{path}: is no saved chat; name a file that gptoss wrote")
     return data
+
+
+def _beginning(text: str) -> Any:
+    """The fields of a file that is no JSON and its messages up to the damage, which is one more; None if it does
+    not begin like a chat."""
+    opening = re.search(r',?\s*"messages"\s*:\s*\[', text)
+    if opening is None:
+        return None
+    messages: list[Any] = []
+    decoder, position = json.JSONDecoder(), opening.end()
+    try:
+        fields = parse_json(f"{text[: opening.start()]}}}".encode())
+    except (ValueError, RecursionError):
+        return None
+    try:
+        while following := _BETWEEN.match(text, position):
+            _, position = decoder.raw_decode(text, following.end())
+            messages.append(parse_json(text[following.end() : position].encode()))
+    except (ValueError, RecursionError):
+        pass
+    return {**fields, "messages": [*messages, None]}
 
 
 def _text(path: Path, data: dict[str, Any], name: str) -> str | None:
@@ -125,4 +155,8 @@ def _message_from_dict(entry: Any) -> Message:
         raise TypeError("an object is needed")
     fields = dict(entry)
     truncated = fields.pop("truncated", False) is True
-    return replace(Message.from_dict(fields), truncated=truncated)
+    message = Message.from_dict(fields)
+    if message.role in (Role.SYSTEM, Role.DEVELOPER):
+        # They would rank above everyone else; what a chat has of them stands in fields of its own.
+        raise TypeError(f"a {message.role} message has no place in a saved chat")
+    return replace(message, truncated=truncated)
