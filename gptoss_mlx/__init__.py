@@ -14,13 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .arguments import Effort as Effort
     from .asynchronous import AsyncChat as AsyncChat
     from .asynchronous import AsyncGptOss as AsyncGptOss
     from .asynchronous import AsyncStream as AsyncStream
     from .asynchronous import load_async as load_async
     from .chat import Chat as Chat
     from .config import ModelConfig as ModelConfig
-    from .engine import Effort as Effort
     from .engine import Generation as Generation
     from .engine import GptOss as GptOss
     from .engine import load as load
@@ -50,7 +50,8 @@ _HOMES = {
     **dict.fromkeys(["AsyncChat", "AsyncGptOss", "AsyncStream", "load_async"], "asynchronous"),
     **dict.fromkeys(["Chat"], "chat"),
     **dict.fromkeys(["ModelConfig"], "config"),
-    **dict.fromkeys(["Effort", "Generation", "GptOss", "load"], "engine"),
+    **dict.fromkeys(["Effort"], "arguments"),
+    **dict.fromkeys(["Generation", "GptOss", "load"], "engine"),
     **dict.fromkeys(["GptOssError", "OutputError"], "errors"),
     **dict.fromkeys(
         [

@@ -18,13 +18,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
+from .arguments import Effort
 from .chat import Chat
-from .engine import Effort, GptOss, load
+from .engine import MAX_STEPS, GptOss, load
 from .errors import GptOssError
 from .events import Event, Reply, Text
-from .options import AnswerOptions
+from .options import AnswerOptions, RequestOptions
 from .sampling import SamplingParams
 from .stream import Stream
+from .tools import AfterCall, BeforeCall
 
 __all__ = ["AsyncChat", "AsyncGptOss", "AsyncStream", "load_async"]
 
@@ -67,12 +69,12 @@ class AsyncGptOss:
     def __init__(self, model: GptOss) -> None:
         self.model = model
 
-    async def ask(self, prompt: str, **options: Any) -> Reply:
-        """Answers one question; the arguments are those of ``GptOss.stream``."""
+    async def ask(self, prompt: str, **options: Unpack[RequestOptions]) -> Reply:
+        """Answers one question; the options are those of ``GptOss.ask``."""
         async with self.stream(prompt, **options) as events:
             return await events.finish()
 
-    def stream(self, prompt: str, **options: Any) -> AsyncStream:
+    def stream(self, prompt: str, **options: Unpack[RequestOptions]) -> AsyncStream:
         """Answers one question, event by event."""
         return AsyncStream(lambda loop: self._stream(prompt, loop, **options))
 
@@ -84,17 +86,29 @@ class AsyncGptOss:
         tools: Sequence[Any] = (),
         sampling: SamplingParams | None = None,
         date: str | None = None,
-        **options: Any,
+        before_call: BeforeCall | None = None,
+        after_call: AfterCall | None = None,
+        max_steps: int = MAX_STEPS,
     ) -> AsyncChat:
         """Starts a conversation; the arguments are those of ``GptOss.chat``."""
         chat = self.model.chat(
-            instructions=instructions, effort=effort, tools=tools, sampling=sampling, date=date, **options
+            instructions=instructions,
+            effort=effort,
+            tools=tools,
+            sampling=sampling,
+            date=date,
+            before_call=before_call,
+            after_call=after_call,
+            max_steps=max_steps,
         )
         return AsyncChat(chat)
 
-    async def load_chat(self, path: str | Path, *, tools: Sequence[Any] = ()) -> AsyncChat:
-        """Goes on with a chat that was saved."""
-        return AsyncChat(await asyncio.to_thread(self.model.load_chat, path, tools=tools))
+    async def load_chat(
+        self, path: str | Path, *, tools: Sequence[Any] = (), keep_readable: bool = False
+    ) -> AsyncChat:
+        """Goes on with a chat that was saved; the arguments are those of ``GptOss.load_chat``."""
+        load_chat = self.model.load_chat
+        return AsyncChat(await asyncio.to_thread(load_chat, path, tools=tools, keep_readable=keep_readable))
 
     def generate(self, tokens: Sequence[int], sampling: SamplingParams | None = None) -> AsyncIterator[int]:
         """Generates tokens after a prompt, as ``GptOss.generate`` does; leaving the loop stops it."""
@@ -137,15 +151,36 @@ class AsyncChat:
         """Says something; the answer comes as events."""
         return self._started(lambda: self.chat.stream(text, effort=effort, **options))
 
-    async def retry(self, *, effort: Effort | None = None) -> Reply:
-        """Throws the last answer away and asks again."""
-        async with self._started(lambda: self.chat.stream_retry(effort=effort)) as events:
+    async def send_results(self, *results: Any, **options: Unpack[AnswerOptions]) -> Reply:
+        """Answers the calls that the last turn left to the caller (``chat.pending_calls``)."""
+        async with self.stream_results(*results, **options) as events:
             return await events.finish()
 
-    async def edit(self, index: int, text: str) -> Reply:
-        """Changes what the user said and asks again."""
-        async with self._started(lambda: self.chat.stream_edit(index, text)) as events:
+    def stream_results(self, *results: Any, **options: Unpack[AnswerOptions]) -> AsyncStream:
+        """:meth:`send_results`, as events."""
+        return self._started(lambda: self.chat.stream_results(*results, **options))
+
+    async def retry(self, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> Reply:
+        """Throws the last answer away and asks again."""
+        async with self.stream_retry(effort=effort, **options) as events:
             return await events.finish()
+
+    def stream_retry(self, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> AsyncStream:
+        """:meth:`retry`, as events."""
+        return self._started(lambda: self.chat.stream_retry(effort=effort, **options))
+
+    async def edit(self, index: int, text: str, **options: Unpack[AnswerOptions]) -> Reply:
+        """Changes what the user said and asks again."""
+        async with self.stream_edit(index, text, **options) as events:
+            return await events.finish()
+
+    def stream_edit(self, index: int, text: str, **options: Unpack[AnswerOptions]) -> AsyncStream:
+        """:meth:`edit`, as events."""
+        return self._started(lambda: self.chat.stream_edit(index, text, **options))
+
+    def continue_stream(self) -> AsyncStream:
+        """Goes on with an answer that was cut short."""
+        return self._started(self.chat.continue_stream)
 
     async def fork(self) -> AsyncChat:
         """An independent chat that begins with the same messages."""

@@ -7,17 +7,28 @@ already computed: retry, undo, edit and fork need no more than to change the mes
 from __future__ import annotations
 
 import asyncio
-import datetime
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Any, Unpack
 
-from . import chatfile
-from .engine import Effort
+from . import calls, chatfile
+from .arguments import (
+    Effort,
+    checked_date,
+    checked_effort,
+    checked_flag,
+    checked_hook,
+    checked_messages,
+    checked_path,
+    checked_question,
+    checked_sampling,
+    checked_steps,
+    checked_text,
+)
+from .engine import MAX_STEPS
 from .errors import InvalidRequest
-from .events import Reply, ToolResult
+from .events import Reply, ToolCall, ToolResult, Usage
 from .guide import GuidePlan, guide_for
 from .harmony import (
     Channel,
@@ -41,8 +52,6 @@ if TYPE_CHECKING:
     from .engine import Generation, GptOss
 
 __all__ = ["Chat", "TraceEntry"]
-
-MAX_STEPS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +83,11 @@ class Chat:
         title: for lists of chats.
         before_call: sees every call before it runs and may change or veto it.
         after_call: sees every result and may change it.
-        max_steps: how often the model may call tools before it has to have answered.
+        max_steps: how often the model may generate in one turn, each time but the last to call tools.
+
+    Raises:
+        InvalidRequest: an argument out of its range.
+        ToolError: a tool that cannot be declared.
     """
 
     def __init__(
@@ -92,21 +105,19 @@ class Chat:
         after_call: AfterCall | None = None,
         max_steps: int = MAX_STEPS,
     ) -> None:
-        if type(max_steps) is not int or max_steps < 1:
-            raise InvalidRequest(f"max_steps is {max_steps!r}; a whole number from 1 is needed")
-        self.before_call = before_call
-        self.after_call = after_call
-        self.max_steps = max_steps
+        self.before_call = checked_hook("before_call", before_call)
+        self.after_call = checked_hook("after_call", after_call)
+        self.max_steps = checked_steps(max_steps)
         self.loop: asyncio.AbstractEventLoop | None = None
         """Where async tools run; by default each call has a loop of its own."""
         self.model = model
-        self.instructions = instructions
+        self.instructions = checked_text("instructions", instructions)
         self.effort = effort
-        self.sampling = sampling or SamplingParams()
-        self.date = _checked_date(date)
-        self.title = title
+        self.sampling = checked_sampling(sampling)
+        self.date = checked_date(date)
+        self.title = checked_text("title", title)
         self._tools = ToolBox(tools)
-        self._messages = list(messages)
+        self._messages = checked_messages(messages)
         self._prefix = model.make_prefix()
 
     @property
@@ -116,7 +127,7 @@ class Chat:
         return self._effort
 
     @effort.setter
-    def effort(self, effort: str) -> None:
+    def effort(self, effort: Effort) -> None:
         self._effort: Effort = checked_effort(effort)
 
     @property
@@ -128,6 +139,12 @@ class Chat:
     def conversation(self) -> Conversation:
         """Everything that the model reads, the system and developer messages included."""
         return self._conversation(self._messages)
+
+    @property
+    def pending_calls(self) -> tuple[ToolCall, ...]:
+        """The calls that wait for :meth:`send_results`, in order."""
+        waiting = calls.pending(self._messages)
+        return tuple(ToolCall(name=call.recipient or "", arguments=call.text) for call in waiting)
 
     @property
     def context_used(self) -> int:
@@ -162,42 +179,72 @@ class Chat:
 
         Raises:
             InvalidRequest: the text is empty, an option cannot be kept to, or the conversation no longer fits
-                the context.
+                the context; SchemaError, if it is the form that cannot be kept to.
             OutputError: from the stream, in place of ``Done``: the answer was cut short before it had its form.
         """
-        if not text.strip():
-            raise InvalidRequest("the message is empty; say something")
-        plan = guide_plan(options, self._tools.schemas)
-        if effort is not None:
-            self.effort = effort
-        self._messages.append(Message.user(text))
-        return self._turn(restore=self._messages[:-1], plan=plan, logprobs=options.get("logprobs", False))
+        return self._ask([*self._messages, Message.user(checked_question(text))], effort, options)
 
-    def retry(self, *, effort: Effort | None = None) -> Reply:
-        """Throws the last answer away and asks again."""
-        with self.stream_retry(effort=effort) as events:
+    def send_results(self, *results: Any, **options: Unpack[AnswerOptions]) -> Reply:
+        """Answers the calls that the last turn left to the caller, and waits for what the model makes of it.
+
+        Args:
+            results: one for each of ``pending_calls``, in order: text, a ``ToolResult``, or anything that JSON
+                can hold.
+            options: as in :meth:`stream`; those of the question are not carried on.
+
+        Raises:
+            InvalidRequest: there are more or fewer results than calls, or an option cannot be kept to.
+
+        Example:
+            >>> import gptoss_mlx as gptoss
+            >>> lamp = {"name": "lamp", "description": "Whether the lamp is on."}
+            >>> with gptoss.load("demo") as model:
+            ...     chat = model.chat(tools=[lamp])
+            ...     reply = chat.send("Is the lamp on?", tool_choice="lamp")
+            ...     while reply.finish_reason == "tool_calls":
+            ...         results = ["It is on." for call in chat.pending_calls]
+            ...         reply = chat.send_results(*results, choices=["yes", "no"], tool_choice="none")
+            >>> reply.parsed in ("yes", "no")
+            True
+        """
+        with self.stream_results(*results, **options) as events:
             return events.finish()
 
-    def stream_retry(self, *, effort: Effort | None = None) -> Stream:
+    def stream_results(self, *results: Any, **options: Unpack[AnswerOptions]) -> Stream:
+        """:meth:`send_results`, as events."""
+        answers = calls.answers(calls.pending(self._messages), results)
+        return self._ask([*self._messages, *answers], None, options)
+
+    def retry(self, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> Reply:
+        """Throws the last answer away and asks again.
+
+        Args:
+            effort: for this turn and the following ones.
+            options: as in :meth:`stream`; those of the first time are not carried on.
+        """
+        with self.stream_retry(effort=effort, **options) as events:
+            return events.finish()
+
+    def stream_retry(self, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> Stream:
         """:meth:`retry`, as events.
 
         Raises:
-            InvalidRequest: nothing was asked yet.
+            InvalidRequest: nothing was asked yet, or an option cannot be kept to.
         """
-        if effort is not None:
-            self.effort = effort
-        before = list(self._messages)
-        del self._messages[self._last_question() + 1 :]
-        return self._turn(restore=before)
+        return self._ask(self._messages[: self._last_question() + 1], effort, options)
 
     def continue_stream(self) -> Stream:
-        """Goes on with an answer that was cut short by ``max_tokens`` or an interrupt. A form that the answer had
-        to have (``schema``, ``regex``, ``choices``) is not carried on.
+        """Goes on with an answer that was cut short by ``max_tokens``, ``max_steps`` or an interrupt. A form that
+        the answer had to have (``schema``, ``regex``, ``choices``) is not carried on.
 
         Raises:
-            InvalidRequest: the last answer is complete.
+            InvalidRequest: the last answer is complete, or calls wait for their results.
         """
+        if self.pending_calls:
+            raise InvalidRequest("calls wait for their results; give those with send_results()")
         last = self._messages[-1] if self._messages else None
+        if last is not None and last.role is Role.TOOL:
+            return self._turn(restore=list(self._messages))
         if last is None or last.role is not Role.ASSISTANT or not last.truncated:
             raise InvalidRequest("there is no unfinished answer to continue; ask something")
         before = list(self._messages)
@@ -219,29 +266,27 @@ class Chat:
         del self._messages[position:]
         return question
 
-    def edit(self, index: int, text: str) -> Reply:
+    def edit(self, index: int, text: str, **options: Unpack[AnswerOptions]) -> Reply:
         """Changes what the user said and asks again; what came after is thrown away.
 
         Args:
             index: of the user's message in ``messages``; negative counts from the end.
             text: what it shall say.
+            options: as in :meth:`stream`.
 
         Raises:
-            InvalidRequest: there is no user message at ``index``.
+            InvalidRequest: there is no user message at ``index``, or an option cannot be kept to.
         """
-        with self.stream_edit(index, text) as events:
+        with self.stream_edit(index, text, **options) as events:
             return events.finish()
 
-    def stream_edit(self, index: int, text: str) -> Stream:
+    def stream_edit(self, index: int, text: str, **options: Unpack[AnswerOptions]) -> Stream:
         """:meth:`edit`, as events."""
-        if not -len(self._messages) <= index < len(self._messages) or self._messages[index].role is not Role.USER:
-            users = [position for position, message in enumerate(self._messages) if message.role is Role.USER]
-            raise InvalidRequest(f"message {index} is not the user's; those are {users}")
-        if not text.strip():
-            raise InvalidRequest("the message is empty; say something")
-        before = list(self._messages)
-        self._messages = [*self._messages[: index % len(before)], Message.user(text)]
-        return self._turn(restore=before)
+        count = len(self._messages)
+        users = [position for position, message in enumerate(self._messages) if message.role is Role.USER]
+        if type(index) is not int or not (index in users or index + count in users):
+            raise InvalidRequest(f"message {index!r} is not the user's; those are {users}")
+        return self._ask([*self._messages[: index % count], Message.user(checked_question(text))], None, options)
 
     def fork(self) -> Chat:
         """An independent chat that begins with the same messages; what is computed is shared, not copied."""
@@ -289,12 +334,14 @@ class Chat:
             date=self.date,
             messages=self.messages,
         )
-        chatfile.write(path, content)
+        chatfile.write(checked_path(path), content)
 
     @classmethod
-    def load(cls, model: GptOss, path: str | Path, *, tools: Sequence[Any] = ()) -> Chat:
+    def load(
+        cls, model: GptOss, path: str | Path, *, tools: Sequence[Any] = (), keep_readable: bool = False
+    ) -> Chat:
         """See ``GptOss.load_chat``."""
-        content = chatfile.read(path)
+        content = chatfile.read(checked_path(path), keep_readable=keep_readable)
         return cls(
             model,
             instructions=content.instructions,
@@ -334,6 +381,15 @@ class Chat:
     ) -> Rendering:
         return render_segments(self._conversation(messages, response_format), self.model.tokenizer, next_role)
 
+    def _ask(self, messages: list[Message], effort: Effort | None, options: AnswerOptions) -> Stream:
+        """Starts a turn on other messages; whatever cannot be kept to is refused before anything changes."""
+        plan = guide_plan(options, self._tools.schemas)
+        logprobs = checked_flag("logprobs", options.get("logprobs", False))
+        if effort is not None:
+            self.effort = effort
+        before, self._messages = self._messages, messages
+        return self._turn(restore=before, plan=plan, logprobs=logprobs)
+
     def _turn(
         self,
         *,
@@ -351,38 +407,47 @@ class Chat:
             logprobs: whether the reply has them.
         """
         plan = plan or GuidePlan()
-        # A call that had to be is made once; then the model is free to answer.
-        later = replace(plan, tool_choice="none" if plan.tool_choice == "none" else "auto")
-        model = self.model
+        model, sampling = self.model, self.sampling
         try:
-            first = self._generate(begun, plan, logprobs)
+            first = self._generate(begun, plan, sampling, logprobs)
         except BaseException:
             self._messages = restore
             raise
         started: list[Generation] = [first]
         turn_plan = TurnPlan(
-            generate=lambda: started.pop() if started else self._generate((), later, logprobs),
+            generate=lambda used: (
+                started.pop() if started else self._generate_more(plan, sampling, used, logprobs)
+            ),
             add=self._messages.extend,
             call=self._call,
-            runs=lambda message: self._tools.runs(message.recipient or ""),
+            runs=lambda call: not call.is_complete or not self._tools.leaves(call.recipient or "", call.text),
             max_steps=self.max_steps,
-            stop=self.sampling.stop,
+            max_tokens=sampling.max_tokens,
+            stop=sampling.stop,
             parse=plan.constraint.parse if plan.constraint else None,
             begun=begun,
         )
         turn = Turn(turn_plan, model.tokenizer, model.stop_tokens, on_end=self._settle)
         return Stream(turn.events(), turn.cancel)
 
-    def _generate(self, begun: tuple[int, ...], plan: GuidePlan, logprobs: bool) -> Generation:
+    def _generate(
+        self, begun: tuple[int, ...], plan: GuidePlan, sampling: SamplingParams, logprobs: bool
+    ) -> Generation:
         told = plan.constraint.response_format if plan.constraint else None
         rendering = self._render(self._messages, None if begun else "assistant", told)
         prompt = [*rendering.tokens, *begun]
         boundaries = rendering.boundaries
         model = self.model
         if not plan.guides and not logprobs:
-            return model._generate(prompt, self.sampling, self._prefix, boundaries)
+            return model._generate(prompt, sampling, self._prefix, boundaries)
         guide = guide_for(plan, model.tokenizer, model.config.vocab_size)
-        return model._generate(prompt, self.sampling, self._prefix, boundaries, guide=guide, logprobs=logprobs)
+        return model._generate(prompt, sampling, self._prefix, boundaries, guide=guide, logprobs=logprobs)
+
+    def _generate_more(self, plan: GuidePlan, sampling: SamplingParams, used: Usage, logprobs: bool) -> Generation:
+        """The next step of a turn, with what the steps before it left of its bounds."""
+        if sampling.max_tokens is not None:
+            sampling = replace(sampling, max_tokens=sampling.max_tokens - used.completion_tokens)
+        return self._generate((), plan.after_a_call(used.reasoning_tokens), sampling, logprobs)
 
     def _call(self, message: Message) -> ToolResult:
         assert message.recipient is not None
@@ -402,28 +467,3 @@ class Chat:
         end = rendering.segments[-1].start
         boundaries = [boundary for boundary in rendering.boundaries if boundary <= end]
         self.model._compute_ahead(rendering.tokens[:end], self._prefix, boundaries)
-
-
-def checked_effort(effort: str) -> Effort:
-    """The effort, if it is one.
-
-    Raises:
-        InvalidRequest: it is not.
-    """
-    if effort not in get_args(Effort):
-        raise InvalidRequest(
-            f"effort is {effort!r}; low, medium or high is needed (gpt-oss always thinks: low is the least)"
-        )
-    return cast(Effort, effort)
-
-
-def _checked_date(date: str | None) -> str | None:
-    if date is None:
-        return None
-    try:
-        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", date):
-            raise ValueError
-        datetime.date.fromisoformat(date)
-    except (TypeError, ValueError):
-        raise InvalidRequest(f"date is {date!r}; a date as YYYY-MM-DD is needed") from None
-    return date

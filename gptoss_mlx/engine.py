@@ -5,6 +5,7 @@ Knows tokens, not conversations: those are ``chat``'s.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack
 import mlx.core as mx
 
 from . import hub
+from .arguments import Effort, checked_sampling, checked_tokens
 from .config import ModelConfig, read_json
 from .errors import CheckpointError, InvalidRequest, ModelClosed
 from .events import Progress, Reply
@@ -31,14 +33,13 @@ from .worker import Worker
 if TYPE_CHECKING:
     from .chat import Chat
     from .guide import Guide
-    from .options import AnswerOptions
+    from .options import AnswerOptions, RequestOptions
     from .stream import Stream
     from .tools import AfterCall, BeforeCall
 
-__all__ = ["Effort", "Generation", "GptOss", "load"]
+__all__ = ["Generation", "GptOss", "load"]
 
-Effort = Literal["low", "medium", "high"]
-
+MAX_STEPS: Final = 16
 _DTYPES: Final = {"bfloat16": mx.bfloat16, "float32": mx.float32}
 # Where generation_config.json does not say: return, call, endoftext.
 _STOP_NAMES: Final = ("<|return|>", "<|call|>", "<|endoftext|>")
@@ -68,8 +69,10 @@ def load(
         ...     model.ask("hi", effort="low").finish_reason
         'stop'
     """
-    if dtype not in _DTYPES:
+    if dtype not in tuple(_DTYPES):
         raise InvalidRequest(f"dtype is {dtype!r}; {' or '.join(_DTYPES)} is needed")
+    if not isinstance(reference, str | os.PathLike):
+        raise InvalidRequest(f"reference is {reference!r}; a name, a directory or a repository id is needed")
     directory = hub.resolve(str(reference), download=download)
     model = GptOss(directory, dtype=dtype, name=str(reference))
     hub.mark_used(directory)
@@ -149,13 +152,15 @@ class GptOss:
             InvalidRequest: an empty or too long prompt, or a token out of range.
             ModelClosed: after :meth:`close`.
         """
-        return self._generate(list(tokens), sampling or SamplingParams(), prefix or self.make_prefix())
+        if prefix is not None and not isinstance(prefix, PrefixCache):
+            raise InvalidRequest(f"prefix is {prefix!r}; one of make_prefix() is needed")
+        return self._generate(checked_tokens(tokens), checked_sampling(sampling), prefix or self.make_prefix())
 
     def make_prefix(self) -> PrefixCache:
         """An empty prompt cache that knows its tokens, to give to several requests."""
         return PrefixCache(self.transformer.make_cache())
 
-    def ask(self, prompt: str, **options: Any) -> Reply:
+    def ask(self, prompt: str, **options: Unpack[RequestOptions]) -> Reply:
         """Answers one question: :meth:`stream` to its end."""
         with self.stream(prompt, **options) as events:
             return events.finish()
@@ -171,6 +176,7 @@ class GptOss:
         date: str | None = None,
         before_call: BeforeCall | None = None,
         after_call: AfterCall | None = None,
+        max_steps: int = MAX_STEPS,
         **options: Unpack[AnswerOptions],
     ) -> Stream:
         """Answers one question, event by event. The arguments are those of :meth:`chat` and of ``Chat.stream``."""
@@ -182,6 +188,7 @@ class GptOss:
             date=date,
             before_call=before_call,
             after_call=after_call,
+            max_steps=max_steps,
         )
         return chat.stream(prompt, **options)
 
@@ -195,7 +202,7 @@ class GptOss:
         date: str | None = None,
         before_call: BeforeCall | None = None,
         after_call: AfterCall | None = None,
-        max_steps: int = 16,
+        max_steps: int = MAX_STEPS,
     ) -> Chat:
         """Starts a conversation.
 
@@ -207,7 +214,7 @@ class GptOss:
             date: the current date for the system message, YYYY-MM-DD; by default it has none.
             before_call: sees every call before it runs and may change or veto it.
             after_call: sees every result and may change it.
-            max_steps: how often the model may call tools before it has to have answered.
+            max_steps: how often the model may generate in one turn, each time but the last to call tools.
         """
         from .chat import Chat
 
@@ -216,22 +223,27 @@ class GptOss:
             instructions=instructions,
             effort=effort,
             tools=tools,
-            sampling=sampling or SamplingParams(),
+            sampling=sampling,
             date=date,
             before_call=before_call,
             after_call=after_call,
             max_steps=max_steps,
         )
 
-    def load_chat(self, path: str | Path, *, tools: Sequence[Any] = ()) -> Chat:
-        """Goes on with a chat that ``Chat.save`` wrote. Functions are not in the file: give them again.
+    def load_chat(self, path: str | Path, *, tools: Sequence[Any] = (), keep_readable: bool = False) -> Chat:
+        """Goes on with a chat that ``Chat.save`` wrote.
+
+        Args:
+            path: the file.
+            tools: functions are not in the file; give them again.
+            keep_readable: of a damaged file keep the messages before the damage, if there are any.
 
         Raises:
             ChatFileError: the file cannot be read, is damaged, or is of a newer version.
         """
         from .chat import Chat
 
-        return Chat.load(self, path, tools=tools)
+        return Chat.load(self, path, tools=tools, keep_readable=keep_readable)
 
     def close(self) -> None:
         """Stops what runs and frees the memory. May be called twice."""

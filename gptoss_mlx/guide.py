@@ -10,7 +10,7 @@ thinking budget, a tool choice) have one; the model alone decides everything els
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any, Final, Literal, TypeAlias
 
@@ -60,7 +60,7 @@ class GuidePlan:
     constraint: Constraint | None = None
     """The form of the final answer."""
     max_thinking_tokens: int | None = None
-    """Of analysis, in one reply; then it is closed and the answer begins."""
+    """Of analysis, in one message or several; then it is closed and the answer begins."""
     tool_choice: ToolChoice = "auto"
     tools: Mapping[str, Mapping[str, Any] | None] | None = None
     """The schema of each function's arguments, by name."""
@@ -88,6 +88,20 @@ class GuidePlan:
         if self.tool_choice == "none":
             return ()
         return tuple(self.tools or ()) if self.tool_choice in ("auto", "required") else (self.tool_choice,)
+
+    def after_a_call(self, thought: int) -> GuidePlan:
+        """What is left to ask once a call has its result: one that had to be is made once, then the model is
+        free to answer.
+
+        Args:
+            thought: tokens of analysis so far.
+        """
+        budget = self.max_thinking_tokens
+        return replace(
+            self,
+            max_thinking_tokens=None if budget is None else max(budget - thought, 0),
+            tool_choice="none" if self.tool_choice == "none" else "auto",
+        )
 
     @property
     def must_call(self) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
+from .arguments import Effort
 from .errors import InvalidRequest
 from .guide import GuidePlan, ToolChoice
+from .sampling import SamplingParams
 from .structured import Constraint
+from .tools import AfterCall, BeforeCall
 
-__all__ = ["AnswerOptions", "guide_plan"]
+__all__ = ["AnswerOptions", "RequestOptions", "guide_plan"]
 
 
 class AnswerOptions(TypedDict, total=False):
@@ -25,18 +28,42 @@ class AnswerOptions(TypedDict, total=False):
     choices: Iterable[str]
     """The answer is one of these."""
     max_thinking_tokens: int
-    """After as many tokens of analysis it is closed, and the answer begins."""
+    """After as many tokens of analysis it is closed, and the answer begins. They are those of the whole answer:
+    the steps in which tools are called count together."""
     tool_choice: ToolChoice
-    """``auto``, ``none``, ``required`` or the name of the function to call."""
+    """``auto``, ``none``, ``required`` or the name of the function to call. A required call is made once; then the
+    model is free to answer."""
     logprobs: bool
     """Whether the reply has ``logprobs``."""
+
+
+class RequestOptions(AnswerOptions, total=False):
+    """The keywords of ``ask``: those of ``GptOss.chat`` and of :class:`AnswerOptions`."""
+
+    effort: Effort
+    """How long the model thinks."""
+    instructions: str | None
+    """The developer message."""
+    sampling: SamplingParams | None
+    """How tokens are chosen."""
+    tools: Sequence[Any]
+    """Functions the model may call."""
+    date: str | None
+    """The current date, YYYY-MM-DD."""
+    before_call: BeforeCall | None
+    """Sees every call before it runs and may change or veto it."""
+    after_call: AfterCall | None
+    """Sees every result and may change it."""
+    max_steps: int
+    """How often the model may generate, each time but the last to call tools."""
 
 
 def guide_plan(options: AnswerOptions, tools: Mapping[str, Mapping[str, Any] | None]) -> GuidePlan:
     """The options, checked.
 
     Raises:
-        InvalidRequest: an unknown option, two forms at once, or a value that cannot be kept to.
+        InvalidRequest: an unknown option, two forms at once, or a value out of its range.
+        SchemaError: a form that cannot be compiled.
     """
     unknown = sorted(set(options) - set(AnswerOptions.__annotations__))
     if unknown:

@@ -16,6 +16,7 @@ import pydantic_core
 from pydantic.json_schema import GenerateJsonSchema
 
 from .errors import ToolError
+from .reading import shown
 
 __all__ = ["ArgumentCheck", "Declaration", "check_by_schema", "declare"]
 
@@ -222,9 +223,3 @@ def check_by_schema(schema: Mapping[str, Any] | None, name: str) -> ArgumentChec
         return arguments
 
     return check
-
-
-def shown(value: Any) -> str:
-    """A value in an error message."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

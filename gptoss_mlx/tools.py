@@ -28,9 +28,10 @@ import pydantic_core
 from .errors import GptOssError, InvalidRequest, RenderError, ToolError
 from .events import ToolCall, ToolResult
 from .harmony import ToolDescription, ToolNamespace
-from .signature import ArgumentCheck, check_by_schema, declare, shown
+from .reading import shown
+from .signature import ArgumentCheck, check_by_schema, declare
 
-__all__ = ["AfterCall", "BeforeCall", "Tool", "ToolBox", "ToolOutcome", "as_tool"]
+__all__ = ["AfterCall", "BeforeCall", "Tool", "ToolBox", "ToolOutcome", "as_tool", "result_text"]
 
 BeforeCall: TypeAlias = Callable[[ToolCall], ToolCall | str | None]
 """Asked before every call: None lets it through, a ToolCall runs in its place, a text vetoes it and is what the
@@ -65,15 +66,17 @@ class Tool:
     parameters: Mapping[str, Any] | None = None
     """JSON schema of its arguments, an object; None takes it from the function's signature."""
     function: Callable[..., Any] | None = None
-    """What runs, plain or async; None leaves every call to the caller."""
+    """What runs, plain or async. With None the calls are the caller's: those whose arguments are valid end the
+    turn, and ``chat.send_results`` goes on."""
     check: ArgumentCheck | None = field(default=None, repr=False, compare=False)
     """JSON text to keyword arguments; by default what ``parameters`` or the signature say."""
 
     def __post_init__(self) -> None:
-        if self.function is not None and not callable(self.function):
-            raise ToolError(
-                f"tool {self.name!r}: function is {self.function!r}, which cannot be called; give a function"
-            )
+        for part, value in (("function", self.function), ("check", self.check)):
+            if value is not None and not callable(value):
+                raise ToolError(
+                    f"tool {self.name!r}: {part} is {shown(value)}, which cannot be called; give a function"
+                )
         if self.check is None:
             if self.parameters is None and self.function is not None:
                 declared = declare(self.function, str(self.name))
@@ -199,24 +202,18 @@ b: this argument is missing
         return len(self._tools)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Without the namespace, in the order they were given."""
-        return tuple(self._tools)
-
-    @property
-    def callable(self) -> bool:
-        """Whether every tool has its function, so that no call is left to the caller."""
-        return all(tool.function is not None for tool in self._tools.values())
-
-    @property
     def schemas(self) -> dict[str, Mapping[str, Any] | None]:
         """The schema of each tool's arguments, by name."""
         return {name: tool.parameters for name, tool in self._tools.items()}
 
-    def runs(self, recipient: str) -> bool:
-        """Whether :meth:`call` can answer: the tool has a function, or there is no such tool."""
-        tool = self._tools.get(recipient.removeprefix(f"{_NAMESPACE}."))
-        return tool is None or tool.function is not None
+    def leaves(self, recipient: str, arguments: str) -> bool:
+        """Whether a call is the caller's to answer: it is valid, and its tool has no function. Anything else
+        :meth:`call` answers."""
+        try:
+            tool, _ = self._checked(recipient, arguments)
+        except Exception:  # A tool's own check may raise anything; call() tells it to the model.
+            return False
+        return tool.function is None
 
     def namespace(self) -> ToolNamespace | None:
         """``functions``, for the developer message; None where there are no tools."""
@@ -261,10 +258,10 @@ b: this argument is missing
 
     def _answer(self, call: ToolCall, loop: asyncio.AbstractEventLoop | None) -> ToolOutcome:
         try:
-            tool = self._tool(call.name)
-            assert tool.check is not None
-            checked = tool.check(call.arguments)
-            return ToolOutcome(output=_as_text(_call(tool, checked, loop)))
+            tool, arguments = self._checked(call.name, call.arguments)
+            if tool.function is None:
+                raise ToolError("this tool has no function to run")
+            return ToolOutcome(output=_as_text(_call(tool.function, arguments, loop)))
         except GptOssError as error:
             return ToolOutcome(output=f"Error: {call.name}: {error}", error=True)
         except (Exception, SystemExit, asyncio.CancelledError) as error:
@@ -273,15 +270,19 @@ b: this argument is missing
             kind = type(error).__name__
             return ToolOutcome(output=f"Error: {call.name}: {kind}{f': {said}' if said else ''}", error=True)
 
-    def _tool(self, recipient: str) -> Tool:
+    def _checked(self, recipient: str, arguments: str) -> tuple[Tool, dict[str, Any]]:
+        """The tool that is called, and its arguments.
+
+        Raises:
+            ToolError: there is no such tool, or the arguments are not what it takes.
+        """
         namespace, _, name = recipient.partition(".")
         tool = self._tools.get(name) if namespace == _NAMESPACE else None
         if tool is None:
             known = ", ".join(f"{_NAMESPACE}.{name}" for name in self._tools)
             raise ToolError(f"there is no such tool; there {f'are {known}' if known else 'are none'}")
-        if tool.function is None:
-            raise ToolError("this tool has no function to run")
-        return tool
+        assert tool.check is not None
+        return tool, tool.check(arguments)
 
 
 def _hooked(decision: Any, unchanged: Any, kind: type[Any], hook: str) -> Any:
@@ -292,9 +293,8 @@ def _hooked(decision: Any, unchanged: Any, kind: type[Any], hook: str) -> Any:
     return decision
 
 
-def _call(tool: Tool, arguments: dict[str, Any], loop: asyncio.AbstractEventLoop | None) -> Any:
-    assert tool.function is not None
-    result = tool.function(**arguments)
+def _call(function: Callable[..., Any], arguments: dict[str, Any], loop: asyncio.AbstractEventLoop | None) -> Any:
+    result = function(**arguments)
     return _wait(_awaited(result), loop) if inspect.isawaitable(result) else result
 
 
@@ -331,8 +331,12 @@ def _wait(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop | None
     return result
 
 
+def result_text(result: Any) -> str:
+    """What the model is told of a result: text as it is, anything else as JSON."""
+    return _encodable(_as_text(result))
+
+
 def _as_text(result: Any) -> str:
-    """Text as it is, anything else as JSON."""
     if isinstance(result, str):
         return result
     try:

@@ -26,7 +26,7 @@ from .events import (
     ToolResult,
     Usage,
 )
-from .harmony import Author, Change, Channel, Message, Role, StreamParser
+from .harmony import Author, Change, Channel, Message, ParserState, Role, StreamParser
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -39,15 +39,17 @@ __all__ = ["Turn", "TurnPlan"]
 class TurnPlan:
     """What a turn asks of the chat that it belongs to."""
 
-    generate: Callable[[], Generation]
-    """Renders the conversation as it stands and starts generating."""
+    generate: Callable[[Usage], Generation]
+    """Renders the conversation as it stands and starts generating, told what the turn has used so far."""
     add: Callable[[Sequence[Message]], None]
     """Adds messages to the conversation."""
     call: Callable[[Message], ToolResult]
     """Answers a tool call."""
     runs: Callable[[Message], bool]
-    """Whether ``call`` can answer it; otherwise the turn ends and the caller does."""
+    """Whether ``call`` answers it; otherwise the turn ends and the caller does."""
     max_steps: int
+    max_tokens: int | None = None
+    """Of all steps together."""
     stop: tuple[str, ...] = ()
     parse: Callable[[str], Any] | None = None
     """What the answer means, where a form was asked for."""
@@ -128,9 +130,17 @@ class Turn:
                 reason = "cancelled"
             if self._cancelled or not all(map(self._plan.runs, calls)):
                 break
+            if self._spent():
+                reason = "length"
+                break
         reply = self._tally.reply(reason, self._parsed(reason))
         self._on_end(reply)
         yield Done(reply=reply)
+
+    def _spent(self) -> bool:
+        """Whether no token is left for another step."""
+        limit = self._plan.max_tokens
+        return limit is not None and self._tally.usage.completion_tokens >= limit
 
     def _parsed(self, reason: FinishReason) -> Any:
         """The answer as what was asked for.
@@ -160,7 +170,7 @@ class Turn:
         for token in begun:
             parser.process(token)
         reader = _Reader(self._tally, self._plan.stop)
-        self._generation = generation = self._plan.generate()
+        self._generation = generation = self._plan.generate(self._tally.usage)
         if self._cancelled:
             generation.cancel()
         reason: FinishReason | None = None
@@ -176,7 +186,9 @@ class Turn:
             if item in self._stop_tokens:
                 reason = "stop"
             if item != self._tokenizer.special["<|endoftext|>"]:
-                yield from reader.read(parser.process(item))
+                changes = parser.process(item)
+                reader.reasoning_tokens += self._is_thinking(parser, item)
+                yield from reader.read(changes)
             if reader.stopped:
                 generation.cancel()
                 reason = "stop"
@@ -187,6 +199,11 @@ class Turn:
             [kept for message in parser.messages if (kept := _stored(message, reader)) is not None]
         )
         return messages, reason or ("cancelled" if self._cancelled else "length")
+
+    def _is_thinking(self, parser: StreamParser, token: int) -> bool:
+        """Whether the parser's last token was text of analysis, be it half a character."""
+        inside = parser.state is ParserState.CONTENT and parser.channel is Channel.ANALYSIS
+        return inside and not self._tokenizer.is_special(token)
 
     def _keep(self, messages: Sequence[Message]) -> Sequence[Message]:
         self._plan.add(messages)
@@ -223,9 +240,6 @@ class _Reader:
 
     def read(self, changes: Sequence[Change]) -> Iterator[Event]:
         """The events of one token."""
-        self.reasoning_tokens += any(
-            change.header.channel is Channel.ANALYSIS and change.message is None for change in changes
-        )
         for change in changes:
             channel, recipient = change.header.channel, _recipient(change.header.author, change.header.recipient)
             if recipient is not None:

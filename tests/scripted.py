@@ -26,6 +26,8 @@ class ScriptedModel:
         self.stop_tokens = frozenset(special[name] for name in ("<|return|>", "<|call|>", "<|endoftext|>"))
         self.scripts = list(scripts)
         self.prompts: list[list[int]] = []
+        self.samplings: list[SamplingParams] = []
+        self.options: list[dict[str, Any]] = []
         self.ahead: list[list[int]] = []
 
     @property
@@ -55,6 +57,8 @@ class ScriptedModel:
         **options: Any,
     ) -> Generation:
         self.prompts.append(prompt)
+        self.samplings.append(sampling)
+        self.options.append(options)
         script = self.scripts.pop(0)
         if isinstance(script, BaseException):
             raise script

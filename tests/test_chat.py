@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from gptoss_mlx import SamplingParams
+from gptoss_mlx.chat import Chat
+from gptoss_mlx.engine import GptOss
 from gptoss_mlx.errors import ChatFileError, InvalidRequest
 from gptoss_mlx.events import Done, Preamble, Text, Thinking, ToolCall, ToolResult
 from gptoss_mlx.harmony import Message
@@ -86,7 +90,7 @@ def test_what_cannot_be_done_says_so_and_changes_nothing() -> None:
     with pytest.raises(InvalidRequest, match="empty"):
         chat.stream("  \n")
     with pytest.raises(InvalidRequest, match="low, medium or high"):
-        chat.effort = "off"
+        chat.effort = "off"  # type: ignore[assignment]
     chat.send("hi")
     with pytest.raises(InvalidRequest, match="message 1 is not the user's"):
         chat.edit(1, "x")
@@ -180,11 +184,100 @@ def test_a_tool_without_a_function_is_the_callers() -> None:
     assert [call.name for call in reply.tool_calls] == ["functions.add"]
 
 
-def test_a_chain_of_calls_ends_at_the_bound() -> None:
-    model = ScriptedModel(*[CALL] * 20)
-    reply = model.chat(tools=[add]).send("again and again")
-    assert reply.finish_reason == "tool_calls"
+OUTSIDE = {"name": "add", "parameters": {"type": "object", "required": ["a"]}}
+"""A tool whose calls are the caller's."""
+
+
+def test_results_from_outside_go_on_with_the_turn(tmp_path: Path) -> None:
+    model = ScriptedModel(THOUGHT.split("<|start|>")[0] + "<|start|>assistant" + CALL, CALL, FINAL.format("3."))
+    chat = model.chat(tools=[OUTSIDE])
+    chat.send("1+2?")
+    chat.save(tmp_path / "chat.json")
+    chat = Chat.load(cast(GptOss, model), tmp_path / "chat.json", tools=[OUTSIDE])
+    assert chat.pending_calls == (ToolCall(name="functions.add", arguments='{"a": 1, "b": 2}'),)
+    assert chat.send_results({"sum": 3}).finish_reason == "tool_calls"
+    assert model.shown[1].endswith(
+        "<|channel|>analysis<|message|>Hm.<|end|>"
+        "<|start|>assistant to=functions.add<|channel|>commentary <|constrain|>json"
+        '<|message|>{"a": 1, "b": 2}<|call|>'
+        '<|start|>functions.add to=assistant<|channel|>commentary<|message|>{"sum":3}<|end|><|start|>assistant'
+    )
+    reply = chat.send_results(ToolResult(name="functions.add", output="again 3"))
+    assert (reply.text, reply.finish_reason) == ("3.", "stop")
+    assert list(chat.pending_calls) == []
+    assert [str(message.role) for message in chat.messages[1:]] == [
+        *("assistant", "assistant", "tool", "assistant", "tool", "assistant")
+    ]
+
+
+def test_of_several_calls_only_those_without_a_function_wait() -> None:
+    to_add = CALL.replace("<|call|>", "<|end|>")
+    outside = to_add.replace("functions.add", "functions.outside")
+    model = ScriptedModel(
+        "<|start|>assistant".join([outside, to_add, outside[:-7] + "<|call|>"]), FINAL.format("x")
+    )
+    chat = model.chat(tools=[add, {**OUTSIDE, "name": "outside"}])
+    with chat.stream("1+2?") as stream:
+        (result,) = [event for event in stream if isinstance(event, ToolResult)]
+    assert (result.name, stream.reply.finish_reason) == ("functions.add", "tool_calls")
+    assert [call.name for call in chat.pending_calls] == ["functions.outside"] * 2
+    for wrong in ([], ["one"], ["one", "two", "three"], ["one", ToolResult(name="functions.add", output="x")]):
+        with pytest.raises(InvalidRequest, match=r"in order: functions\.outside, functions\.outside"):
+            chat.send_results(*wrong)
+    with pytest.raises(InvalidRequest, match="send_results"):
+        chat.continue_stream()
+    assert chat.send_results("one", "two").text == "x"
+    assert [message.text for message in chat.messages[-4:-1]] == ["3", "one", "two"]
+    with pytest.raises(InvalidRequest, match="no call waits"):
+        chat.send_results("three")
+
+
+@pytest.mark.parametrize(
+    "call", [CALL.replace('"a": 1', '"c": 1'), CALL.replace("}", ""), CALL[:-30] + "<|call|>"]
+)
+def test_a_call_that_is_not_valid_never_reaches_the_caller(call: str) -> None:
+    model = ScriptedModel(call, CALL)
+    with model.chat(tools=[OUTSIDE]).stream("1+2?") as stream:
+        (result,) = [event for event in stream if isinstance(event, ToolResult)]
+    assert result.error
+    assert stream.reply.finish_reason == "tool_calls"
+    assert [entry.arguments for entry in stream.reply.tool_calls][-1] == '{"a": 1, "b": 2}'
+
+
+def test_a_chain_of_calls_ends_at_the_bound_and_can_go_on() -> None:
+    model = ScriptedModel(*[CALL] * 16, FINAL.format("3"))
+    chat = model.chat(tools=[add])
+    assert chat.send("again and again").finish_reason == "tool_calls"
     assert len(model.prompts) == 16
+    with chat.continue_stream() as stream:
+        assert stream.finish().text == "3"
+    assert model.shown[16].count("<|call|>") == 16
+
+
+def test_max_tokens_are_those_of_all_steps_together() -> None:
+    used = len(wire(CALL))
+    model = ScriptedModel(CALL, CALL, FINAL.format("never said"))
+    chat = model.chat(tools=[add], sampling=SamplingParams(max_tokens=2 * used))
+    reply = chat.send("again and again")
+    assert (reply.finish_reason, reply.usage.completion_tokens) == ("length", 2 * used)
+    assert [sampling.max_tokens for sampling in model.samplings] == [2 * used, used]
+    assert chat.messages[-1].text == "3"
+
+
+def test_the_thinking_budget_is_that_of_all_steps_together() -> None:
+    think = "<|channel|>analysis<|message|>{}<|end|><|start|>assistant"
+    model = ScriptedModel(
+        think.format("One, two") + CALL,
+        think.format("ä👋") + CALL,
+        think.format("three") + CALL,
+        FINAL.format("3"),
+    )
+    reply = model.chat(tools=[add]).send("1+2?", max_thinking_tokens=5, tool_choice="required")
+    spent = [0, *itertools.accumulate(len(wire(text)) for text in ("One, two", "ä👋", "three"))]
+    assert spent[-1] == reply.usage.reasoning_tokens > 5
+    guides = [options["guide"]._plan for options in model.options]
+    assert [plan.max_thinking_tokens for plan in guides] == [max(5 - tokens, 0) for tokens in spent]
+    assert [plan.tool_choice for plan in guides] == ["required", "auto", "auto", "auto"]
 
 
 def test_preambles_are_events_of_their_own() -> None:
@@ -226,8 +319,6 @@ def test_a_cut_answer_is_marked_and_can_be_continued() -> None:
 
 
 def test_a_stop_text_ends_the_answer_before_it() -> None:
-    from gptoss_mlx import SamplingParams
-
     script = "<|channel|>analysis<|message|>STOP here<|end|><|start|>assistant" + FINAL.format("One STO STOP two")
     chat = ScriptedModel(script).chat(sampling=SamplingParams(stop=("STOP",)))
     with chat.stream("count") as stream:
@@ -257,9 +348,7 @@ def test_a_saved_chat_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "chat.json"
     chat.save(path)
     assert path.stat().st_mode & 0o777 == 0o600
-    from gptoss_mlx.chat import Chat
-
-    again = Chat.load(model, path)  # type: ignore[arg-type]
+    again = Chat.load(cast(GptOss, model), path)
     assert again.conversation == chat.conversation
     assert (again.title, again.effort, again.messages[-1].truncated) == ("A title", "high", True)
     assert "ünïcode" in path.read_text(encoding="utf-8")
@@ -275,6 +364,7 @@ def test_a_saved_chat_comes_back(tmp_path: Path) -> None:
         ('{"version": 1}', "messages is missing"),
         ('{"version": 1, "messages": [{"role": "emperor"}]}', r"messages\[0\]"),
         ('{"version": 1, "messages": [3]}', r"messages\[0\]"),
+        ('{"version": 1, "messages": [{"role": "system", "content": "Obey."}]}', "no place in a saved chat"),
         ('{"version": 1, "messages": [], "title": 3}', "title"),
         ('{"version": 1, "messages": [], "effort": "off"}', "effort"),
         ("[" * 100_000, "cannot be read"),
@@ -283,10 +373,8 @@ def test_a_saved_chat_comes_back(tmp_path: Path) -> None:
 def test_a_damaged_chat_file_is_refused(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "chat.json"
     path.write_text(content)
-    from gptoss_mlx.chat import Chat
-
     with pytest.raises((ChatFileError, InvalidRequest), match=message):
-        Chat.load(ScriptedModel(), path)  # type: ignore[arg-type]
+        Chat.load(cast(GptOss, ScriptedModel()), path)
 
 
 def test_the_readable_beginning_of_a_damaged_chat_can_be_kept(tmp_path: Path) -> None:
@@ -298,9 +386,3 @@ def test_the_readable_beginning_of_a_damaged_chat_can_be_kept(tmp_path: Path) ->
     content = chatfile.read(path, keep_readable=True)
     assert [entry.text for entry in content.messages] == ["hi"]
     assert content.damaged == 2
-
-
-def test_the_date_must_be_one() -> None:
-    for date in ("today", "2026-13-01", "20260102"):
-        with pytest.raises(InvalidRequest, match="date is"):
-            ScriptedModel().chat(date=date)

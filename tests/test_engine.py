@@ -7,19 +7,22 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
+from gptoss_mlx import engine
 from gptoss_mlx.chat import Chat
 from gptoss_mlx.engine import GptOss, load
 from gptoss_mlx.errors import CheckpointError, InvalidRequest, ModelClosed, ModelNotFound
 from gptoss_mlx.events import Progress
+from gptoss_mlx.generate import prefill
 from gptoss_mlx.harmony import render
 from gptoss_mlx.sampling import SamplingParams
+from gptoss_mlx.stream import Stream
 from tests.conftest import DEMO
 
 GREEDY = SamplingParams(temperature=0, max_tokens=150)
@@ -172,20 +175,35 @@ def test_a_generation_that_nobody_reads_stops(demo: GptOss) -> None:
     assert demo.ask("hi", sampling=GREEDY).text
 
 
-def test_requests_of_several_threads_each_get_their_own_answer(demo: GptOss) -> None:
-    questions = [f"What is {n}+{n + 3}?" for n in range(8)]
-    alone = [demo.ask(question, sampling=GREEDY).text for question in questions]
-    answers: dict[str, str] = {}
+def test_requests_of_many_threads_are_served_in_order_as_if_alone(
+    exact_demo: GptOss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief = SamplingParams(temperature=0, max_tokens=4)
+    questions = [f"What is {n}+{n + 3}?" for n in range(32)]
+    alone = [exact_demo.ask(question, sampling=brief).messages for question in questions]
+    served: list[list[int]] = []
+    replies: dict[int, Any] = {}
 
-    def ask(question: str) -> None:
-        answers[question] = demo.ask(question, sampling=GREEDY).text
+    def noted(transformer: Any, prompt: list[int], *rest: Any) -> bool:
+        served.append(prompt)
+        return prefill(transformer, prompt, *rest)
 
-    threads = [threading.Thread(target=ask, args=(question,)) for question in questions]
+    def read(streams: Iterable[tuple[int, Stream]]) -> None:
+        for number, stream in streams:
+            replies[number] = stream.finish().messages
+
+    monkeypatch.setattr(engine, "prefill", noted)
+    monkeypatch.setattr(exact_demo, "_compute_ahead", lambda *ignored: None)
+    streams = list(enumerate(exact_demo.stream(question, sampling=brief) for question in questions))
+    # Eight threads read four answers each, the last one first: the order is that of the requests nevertheless.
+    threads = [threading.Thread(target=read, args=(streams[n::8][::-1],)) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [answers[question] for question in questions] == alone
+    assert [replies[number] for number in range(32)] == alone
+    texts = [exact_demo.tokenizer.decode(prompt) for prompt in served]
+    assert [question in text for question, text in zip(questions, texts, strict=True)] == [True] * 32
 
 
 def test_a_closed_model_says_so() -> None:

@@ -279,10 +279,22 @@ def test_openai_notation_is_understood_and_calls_left_to_the_caller() -> None:
     tool = as_tool({"type": "function", "function": {"name": "f", "parameters": SCHEMA, "strict": True}})
     assert (tool.name, tool.function) == ("f", None)
     box = ToolBox([tool])
-    assert not box.callable
-    assert not box.runs("functions.f")
-    assert box.runs("functions.unheard_of")
+    assert box.leaves("functions.f", '{"n": 1}')
     assert box.call("functions.f", '{"n": 1}').error
+
+
+def test_only_valid_calls_are_left_to_the_caller() -> None:
+    box = ToolBox([{"name": "f", "parameters": SCHEMA}, weather])
+    assert box.leaves("functions.f", '{"n": 1}')
+    for recipient, arguments, said in [
+        ("functions.f", '{"n": 0}', "less than the minimum"),
+        ("functions.f", '{"n": ', "Invalid JSON"),
+        ("functions.g", '{"n": 1}', "there is no such tool"),
+        ("f", '{"n": 1}', "there is no such tool"),
+    ]:
+        assert not box.leaves(recipient, arguments)
+        assert said in box.call(recipient, arguments).output
+    assert not box.leaves("functions.weather", '{"city": "Oslo"}')
 
 
 @pytest.mark.parametrize(
@@ -295,7 +307,7 @@ def test_openai_notation_is_understood_and_calls_left_to_the_caller() -> None:
         (functools.partial(weather, "Oslo"), "has no name"),
         ({"description": "nameless"}, "name is None"),
         ({"name": "f", "parametres": {}}, "unknown key 'parametres'"),
-        ({"name": "f", "function": 3}, "cannot be called"),
+        ({"name": "f", "function": 3}, "tool 'f': function is 3, which cannot be called"),
         ({"name": "has space", "parameters": SCHEMA}, "has space"),
         ({"name": "f", "parameters": {"type": "array"}}, '"type": "object"'),
         ({"name": "f", "parameters": {"properties": {"a": {"type": "strin"}}}}, "parameters.properties.a.type"),
@@ -326,7 +338,6 @@ def test_names_must_differ_and_tools_be_a_list() -> None:
     with pytest.raises(ToolError, match="a list is needed"):
         ToolBox(weather)  # type: ignore[arg-type]
     assert ToolBox().namespace() is None
-    assert ToolBox().callable
 
 
 def test_methods_and_objects() -> None:
