@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -43,6 +44,12 @@ class FaultyOs:
         self.count = 0
         self._at, self._happens, self._calls, self._after = at, happens, calls, after
 
+    def fdopen(self, descriptor: int, mode: str) -> Any:
+        """A file whose writes are counted like the others."""
+        if mode != "wb" or "write" not in self._calls:
+            return os.fdopen(descriptor, mode)
+        return io.BufferedWriter(_Counted(descriptor, self))
+
     def __getattr__(self, name: str) -> Any:
         value = getattr(os, name)
         if name not in self._calls:
@@ -59,6 +66,28 @@ class FaultyOs:
             return result
 
         return counted
+
+
+class _Counted(io.RawIOBase):
+    """A file that is written through a :class:`FaultyOs`."""
+
+    def __init__(self, descriptor: int, system: FaultyOs) -> None:
+        self._descriptor, self._system = descriptor, system
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def write(self, data: Any) -> int:
+        written: int = self._system.write(self._descriptor, data)
+        return written
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            os.close(self._descriptor)
 
 
 @contextlib.contextmanager

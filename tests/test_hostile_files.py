@@ -1,0 +1,267 @@
+"""Whatever fails or dies while something is saved: the old content or the new one, never a part of it.
+
+``tests/test_convert_safety.py`` does the same to conversions; the long run of both, with every call failing and
+every kill, is ``tests/benchmarks/trust_faults.py``.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import os
+import re
+import shutil
+import signal
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import gptoss_mlx
+from gptoss_mlx import chatfile, files
+from gptoss_mlx.errors import FileWriteError, GptOssError, NotEnoughDisk
+from gptoss_mlx.harmony import Message
+from tests.convert_faults import faulty
+from tests.download_faults import FAULTS, SURVIVED, Downloads, die
+from tests.fake_hub import serving
+
+CALLS = ("write", "fsync", "replace", "open")
+OLD = chatfile.ChatContent(messages=(Message.user("old"),))
+NEW = chatfile.ChatContent(messages=(Message.user("new" * 10_000),))
+
+
+def save(path: Path) -> None:
+    chatfile.write(path, NEW)
+
+
+def count_calls(path: Path) -> int:
+    with faulty(None, lambda: None, CALLS) as system:
+        save(path)
+    return system.count
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """How a fork that does the work ends."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except GptOssError:
+            os._exit(1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, NotEnoughDisk), (errno.EIO, FileWriteError)])
+def test_an_error_at_any_call_leaves_the_old_chat_or_the_new_one(
+    number: int, kind: type[Exception], tmp_path: Path
+) -> None:
+    path = tmp_path / "chat.json"
+    calls = count_calls(path)
+    assert calls >= 5
+
+    def fail() -> None:
+        raise OSError(number, os.strerror(number))
+
+    outcomes = []
+    for at in range(1, calls + 1):
+        chatfile.write(path, OLD)
+        with faulty(at, fail, CALLS), pytest.raises(kind, match=re.escape(str(path))):
+            save(path)
+        outcomes.append(chatfile.read(path))
+        assert [left.name for left in tmp_path.iterdir()] == ["chat.json"]
+    # Only the sync of the directory comes after the rename.
+    assert outcomes == [OLD] * (calls - 2) + [NEW] * 2
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_kill_at_any_call_leaves_the_old_chat_or_the_new_one(after: bool, tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    calls = count_calls(path)
+
+    def save_until(at: int) -> None:
+        with faulty(at, die, CALLS, after=after):
+            save(path)
+
+    left_behind = 0
+    for at in range(1, calls + 1):
+        chatfile.write(path, OLD)
+        assert in_child(lambda at=at: save_until(at)) == -signal.SIGKILL  # type: ignore[misc]
+        assert chatfile.read(path) in (OLD, NEW)
+        left_behind += len(list(tmp_path.iterdir())) - 1
+    assert left_behind >= 1
+    # Of any other file: what was left goes at the next save in the directory.
+    chatfile.write(tmp_path / "other.json", OLD)
+    assert {left.name for left in tmp_path.iterdir()} == {"chat.json", "other.json"}
+
+
+def leftover(directory: Path, name: str = ".chat.json.abcd1234.gptoss.tmp") -> Path:
+    path = directory / name
+    path.write_text("half")
+    return path
+
+
+def test_a_temporary_file_that_somebody_writes_is_no_leftover(tmp_path: Path) -> None:
+    with files.atomic_file(tmp_path / "chat.json") as first:
+        first.write(b"first")
+        files.write_text(tmp_path / "chat.json", "second")
+        files.write_text(tmp_path / "other.json", "other")
+    assert (tmp_path / "chat.json").read_text() == "first"
+    assert {left.name for left in tmp_path.iterdir()} == {"chat.json", "other.json"}
+
+
+def test_only_own_leftovers_are_removed(tmp_path: Path) -> None:
+    kept = [
+        ".chat.json.abcd1234.tmp",
+        ".chat.json.gptoss.tmp",
+        "chat.json.abcd1234.gptoss.tmp",
+        ".x.ABCD1234.gptoss.tmp",
+    ]
+    for name in kept:
+        leftover(tmp_path, name)
+    (tmp_path / "target").write_text("precious")
+    (tmp_path / ".link.abcd1234.gptoss.tmp").symlink_to(tmp_path / "target")
+    (tmp_path / ".directory.abcd1234.gptoss.tmp").mkdir()
+    os.mkfifo(tmp_path / ".fifo.abcd1234.gptoss.tmp")
+    before = {path.name for path in tmp_path.iterdir()}
+    gone = leftover(tmp_path)
+    files.write_text(tmp_path / "chat.json", "")
+    assert not gone.exists()
+    assert {path.name for path in tmp_path.iterdir()} == before | {"chat.json"}
+    assert (tmp_path / "target").read_text() == "precious"
+
+
+def test_without_locks_nothing_is_taken_for_a_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOTSUP, "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    kept = leftover(tmp_path)
+    files.write_text(tmp_path / "chat.json", "new")
+    assert kept.exists()
+    assert (tmp_path / "chat.json").read_text() == "new"
+
+
+@pytest.mark.parametrize("how", ["locked", "removed"])
+def test_a_temporary_file_taken_for_a_leftover_is_replaced(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its locking, another process may have locked it, or removed it already."""
+    import tempfile
+
+    make = tempfile.mkstemp
+    thefts: list[str] = []
+
+    def stolen(*arguments: object, **options: object) -> tuple[int, str]:
+        descriptor, name = make(*arguments, **options)  # type: ignore[call-overload]
+        if not thefts:
+            thefts.append(name)
+            if how == "removed":
+                os.unlink(name)
+            else:
+                import fcntl
+
+                fcntl.flock(os.open(name, os.O_RDONLY), fcntl.LOCK_EX)
+        return descriptor, name
+
+    monkeypatch.setattr(tempfile, "mkstemp", stolen)
+    files.write_text(tmp_path / "chat.json", "new")
+    assert (tmp_path / "chat.json").read_text() == "new"
+    assert [left.name for left in tmp_path.iterdir()] == ["chat.json"]
+
+
+def test_a_file_to_append_to_is_its_owners_alone_and_never_behind_a_link(tmp_path: Path) -> None:
+    made = files.private_file(tmp_path / "history")
+    assert stat.S_IMODE(made.stat().st_mode) == 0o600
+    made.write_text("kept")
+    made.chmod(0o644)
+    assert files.private_file(made).read_text() == "kept"
+    assert stat.S_IMODE(made.stat().st_mode) == 0o600
+    (tmp_path / "link").symlink_to(made)
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("link", "fifo", "missing/history"):
+        with pytest.raises(FileWriteError):
+            files.private_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_download_that_is_cut_short_is_found_whole_or_not_at_all(fault: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (source / name).write_bytes(name.encode() * 1000)
+    expected = {path.name: path.read_bytes() for path in source.iterdir()}
+    with serving("someone/model", source) as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "")  # and what it was, afterwards
+        downloads = Downloads("someone/model", hub.url, tmp_path / "cache", expected)
+        for at in (3, 9, 21):  # each of some sixty moments: in the long run
+            assert downloads.attempt(at, FAULTS[fault]) in (-signal.SIGKILL, 1, SURVIVED)
+            assert downloads.state() in ("nothing", "everything")
+            shutil.rmtree(tmp_path / "cache")
+        assert downloads.attempt(None, die) == 0
+        assert downloads.state() == "everything"
+
+
+# Who may change the disk.
+
+WRITES = re.compile(
+    r"(?:os|shutil)\.(?:write|fsync|fdatasync|rename|replace|renames|mkdir|makedirs|unlink|remove|rmdir|rmtree|"
+    r"move|copy\w*|link|symlink|truncate|chmod)|os\.open|tempfile\.\w+|.*\.(?:write_text|write_bytes|touch|mkdir|"
+    r"unlink|rmdir|rename|symlink_to|hardlink_to)|(?:mx|np|numpy|torch)\.save\w*|(?:.*\.)?save_(?:file|safetensors|gguf)|json\.dump|"
+    r"FileHistory"
+)
+ALLOWED = {
+    # The one writer itself.
+    "files.py": None,
+    # What reads: os.open, read-only.
+    "reading.py": {"os.open"},
+    "convert/readers.py": {"os.open"},
+    # A conversion streams its shards into a staging directory of files.atomic_directory, and syncs them.
+    "convert/writer.py": {"os.open", "os.write", "os.fdatasync"},
+    "convert/locking.py": {"os.open", "path.unlink"},
+    "convert/pipeline.py": {"os.rename", "shutil.rmtree", "target.parent.mkdir"},
+    # The Hub's own cache: a directory for files.write_text.
+    "downloads.py": {"refs.mkdir", "write_text"},
+    # An empty marker whose time is what it says.
+    "hub.py": {"marker.parent.mkdir", "marker.touch"},
+    # Deleting a model, when asked to.
+    "cli/models.py": {"shutil.rmtree"},
+    # What was typed, appended to a file that files.private_file made; output to a closed pipe goes nowhere.
+    "cli/prompt.py": {"path.parent.mkdir", "FileHistory"},
+    "cli/edge.py": {"os.open"},
+}
+
+
+def calls_that_write(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        mode = next((ast.unparse(argument) for argument in node.args[-1:]), "")
+        if WRITES.fullmatch(called) or (called.endswith("open") and re.fullmatch(r"'[rbt+]*[wax+][rbt+]*'", mode)):
+            found.add(called)
+    return found
+
+
+def test_everything_that_saves_goes_through_the_one_writer() -> None:
+    package = Path(gptoss_mlx.__file__).parent
+    # cli and convert are links, which rglob does not follow; the demo's training is no part of what users run.
+    modules = [*package.rglob("*.py"), *(package / "cli").glob("*.py"), *(package / "convert").glob("*.py")]
+    offenders = {}
+    for path in modules:
+        name = str(path.relative_to(package))
+        allowed = ALLOWED.get(name, set())
+        if allowed is not None and not name.startswith("demo/"):
+            writes = calls_that_write(path) - {
+                "write_text",
+                "write_bytes",
+                "files.write_text",
+                "files.write_bytes",
+            }
+            if writes - allowed:
+                offenders[name] = writes - allowed
+    assert not offenders
