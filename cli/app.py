@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import convert
+from . import bench, convert
 from .edge import EdgeGroup, leave
 
 __all__ = ["app", "main"]
@@ -226,6 +226,7 @@ def config_show() -> None:
 
 
 convert.register(app)
+bench.register(app)
 
 
 def main() -> None:

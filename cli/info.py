@@ -6,6 +6,7 @@ import json
 import sys
 from typing import Any
 
+from ..bandwidth import stated_bandwidth
 from ..config import ModelConfig
 from ..fit import (
     KNOWN,
@@ -23,35 +24,9 @@ from ..hub import resolve
 from .spans import BOLD, GREEN, RED, YELLOW, Row, Span
 from .terminal import Terminal
 
-__all__ = ["describe", "memory_bandwidth", "show_info"]
+__all__ = ["describe", "show_info"]
 
 _CONTEXTS = (4096, 32768, 131072)
-
-# GB/s, as Apple states them; the larger where a chip comes with two.
-_BANDWIDTHS = {
-    "M1": 68,
-    "M1 Pro": 200,
-    "M1 Max": 400,
-    "M1 Ultra": 800,
-    "M2": 100,
-    "M2 Pro": 200,
-    "M2 Max": 400,
-    "M2 Ultra": 800,
-    "M3": 100,
-    "M3 Pro": 150,
-    "M3 Max": 400,
-    "M3 Ultra": 819,
-    "M4": 120,
-    "M4 Pro": 273,
-    "M4 Max": 546,
-    "M5": 153,
-}
-
-
-def memory_bandwidth(device_name: str) -> float | None:
-    """Bytes a second of a chip; None if it is not known."""
-    gigabytes = _BANDWIDTHS.get(device_name.removeprefix("Apple").strip())
-    return gigabytes * 1e9 if gigabytes is not None else None
 
 
 def show_info(reference: str, *, as_json: bool) -> None:
@@ -71,7 +46,7 @@ def show_info(reference: str, *, as_json: bool) -> None:
 
 def describe(config: ModelConfig, device: DeviceInfo) -> dict[str, Any]:
     """Everything that is shown, as plain data."""
-    bandwidth = memory_bandwidth(device.name)
+    bandwidth = stated_bandwidth(device.name)
     contexts = [context for context in _CONTEXTS if context <= config.max_position_embeddings]
     contexts = contexts or [config.max_position_embeddings]
     own = precision_of(config) if config.quantization is not None else None

@@ -1,0 +1,172 @@
+"""``gptoss bench``: arguments and progress around ``gptoss_mlx.benchmark``.
+
+What was measured goes to stdout, progress and remarks to stderr. Ctrl-C shows what there is so far.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .spans import DIM, Span
+
+if TYPE_CHECKING:
+    from ..benchmark import Benchmark
+    from .bench_report import Subject
+    from .terminal import Terminal
+
+__all__ = ["register"]
+
+_QUICK: dict[str, Any] = {"depths": (512, 2048), "tokens": 16, "rounds": 1, "turns": 4}
+
+
+class Peer(str, Enum):  # noqa: UP042  (Typer reads the values of a str enumeration)
+    """What to compare with."""
+
+    mlx_lm = "mlx-lm"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to an application."""
+    app.command(name="bench")(bench)
+
+
+def bench(
+    model: Annotated[
+        str, typer.Argument(help="demo, 20b, 120b, a converted model, a directory or a Hub repository.")
+    ] = "demo",
+    depths: Annotated[
+        str | None, typer.Option(help="Lengths of the prompts [default: 512,2k,8k,32k].", metavar="N,N,…")
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens decoded after each prompt [default: 64].")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="How often each depth is measured; the median counts [default: 3].")
+    ] = None,
+    turns: Annotated[int | None, typer.Option(help="Turns of the recorded chat, 0 to 10 [default: 10].")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Prompts of 512 and 2k tokens, once, and four turns.")
+    ] = False,
+    against: Annotated[
+        Peer | None, typer.Option(help="Measure this too, on the same weights, by turns, and show ratios.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Measure how fast a model runs here: prompts, tokens, turns of a chat, memory.
+
+    With --against mlx-lm the same weights are first exported to a temporary directory in mlx-lm's layout. mlx-lm
+    rounds YaRN's frequencies, so its text may differ; its work does not.
+    """
+    from ..benchmark import Benchmark, Plan
+    from ..tokenizer import Tokenizer
+    from .bench_report import content, show
+    from .terminal import Terminal
+
+    chosen = {"depths": _parsed_depths(depths), "tokens": tokens, "rounds": rounds, "turns": turns}
+    given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    plan = Plan(**((_QUICK if quick else {}) | given))
+    subject = _subject(model)
+    tokenizer = Tokenizer.from_directory(subject.directory)
+    remarks = Terminal(sys.stderr)
+    say = _progress(remarks)
+    benchmark = Benchmark(plan, subject.config, tokenizer, device=subject.device, progress=say)
+    for skip in benchmark.skipped:
+        remarks.line(f"{skip.depth:,} tokens skipped: {skip.reason}")
+    interrupted = False
+    try:
+        with remarks.live():
+            _measure(benchmark, subject, against, remarks, say)
+    except KeyboardInterrupt:
+        interrupted = True
+        remarks.line("interrupted: this is what was measured so far")
+    if as_json:
+        typer.echo(json.dumps(content(benchmark, subject, interrupted=interrupted), indent=2))
+    else:
+        show(benchmark, subject)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _parsed_depths(text: str | None) -> tuple[int, ...] | None:
+    """``512,2k`` -> (512, 2048)."""
+    from ..errors import InvalidRequest
+
+    if text is None:
+        return None
+    depths = []
+    for word in text.replace(" ", "").lower().split(","):
+        digits, factor = (word[:-1], 1024) if word.endswith("k") else (word, 1)
+        if not (digits.isascii() and digits.isdigit()):
+            raise InvalidRequest(f"--depths {text!r}: {word!r} is no length; write them as 512,2k,8k")
+        depths.append(int(digits) * factor)
+    return tuple(depths)
+
+
+def _subject(model: str) -> Subject:
+    from .. import hub
+    from ..bandwidth import memory_bandwidth
+    from ..config import ModelConfig
+    from ..errors import NotEnoughMemory
+    from ..fit import DeviceInfo, fit
+    from .bench_report import Subject
+
+    directory = hub.resolve(model)
+    config, device = ModelConfig.from_directory(directory), DeviceInfo.current()
+    need = fit(config, device, context=1)
+    if not need.fits:
+        raise NotEnoughMemory(
+            f"{model}: needs {need.needed_bytes / 1e9:.1f} GB and {device.gpu_bytes / 1e9:.1f} GB may be used here"
+            f"; {need.remedy or 'choose a smaller model'}"
+        )
+    return Subject(
+        name=model,
+        directory=directory,
+        config=config,
+        device=device,
+        bandwidth=memory_bandwidth(device.name),
+    )
+
+
+def _measure(
+    benchmark: Benchmark, subject: Subject, against: Peer | None, remarks: Terminal, say: Callable[[str], None]
+) -> None:
+    """Opens the engines and measures them: together if both fit, otherwise one after the other."""
+    from ..benchmark import GptOssEngine, MlxLmEngine
+    from ..fit import weight_bytes
+
+    with contextlib.ExitStack() as stack:
+        directory = subject.directory
+        openers: list[Callable[[], Any]] = [lambda: GptOssEngine(directory)]
+        if against is not None:
+            say("exporting the weights for mlx-lm")
+            exported = _export(directory, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            openers.append(lambda: MlxLmEngine(exported))
+        together = len(openers) * weight_bytes(subject.config) <= 0.8 * subject.device.gpu_bytes
+        if not together and against is not None:
+            remarks.line("memory is too small for both at once: they are measured one after the other")
+        for group in [openers] if together else [[opener] for opener in openers]:
+            say("loading")
+            with contextlib.ExitStack() as open_engines:
+                engines = []
+                for opener in group:
+                    engines.append(opener())
+                    open_engines.callback(engines[-1].close)
+                benchmark.measure(engines)
+
+
+def _export(directory: Path, place: Path) -> Path:
+    from ..convert import convert_checkpoint
+
+    return convert_checkpoint(directory, place / "mlx-lm", to="mlx-lm").destination
+
+
+def _progress(terminal: Terminal) -> Callable[[str], None]:
+    """One line that says what is going on; nothing where that is no terminal."""
+    return lambda what: terminal.frame((), [(Span(what, DIM),)])

@@ -1,0 +1,237 @@
+"""What ``gptoss bench`` shows of a benchmark: as JSON, or as tables and a chart."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..bandwidth import Bandwidth
+from ..benchmark import Benchmark, DepthResult, EngineResult
+from ..config import ModelConfig
+from ..fit import DeviceInfo, bytes_per_token, precision_of, tokens_per_second_limit, weight_bytes
+from .spans import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["Subject", "content", "show"]
+
+_BAR_CELLS = 40
+_PIPE_WIDTH = 100
+"""Cells a table may take where there is no terminal to say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The model, and what of the machine matters to it."""
+
+    name: str
+    directory: Path
+    config: ModelConfig
+    device: DeviceInfo
+    bandwidth: Bandwidth
+
+
+def content(benchmark: Benchmark, subject: Subject, *, interrupted: bool) -> dict[str, Any]:
+    """Everything, as plain data."""
+    config, plan = subject.config, benchmark.plan
+    return {
+        "version": 1,
+        "model": {
+            "name": subject.name,
+            "directory": str(subject.directory),
+            "layers": config.num_hidden_layers,
+            "dense": precision_of(config),
+            "weight_bytes": weight_bytes(config),
+            "bytes_per_token": bytes_per_token(config),
+        },
+        "machine": _machine(subject),
+        "plan": {
+            "depths": list(plan.depths),
+            "tokens": plan.tokens,
+            "rounds": plan.rounds,
+            "turns": plan.turns,
+        },
+        "skipped": [{"depth": skip.depth, "reason": skip.reason} for skip in benchmark.skipped],
+        "engines": [_engine_content(result, subject) for result in benchmark.results],
+        "ratios": _ratios(benchmark.results),
+        "interrupted": interrupted,
+    }
+
+
+def _machine(subject: Subject) -> dict[str, Any]:
+    from importlib import metadata
+
+    import mlx.core as mx
+
+    return {
+        "device": subject.device.name,
+        "backend": "cpu" if mx.default_device() == mx.cpu else "gpu",
+        "memory_bytes": subject.device.memory_bytes,
+        "bandwidth": subject.bandwidth.bytes_per_second,
+        "bandwidth_source": subject.bandwidth.source,
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "mlx": metadata.version("mlx"),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _engine_content(result: EngineResult, subject: Subject) -> dict[str, Any]:
+    return {
+        "name": result.name,
+        "version": result.version,
+        "load_seconds": result.load_seconds,
+        "weight_bytes": result.weight_bytes,
+        "kernels_per_token": result.kernels.total(),
+        "kernels_per_layer": result.kernels.total() / subject.config.num_hidden_layers,
+        "depths": [_depth_content(row, subject) for row in result.depths if row.token_seconds],
+        "turns": [
+            {
+                "turn": turn.turn,
+                "prompt_tokens": turn.prompt_tokens,
+                "computed_tokens": turn.computed_tokens,
+                "first_token_seconds": turn.first_token_seconds,
+            }
+            for turn in result.turns
+        ],
+    }
+
+
+def _depth_content(row: DepthResult, subject: Subject) -> dict[str, Any]:
+    limit = tokens_per_second_limit(subject.config, subject.bandwidth.bytes_per_second, context=row.depth)
+    return {
+        "depth": row.depth,
+        "rounds": len(row.token_seconds),
+        "prefill_tokens_per_second": row.prefill_rate,
+        "first_token_seconds": row.depth / row.prefill_rate,
+        "decode_tokens_per_second": row.decode_rate,
+        "bytes_per_token": bytes_per_token(subject.config, context=row.depth),
+        "share_of_limit": row.decode_rate / limit,
+        "peak_bytes": row.peak_bytes,
+    }
+
+
+def _ratios(results: Sequence[EngineResult]) -> dict[str, Any] | None:
+    """This library's times and counts over the peer's: under 1 is less; None without a peer."""
+    if len(results) < 2:
+        return None
+    ours, theirs = results
+    depths = [pair for pair in zip(ours.depths, theirs.depths, strict=False) if pair[1].token_seconds]
+    turns = list(zip(ours.turns, theirs.turns, strict=False))
+    computed = sum(their.computed_tokens for _, their in turns)
+    return {
+        "prefill_time": {str(our.depth): their.prefill_rate / our.prefill_rate for our, their in depths},
+        "decode_time": {str(our.depth): their.decode_rate / our.decode_rate for our, their in depths},
+        "peak_memory": {str(our.depth): our.peak_bytes / their.peak_bytes for our, their in depths},
+        "first_token_time": {
+            str(our.turn): our.first_token_seconds / their.first_token_seconds for our, their in turns
+        },
+        "computed_tokens": sum(our.computed_tokens for our, _ in turns) / computed if computed else None,
+        "kernels": ours.kernels.total() / theirs.kernels.total() if theirs.kernels else None,
+        "load_time": ours.load_seconds / theirs.load_seconds,
+    }
+
+
+def show(benchmark: Benchmark, subject: Subject) -> None:
+    """Prints tables and a chart."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    console = Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    machine = _machine(subject)
+    place = f"{machine['device']} ({machine['backend']}), mlx {machine['mlx']}, {machine['date']}"
+    console.print(visible(f"{subject.name} on {place}"))
+    bandwidth = subject.bandwidth
+    console.print(f"memory bandwidth {bandwidth.bytes_per_second / 1e9:.1f} GB/s, {bandwidth.source}")
+    for result in benchmark.results:
+        layer = result.kernels.total() / subject.config.num_hidden_layers
+        console.print(
+            f"{result.name} {result.version}: loaded in {result.load_seconds:.2f} s, "
+            f"{result.weight_bytes / 1e9:.2f} GB; {result.kernels.total()} kernels a token, {layer:.1f} a layer"
+        )
+    measured = [result for result in benchmark.results if any(row.token_seconds for row in result.depths)]
+    if measured:
+        console.print(_depth_table(measured, subject))
+        _show_chart(console, measured)
+    if any(result.turns for result in benchmark.results):
+        console.print(_turn_table(benchmark.results))
+    ratios = _ratios(benchmark.results)
+    if ratios is not None:
+        console.print(_ratio_table(ratios, benchmark.results[1].name))
+
+
+def _depth_table(results: Sequence[EngineResult], subject: Subject) -> Table:
+    table = _table(
+        "tokens", "engine", "prefill tokens/s", "first token s", "decode tokens/s", "of limit", "peak GB"
+    )
+    for rows in _by_depth(results):
+        for result, row in rows:
+            figures = _depth_content(row, subject)
+            table.add_row(
+                f"{row.depth:,}",
+                result.name,
+                f"{row.prefill_rate:,.0f}",
+                f"{figures['first_token_seconds']:.2f}",
+                f"{row.decode_rate:,.1f}",
+                f"{figures['share_of_limit']:.1%}",
+                f"{row.peak_bytes / 1e9:.2f}",
+            )
+    return table
+
+
+def _by_depth(results: Sequence[EngineResult]) -> list[list[tuple[EngineResult, DepthResult]]]:
+    """Rows that belong together, ascending."""
+    rows = [(result, row) for result in results for row in result.depths if row.token_seconds]
+    depths = sorted({row.depth for _, row in rows})
+    return [[pair for pair in rows if pair[1].depth == depth] for depth in depths]
+
+
+def _turn_table(results: Sequence[EngineResult]) -> Table:
+    """The turns side by side."""
+    present = [result for result in results if result.turns]
+    columns = [f"{result.name} {what}" for result in present for what in ("computed", "first token s")]
+    table = _table("turn", "prompt tokens", *columns)
+    for rows in zip(*(result.turns for result in present), strict=False):
+        cells = [cell for row in rows for cell in (f"{row.computed_tokens:,}", f"{row.first_token_seconds:.3f}")]
+        table.add_row(str(rows[0].turn), f"{rows[0].prompt_tokens:,}", *cells)
+    return table
+
+
+def _ratio_table(ratios: dict[str, Any], peer: str) -> Table:
+    table = _table(f"gptoss-mlx / {peer}", "ratio")
+    for name, value in ratios.items():
+        values = value.items() if isinstance(value, dict) else [("", value)]
+        for key, ratio in values:
+            place = f" at {int(key):,}" if name.endswith(("prefill_time", "decode_time", "memory")) else f" {key}"
+            label = name.replace("_", " ").replace("first token time", "first token, turn")
+            table.add_row(f"{label}{place if key else ''}", "–" if ratio is None else f"{ratio:.2f}")
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="left" if name == "engine" else "right")
+    return table
+
+
+def _show_chart(console: Console, results: Sequence[EngineResult]) -> None:
+    """Decoded tokens a second over depth, as bars."""
+    rows = [pair for pairs in _by_depth(results) for pair in pairs]
+    most = max(row.decode_rate for _, row in rows)
+    width = max(len(result.name) for result in results)
+    console.print("decode, tokens/s")
+    for result, row in rows:
+        bar = "█" * max(1, round(_BAR_CELLS * row.decode_rate / most))
+        console.print(f"{row.depth:>8,}  {result.name:<{width}}  {bar} {row.decode_rate:,.1f}")

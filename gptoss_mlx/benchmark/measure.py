@@ -1,0 +1,245 @@
+"""The plan of a benchmark, its measures and their results.
+
+Engines take turns within each measure, so that a machine that warms up or is busy is the same for all. Results
+are there as soon as they are measured: whoever interrupts a run keeps them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from ..config import ModelConfig
+from ..errors import InvalidRequest
+from ..fit import DeviceInfo, fit
+from ..tokenizer import Tokenizer
+from .engines import Engine
+from .kernels import count_kernels
+from .transcript import recorded_chat, recorded_replies
+
+__all__ = ["Benchmark", "DepthResult", "EngineResult", "Plan", "Skipped", "TurnResult"]
+
+MAX_TURNS = 10
+_LONG = 30.0  # seconds: what took longer is not repeated
+_WARM_UP_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is measured.
+
+    Raises:
+        InvalidRequest: a value out of its range.
+    """
+
+    depths: tuple[int, ...] = (512, 2048, 8192, 32768)
+    """Lengths of the prompts, ascending."""
+    tokens: int = 64
+    """Decoded after each prompt."""
+    rounds: int = 3
+    """How often a depth is measured; the median counts. One that takes over 30 s is not repeated."""
+    turns: int = MAX_TURNS
+    """Of the recorded chat."""
+
+    def __post_init__(self) -> None:
+        for depth in self.depths:
+            _check("depth", depth, 2, 2**24)
+        _check("tokens", self.tokens, 2, 2**16)
+        _check("rounds", self.rounds, 1, 1000)
+        _check("turns", self.turns, 0, MAX_TURNS)
+        object.__setattr__(self, "depths", tuple(sorted(set(self.depths))))
+
+
+def _check(name: str, value: int, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise InvalidRequest(f"{name} is {value!r}; a whole number from {low} to {high} is needed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A depth that was not measured."""
+
+    depth: int
+    reason: str
+
+
+@dataclass(slots=True, kw_only=True)
+class DepthResult:
+    """Prompts of one length, and decoding after them; a sample a round."""
+
+    depth: int
+    first_token_seconds: list[float] = field(default_factory=list)
+    """From the request to the first token, all of the prompt computed."""
+    token_seconds: list[float] = field(default_factory=list)
+    """A decoded token; the mean over one round."""
+    peak_bytes: int = 0
+    """Most memory that the engine took: weights, cache and everything in between."""
+
+    @property
+    def prefill_rate(self) -> float:
+        """Prompt tokens a second."""
+        return self.depth / statistics.median(self.first_token_seconds)
+
+    @property
+    def decode_rate(self) -> float:
+        """Tokens a second."""
+        return 1 / statistics.median(self.token_seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnResult:
+    """One turn of the recorded chat, its tool calls included."""
+
+    turn: int
+    prompt_tokens: int
+    """Of the turn's first request."""
+    computed_tokens: int
+    """Of all its prompts, what was not cached."""
+    first_token_seconds: float
+    """From the question to the first token."""
+
+
+@dataclass(slots=True, kw_only=True)
+class EngineResult:
+    """Everything measured of one engine."""
+
+    name: str
+    version: str
+    load_seconds: float
+    weight_bytes: int
+    kernels: Counter[str] = field(default_factory=Counter)
+    """Of one decoded token, by operation."""
+    depths: list[DepthResult] = field(default_factory=list)
+    turns: list[TurnResult] = field(default_factory=list)
+
+
+class Benchmark:
+    """Measures engines side by side.
+
+    Args:
+        plan: what to measure.
+        config: the model's.
+        tokenizer: the model's.
+        device: decides which depths fit.
+        progress: called with what is being measured.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        *,
+        device: DeviceInfo | None = None,
+        progress: Callable[[str], None] = lambda what: None,
+    ) -> None:
+        self.plan = plan
+        self.results: list[EngineResult] = []
+        """One an engine, in the order they came; they grow while :meth:`measure` runs."""
+        self.skipped: list[Skipped] = []
+        self._tokenizer = tokenizer
+        self._progress = progress
+        self._text = _endless_text(tokenizer)
+        for depth in plan.depths:
+            reason = _obstacle(depth, plan.tokens, config, device or DeviceInfo.current())
+            if reason is not None:
+                self.skipped.append(Skipped(depth=depth, reason=reason))
+
+    @property
+    def depths(self) -> list[int]:
+        """Those that are measured."""
+        skipped = {skip.depth for skip in self.skipped}
+        return [depth for depth in self.plan.depths if depth not in skipped]
+
+    def measure(self, engines: Sequence[Engine]) -> None:
+        """Measures all engines by turns and adds to ``results``."""
+        results = [_result(engine) for engine in engines]
+        self.results += results
+        pairs = list(zip(engines, results, strict=True))
+        for engine, result in pairs:
+            self._progress(f"{engine.name}: warming up")
+            prompt = self._prompt(_WARM_UP_TOKENS)
+            list(engine.generate(prompt, 2))
+            result.kernels = count_kernels(engine.decode_step(prompt))
+        for depth in self.depths:
+            self._measure_depth(depth, pairs)
+        for engine, result in pairs:
+            self._measure_chat(engine, result)
+
+    def _measure_depth(self, depth: int, pairs: Sequence[tuple[Engine, EngineResult]]) -> None:
+        rows = [DepthResult(depth=depth) for _ in pairs]
+        for number in range(self.plan.rounds):
+            began = time.perf_counter()
+            for (engine, result), row in zip(pairs, rows, strict=True):
+                self._progress(f"{engine.name}: {depth:,} tokens, round {number + 1} of {self.plan.rounds}")
+                self._time(engine, result.weight_bytes, row)
+                if number == 0:
+                    result.depths.append(row)
+            if time.perf_counter() - began > _LONG * len(pairs):
+                break
+
+    def _time(self, engine: Engine, weight_bytes: int, row: DepthResult) -> None:
+        prompt = self._prompt(row.depth)
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        held, began = mx.get_active_memory(), time.perf_counter()
+        tokens = engine.generate(prompt, self.plan.tokens)
+        next(tokens)
+        first = time.perf_counter()
+        decoded = sum(1 for _ in tokens)
+        row.first_token_seconds.append(first - began)
+        row.token_seconds.append((time.perf_counter() - first) / decoded)
+        # What other engines hold does not count.
+        row.peak_bytes = max(row.peak_bytes, weight_bytes + mx.get_peak_memory() - held)
+
+    def _measure_chat(self, engine: Engine, result: EngineResult) -> None:
+        chat = engine.chat()
+        replies = itertools.takewhile(
+            lambda reply: reply.turn <= self.plan.turns, recorded_replies(self._tokenizer)
+        )
+        for turn, steps in itertools.groupby(replies, key=lambda reply: reply.turn):
+            self._progress(f"{engine.name}: turn {turn} of {self.plan.turns}")
+            requests = list(steps)
+            measured = [chat.reply(reply) for reply in requests]
+            result.turns.append(
+                TurnResult(
+                    turn=turn,
+                    prompt_tokens=len(requests[0].prompt),
+                    computed_tokens=sum(computed for _, computed in measured),
+                    first_token_seconds=measured[0][0],
+                )
+            )
+
+    def _prompt(self, length: int) -> list[int]:
+        return list(itertools.islice(self._text(), length))
+
+
+def _result(engine: Engine) -> EngineResult:
+    return EngineResult(
+        name=engine.name,
+        version=engine.version,
+        load_seconds=engine.load_seconds,
+        weight_bytes=engine.weight_bytes,
+    )
+
+
+def _endless_text(tokenizer: Tokenizer) -> Callable[[], Iterator[int]]:
+    """The recorded chat over and over, as text: which experts a token takes depends on what it says."""
+    tokens = tokenizer.encode("\n\n".join(message.text for message in recorded_chat() if message.channel))
+    return lambda: itertools.cycle(tokens)
+
+
+def _obstacle(depth: int, tokens: int, config: ModelConfig, device: DeviceInfo) -> str | None:
+    """Why a depth cannot be measured here."""
+    if depth + tokens > config.max_position_embeddings:
+        return f"with {tokens} more tokens it is beyond the model's context of {config.max_position_embeddings:,}"
+    need = fit(config, device, context=depth + tokens)
+    if not need.fits:
+        return f"needs {need.needed_bytes / 1e9:.1f} GB; {device.gpu_bytes / 1e9:.1f} GB may be used here"
+    return None

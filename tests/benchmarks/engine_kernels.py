@@ -1,0 +1,48 @@
+"""Kernels of one decoded token, counted on the graph, beside mlx-lm's.
+
+    python -m tests.benchmarks.engine_kernels
+
+``mx.fast`` operations are one kernel each and views none, as on a GPU; nothing is timed, so any machine gives the
+same figures. Embedding, last norm and head are in the figures, spread over the layers.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import mlx.core as mx
+
+from gptoss_mlx.benchmark.engines import decode_step, peer_decode_step
+from gptoss_mlx.benchmark.kernels import count_kernels
+from tests.benchmarks.engine_models import SHAPE, Row, checkpoint, load_ours, load_peer, tokens
+
+__all__ = ["measure"]
+
+
+def measure(place: Path) -> list[Row]:
+    """Kernels a layer: in bfloat16, in 8 bits, mlx-lm's, and the ratio."""
+    directory, prompt = checkpoint(place, "layers-24"), tokens(40)
+    layers = SHAPE["num_hidden_layers"]
+    counts = {
+        "bf16": count_kernels(decode_step(load_ours(directory), prompt)),
+        "q8": count_kernels(decode_step(load_ours(directory, "q8"), prompt)),
+        "mlx-lm": count_kernels(peer_decode_step(load_peer(directory), prompt)),
+    }
+    for name, counted in counts.items():
+        print(f"{name}: {dict(counted.most_common())}", file=sys.stderr)
+    bf16, q8, peer = (counted.total() / layers for counted in counts.values())
+    return [
+        Row("kernels a layer, bf16", bf16, 18.5),
+        Row("kernels a layer, q8", q8, 21.5),
+        Row("kernels a layer, mlx-lm in bf16", peer),
+        Row("kernels, ours / mlx-lm", bf16 / peer, 0.54),
+    ]
+
+
+if __name__ == "__main__":
+    mx.set_default_device(mx.cpu)
+    with tempfile.TemporaryDirectory() as name:
+        for row in measure(Path(name)):
+            print(f"{row.name}: {row.figure:.2f}")

@@ -1,0 +1,82 @@
+"""The same random weights for this library and for mlx-lm, and timing the two by turns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+from mlx_lm.utils import load_model
+
+from gptoss_mlx.convert import convert_checkpoint
+from gptoss_mlx.model import Transformer, load_transformer
+from tests.checkpoints import write_random_checkpoint
+
+__all__ = ["SHAPE", "Row", "alternate", "checkpoint", "load_ours", "load_peer", "tokens"]
+
+SHAPE: dict[str, Any] = {
+    "num_hidden_layers": 24,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_local_experts": 32,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "sliding_window": 128,
+}
+"""A 20b in all that decides how many kernels run, with layers so small that little else counts."""
+
+
+class Row(NamedTuple):
+    """One figure, and what it may be at most; None where it is only reported."""
+
+    name: str
+    figure: float
+    limit: float | None = None
+
+
+def checkpoint(place: Path, name: str, **fields: Any) -> Path:
+    """A random checkpoint of :data:`SHAPE`, other than ``fields`` say, in the Hugging Face layout."""
+    directory = place / name
+    if not directory.exists():
+        write_random_checkpoint(directory, **(SHAPE | fields))
+        (directory / "tokenizer.json").write_text("{}")
+    return directory
+
+
+def load_ours(directory: Path, dense: str = "bf16") -> Transformer:
+    """This library's model, its dense layers in bfloat16 or quantised."""
+    if dense == "bf16":
+        return load_transformer(directory, mx.bfloat16)
+    return load_transformer(_converted(directory, dense=dense), mx.bfloat16)
+
+
+def load_peer(directory: Path) -> Any:
+    """mlx-lm's model with the same weights."""
+    return load_model(_converted(directory, to="mlx-lm"))[0]
+
+
+def _converted(directory: Path, **options: Any) -> Path:
+    target = directory.with_name("-".join([directory.name, *options.values()]))
+    return target if target.exists() else convert_checkpoint(directory, target, **options).destination
+
+
+def tokens(count: int, vocab_size: int = 320) -> list[int]:
+    """Some tokens, always the same ones."""
+    return [(7919 * n + 13) % vocab_size for n in range(count)]
+
+
+def alternate(actions: Sequence[Callable[[], object]], rounds: int) -> list[float]:
+    """Median seconds of each action; they take turns, so that all see the same machine."""
+    seconds: list[list[float]] = [[] for _ in actions]
+    for action in actions:
+        action()
+    for _ in range(rounds):
+        for action, times in zip(actions, seconds, strict=True):
+            began = time.perf_counter()
+            action()
+            times.append(time.perf_counter() - began)
+    return [statistics.median(times) for times in seconds]

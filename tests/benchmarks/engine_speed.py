@@ -1,0 +1,139 @@
+"""Decoding and prefill on MLX's CPU backend, beside mlx-lm and over depth.
+
+    python -m tests.benchmarks.engine_speed [--rounds 5]
+
+Both models hold the same random weights and run the same loop: one token after another, greedily, each evaluated
+before the next; a prompt in one call with only its last position's logits. They take turns, and medians count.
+Compilation is off, as the engine has it on a CPU. Depth is measured on this library alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from gptoss_mlx.cache import PromptCache
+from gptoss_mlx.model import Transformer
+from tests.benchmarks.engine_models import Row, alternate, checkpoint, load_ours, load_peer, tokens
+
+__all__ = ["measure"]
+
+DECODED = 32
+PROMPT = 128
+CHUNK = 512
+DEEP = 16_384
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+def measure(place: Path, rounds: int) -> list[Row]:
+    """Against mlx-lm, then over depth."""
+    return [*against_peer(place, rounds), *over_depth(place, rounds)]
+
+
+def against_peer(place: Path, rounds: int) -> list[Row]:
+    """Time of decoding with 24 layers and of prefill with 4, over mlx-lm's."""
+    directory = checkpoint(place, "layers-24")
+    ours, peer = decoding(load_ours(directory)), peer_decoding(load_peer(directory))
+    seconds = alternate([ours, peer], rounds)
+    rows = [
+        Row("decode, ms a token", seconds[0] / DECODED * 1e3),
+        Row("decode of mlx-lm, ms a token", seconds[1] / DECODED * 1e3),
+        Row("decode time, ours / mlx-lm", seconds[0] / seconds[1], 0.8),
+    ]
+    directory = checkpoint(place, "layers-4", num_hidden_layers=4)
+    ours, peer = prefilling(load_ours(directory), 2048), peer_prefilling(load_peer(directory), 2048)
+    seconds = alternate([ours, peer], rounds)
+    return [
+        *rows,
+        Row("prefill of 2,048 tokens, s", seconds[0]),
+        Row("prefill of mlx-lm, s", seconds[1]),
+        Row("prefill time, ours / mlx-lm", seconds[0] / seconds[1], 0.7),
+    ]
+
+
+def over_depth(place: Path, rounds: int) -> list[Row]:
+    """What depth costs a decoded token, and what length costs a sliding layer's prefill."""
+    kinds = {
+        kind: checkpoint(place, kind, num_hidden_layers=4, layer_types=[kind] * 4) for kind in (FULL, SLIDING)
+    }
+    mixed = load_ours(checkpoint(place, "layers-4", num_hidden_layers=4))
+    full, sliding = (load_ours(directory) for directory in kinds.values())
+    grown = {}
+    for name, transformer in (("mixed", mixed), ("full", full), ("sliding", sliding)):
+        shallow, deep = alternate([decoding(transformer), decoding(transformer, DEEP)], rounds)
+        grown[name] = (deep - shallow) / DECODED * 1e3
+    flat = alternate([prefilling(sliding, length, CHUNK) for length in (1024, DEEP)], rounds)
+    return [
+        Row("16k against 0, ms more a decoded token, 2 full and 2 sliding layers", grown["mixed"]),
+        Row("the same, 4 full layers", grown["full"]),
+        Row("the same, 4 sliding layers", grown["sliding"]),
+        Row("growth of the mixed layers / the full layers' share", grown["mixed"] / (grown["full"] / 2), 1.15),
+        Row("prefill of sliding layers, time a token at 16k / at 1k", flat[1] / DEEP / (flat[0] / 1024), 1.1),
+    ]
+
+
+def decoding(transformer: Transformer, depth: int = PROMPT) -> Callable[[], None]:
+    """Decodes after so many tokens, each time going on where it ended."""
+    cache = transformer.make_cache()
+    _prefill(transformer, cache, depth, CHUNK)
+    return lambda: _decode(lambda token: transformer(token, cache))
+
+
+def peer_decoding(model: Any) -> Callable[[], None]:
+    """The same with mlx-lm."""
+    cache = model.make_cache()
+    model(mx.array([tokens(PROMPT)]), cache=cache)
+    mx.eval([(layer.keys, layer.values) for layer in cache])
+    return lambda: _decode(lambda token: model(token, cache=cache))
+
+
+def _decode(step: Callable[[mx.array], mx.array]) -> None:
+    token = mx.array([[3]])
+    for _ in range(DECODED):
+        token = mx.argmax(step(token)[:, -1:], axis=-1)
+        mx.eval(token)
+
+
+def prefilling(transformer: Transformer, length: int, chunk: int | None = None) -> Callable[[], None]:
+    """Computes a prompt."""
+    return lambda: _prefill(transformer, transformer.make_cache(), length, chunk or length)
+
+
+def peer_prefilling(model: Any, length: int) -> Callable[[], None]:
+    """The same with mlx-lm, which computes the last position's logits by themselves only if asked so."""
+
+    def action() -> None:
+        cache = model.make_cache()
+        hidden = model.model(mx.array([tokens(length)]), cache=cache)
+        mx.eval(model.lm_head(hidden[:, -1:]), [(layer.keys, layer.values) for layer in cache])
+
+    return action
+
+
+def _prefill(transformer: Transformer, cache: PromptCache, length: int, chunk: int) -> None:
+    prompt = tokens(length)
+    cache.reserve(length + DECODED)
+    for begin in range(0, length, chunk):
+        logits = transformer(mx.array([prompt[begin : begin + chunk]]), cache, last_only=True)
+        mx.eval(logits, cache.arrays())
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    mx.set_default_device(mx.cpu)
+    mx.disable_compile()
+    with tempfile.TemporaryDirectory() as name:
+        for row in measure(Path(name), options.rounds):
+            print(f"{row.name}: {row.figure:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
