@@ -13,12 +13,14 @@ import datetime
 import platform
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import mlx.core as mx
 
 from tests.benchmarks import engine_kernels, engine_speed, engine_turns
+from tests.benchmarks.engine_models import Row
 
 
 def main() -> int:
@@ -34,11 +36,12 @@ def main() -> int:
     missed = 0
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        for part in (
+        parts: list[Callable[[], list[Row]]] = [
             lambda: engine_kernels.measure(place),
             lambda: engine_turns.measure(place),
             lambda: engine_speed.measure(place, options.rounds),
-        ):
+        ]
+        for part in parts:
             for row in part():
                 limit = "" if row.limit is None else f"{row.limit:g}"
                 print(f"| {row.name} | {row.figure:,.4g} | {limit} |", flush=True)

@@ -17,9 +17,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from gptoss_mlx.cache import PromptCache
 from gptoss_mlx.model import Transformer
-from tests.benchmarks.engine_models import Row, alternate, checkpoint, load_ours, load_peer, tokens
+from tests.benchmarks.engine_models import SHAPE, Row, alternate, checkpoint, load_ours, load_peer, tokens
 
 __all__ = ["measure"]
 
@@ -78,9 +77,15 @@ def over_depth(place: Path, rounds: int) -> list[Row]:
 
 
 def decoding(transformer: Transformer, depth: int = PROMPT) -> Callable[[], None]:
-    """Decodes after so many tokens, each time going on where it ended."""
+    """Decodes after so many tokens, each time going on where it ended. What keys and values say costs nothing, so
+    they are not computed."""
     cache = transformer.make_cache()
-    _prefill(transformer, cache, depth, CHUNK)
+    mx.random.seed(1)
+    states = mx.random.normal((1, SHAPE["num_key_value_heads"], depth, SHAPE["head_dim"])).astype(mx.bfloat16)
+    cache.reserve(depth + 16 * DECODED)
+    for layer in cache.layers:
+        layer.append(states, states)
+    mx.eval(cache.arrays())
     return lambda: _decode(lambda token: transformer(token, cache))
 
 
@@ -101,7 +106,16 @@ def _decode(step: Callable[[mx.array], mx.array]) -> None:
 
 def prefilling(transformer: Transformer, length: int, chunk: int | None = None) -> Callable[[], None]:
     """Computes a prompt."""
-    return lambda: _prefill(transformer, transformer.make_cache(), length, chunk or length)
+    prompt, chunk = tokens(length), chunk or length
+
+    def action() -> None:
+        cache = transformer.make_cache()
+        cache.reserve(length)
+        for begin in range(0, length, chunk):
+            logits = transformer(mx.array([prompt[begin : begin + chunk]]), cache, last_only=True)
+            mx.eval(logits, cache.arrays())
+
+    return action
 
 
 def peer_prefilling(model: Any, length: int) -> Callable[[], None]:
@@ -113,14 +127,6 @@ def peer_prefilling(model: Any, length: int) -> Callable[[], None]:
         mx.eval(model.lm_head(hidden[:, -1:]), [(layer.keys, layer.values) for layer in cache])
 
     return action
-
-
-def _prefill(transformer: Transformer, cache: PromptCache, length: int, chunk: int) -> None:
-    prompt = tokens(length)
-    cache.reserve(length + DECODED)
-    for begin in range(0, length, chunk):
-        logits = transformer(mx.array([prompt[begin : begin + chunk]]), cache, last_only=True)
-        mx.eval(logits, cache.arrays())
 
 
 def main() -> None:
