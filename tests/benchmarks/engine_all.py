@@ -29,7 +29,6 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     mx.set_default_device(mx.cpu)
-    mx.disable_compile()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("mlx", "mlx-lm"))
     print(f"{platform.machine()}, {platform.system()}, {versions}, {datetime.date.today()}\n")
     print("| measure | figure | limit |\n|---|---|---|")

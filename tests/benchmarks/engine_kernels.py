@@ -4,6 +4,8 @@
 
 ``mx.fast`` operations are one kernel each and views none, as on a GPU; nothing is timed, so any machine gives the
 same figures. Embedding, last norm and head are in the figures, spread over the layers.
+
+With mlx 0.32.4 and mlx-lm 0.32.2: 17.2 a layer in bfloat16, 19.8 in 8 bits, mlx-lm 34.1, ratio 0.50.
 """
 
 from __future__ import annotations
