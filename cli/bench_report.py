@@ -89,8 +89,9 @@ def _engine_content(result: EngineResult, subject: Subject) -> dict[str, Any]:
         "version": result.version,
         "load_seconds": result.load_seconds,
         "weight_bytes": result.weight_bytes,
-        "kernels_per_token": result.kernels.total(),
-        "kernels_per_layer": result.kernels.total() / subject.config.num_hidden_layers,
+        # None where the run was interrupted before.
+        "kernels_per_token": result.kernels.total() or None,
+        "kernels_per_layer": result.kernels.total() / subject.config.num_hidden_layers or None,
         "depths": [_depth_content(row, subject) for row in result.depths if row.token_seconds],
         "turns": [
             {
@@ -151,10 +152,11 @@ def show(benchmark: Benchmark, subject: Subject) -> None:
     bandwidth = subject.bandwidth
     console.print(f"memory bandwidth {bandwidth.bytes_per_second / 1e9:.1f} GB/s, {bandwidth.source}")
     for result in benchmark.results:
-        layer = result.kernels.total() / subject.config.num_hidden_layers
+        kernels = result.kernels.total()
+        counted = f"; {kernels} kernels a token, {kernels / subject.config.num_hidden_layers:.1f} a layer"
         console.print(
             f"{result.name} {result.version}: loaded in {result.load_seconds:.2f} s, "
-            f"{result.weight_bytes / 1e9:.2f} GB; {result.kernels.total()} kernels a token, {layer:.1f} a layer"
+            f"{result.weight_bytes / 1e9:.2f} GB{counted if kernels else ''}"
         )
     measured = [result for result in benchmark.results if any(row.token_seconds for row in result.depths)]
     if measured:

@@ -70,8 +70,8 @@ SCHEMA = closed(
             version=TEXT,
             load_seconds=NUMBER,
             weight_bytes=COUNT,
-            kernels_per_token=COUNT,
-            kernels_per_layer=NUMBER,
+            kernels_per_token={"type": ["integer", "null"]},
+            kernels_per_layer={"type": ["number", "null"]},
             depths=each(
                 closed(
                     depth=COUNT,

@@ -58,4 +58,5 @@ def test_views_and_what_was_computed_before_cost_nothing() -> None:
     assert set(counted) >= {"Multiply", "AsType"}
     assert "Transpose" not in counted
     assert count_kernels(lambda: [mx.fast.rms_norm(known, None, 1e-5)]).total() == 1
-    assert mx.fast.rms_norm(known, None, 1e-5).tolist() == pytest.approx([[1.0] * 6] * 4, abs=1e-4)  # mended
+    # What stood in for it while counting is gone.
+    assert mx.allclose(mx.fast.rms_norm(known, None, 1e-5), known, atol=1e-4).item()
