@@ -65,7 +65,11 @@ TopP = Annotated[float | None, typer.Option(help="Sample from the smallest set o
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Stop after so many tokens, thinking included.")]
 Think = Annotated[
-    str | None, typer.Option(help="Thinking: show, dim, collapse or hide.", autocompletion=_think_modes)
+    str | None,
+    typer.Option(
+        help="Thinking: show, dim, collapse or hide. It is not trained to the safety standard of answers.",
+        autocompletion=_think_modes,
+    ),
 ]
 
 

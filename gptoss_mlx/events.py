@@ -118,12 +118,21 @@ class ToolCall(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolResult(_Event):
-    """What a tool call gave back to the model."""
+    """What the model was told of its call: the event after a tool ran, what ``after_call`` may change, and what
+    ``chat.send_results`` takes.
+
+    Example:
+        >>> ToolResult(name="functions.get_weather", output="4 degrees, rain").to_dict()["error"]
+        False
+    """
 
     type: Literal["tool_result"] = "tool_result"
     name: str
+    """Of the tool, as the call has it: ``functions.get_weather``."""
     output: str
+    """Text as the function gave it, anything else as JSON; what went wrong, if something did."""
     error: bool = False
+    """Whether the call failed: wrong arguments, an unknown tool, an exception, a veto."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,10 +164,16 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done(_Event):
-    """The last event of every stream."""
+    """The last event of every stream, with the whole answer. A stream that ends in an error has none.
+
+    Example:
+        >>> Done(reply=Reply(text="Hi.")).to_dict()["reply"]["finish_reason"]
+        'stop'
+    """
 
     type: Literal["done"] = "done"
     reply: Reply
+    """Everything that the events before it told, added up: the same as ``stream.reply``."""
 
 
 Event = Progress | Thinking | Preamble | ToolCall | ToolResult | Text | Done

@@ -18,6 +18,13 @@ __all__ = ["AnswerOptions", "RequestOptions", "guide_plan"]
 class AnswerOptions(TypedDict, total=False):
     """The keywords of ``ask``, ``stream`` and ``chat.send`` that shape one answer. Of ``schema``, ``regex`` and
     ``choices`` at most one; the analysis stays free, the final answer alone has the form.
+
+    Example:
+        >>> import gptoss_mlx as gptoss
+        >>> brief: gptoss.AnswerOptions = {"regex": "[0-9]{2}", "max_thinking_tokens": 30}
+        >>> with gptoss.load("demo") as model:
+        ...     len(model.ask("What is 12+30?", **brief).parsed)
+        2
     """
 
     schema: Any

@@ -20,6 +20,14 @@ class Stream(Iterator[Event]):
     Args:
         events: ends in Done.
         cancel: makes ``events`` end soon.
+
+    Example:
+        >>> import gptoss_mlx as gptoss
+        >>> with gptoss.load("demo") as model:
+        ...     with model.stream("Hello", choices=["hi"], max_thinking_tokens=0) as stream:
+        ...         said = "".join(stream.text)
+        >>> said, stream.reply.finish_reason
+        ('hi', 'stop')
     """
 
     def __init__(self, events: Iterator[Event], cancel: Callable[[], None]) -> None:

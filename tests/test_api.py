@@ -8,6 +8,7 @@ import doctest
 import inspect
 import json
 import re
+import sys
 import threading
 import time
 from importlib import import_module
@@ -18,11 +19,14 @@ import pydantic
 import pytest
 
 import gptoss_mlx as gptoss
+from gptoss_mlx.cli.run import _show_json
+from gptoss_mlx.cli.terminal import Terminal
 from gptoss_mlx.engine import GptOss
 from gptoss_mlx.errors import OutputError
 from gptoss_mlx.events import Done, Event, TokenLogprob, ToolCall, ToolResult
 from gptoss_mlx.guide import Guide, GuidePlan
 from gptoss_mlx.sampling import SamplingParams
+from gptoss_mlx.stream import Stream
 from gptoss_mlx.structured import Constraint
 from gptoss_mlx.tokenizer import Tokenizer
 from tests.conftest import DEMO
@@ -61,7 +65,7 @@ SIGNATURES = {
     "SamplingParams": "temperature top_p top_k min_p seed max_tokens stop",
 }
 OPTIONS = {"schema", "regex", "choices", "max_thinking_tokens", "tool_choice", "logprobs"}
-DOCTESTED = ["asynchronous", "chat", "engine", "structured", "tools"]
+DOCTESTED = ["asynchronous", "chat", "engine", "events", "options", "stream", "structured", "tools"]
 
 
 def test_the_public_names_are_these() -> None:
@@ -95,6 +99,23 @@ def test_the_examples_run(name: str) -> None:
     result = doctest.testmod(import_module(f"gptoss_mlx.{name}"))
     assert result.attempted
     assert not result.failed
+
+
+def test_jsonl_is_what_the_library_gives(capsys: pytest.CaptureFixture[str]) -> None:
+    def told() -> Stream:
+        call = "<|channel|>commentary to=functions.lamp <|constrain|>json<|message|>{}<|call|>"
+        first = "<|channel|>commentary<|message|>Wait.<|end|><|start|>assistant" + call
+        then = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>On.<|return|>"
+        lamp = {"name": "lamp", "function": lambda: "on", "parameters": {"type": "object"}}
+        return ScriptedModel(first, then).chat(tools=[lamp]).stream("Is it on?")
+
+    _show_json(told(), Terminal(sys.stdout), each=True)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    events = [event.to_dict() for event in told()]
+    for done in (lines[-1], events[-1]):
+        del done["reply"]["timings"]
+    assert lines == events
+    assert {line["type"] for line in lines} == {"thinking", "preamble", "tool_call", "tool_result", "text", "done"}
 
 
 class Sum(pydantic.BaseModel):
