@@ -1,4 +1,4 @@
-"""A user's script that uses everything: the suite runs it, mypy (strict) and pyright (strict) check it.
+"""A user's script that uses everything, for the type checkers: mypy, and pyright in strict mode.
 
 pyright tests/user_script.py
 """
