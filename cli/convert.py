@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -77,7 +78,7 @@ def convert(
     if dry_run:
         _show_plan(source, destination, options, as_json=as_json)
         return
-    with _progress() as bars:
+    with _progress() as bars, _warnings():
         progress = _stages(bars)
         plan = plan_conversion(source, destination, **options, download=True, progress=progress)
         _remark(f"dense layers in {plan.dense}: {plan.reason}")
@@ -100,7 +101,9 @@ def _show_plan(source: str, destination: Path | None, options: dict[str, Any], *
         repo_id = hub.repository_of(source)
         if repo_id is None:
             raise
-        content = _download_content(source, destination, options["dense"], downloads.plan_download(repo_id))
+        with _warnings():
+            found = downloads.plan_download(repo_id)
+        content = _download_content(source, destination, options["dense"], found)
     if as_json:
         _print_json(content)
         return
@@ -289,6 +292,24 @@ def _say(text: str, *, err: bool = False) -> None:
 
 def _remark(text: str) -> None:
     _say(text, err=True)
+
+
+class _Remarks(logging.Handler):
+    """Shows what the library warns of."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _remark(record.getMessage())
+
+
+@contextlib.contextmanager
+def _warnings() -> Iterator[None]:
+    """The library's warnings (a download that is tried again) as remarks."""
+    logger, handler = logging.getLogger("gptoss_mlx"), _Remarks(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextlib.contextmanager

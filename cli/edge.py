@@ -14,6 +14,8 @@ from typer.core import TyperGroup
 from ..errors import (
     CheckpointError,
     ConversionError,
+    DownloadError,
+    FileWriteError,
     GptOssError,
     InvalidRequest,
     ModelNotFound,
@@ -30,8 +32,10 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (ModelNotFound, 3),
     (CheckpointError, 3),
     (ConversionError, 3),
+    (DownloadError, 3),
     (NotEnoughMemory, 4),
     (NotEnoughDisk, 4),
+    (FileWriteError, 4),
     (MemoryError, 4),
     (KeyboardInterrupt, INTERRUPTED),
 )

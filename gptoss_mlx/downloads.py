@@ -1,8 +1,8 @@
 """The Hugging Face Hub: what of a repository is in its cache, what is not, and getting it.
 
 Files are downloaded by the Hub's own library into its own cache, where other tools find them, with its own
-retries. Its errors become one line with what to do. Knows nothing of what is in a checkpoint, only which files
-make one up.
+retries. Its errors become one line with what to do, its warnings lines of this module's logger, which nobody
+sees who does not ask for it. Knows nothing of what is in a checkpoint, only which files make one up.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -28,6 +30,9 @@ __all__ = [
     "plan_download",
     "shares_disk_with_cache",
 ]
+
+_logger = logging.getLogger(__name__)
+_logger.addHandler(logging.NullHandler())
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all, from any thread."""
@@ -223,6 +228,25 @@ def _progress_bar(report: Progress, plan: Download) -> type[Any]:
     return Silent
 
 
+class _Retelling(logging.Handler):
+    """Logs a record of the Hub's library as this module's: one line, of an address only the file's name."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = re.sub(r"\w+://\S*/([^\s/?:]*)[^\s:]*", r"\1", record.getMessage())
+        _logger.log(record.levelno, "the Hub: %s", _first_line(text))
+
+
+@contextlib.contextmanager
+def _retold() -> Iterator[None]:
+    """Keeps the Hub's library from writing its retries to standard error."""
+    library = logging.getLogger("huggingface_hub")
+    before, library.handlers = library.handlers, [_Retelling()]
+    try:
+        yield
+    finally:
+        library.handlers = before
+
+
 @contextlib.contextmanager
 def _explained(repo_id: str) -> Iterator[None]:
     """Turns the Hub library's errors into one line with what to do."""
@@ -231,7 +255,8 @@ def _explained(repo_id: str) -> Iterator[None]:
     # The transport's own root: httpx or its successor, whichever the installed version uses.
     transport: type[Exception] = errors.HfHubHTTPError.__bases__[0]
     try:
-        yield
+        with _retold():
+            yield
     except errors.GatedRepoError as error:
         raise DownloadError(
             f"{repo_id}: access is restricted; accept its terms on huggingface.co/{repo_id}, then: hf auth login"
@@ -268,5 +293,5 @@ def _http_error(repo_id: str, error: Any) -> DownloadError:
     return DownloadError(f"{repo_id}: the Hub answered {status}; wait a while and run the same command again")
 
 
-def _first_line(error: BaseException) -> str:
+def _first_line(error: object) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

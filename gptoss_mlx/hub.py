@@ -33,8 +33,10 @@ __all__ = [
 
 ALIASES: Mapping[str, str] = MappingProxyType({"20b": "openai/gpt-oss-20b", "120b": "openai/gpt-oss-120b"})
 MANIFEST_NAME = "manifest.json"
+DEMO = "demo"
+"""The name of the model that comes with the package, and of no other."""
 
-_DEMO = Path(__file__).parent / "demo" / "checkpoint"
+_DEMO_CHECKPOINT = Path(__file__).parent / "demo" / "checkpoint"
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
 
@@ -72,6 +74,8 @@ def converted_path(reference: str) -> Path:
         ConversionError: the reference has no part that could be a name.
     """
     name = Path(reference).name or Path(reference).resolve().name
+    if name == DEMO:  # that name always means the one in the package
+        name = f"{DEMO}-converted"
     if not _NAME.fullmatch(name):
         raise ConversionError(f"{reference}: no name to keep the converted model under; name a destination")
     return data_directory() / name
@@ -91,8 +95,8 @@ def resolve(reference: str, *, download: bool = False, progress: Progress | None
         ModelNotFound: it is not on this machine; the message names the command that gets it.
         DownloadError, NotEnoughDisk: only with ``download``.
     """
-    if reference == "demo":
-        return _DEMO
+    if reference == DEMO:
+        return _DEMO_CHECKPOINT
     if _NAME.fullmatch(reference):
         converted = data_directory() / reference
         if (converted / MANIFEST_NAME).is_file():
@@ -107,8 +111,8 @@ def find_source(reference: str, *, allow_download: bool = False, progress: Progr
         ModelNotFound: it is not on this machine; the message names the command that gets it.
         DownloadError, NotEnoughDisk: only with ``allow_download``.
     """
-    if reference == "demo":
-        return _DEMO
+    if reference == DEMO:
+        return _DEMO_CHECKPOINT
     path = Path(reference).expanduser()
     if reference not in ALIASES and reference and path.is_dir():
         return path
@@ -149,7 +153,7 @@ def list_models() -> list[InstalledModel]:
     converted = [_installed(path.name, path, True) for path in _converted_directories()]
     converted.sort(key=lambda model: (-(model.last_used or 0), model.name))
     names = {model.name for model in converted}
-    others = [_installed("demo", _DEMO, False)] if _DEMO.is_dir() and "demo" not in names else []
+    others = [_installed(DEMO, _DEMO_CHECKPOINT, False)] if _DEMO_CHECKPOINT.is_dir() else []
     for alias, repo_id in ALIASES.items():
         cached = cached_snapshot(repo_id)
         if cached is not None:
@@ -161,7 +165,11 @@ def _converted_directories() -> list[Path]:
     home = data_directory()
     if not home.is_dir():
         return []
-    return [path for path in home.iterdir() if _NAME.fullmatch(path.name) and (path / MANIFEST_NAME).is_file()]
+    return [
+        path
+        for path in home.iterdir()
+        if _NAME.fullmatch(path.name) and path.name != DEMO and (path / MANIFEST_NAME).is_file()
+    ]
 
 
 def _installed(name: str, path: Path, converted: bool) -> InstalledModel:

@@ -82,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
         name = path.removeprefix(prefix)
         if not path.startswith(prefix) or name not in self.hub.files:
             self._error(404, "EntryNotFound")
-        elif (status := self.hub.status(name)) != 200 and body:
+        elif body and (status := self.hub.status(name)) != 200:
             self._error(status, None)
         else:
             self._file(name, body=body)

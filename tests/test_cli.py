@@ -147,7 +147,9 @@ def test_an_interrupt_ends_a_run_with_130(home: Path) -> None:
 
 def test_every_error_has_the_code_that_the_readme_promises() -> None:
     assert edge.exit_code(errors.ConfigError("x")) == 3
+    assert edge.exit_code(errors.DownloadError("x")) == 3
     assert edge.exit_code(errors.NotEnoughDisk("x")) == 4
+    assert edge.exit_code(errors.FileWriteError("x")) == 4
     assert edge.exit_code(errors.InvalidRequest("x")) == 2
     assert edge.exit_code(KeyboardInterrupt()) == 130
     assert edge.exit_code(ValueError("x")) == 1

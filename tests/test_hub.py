@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from gptoss_mlx import downloads, hub
+from gptoss_mlx.cli.app import app
 from gptoss_mlx.convert import convert_checkpoint
-from gptoss_mlx.errors import CheckpointError, DownloadError, GptOssError, ModelNotFound, NotEnoughDisk
+from gptoss_mlx.errors import CheckpointError, ConversionError, DownloadError, GptOssError, ModelNotFound, NotEnoughDisk
 from tests.convert_sources import write_layout
 from tests.fake_hub import REVISION, FakeHub, serving
 
@@ -115,6 +117,14 @@ def test_the_name_of_a_conversion_is_the_last_part(homes: Path) -> None:
     assert hub.converted_path("/some/where/") == homes / "data" / "where"
 
 
+def test_a_converted_demo_has_a_name_that_finds_it(homes: Path) -> None:
+    report = convert_checkpoint("demo", dense="q8")
+    assert hub.resolve(report.destination.name) == report.destination
+    assert hub.resolve("demo") != report.destination
+    with pytest.raises(ConversionError, match="built-in"):
+        convert_checkpoint("demo", homes / "data" / "demo", dense="q8")
+
+
 # The models that are here.
 
 
@@ -190,6 +200,20 @@ def test_a_cut_connection_is_taken_up_again(server: FakeHub, source: Path) -> No
     server.cuts["model.safetensors"] = 2
     directory = hub.resolve(REPO, download=True)
     assert (directory / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+
+
+def test_the_command_tells_of_retries_in_its_own_words(
+    server: FakeHub, homes: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.cuts["model.safetensors"] = 1
+    server.statuses["config.json"] = [429, 200]
+    done = CliRunner().invoke(app, ["convert", REPO, str(homes / "out")])
+    assert done.exit_code == 0
+    remarks = done.stderr.splitlines()
+    assert [line for line in remarks if line.startswith("the Hub: HTTP Error 429")]
+    assert [line for line in remarks if line.startswith("the Hub: Error while downloading from model.safetensors: ")]
+    assert all(line.startswith(("the Hub: ", "dense layers in ")) for line in remarks)
+    assert capfd.readouterr().err == ""
 
 
 def _refused(match: str, homes: Path, error: type[GptOssError] = DownloadError) -> None:
