@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -24,10 +25,12 @@ __all__ = [
     "Mxfp4Tensors",
     "QuantizationError",
     "ToBfloat16",
+    "affine_quantise",
     "as_float32",
     "mxfp4_values",
 ]
 
+_Part = TypeVar("_Part")
 _FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
@@ -55,6 +58,50 @@ def mxfp4_values(words: Block, scales: Block) -> npt.NDArray[np.float32]:
         mx.array(words.view(np.uint32)), mx.array(scales), group_size=MXFP4_GROUP_SIZE, bits=4, mode="mxfp4"
     )
     return np.asarray(values.astype(mx.float32))
+
+
+def affine_quantise(block: Block, bits: int, group_size: int) -> tuple[Block, Block, Block]:
+    """Words, scales and biases of rows of bfloat16: bit for bit those of ``mx.quantize`` on the CPU.
+
+    MLX's loop takes one value at a time there; numpy's take several and need two thirds of the time.
+
+    Args:
+        block: shape [rows, 2 · width].
+        bits: 4 or 8.
+        group_size: values that share a scale and a bias; divides the width.
+    """
+    values = as_float32(block).reshape(-1, group_size)
+    with np.errstate(all="ignore"):  # what is no number stays none
+        scales, biases = _affine_grid(values, bits)
+        values -= biases[:, None]
+        values /= scales[:, None]
+        np.rint(values, out=values)
+        np.clip(values, 0, 2**bits - 1, out=values)
+        codes = values.astype(np.uint8)
+    # Of two codes in a byte the first is the lower half.
+    words = codes if bits == 8 else codes[:, 0::2] | (codes[:, 1::2] << np.uint8(4))
+    made = (words, _as_bfloat16(scales), _as_bfloat16(biases))
+    return _three(side.reshape(len(block), -1).view(np.uint8) for side in made)
+
+
+def _affine_grid(
+    groups: npt.NDArray[np.float32], bits: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Scale and bias of each group: the end that is farther from zero is hit exactly, and so is zero itself."""
+    high, low = groups.max(axis=1), groups.min(axis=1)
+    from_low = np.abs(low) > np.abs(high)
+    scale = np.maximum((high - low) / np.float32(2**bits - 1), np.float32(1e-7))
+    scale = np.where(from_low, scale, -scale)
+    edge = np.where(from_low, low, high)
+    steps = np.rint(edge / scale)
+    zero = steps == 0
+    return np.where(zero, scale, edge / np.where(zero, 1, steps)), np.where(zero, 0, edge)
+
+
+def _as_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Rounded to nearest even."""
+    bits = values.astype(np.float32, copy=False).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 class ToBfloat16:
@@ -122,10 +169,10 @@ class AffineTensors:
         return made.words, made.scales, made.biases
 
     def _quantise(self, begin: int, end: int) -> Block:
-        values = _to_mlx(self._values.read(begin, end), "BF16")
-        words, scales, biases = mx.quantize(values, group_size=self._group_size, bits=self._bits)
-        self._kept.store(begin, end, (_to_block(scales), _to_block(biases)))
-        return _to_block(words)
+        values = self._values.read(begin, end)
+        words, scales, biases = affine_quantise(values, self._bits, self._group_size)
+        self._kept.store(begin, end, (scales, biases))
+        return words
 
     def _fill(self, end: int) -> None:
         _read_up_to(self.words, self._kept, end)
@@ -147,8 +194,8 @@ def _quantised_parts(values: Reader, bits: int, group_size: int) -> tuple[Reader
     return None
 
 
-def _three(readers: Iterable[Reader]) -> tuple[Reader, Reader, Reader]:
-    words, scales, biases = readers
+def _three(parts: Iterable[_Part]) -> tuple[_Part, _Part, _Part]:
+    words, scales, biases = parts
     return words, scales, biases
 
 

@@ -13,6 +13,7 @@ import pytest
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.convert import carry_out, compare_weights, convert_checkpoint, plan_conversion, verify_checkpoint
 from gptoss_mlx.convert.manifest import Manifest
+from gptoss_mlx.convert.quantize import affine_quantise
 from gptoss_mlx.convert.writer import plan_shards
 from gptoss_mlx.errors import CheckpointError, ConversionError, GptOssError, ModelNotFound, NotEnoughDisk
 from gptoss_mlx.fit import PRECISIONS, DeviceInfo, Precision, weight_bytes
@@ -142,6 +143,18 @@ def test_a_real_fine_tune_reports_what_quantising_lost(sources: dict[str, Path],
     # The source is compared as it is quantised, so this is zero; the report says what that cost.
     assert largest == 0
     assert 0 < report.experts_error.largest < 0.2
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("size", [0, 1e-30, 1e-9, 1e-3, 1, 1e30])
+def test_quantising_makes_the_bytes_that_mlx_makes(bits: int, size: float) -> None:
+    numbers = np.random.default_rng(6).standard_normal((300, 640)) * size
+    numbers[0], numbers[1], numbers[2], numbers[3, 7] = 0, np.abs(numbers[1]), 1.5 * size, -9 * size
+    values = mx.array(numbers.astype(np.float32)).astype(mx.bfloat16)
+    block = np.asarray(values.view(mx.uint16)).view(np.uint8)
+    expected = mx.quantize(values, group_size=64, bits=bits)
+    for made, side in zip(affine_quantise(block, bits, 64), expected, strict=True):
+        assert np.array_equal(made, np.asarray(side.view(mx.uint8)))
 
 
 def test_a_quantised_source_is_taken_as_it_is(sources: dict[str, Path], tmp_path: Path) -> None:
