@@ -7,8 +7,6 @@ remarks to stderr.
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -261,6 +259,8 @@ def _quoted(text: str) -> str:
 
 
 def _print_json(content: dict[str, Any]) -> None:
+    import json
+
     typer.echo(json.dumps(content, indent=2))
 
 
@@ -294,17 +294,16 @@ def _remark(text: str) -> None:
     _say(text, err=True)
 
 
-class _Remarks(logging.Handler):
-    """Shows what the library warns of."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        _remark(record.getMessage())
-
-
 @contextlib.contextmanager
 def _warnings() -> Iterator[None]:
     """The library's warnings (a download that is tried again) as remarks."""
-    logger, handler = logging.getLogger("gptoss_mlx"), _Remarks(logging.WARNING)
+    import logging
+
+    class Remarks(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            _remark(record.getMessage())
+
+    logger, handler = logging.getLogger("gptoss_mlx"), Remarks(logging.WARNING)
     logger.addHandler(handler)
     try:
         yield

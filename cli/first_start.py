@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import ModelNotFound
-from .spans import BOLD, CYAN, DIM, Span
+from .spans import BOLD, CYAN, DIM, Span, wrap
 from .terminal import Terminal
 
 __all__ = ["choose_model"]
@@ -17,11 +17,12 @@ def choose_model(named: str | None, terminal: Terminal, interactive: bool) -> st
     Raises:
         ModelNotFound: there is none, and nobody to ask or nothing chosen.
     """
+    if named == "demo":  # without looking: the prompt should be up at once
+        return named
     if named:
         from ..hub import resolve
 
-        if named != "demo":
-            resolve(named)
+        resolve(named)
         return named
     from ..hub import list_models
 
@@ -38,7 +39,8 @@ def _ask(terminal: Terminal) -> str:
     terminal.line("No gpt-oss model is on this machine yet.", BOLD)
     terminal.line()
     for line in _offers():
-        terminal.line(line)
+        rows = wrap((Span(line),), max(terminal.width - 5, 10))
+        terminal.rows([(Span("  " if row is rows[0] else "    "), *row.row) for row in rows])
     terminal.line()
     terminal.rows(
         [
@@ -67,9 +69,9 @@ def _offers() -> list[str]:
     for name, config in KNOWN.items():
         choice = choose_precision(config, device)
         download = weight_bytes(config, "bf16") / 1e9
-        lines.append(f"  gpt-oss-{name}: {download:.1f} GB to download; {choice.reason}")
+        lines.append(f"gpt-oss-{name}: {download:.1f} GB to download; {choice.reason}")
         if choice.fit.remedy and not choice.fit.fits:
-            lines.append(f"    it fits after: {choice.fit.remedy}")
+            lines.append(f"It fits after: {choice.fit.remedy}")
     return lines
 
 

@@ -281,7 +281,9 @@ def _locate(
 def _check_target(target: Path, *, force: bool) -> None:
     """Whether a conversion may take place there, whatever the source."""
     if target.name == hub.DEMO and target.parent == hub.data_directory():
-        raise ConversionError(f"{target}: {hub.DEMO} is the name of the built-in model; choose another destination")
+        raise ConversionError(
+            f"{target}: {hub.DEMO} is the name of the built-in model; choose another destination"
+        )
     if target.is_symlink():
         raise ConversionError(f"{target}: is a symbolic link; name the directory it points to")
     if not target.exists():

@@ -269,7 +269,9 @@ def _explained(repo_id: str) -> Iterator[None]:
         raise DownloadError(f"{repo_id}: no such revision on the Hub; check the name") from error
     except errors.HfHubHTTPError as error:
         raise _http_error(repo_id, error) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError, transport) as error:
+    except errors.OfflineModeIsEnabled as error:
+        raise DownloadError(f"{repo_id}: HF_HUB_OFFLINE is set; unset it to download") from error
+    except (errors.LocalEntryNotFoundError, ConnectionError, transport) as error:
         raise DownloadError(
             f"{repo_id}: the Hub cannot be reached or the connection broke ({_first_line(error)}); "
             "check the network and run the same command again: what arrived is kept"

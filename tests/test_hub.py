@@ -16,7 +16,14 @@ from typer.testing import CliRunner
 from gptoss_mlx import downloads, hub
 from gptoss_mlx.cli.app import app
 from gptoss_mlx.convert import convert_checkpoint
-from gptoss_mlx.errors import CheckpointError, ConversionError, DownloadError, GptOssError, ModelNotFound, NotEnoughDisk
+from gptoss_mlx.errors import (
+    CheckpointError,
+    ConversionError,
+    DownloadError,
+    GptOssError,
+    ModelNotFound,
+    NotEnoughDisk,
+)
 from tests.convert_sources import write_layout
 from tests.fake_hub import REVISION, FakeHub, serving
 
@@ -211,7 +218,9 @@ def test_the_command_tells_of_retries_in_its_own_words(
     assert done.exit_code == 0
     remarks = done.stderr.splitlines()
     assert [line for line in remarks if line.startswith("the Hub: HTTP Error 429")]
-    assert [line for line in remarks if line.startswith("the Hub: Error while downloading from model.safetensors: ")]
+    assert [
+        line for line in remarks if line.startswith("the Hub: Error while downloading from model.safetensors: ")
+    ]
     assert all(line.startswith(("the Hub: ", "dense layers in ")) for line in remarks)
     assert capfd.readouterr().err == ""
 
@@ -264,6 +273,11 @@ def test_a_server_that_recovers(server: FakeHub, homes: Path) -> None:
 def test_no_network(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     _refused("the Hub cannot be reached", homes)
+
+
+def test_offline_on_purpose(server: FakeHub, homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    _refused("HF_HUB_OFFLINE is set", homes)
 
 
 def test_pickles_alone_are_refused(server: FakeHub, homes: Path) -> None:
