@@ -22,7 +22,7 @@ from .first_start import choose_model
 from .loading import Loader
 from .sessions import find_chat, make_title, new_chat_path, read_chat
 from .settings import Settings, ThinkMode, as_effort, data_path
-from .spans import DIM, RED, YELLOW, Span, wrap
+from .spans import DIM, RED, YELLOW, Span, visible, wrap
 from .stats import SessionStats, memory_in_use, reply_line
 from .terminal import Terminal
 
@@ -129,14 +129,31 @@ class ChatSession:
         show_last_turn(chat, self.terminal)
 
     def use_model(self, reference: str) -> None:
-        """Go on with another model; the conversation stays."""
-        loader = Loader(reference)
-        model = loader.wait(self.terminal)
-        old = self._chat
-        if old is not None:
-            self.use_chat(self._chat_from(old, model), self.path)
+        """Go on with another model; the conversation stays.
+
+        The old one is given up before the new one is loaded: the machine may not hold both.
+        """
+        from ..hub import resolve
+
+        resolve(reference)
+        before = self.loader.reference
+        self._load_instead(reference)
+        try:
+            self._take_chat_over()
+        except BaseException:
+            self._load_instead(before)
+            self._take_chat_over()
+            raise
+
+    def _load_instead(self, reference: str) -> None:
         self.loader.close()
-        self.loader = loader
+        self.loader = Loader(reference)
+
+    def _take_chat_over(self) -> None:
+        """Wait for the model and go on with it."""
+        model = self.model
+        if self._chat is not None:
+            self.use_chat(self._chat_from(self._chat, model), self.path)
 
     def _chat_from(self, source: Chat | ChatContent, model: GptOss) -> Chat:
         """A chat that goes on from what was said in another one, or in a file."""
@@ -149,7 +166,7 @@ class ChatSession:
             sampling=self.settings.sampling(),
             date=source.date,
             messages=source.messages,
-            title=source.title,
+            title=visible(source.title) if source.title else None,  # a file may hold what cannot be saved again
         )
 
     def save(self) -> None:
@@ -257,7 +274,8 @@ class ChatSession:
         elif reply.finish_reason == "length":
             self.say("cut off (finish_reason: length); /continue goes on", YELLOW)
         if self.interactive:
-            self.say(reply_line(reply, self.context, self.chat.context_limit, memory_in_use()))
+            width = self.terminal.width - 1
+            self.say(reply_line(reply, self.context, self.chat.context_limit, memory_in_use(), width))
             self.terminal.line()
 
     def _reader(self, commands: object) -> Reader:
@@ -308,4 +326,5 @@ class ChatSession:
 
     def complain(self, text: str) -> None:
         """Something went wrong, and the chat goes on."""
-        self.terminal.rows([(Span("error: ", RED), Span(text))])
+        spans = (Span("error: ", RED), Span(text))
+        self.terminal.rows([wrapped.row for wrapped in wrap(spans, max(self.terminal.width - 1, 10))])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidRequest
 from .settings import EFFORTS, THINK_MODES, as_effort, as_think_mode
-from .spans import BOLD, CYAN, DIM, GREEN, Row, Span, clip
+from .spans import BOLD, CYAN, DIM, GREEN, Row, Span, clip, row_width, wrap
 
 if TYPE_CHECKING:
     from .chat import ChatSession
@@ -68,7 +68,12 @@ class Commands:
         return name in COMMANDS and COMMANDS[name].path
 
 
+# What people type who come from another program.
+_ALIASES = {"?": "help", "bye": "quit", "exit": "quit", "clear": "new"}
+
+
 def _find(name: str) -> Command:
+    name = _ALIASES.get(name, name)
     if name in COMMANDS:
         return COMMANDS[name]
     beginning = [command for command in COMMANDS if command.startswith(name)] if name else []
@@ -86,16 +91,26 @@ Ctrl-T shows or hides thinking; Ctrl-C stops an answer; Ctrl-D leaves."""
 
 def _help(session: ChatSession, argument: str) -> None:
     chosen = [_find(argument.removeprefix("/"))] if argument else list(COMMANDS.values())
-    width = max(len(f"{command.name} {command.usage}") for command in chosen) + 2
-    rows: list[Row] = []
-    for command in chosen:
-        gap = " " * (width - len(f"{command.name} {command.usage}"))
-        rows.append((Span(f"/{command.name}", CYAN), Span(f" {command.usage}{gap}", DIM), Span(command.summary)))
+    session.terminal.rows(_help_rows(chosen, session.terminal.width))
     if not argument:
-        rows.append(())
-    session.terminal.rows(rows)
-    if not argument:
+        session.terminal.line()
         session.say(_KEYS)
+
+
+def _help_rows(commands: list[Command], width: int) -> list[Row]:
+    """Usage and summary beside each other; below each other where the window is too narrow for that."""
+    column = max(len(f"{command.name} {command.usage}") for command in commands) + 2
+    beside = 1 + column + max(len(command.summary) for command in commands) < width
+    rows: list[Row] = []
+    for command in commands:
+        usage = (Span(f"/{command.name}", CYAN), Span(f" {command.usage}", DIM))
+        if beside:
+            gap = " " * (1 + column - row_width(usage))
+            rows.append((*usage, Span(gap + command.summary)))
+        else:
+            below = wrap((Span(command.summary),), max(width - 5, 10))
+            rows += [usage, *((Span("    "), *wrapped.row) for wrapped in below)]
+    return rows
 
 
 def _effort(session: ChatSession, argument: str) -> None:
@@ -165,12 +180,10 @@ def _file(session: ChatSession, argument: str) -> None:
 
 def _copy(session: ChatSession, _argument: str) -> None:
     from .clipboard import copy
-    from .transcript import answers
+    from .transcript import last_answer
 
-    texts = answers(session.chat)
-    if not texts:
-        raise InvalidRequest("there is no answer to copy yet")
-    session.say(f"copied {len(texts[-1]):,} characters ({copy(texts[-1], session.terminal)})")
+    text = last_answer(session.chat)
+    session.say(f"copied {len(text):,} characters ({copy(text, session.terminal)})")
 
 
 def _save(session: ChatSession, argument: str) -> None:
@@ -181,7 +194,7 @@ def _save(session: ChatSession, argument: str) -> None:
     else:
         session.chat  # noqa: B018  (so that there is something to save)
         session.save()
-        session.say(f"saved as {session.path}; every turn is" if session.path else "nothing to save yet")
+        session.say(f"saved, as every turn is: {session.path}" if session.path else "nothing to save yet")
 
 
 def _load(session: ChatSession, argument: str) -> None:
@@ -212,13 +225,18 @@ def _new(session: ChatSession, _argument: str) -> None:
 def _history(session: ChatSession, _argument: str) -> None:
     from .transcript import show_transcript
 
+    if not session.chat.messages:
+        raise InvalidRequest("nothing was asked yet")
     show_transcript(session.chat, session.terminal)
 
 
 def _fork(session: ChatSession, _argument: str) -> None:
+    if not session.chat.messages:
+        raise InvalidRequest("nothing was asked yet, so there is nothing to copy")
+    original = session.path
     session.use_chat(session.chat.fork(), None)
     session.save()
-    session.say(f"a copy to go on with: {session.path.stem if session.path else ''}")
+    session.say(f"going on in a copy; what was said so far stays in {original.stem if original else 'memory'}")
 
 
 def _compare(session: ChatSession, argument: str) -> None:
@@ -258,7 +276,12 @@ def _stats(session: ChatSession, _argument: str) -> None:
 def _model(session: ChatSession, argument: str) -> None:
     if argument:
         session.use_model(argument)
-    session.say(f"model {session.loader.reference}")
+        session.say(f"model {session.loader.reference}")
+        return
+    from ..hub import list_models
+
+    names = ", ".join(model.name for model in list_models())
+    session.say(f"model {session.loader.reference}; on this disk: {names}")
 
 
 def _quit(session: ChatSession, _argument: str) -> None:
@@ -268,7 +291,7 @@ def _quit(session: ChatSession, _argument: str) -> None:
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        Command(name="help", usage="[COMMAND]", summary="What there is", act=_help),
+        Command(name="help", usage="[COMMAND]", summary="List the commands", act=_help),
         Command(name="effort", usage="low|medium|high", summary="How long to think", act=_effort, values=EFFORTS),
         Command(
             name="think",
@@ -287,11 +310,15 @@ COMMANDS: dict[str, Command] = {
         Command(name="retry", usage="[EFFORT]", summary="Answer again", act=_retry, values=EFFORTS),
         Command(name="edit", usage="[TEXT]", summary="Change the last question", act=_edit),
         Command(name="undo", summary="Take the last turn back", act=_undo),
-        Command(name="continue", summary="Carry an answer on that was cut off", act=_continue),
+        Command(name="continue", summary="Go on with an answer that was cut off", act=_continue),
         Command(name="file", usage="PATH…", summary="Send files with the next question", act=_file, path=True),
         Command(name="copy", summary="Copy the last answer", act=_copy),
         Command(
-            name="save", usage="[PATH]", summary="Save a copy; every turn is saved anyway", act=_save, path=True
+            name="save",
+            usage="[PATH]",
+            summary="Save a copy; the chat itself is saved after every turn",
+            act=_save,
+            path=True,
         ),
         Command(name="load", usage="[NAME|PATH]", summary="Go on with a saved chat", act=_load, path=True),
         Command(
@@ -306,6 +333,6 @@ COMMANDS: dict[str, Command] = {
         Command(name="trace", summary="What the model sees: messages, tokens, cache", act=_trace),
         Command(name="stats", summary="Figures of this session", act=_stats),
         Command(name="model", usage="[NAME]", summary="Go on with another model", act=_model),
-        Command(name="quit", summary="Leave (Ctrl-D)", act=_quit),
+        Command(name="quit", summary="Leave; Ctrl-D does too", act=_quit),
     )
 }

@@ -54,6 +54,8 @@ class Keyboard:
         # IEXTEN off also keeps macOS from taking Ctrl-T for itself.
         mode[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
         mode[6][termios.VMIN], mode[6][termios.VTIME] = 0, 0
+        # Stopped here, Ctrl-Z would leave the shell without a cursor; at the prompt it works.
+        mode[6][termios.VSUSP] = bytes([os.fpathconf(self._descriptor, "PC_VDISABLE")])
         termios.tcsetattr(self._descriptor, termios.TCSANOW, mode)
         try:
             yield

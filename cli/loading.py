@@ -25,6 +25,7 @@ class Loader:
         self._error: BaseException | None = None
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     @property
     def ready(self) -> bool:
@@ -54,7 +55,8 @@ class Loader:
         return self._model
 
     def close(self) -> None:
-        """Give the model's memory back."""
+        """Give the model's memory back, or have it given back as soon as it was loaded."""
+        self._closed = True
         if self._model is not None:
             self._model.close()
 
@@ -69,6 +71,8 @@ class Loader:
                 when_failed(error)
         finally:
             self._done.set()
-        if self._model is not None:
+        if self._model is not None and self._closed:
+            self._model.close()
+        elif self._model is not None:
             # Imported now, while nobody waits, rather than at the first word of the first answer.
             from . import turn  # noqa: F401

@@ -11,12 +11,14 @@ from typing import Any, Protocol
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
-from prompt_toolkit.filters import Condition
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
+from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
 from prompt_toolkit.output.color_depth import ColorDepth
 from prompt_toolkit.styles import Style
 
@@ -110,8 +112,9 @@ class ChatPrompt:
             history=_history(history),
             completer=_CommandCompleter(words),
             complete_while_typing=Condition(lambda: self._completing()),
-            enable_open_in_editor=True,
+            enable_suspend=True,
             tempfile_suffix=".md",
+            input_processors=[_Shown()],
             bottom_toolbar=lambda: FormattedText([("class:bottom-toolbar", visible(toolbar()))]),
             prompt_continuation=lambda width, line, wrapped: [("class:continuation", "· ".rjust(width))],
             style=_STYLE,
@@ -152,8 +155,10 @@ for _sequence in ("\x1b[13;2u", "\x1b[27;2;13~"):
 
 def _bindings(toggle_thinking: Callable[[], None]) -> KeyBindings:
     bindings = KeyBindings()
+    # Elsewhere, in a search of the history, these keys have their usual meaning.
+    asking = has_focus(DEFAULT_BUFFER)
 
-    @bindings.add("enter")
+    @bindings.add("enter", filter=asking)
     def _send(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         if in_block(buffer.text):
@@ -161,12 +166,17 @@ def _bindings(toggle_thinking: Callable[[], None]) -> KeyBindings:
         elif buffer.text.strip():
             buffer.validate_and_handle()
 
-    @bindings.add("c-j")
-    @bindings.add("escape", "enter")
+    @bindings.add("c-j", filter=asking)
+    @bindings.add("escape", "enter", filter=asking)
     def _newline(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
-    @bindings.add("c-c")
+    @bindings.add("c-x", "c-e", filter=asking)
+    def _edit(event: KeyPressEvent) -> None:
+        # Not sent at once: whoever leaves the editor without saving wants to think again.
+        event.current_buffer.open_in_editor()
+
+    @bindings.add("c-c", filter=asking)
     def _clear(event: KeyPressEvent) -> None:
         if event.current_buffer.text:
             event.current_buffer.reset()
@@ -179,6 +189,21 @@ def _bindings(toggle_thinking: Callable[[], None]) -> KeyBindings:
         event.app.invalidate()
 
     return bindings
+
+
+class _Shown(Processor):
+    """Characters of the line that a terminal would obey, or that would reorder it, as one sign each."""
+
+    def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
+        fragments = transformation_input.fragments
+        return Transformation([(style, _signs(text), *rest) for style, text, *rest in fragments])  # type: ignore[misc]
+
+
+def _signs(text: str) -> str:
+    """As long as ``text``, so that the cursor stands where it should."""
+    if visible(text) == text:
+        return text
+    return "".join(sign if len(sign := visible(character)) == 1 else "\ufffd" for character in text)
 
 
 class _CommandCompleter(Completer):

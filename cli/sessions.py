@@ -6,7 +6,6 @@ The format belongs to the library; for a list only the title and the number of q
 from __future__ import annotations
 
 import json
-import secrets
 import sys
 import time
 from dataclasses import dataclass
@@ -43,6 +42,8 @@ def chats_directory() -> Path:
 
 def new_chat_path() -> Path:
     """A place for a new chat: its name is the time and a few random letters."""
+    import secrets
+
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     return chats_directory() / f"{name}.json"
 

@@ -36,23 +36,30 @@ class SessionStats:
         ]
 
 
-def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int) -> str:
-    """What one answer took, in one line."""
+def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int, width: int) -> str:
+    """What one answer took, in one line; in fewer words if it would not fit in ``width`` cells.
+
+    TTFT is the time to the first token; ``8+76 tok`` are thinking and answer.
+    """
     usage, timings = reply.usage, reply.timings
     answer = usage.completion_tokens - usage.reasoning_tokens
     prefill = _rate(usage.prompt_tokens - usage.cached_tokens, timings.prefill)
     decode = _rate(usage.completion_tokens, timings.decode)
-    parts = [
-        f"first {timings.first_token:.2f} s",
-        f"prefill {prefill}/s",
-        f"decode {decode}/s",
-        f"{usage.reasoning_tokens:,}+{answer:,} tokens",
-        f"{usage.cached_tokens:,} cached",
-        f"{context_used:,}/{context_limit // 1024}k",
-    ]
-    if memory >= 10**8:
-        parts.append(f"{memory / 1e9:.1f} GB")
-    return " · ".join(parts)
+    limit = f"{context_limit // 1024}k"
+    held = f"{memory / 1e9:.1f} GB" if memory >= 10**9 else f"{memory / 1e6:.0f} MB"
+    first = f"{timings.first_token:.2f}" if timings.first_token < 1 else f"{timings.first_token:.1f}"
+    line = (
+        f"TTFT {first} s · prefill {prefill} tok/s · decode {decode} tok/s · "
+        f"thinking {usage.reasoning_tokens:,} + answer {answer:,} tok · {usage.cached_tokens:,} cached · "
+        f"context {context_used:,} of {limit} · memory {held}"
+    )
+    if len(line) <= width:
+        return line
+    return (
+        f"TTFT {first} s · prefill {prefill}/s · decode {decode}/s · "
+        f"{usage.reasoning_tokens:,}+{answer:,} tok · {usage.cached_tokens:,} cached · "
+        f"{context_used:,}/{limit} · {held}"
+    )
 
 
 def memory_in_use() -> int:

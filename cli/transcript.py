@@ -13,7 +13,7 @@ from .terminal import Terminal
 if TYPE_CHECKING:
     from ..chat import Chat
 
-__all__ = ["answers", "as_markdown", "last_question", "show_last_turn", "show_transcript"]
+__all__ = ["as_markdown", "last_answer", "last_question", "show_last_turn", "show_transcript"]
 
 
 def turns(chat: Chat) -> Iterator[tuple[str, str]]:
@@ -37,9 +37,21 @@ def last_question(chat: Chat) -> tuple[int, str]:
     raise InvalidRequest("nothing was asked yet")
 
 
-def answers(chat: Chat) -> list[str]:
-    """All final answers."""
-    return [text for role, text in turns(chat) if role == "assistant"]
+def last_answer(chat: Chat) -> str:
+    """The answer to the last question that has one.
+
+    Raises:
+        InvalidRequest: there is no answer yet.
+    """
+    turn: list[str] = []
+    for role, text in reversed(list(turns(chat))):
+        if role == "assistant":
+            turn.append(text)
+        elif turn:
+            break
+    if not turn:
+        raise InvalidRequest("there is no answer to copy yet")
+    return "\n\n".join(reversed(turn))
 
 
 def show_transcript(chat: Chat, terminal: Terminal) -> None:

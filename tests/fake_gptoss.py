@@ -14,12 +14,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gptoss_mlx
 from gptoss_mlx.events import Done, Event, Progress, Reply, Text, Thinking, Timings, Usage
 from gptoss_mlx.files import write_text
 from gptoss_mlx.harmony import Message
+
+if TYPE_CHECKING:
+    from gptoss_mlx.chat import TraceEntry
 
 PIECE = int(os.environ.get("GPTOSS_FAKE_PIECE", "7"))
 DELAY = float(os.environ.get("GPTOSS_FAKE_DELAY", "0"))
@@ -116,8 +119,13 @@ class FakeChat:
     def fork(self) -> FakeChat:
         return copy.copy(self)
 
-    def trace(self) -> list[tuple[Message, int, bool, bool]]:
-        return [(message, 5, True, number == 0) for number, message in enumerate(self.messages)]
+    def trace(self) -> list[TraceEntry]:
+        from gptoss_mlx.chat import TraceEntry
+
+        return [
+            TraceEntry(message=message, tokens=5, kept=True, cached=number == 0)
+            for number, message in enumerate(self.messages)
+        ]
 
     def save(self, path: str | Path) -> None:
         content = {"title": self.title, "messages": [message.to_dict() for message in self.messages]}

@@ -11,9 +11,10 @@ from typing import Any
 import pexpect  # type: ignore[import-untyped]
 import pyte
 
-__all__ = ["FAKE", "Person"]
+__all__ = ["CHAT", "FAKE", "Person", "ask", "chats", "start"]
 
 FAKE = [sys.executable, str(Path(__file__).parent / "fake_gptoss.py")]
+CHAT = [*FAKE, "chat", "-m", "demo"]
 
 
 class Person:
@@ -118,3 +119,26 @@ class Person:
 
 def _line_text(line: Any) -> str:
     return "".join(line[x].data for x in range(max(line, default=-1) + 1))
+
+
+def start(home: Path, width: int = 80, height: int = 24, **env: str) -> Person:
+    """Somebody in front of a chat with the scripted model."""
+    person = Person(CHAT, home, width, height, env)
+    person.wait_for_prompt()
+    return person
+
+
+def ask(person: Person, question: str) -> None:
+    """Ask and wait for the answer's last line."""
+    before = person.text().count("decode")
+    person.enter(question)
+    began = time.monotonic()
+    while person.text().count("decode") == before:
+        assert time.monotonic() - began < 60, person.text()
+        person.look(0.05)
+    person.wait_for_prompt()
+
+
+def chats(home: Path) -> list[Path]:
+    """The saved ones."""
+    return sorted((home / "data" / "gptoss" / "chats").glob("*.json"))

@@ -18,32 +18,10 @@ import pytest
 from gptoss_mlx.cli.markdown import render
 from gptoss_mlx.cli.spans import plain
 from tests.markdown_documents import DOCUMENTS
-from tests.pty_session import FAKE, Person
+from tests.pty_session import CHAT, FAKE, Person, ask, chats, start
 
-CHAT = [*FAKE, "chat", "-m", "demo"]
 SOON = 5.0
 """Seconds in which control must be back on a busy machine; benchmarks/cli_interrupt.py measures the promise."""
-
-
-def start(home: Path, width: int = 80, height: int = 24, **env: str) -> Person:
-    person = Person(CHAT, home, width, height, env)
-    person.wait_for_prompt()
-    return person
-
-
-def ask(person: Person, question: str) -> None:
-    """Ask and wait for the answer's last line."""
-    before = person.text().count("decode")
-    person.enter(question)
-    began = time.monotonic()
-    while person.text().count("decode") == before:
-        assert time.monotonic() - began < 60, person.text()
-        person.look(0.05)
-    person.wait_for_prompt()
-
-
-def chats(home: Path) -> list[Path]:
-    return sorted((home / "data" / "gptoss" / "chats").glob("*.json"))
 
 
 def test_the_scrollback_equals_the_document_rendered_at_once(tmp_path: Path) -> None:

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import ast
 import io
-import random
 import re
 from pathlib import Path
 
 import pytest
 
 import gptoss_mlx.cli
-from gptoss_mlx.cli.edge import error_line
-from gptoss_mlx.cli.markdown import MarkdownStream
-from gptoss_mlx.cli.plain import PlainStream
-from gptoss_mlx.cli.spans import BOLD, RED, Span, clip, plain, visible, wrap
+from gptoss_mlx.cli.spans import BOLD, RED, Span, plain, visible, wrap
 from gptoss_mlx.cli.terminal import Terminal
-
-OURS = re.compile(r"\x1b\[(?:[0-9;]*m|\d*A|J|\?25[lh])")
-FORBIDDEN = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029]")
-
-
-class Tty(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+from tests.escapes import PLACES, Tty, only_ours, payloads
 
 
 def terminal(environ: dict[str, str] | None = None) -> tuple[Terminal, Tty]:
@@ -31,78 +20,12 @@ def terminal(environ: dict[str, str] | None = None) -> tuple[Terminal, Tty]:
     return Terminal(stream, {"TERM": "xterm", **(environ or {})}), stream
 
 
-def payloads(count: int) -> list[str]:
-    """Escape sequences of every kind, whole, cut short and nested, among ordinary text and Markdown."""
-    kinds = [
-        *("\x1b[31m", "\x1b[2J", "\x1b[1;1H", "\x1b]0;title\x07", "\x1b]8;;http://evil\x1b\\text\x1b]8;;\x1b\\"),
-        *(
-            "\x1b]52;c;aGk=\x07",
-            "\x1bP+q544e\x1b\\",
-            "\x1b_apc\x1b\\",
-            "\x1b^pm\x1b\\",
-            "\x1b(0",
-            "\x1bc",
-            "\x1b[?1049h",
-        ),
-        *("\x9b31m", "\x9d0;t\x9c", "\x90q\x9c", "\x85", "\x07", "\x08\x08", "\r", "\x7f", "\x00", "\x0e", "\x1b"),
-        *(
-            "\u202eabc",
-            "\u2066x\u2069",
-            "\u2028",
-            "\ufeff",
-            "\U000e0041",
-            "&#27;[31m",
-            "&#x9b;",
-            "\\\x1b",
-            "\ud800",
-        ),
-    ]
-    around = [
-        "**",
-        "`",
-        "# ",
-        "- ",
-        "> ",
-        "| a |\n|---|\n| ",
-        "```\n",
-        "[l](",
-        ")",
-        "word ",
-        "\n",
-        "\t",
-        "日本",
-        "[red]x[/red]",
-    ]
-    chooser = random.Random(7)
-    return [
-        "".join(chooser.choice(kinds if chooser.random() < 0.5 else around) for _ in range(chooser.randint(1, 8)))
-        for _ in range(count)
-    ]
-
-
-def only_ours(written: str) -> bool:
-    rest = OURS.sub("", written).replace("\r", "", written.count("\r\x1b[")).replace("\r\x1b", "")
-    return not FORBIDDEN.search(rest.replace("\r", ""))
-
-
-@pytest.mark.parametrize("kind", ["answer", "thinking", "text", "row", "error"])
-def test_five_thousand_payloads_leave_no_escape_but_ours(kind: str) -> None:
+@pytest.mark.parametrize("place", PLACES)
+def test_payloads_leave_no_escape_but_ours(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     for number, payload in enumerate(payloads(1000)):
-        screen, stream = terminal()
-        if kind in ("answer", "thinking"):
-            source = MarkdownStream() if kind == "answer" else PlainStream(BOLD)
-            for position, character in enumerate(payload):
-                source.feed(character)
-                if position == number % len(payload):
-                    screen.frame(source.rows(60), source.tail(60))
-            screen.rows(source.finish(60))
-        elif kind == "text":
-            screen.write(payload, RED)
-        elif kind == "row":
-            screen.rows([clip((Span(payload, RED), Span(payload)), 40)])
-        else:
-            screen.line(error_line(ValueError(payload)))
-        assert only_ours(stream.getvalue()), (payload, stream.getvalue())
+        written = PLACES[place](payload, number)
+        assert only_ours(written), (payload, written)
 
 
 def test_hidden_characters_are_shown() -> None:
