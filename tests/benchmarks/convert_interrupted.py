@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.convert_interrupted [--kills 200]
 
-1. A conversion is killed with SIGKILL at random moments.
+1. A conversion at work is killed with SIGKILL at random moments.
 2. It is killed before and after every sync and every rename.
 3. Every call that changes the disk fails once with ENOSPC, with EIO and with EROFS.
 
@@ -101,14 +101,21 @@ def _wait(child: int) -> int:
 
 
 def random_kills(runs: Runs, kills: int, rng: random.Random) -> collections.Counter[str]:
-    """SIGKILL at moments spread over a conversion and a little beyond."""
+    """SIGKILL at moments spread over a conversion, from its first trace on the disk to its end.
+
+    A conversion that was over before its moment came is tried again, so that every kill meets one at work.
+    """
     found: collections.Counter[str] = collections.Counter()
-    for _ in range(kills):
+    while found.total() < kills:
         child = _fork(runs.convert)
-        time.sleep(rng.uniform(0, 1.1 * runs.seconds))
+        while not any(runs.target.parent.iterdir()):
+            time.sleep(0.0005)
+        time.sleep(rng.uniform(0, runs.seconds))
         os.kill(child, signal.SIGKILL)
-        code = _wait(child)
-        found[("killed" if code == -signal.SIGKILL else "had ended") + ": " + runs.check()] += 1
+        killed = _wait(child) == -signal.SIGKILL
+        left = runs.check()
+        if killed:
+            found[f"killed: {left}"] += 1
     return found
 
 
