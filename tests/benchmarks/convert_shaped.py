@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ import numpy as np
 
 from gptoss_mlx.checkpoint import DTYPE_BYTES, INDEX_NAME
 from gptoss_mlx.fit import GPT_OSS_20B
+from gptoss_mlx.hub import resolve
 from gptoss_mlx.weights import HUGGING_FACE, Source, expand, sizes
 
 _CHUNK = 16 * 1024**2
 
 
 def write_shaped(directory: Path, layers: int, *, shard_bytes: int = 5_000_000_000, seed: int = 0) -> Path:
-    """Writes config.json, the shards, their index and an empty tokenizer.json."""
+    """Writes config.json, the shards, their index and the demo's tokenizer, which other programs can load too."""
     types = GPT_OSS_20B.layer_types[:layers]
     config = dataclasses.replace(GPT_OSS_20B, num_hidden_layers=layers, layer_types=types)
     letters = sizes(config)
@@ -49,7 +51,8 @@ def write_shaped(directory: Path, layers: int, *, shard_bytes: int = 5_000_000_0
         weight_map |= {source.name: name for source, _ in shard}
     (directory / INDEX_NAME).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (directory / "config.json").write_text(json.dumps(_config_json(layers), indent=2))
-    (directory / "tokenizer.json").write_text("{}")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(resolve("demo") / name, directory)
     return directory
 
 
