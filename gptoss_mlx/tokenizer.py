@@ -81,18 +81,9 @@ class Tokenizer:
         self._bytes: dict[int, bytes] = {token: piece for piece, token in ranks.items()}
         self._bytes.update({token: name.encode() for name, token in special.items()})
         self.size = max(self._bytes) + 1
-        self._check_pattern()
-
-    def _check_pattern(self) -> None:
-        """Text that a pattern does not match would be lost; one that matches nothing makes tiktoken panic."""
-        try:
-            tokens = self._encoding.encode_ordinary(_PROBE)
-        except BaseException as error:
-            if type(error).__name__ != "PanicException":  # of PyO3, which exports no class to catch
-                raise
-            tokens = []
-        if self.decode(tokens) != _PROBE:
-            raise TokenizerError("tokenizer pattern loses text; this is not gpt-oss's tokenizer")
+        # The published pattern matches every text. Of another one that is made sure, text by text.
+        self._pattern_is_known = pattern == O200K_PATTERN
+        self._encode_checked(_PROBE)
 
     @classmethod
     def from_ranks(
@@ -127,12 +118,26 @@ class Tokenizer:
 
         Raises:
             InvalidRequest: half a million white space characters in a row: more than the pattern can match.
+            TokenizerError: the checkpoint's own pattern does not match all of the text.
         """
         if len(text) > _MAX_WHITE_SPACE:
             longest = max((len(run) for run in re.findall(r"\s+", text)), default=0)
             if longest > _MAX_WHITE_SPACE:
                 raise InvalidRequest(f"text has {longest} white space characters in a row; remove most of them")
-        return self._encoding.encode_ordinary(text)
+        return self._encoding.encode_ordinary(text) if self._pattern_is_known else self._encode_checked(text)
+
+    def _encode_checked(self, text: str) -> list[int]:
+        """What a pattern does not match would be lost; one that matches nothing makes tiktoken panic."""
+        try:
+            tokens = self._encoding.encode_ordinary(text)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of PyO3, which exports no class to catch
+                raise
+            tokens = []
+        # As tiktoken reads halves of surrogate pairs.
+        if self.decode(tokens) != text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"):
+            raise TokenizerError("tokenizer pattern loses text; this is not gpt-oss's tokenizer")
+        return tokens
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Tokens to text; control tokens appear by name, invalid UTF-8 as U+FFFD."""

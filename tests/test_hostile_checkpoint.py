@@ -26,7 +26,7 @@ from gptoss_mlx.convert import convert_checkpoint, verify_checkpoint
 from gptoss_mlx.convert.layouts import hugging_face_config
 from gptoss_mlx.convert.manifest import Manifest
 from gptoss_mlx.errors import CheckpointError, ConfigError, GptOssError, InvalidRequest, TokenizerError
-from gptoss_mlx.tokenizer import Tokenizer
+from gptoss_mlx.tokenizer import O200K_PATTERN, Tokenizer
 from tests.checkpoints import random_config
 from tests.convert_sources import write_layout
 from tests.harmony_fixtures import tokenizer
@@ -212,6 +212,17 @@ def test_text_that_the_pattern_cannot_match_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="500001 white space characters in a row"):
         tokenizer().encode("a" + " " * 500_001)
     assert len(tokenizer().encode("a " * 260_000)) == 260_001
+
+
+def test_a_pattern_that_loses_some_text_says_so(tmp_path: Path) -> None:
+    """Found by fuzzing: a pattern can match every probe and still not match one digit by itself."""
+    content = small_tokenizer_json()
+    steps = [{"pattern": {"Regex": O200K_PATTERN.replace("{1,3}", "{2,3}")}}]
+    write_json(tmp_path / "tokenizer.json", content | {"pre_tokenizer": {"pretokenizers": steps}})
+    read = Tokenizer.from_directory(tmp_path)
+    assert read.decode(read.encode("12 and 345")) == "12 and 345"
+    with pytest.raises(TokenizerError, match="loses text"):
+        read.encode("only 1")
 
 
 # What is no longer true of a converted checkpoint can still be what its manifest says.
