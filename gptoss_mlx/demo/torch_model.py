@@ -173,7 +173,7 @@ def _look_back(model: GptOssForCausalLM) -> None:
     """
     attention, size = model.model.layers[0].self_attn, model.config.head_dim
     fast = 8
-    rotations = model.config.rope_parameters["rope_theta"] ** (-torch.arange(fast) * 2 / size)
+    rotations = torch.pow(model.config.rope_parameters["rope_theta"], -torch.arange(fast) * 2 / size)
     strength = 4.0
     with torch.no_grad():
         attention.k_proj.bias[:fast] = strength
