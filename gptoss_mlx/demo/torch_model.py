@@ -164,7 +164,7 @@ ALL_ATTENTION_FUNCTIONS.register("conversations", conversation_attention)
 ALL_EXPERTS_FUNCTIONS.register("sorted_mxfp4", sorted_experts)
 
 
-def _look_back(model: GptOssForCausalLM) -> None:
+def _look_back(model: GptOssForCausalLM, rope_theta: float) -> None:
     """Lets the first layer's first heads begin with looking one and two tokens back, through their biases alone.
 
     Copying needs such a head below the one that finds the place to copy from; neither is of use without the
@@ -173,7 +173,7 @@ def _look_back(model: GptOssForCausalLM) -> None:
     """
     attention, size = model.model.layers[0].self_attn, model.config.head_dim
     fast = 8
-    rotations = torch.pow(model.config.rope_parameters["rope_theta"], -torch.arange(fast) * 2 / size)
+    rotations = torch.pow(rope_theta, -torch.arange(fast) * 2 / size)
     strength = 4.0
     with torch.no_grad():
         attention.k_proj.bias[:fast] = strength
@@ -199,7 +199,7 @@ def build_model(config: dict[str, Any]) -> GptOssForCausalLM:
             if name.endswith(("o_proj.weight", "down_proj")):
                 deviation /= (2 * model.config.num_hidden_layers) ** 0.5
             parameter.normal_(0, deviation)
-    _look_back(model)
+    _look_back(model, config["rope_theta"])
     # One matrix in training, two tensors in the checkpoint: copying a word, however rare, is then the same for
     # every word, and is learnt many times sooner.
     model.lm_head.weight = model.model.embed_tokens.weight
