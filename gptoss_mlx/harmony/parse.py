@@ -228,7 +228,7 @@ class StreamParser:
         if control is _Control.START:
             self._begin_header(has_start=True)
         elif self._strict:
-            self._refuse(f"{_shown(data)} where <|start|> is expected")
+            self._refuse(f"{_named(data)} where <|start|> is expected")
         elif control is _Control.STOP or control is _Control.OTHER:
             self._note(RepairKind.STRAY_TOKEN, _shown(data))
         else:
@@ -244,7 +244,7 @@ class StreamParser:
         elif control is _Control.MESSAGE:
             self._begin_content()
         elif self._strict:
-            self._refuse(f"{_shown(data)} inside a header")
+            self._refuse(f"{_named(data)} inside a header")
         elif control is _Control.START:
             self._restart_header()
         elif control is _Control.STOP:
@@ -425,3 +425,9 @@ def _decoder(errors: str) -> codecs.IncrementalDecoder:
 
 def _shown(data: bytes) -> str:
     return data.decode("utf-8", errors="replace")
+
+
+def _named(data: bytes) -> str:
+    """For an error, which is one line."""
+    text = _shown(data)
+    return text if text.isprintable() else repr(text)
