@@ -7,18 +7,43 @@ the ring is written again, because MLX copies a shared buffer on the next write.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import mlx.core as mx
 
 from .config import ModelConfig
 from .errors import InvalidRequest
+from .quantized import KV_BITS, QuantizedStates, group_size_of
 
-__all__ = ["FullKVCache", "LayerCache", "PromptCache", "SlidingKVCache", "Snapshot"]
+__all__ = [
+    "FullKVCache",
+    "LayerCache",
+    "PromptCache",
+    "QuantizedKVCache",
+    "SlidingKVCache",
+    "Snapshot",
+    "check_kv_bits",
+]
 
 _GROWTH_MIN = 256
 _GROWTH_SHARE = 16  # a sixteenth: copies stay rare and at most 6 % of the memory is unused
+
+
+def capacity(length: int) -> int:
+    """Positions that a full layer's buffers have once they have grown to hold so many."""
+    step = _step(length)
+    return -(-length // step) * step
+
+
+def most_capacity(length: int) -> int:
+    """The most that :func:`capacity` is for any length up to this one."""
+    return length + _step(length)
+
+
+def _step(length: int) -> int:
+    return max(_GROWTH_MIN, length // _GROWTH_SHARE)
 
 
 class LayerCache(Protocol):
@@ -27,7 +52,9 @@ class LayerCache(Protocol):
     offset: int
     """Positions seen so far: where the next token stands."""
 
-    def append(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    def append(
+        self, keys: mx.array, values: mx.array
+    ) -> tuple[mx.array, mx.array] | tuple[QuantizedStates, QuantizedStates]:
         """Adds L positions and gives what the newest may attend to."""
         ...
 
@@ -42,77 +69,96 @@ class LayerCache(Protocol):
 
 
 class _Buffers:
-    """What both kinds of cache have: where they stand, and two arrays once there is anything to hold."""
+    """What both kinds of cache have: where they stand, and arrays [B, K, capacity, ...] once there is anything
+    to hold: keys first, then values."""
 
     def __init__(self) -> None:
         self.offset = 0
-        self._keys: mx.array | None = None
-        self._values: mx.array | None = None
+        self._parts: tuple[mx.array, ...] = ()
 
     def _share(self, twin: _Buffers) -> None:
         """Gives ``twin`` the same content. mx.array makes a name of its own for the buffer: MLX copies a buffer
         of two names when one of them is written."""
         twin.offset = self.offset
-        if self._keys is not None and self._values is not None:
-            twin._keys, twin._values = mx.array(self._keys), mx.array(self._values)
+        twin._parts = tuple(mx.array(part) for part in self._parts)
 
     @property
     def nbytes(self) -> int:
         """Bytes held, the unused end of the buffers included."""
-        return sum(array.nbytes for array in self.arrays())
+        return sum(part.nbytes for part in self._parts)
 
     def arrays(self) -> list[mx.array]:
         """For evaluation."""
-        return [array for array in (self._keys, self._values) if array is not None]
+        return list(self._parts)
+
+    def restore(self, offset: int, parts: Sequence[mx.array]) -> None:
+        """Takes over what ``content`` of such a cache gave at ``offset``."""
+        self.offset = offset
+        self._parts = tuple(parts)
 
 
-class FullKVCache(_Buffers):
+class _GrowingCache(_Buffers):
     """Every position, in buffers that grow by max(256, 1/16 of the length)."""
 
     def __init__(self) -> None:
         super().__init__()
         self._reserved = 0
 
-    def append(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Adds L positions; gives all of them, oldest first."""
-        begin, end = self.offset, self.offset + keys.shape[2]
-        self._grow(max(end, self._reserved), like=keys)
-        assert self._keys is not None
-        assert self._values is not None
-        self._keys[..., begin:end, :] = keys
-        self._values[..., begin:end, :] = values
+    def content(self) -> list[mx.array]:
+        """What is held, without the unused end."""
+        return [part[..., : self.offset, :] for part in self._parts] if self.offset else []
+
+    def _append(self, parts: tuple[mx.array, ...]) -> list[mx.array]:
+        begin, end = self.offset, self.offset + parts[0].shape[2]
+        self._grow(max(end, self._reserved), like=parts)
+        for buffer, part in zip(self._parts, parts, strict=True):
+            buffer[..., begin:end, :] = part
         self.offset = end
-        return self._keys[..., :end, :], self._values[..., :end, :]
+        return [buffer[..., :end, :] for buffer in self._parts]
 
     def reserve(self, length: int) -> None:
         """Lets the next growth reach ``length`` positions, so that a long prompt's chunks copy nothing."""
         self._reserved = length
 
-    def _grow(self, length: int, like: mx.array) -> None:
-        capacity = 0 if self._keys is None else self._keys.shape[2]
-        if length <= capacity:
+    def _grow(self, length: int, like: tuple[mx.array, ...]) -> None:
+        if self._parts and length <= self._parts[0].shape[2]:
             return
-        step = max(_GROWTH_MIN, length // _GROWTH_SHARE)
-        batch, heads, _, dim = like.shape
-        room = mx.zeros((batch, heads, -(-length // step) * step - self.offset, dim), dtype=like.dtype)
-        self._keys = self._grown(self._keys, room)
-        self._values = self._grown(self._values, room)
-
-    def _grown(self, buffer: mx.array | None, room: mx.array) -> mx.array:
-        # A copy of its own for each: two names of one array would both be written.
-        if buffer is None or self.offset == 0:
-            return mx.array(room)
-        return mx.concatenate([buffer[..., : self.offset, :], room], axis=2)
+        room = capacity(length) - self.offset
+        held = self.content()
+        grown = []
+        for n, part in enumerate(like):
+            batch, heads, _, dim = part.shape
+            empty = mx.zeros((batch, heads, room, dim), dtype=part.dtype)
+            grown.append(mx.concatenate([held[n], empty], axis=2) if held else empty)
+        self._parts = tuple(grown)
 
     def trim(self, offset: int) -> None:
         """Forgets what comes after ``offset`` positions."""
         self.offset = offset
 
-    def fork(self) -> FullKVCache:
+    def fork(self) -> Self:
         """An independent cache with the same content; the buffers are shared until one of the two writes."""
-        twin = FullKVCache()
+        twin = type(self)()
         self._share(twin)
         return twin
+
+
+class FullKVCache(_GrowingCache):
+    """Every position, as it is."""
+
+    def append(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Adds L positions; gives all of them, oldest first."""
+        keys, values = self._append((keys, values))
+        return keys, values
+
+
+class QuantizedKVCache(_GrowingCache):
+    """Every position, in 8 bits: 0.56 of the bytes of bfloat16."""
+
+    def append(self, keys: mx.array, values: mx.array) -> tuple[QuantizedStates, QuantizedStates]:
+        """Adds L positions; gives all of them, oldest first."""
+        parts = self._append((*QuantizedStates.of(keys).parts, *QuantizedStates.of(values).parts))
+        return QuantizedStates(*parts[:3]), QuantizedStates(*parts[3:])
 
 
 class SlidingKVCache(_Buffers):
@@ -145,36 +191,38 @@ class SlidingKVCache(_Buffers):
         if before is not None:
             keys = mx.concatenate([before[0], keys], axis=2)
             values = mx.concatenate([before[1], values], axis=2)
-        self._keys, self._values = self._ring(keys), self._ring(values)
+        self._parts = (self._ring(keys), self._ring(values))
         return keys, values
 
+    def content(self) -> list[mx.array]:
+        """The two rings."""
+        return self.arrays()
+
     def _append_one(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        if self._keys is None or self._values is None:
-            self.offset += 1
-            self._keys, self._values = self._ring(keys), self._ring(values)
+        slot = self.offset % self.window
+        self.offset += 1
+        if not self._parts:
+            self._parts = (self._ring(keys), self._ring(values))
         else:
-            slot = self.offset % self.window
-            self._keys[..., slot : slot + 1, :] = keys
-            self._values[..., slot : slot + 1, :] = values
-            self.offset += 1
+            for ring, state in zip(self._parts, (keys, values), strict=True):
+                ring[..., slot : slot + 1, :] = state
+        keys, values = self._parts
         if self.length == self.window:
-            return self._keys, self._values
-        return self._keys[..., : self.length, :], self._values[..., : self.length, :]
+            return keys, values
+        return keys[..., : self.length, :], values[..., : self.length, :]
 
     def _ordered(self) -> tuple[mx.array, mx.array] | None:
         """The window's keys and values, oldest first."""
-        if self._keys is None or self._values is None:
+        if not self._parts:
             return None
-        if self.offset <= self.window:
-            return self._keys[..., : self.offset, :], self._values[..., : self.offset, :]
-        oldest = self.offset % self.window
-        if oldest == 0:
-            return self._keys, self._values
-        keys, values = (
-            mx.concatenate([buffer[..., oldest:, :], buffer[..., :oldest, :]], axis=2)
-            for buffer in (self._keys, self._values)
-        )
+        keys, values = (self._in_order(ring) for ring in self._parts)
         return keys, values
+
+    def _in_order(self, ring: mx.array) -> mx.array:
+        if self.offset <= self.window:
+            return ring[..., : self.offset, :]
+        oldest = self.offset % self.window
+        return mx.concatenate([ring[..., oldest:, :], ring[..., :oldest, :]], axis=2) if oldest else ring
 
     def _ring(self, states: mx.array) -> mx.array:
         """A ring that holds the last positions of ``states`` where :meth:`_append_one` expects them."""
@@ -216,11 +264,17 @@ class PromptCache:
 
     Args:
         config: tells which layers slide and how wide the window is.
+        kv_bits: 8 to keep the full layers' keys and values in 8 bits; by default they are kept as they are.
+
+    Raises:
+        InvalidRequest: another ``kv_bits``, or heads whose size has no factor 32.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        self.layers: list[FullKVCache | SlidingKVCache] = [
-            SlidingKVCache(config.sliding_window) if kind == "sliding_attention" else FullKVCache()
+    def __init__(self, config: ModelConfig, kv_bits: int | None = None) -> None:
+        check_kv_bits(kv_bits, config)
+        full = FullKVCache if kv_bits is None else QuantizedKVCache
+        self.layers: list[FullKVCache | QuantizedKVCache | SlidingKVCache] = [
+            SlidingKVCache(config.sliding_window) if kind == "sliding_attention" else full()
             for kind in config.layer_types
         ]
 
@@ -256,7 +310,7 @@ class PromptCache:
                 f"a cache of {len(sliding)} at {self.offset}"
             )
         for layer in self.layers:
-            if isinstance(layer, FullKVCache):
+            if isinstance(layer, _GrowingCache):
                 layer.trim(snapshot.offset)
         for n, window in zip(sliding, snapshot.windows, strict=True):
             self.layers[n] = window.fork()
@@ -264,15 +318,24 @@ class PromptCache:
     def clear(self) -> None:
         """Forgets everything; the full layers keep their buffers for what comes next."""
         for n, layer in enumerate(self.layers):
-            if isinstance(layer, FullKVCache):
+            if isinstance(layer, _GrowingCache):
                 layer.trim(0)
             else:
                 self.layers[n] = SlidingKVCache(layer.window)
 
+    def emptied(self) -> PromptCache:
+        """A cache of the same kind that holds nothing."""
+        twin = PromptCache.__new__(PromptCache)
+        twin.layers = [
+            SlidingKVCache(layer.window) if isinstance(layer, SlidingKVCache) else type(layer)()
+            for layer in self.layers
+        ]
+        return twin
+
     def reserve(self, length: int) -> None:
         """Makes the full layers' next growth reach ``length`` positions at once."""
         for layer in self.layers:
-            if isinstance(layer, FullKVCache):
+            if isinstance(layer, _GrowingCache):
                 layer.reserve(length)
 
     def fork(self) -> PromptCache:
@@ -280,3 +343,19 @@ class PromptCache:
         twin = PromptCache.__new__(PromptCache)
         twin.layers = [layer.fork() for layer in self.layers]
         return twin
+
+
+def check_kv_bits(kv_bits: int | None, config: ModelConfig) -> None:
+    """Before any work.
+
+    Raises:
+        InvalidRequest: the keys and values of this model cannot be kept in so many bits.
+    """
+    if kv_bits is None:
+        return
+    if type(kv_bits) is not int or kv_bits != KV_BITS:
+        raise InvalidRequest(f"kv_bits is {kv_bits!r}; {KV_BITS}, or None to keep keys and values as they are")
+    if group_size_of(config.head_dim) is None:
+        raise InvalidRequest(
+            f"kv_bits is {kv_bits}, but the heads have {config.head_dim} values, no multiple of 32; leave it out"
+        )

@@ -11,13 +11,15 @@
     ├── NotEnoughMemory           will not fit; the message gives the figures
     ├── NotEnoughDisk
     ├── InvalidRequest            an argument out of range: names it, its value and the range
-    │   └── SchemaError           a schema, regex or choices that no answer can be kept to: names the place
+    │   ├── SchemaError           a schema, regex or choices that no answer can be kept to: names the place
+    │   └── ContextFull           a prompt that leaves no place for an answer
     ├── HarmonyError              text or structure that the harmony format does not allow
     │   ├── RenderError           a conversation that cannot be rendered: names the message and the field
     │   └── ParseError            strict parsing met a malformed stream
     ├── OutputError               an answer that is not of the form asked for; has its text
     ├── ToolError                 a tool that cannot be declared or called
     ├── ChatFileError             a saved chat that cannot be read
+    ├── CacheFileError            a saved prompt cache that cannot be read, or is of another model
     └── ModelClosed               the model was closed
 
 The library never catches these to print them: that happens once, at the edge of the command line, which
@@ -27,9 +29,11 @@ also maps them to exit codes.
 from __future__ import annotations
 
 __all__ = [
+    "CacheFileError",
     "ChatFileError",
     "CheckpointError",
     "ConfigError",
+    "ContextFull",
     "ConversionError",
     "DownloadError",
     "FileWriteError",
@@ -97,6 +101,10 @@ class SchemaError(InvalidRequest):
     """A form of answers that cannot be compiled: a schema, a regular expression or choices. Names the place."""
 
 
+class ContextFull(InvalidRequest):
+    """A prompt that leaves no place for an answer in the context. Names both lengths."""
+
+
 class HarmonyError(GptOssError):
     """Something the harmony format does not allow."""
 
@@ -124,6 +132,10 @@ class ToolError(GptOssError):
 
 class ChatFileError(GptOssError):
     """A saved chat that is damaged or of a newer version."""
+
+
+class CacheFileError(GptOssError):
+    """A saved prompt cache that is damaged, of a newer version or of another model."""
 
 
 class ModelClosed(GptOssError):

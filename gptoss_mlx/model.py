@@ -21,11 +21,14 @@ from mlx.nn.layers.base import Module
 from .cache import LayerCache, PromptCache, SlidingKVCache
 from .config import ModelConfig
 from .layers import Dense, Embedding, MXFP4Weight, RMSNorm
+from .quantized import QuantizedStates, quantized_attention
 from .rope import yarn_concentration, yarn_wavelengths
 from .sliding import banded_attention, sliding_mask
 from .weights import load_weights
 
 __all__ = ["Transformer", "load_transformer"]
+
+States = mx.array | QuantizedStates
 
 # OpenAI's constant in gate · sigmoid(1.702 · gate), the sigmoid form of GELU.
 _SWIGLU_ALPHA = 1.702
@@ -75,8 +78,12 @@ class Attention(Module):
         attended = self._attend(queries, keys, values, mask)
         return self.o_proj(attended.swapaxes(1, 2).reshape(B, L, A * D), addend)
 
-    def _attend(self, queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | None) -> mx.array:
+    def _attend(self, queries: mx.array, keys: States, values: States, mask: mx.array | None) -> mx.array:
         L = queries.shape[2]
+        if isinstance(keys, QuantizedStates):
+            assert isinstance(values, QuantizedStates)
+            return quantized_attention(queries, keys, values, scale=self._scale, sinks=self.sinks)
+        assert isinstance(values, mx.array)
         if mask is not None and mask.ndim == 4:
             return banded_attention(
                 queries, keys, values, window=self._window, scale=self._scale, mask=mask, sinks=self.sinks

@@ -7,11 +7,14 @@ it shares, and only what comes after is computed. Knows nothing of harmony: boun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Mapping, Sequence
+
+import mlx.core as mx
 
 from .cache import PromptCache, Snapshot
 
-__all__ = ["PrefixCache"]
+__all__ = ["PrefixCache", "PrefixPool"]
 
 MAX_MARKS = 32
 MAX_MARK_BYTES = 128 * 2**20
@@ -64,6 +67,19 @@ class PrefixCache:
             oldest = next(mark for mark in self._marks if mark != first)
             del self._marks[oldest]
 
+    def forget(self) -> None:
+        """Gives all memory back. What it knew is computed again when it is asked for."""
+        self.cache, self.tokens, self._marks = self.cache.emptied(), [], {}
+
+    def restore(self, tokens: Sequence[int], snapshots: Mapping[int, Snapshot]) -> None:
+        """Takes over what another one had in it; the cache holds those tokens already.
+
+        Args:
+            tokens: as many as the cache has positions.
+            snapshots: by position, ascending.
+        """
+        self.tokens, self._marks = list(tokens), dict(snapshots)
+
     def fork(self) -> PrefixCache:
         """An independent one with the same content, sharing memory until one of the two writes."""
         twin = PrefixCache(self.cache.fork())
@@ -77,15 +93,22 @@ class PrefixCache:
         return tuple(self._marks)
 
     @property
+    def snapshots(self) -> Mapping[int, Snapshot]:
+        """The marks, by position."""
+        return self._marks
+
+    @property
     def nbytes(self) -> int:
         """Bytes held, those of the marks included."""
-        return self.cache.nbytes + self._mark_bytes()
+        return self.cache.nbytes + self.mark_bytes
+
+    @property
+    def mark_bytes(self) -> int:
+        """Bytes that the marks hold."""
+        return sum(snapshot.nbytes for snapshot in self._marks.values())
 
     def _exceeds_bounds(self) -> bool:
-        return len(self._marks) > MAX_MARKS or self._mark_bytes() > MAX_MARK_BYTES
-
-    def _mark_bytes(self) -> int:
-        return sum(snapshot.nbytes for snapshot in self._marks.values())
+        return len(self._marks) > MAX_MARKS or self.mark_bytes > MAX_MARK_BYTES
 
     def _rewind(self, position: int) -> None:
         if position:
@@ -94,6 +117,32 @@ class PrefixCache:
             self.cache.clear()
         del self.tokens[position:]
         self._marks = {mark: snapshot for mark, snapshot in self._marks.items() if mark <= position}
+
+
+class PrefixPool:
+    """The prefixes of all conversations of one model, under one bound. Touched by the worker alone."""
+
+    def __init__(self) -> None:
+        # In the order of their last use. A conversation that is gone takes its prefix with it.
+        self._prefixes: weakref.WeakKeyDictionary[PrefixCache, None] = weakref.WeakKeyDictionary()
+
+    def make_room(self, prefix: PrefixCache, nbytes: int, limit: int) -> None:
+        """Before a prefix grows: lets others forget, the one used longest ago first, until it fits beside them.
+
+        Args:
+            prefix: the one in use.
+            nbytes: what it is to hold, its marks not counted.
+            limit: the bytes that all may hold together.
+        """
+        self._prefixes.pop(prefix, None)
+        others = list(self._prefixes)
+        self._prefixes[prefix] = None
+        left = limit - max(nbytes, prefix.cache.nbytes) - prefix.mark_bytes
+        for oldest in others:
+            if sum(other.nbytes for other in others) <= left:
+                return
+            oldest.forget()
+            mx.clear_cache()
 
 
 def common_length(left: Sequence[int], right: Sequence[int]) -> int:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from gptoss_mlx.cache import FullKVCache, PromptCache, SlidingKVCache
+from gptoss_mlx.cache import FullKVCache, PromptCache, QuantizedKVCache, SlidingKVCache, capacity, most_capacity
+from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import InvalidRequest
-from gptoss_mlx.model import Transformer
+from gptoss_mlx.model import Transformer, load_transformer
 from gptoss_mlx.prefix import MAX_MARKS, PrefixCache, common_length
-from tests.checkpoints import random_tokens
+from gptoss_mlx.quantized import QuantizedStates, quantized_attention
+from tests.checkpoints import SHAPES, load_shape, random_config, random_tokens
 
 TOKENS = random_tokens("small", 200)
 
@@ -50,6 +54,15 @@ def test_a_full_cache_holds_everything_in_order_and_grows_by_a_sixteenth() -> No
         assert positions_in(keys) == list(range(seen))
         assert mx.array_equal(values, -keys)
     assert cache.nbytes <= 2 * 2 * 4 * 4 * (seen + max(256, seen // 16))
+
+
+@pytest.mark.parametrize("length", [1, 255, 256, 257, 4096, 5000, 100_000])
+def test_the_capacity_is_known_beforehand(length: int) -> None:
+    cache = FullKVCache()
+    cache.append(*numbered(0, length))
+    assert cache.nbytes == 2 * 2 * 4 * 4 * capacity(length)
+    assert length <= max(map(capacity, range(max(1, length - 600), length + 1))) <= most_capacity(length)
+    assert most_capacity(length) <= length + max(256, length / 16)
 
 
 def test_a_snapshot_is_not_changed_by_what_comes_after(small: Transformer) -> None:
@@ -134,3 +147,84 @@ def test_an_empty_cache_holds_nothing(small: Transformer) -> None:
     cache = small.make_cache()
     assert isinstance(cache, PromptCache)
     assert (cache.offset, cache.nbytes) == (0, 0)
+
+
+# Keys and values in 8 bits.
+
+
+def exact_attention(
+    queries: np.ndarray[Any, Any],
+    keys: np.ndarray[Any, Any],
+    values: np.ndarray[Any, Any],
+    sinks: Any,
+    scale: float,
+) -> np.ndarray[Any, Any]:
+    """Causal attention with sinks, written out in float64: [A, L, D] over [K, S, D]."""
+    heads, length, _ = queries.shape
+    result = np.zeros(queries.shape)
+    for head in range(heads):
+        group = head * len(keys) // heads
+        for n in range(length):
+            seen = keys.shape[1] - length + n + 1
+            weights = np.exp(keys[group, :seen] @ queries[head, n] * scale)
+            result[head, n] = weights @ values[group, :seen] / (weights.sum() + np.exp(sinks[head]))
+    return result
+
+
+@pytest.mark.parametrize("head_dim", [32, 64])
+@pytest.mark.parametrize("length", [1, 2, 7])
+def test_attention_over_8_bits_is_that_over_their_values_with_sinks(length: int, head_dim: int) -> None:
+    mx.random.seed(length)
+    queries = mx.random.normal((1, 8, length, head_dim))
+    keys, values = (QuantizedStates.of(mx.random.normal((1, 2, 50, head_dim))) for _ in range(2))
+    sinks = mx.random.normal((8,)) * 2
+    attended = quantized_attention(queries, keys, values, scale=0.3, sinks=sinks)
+    arrays = (queries[0], keys.dequantized(mx.float32)[0], values.dequantized(mx.float32)[0], sinks)
+    exact = [np.array(array, dtype=np.float64) for array in arrays]
+    expected = exact_attention(exact[0], exact[1], exact[2], exact[3], 0.3)
+    assert np.abs(np.array(attended)[0] - expected).max() < 1e-5
+
+
+def test_8_bits_are_within_a_step_of_what_they_stand_for() -> None:
+    states = mx.random.normal((1, 2, 30, 64), key=mx.random.key(0))
+    packed = QuantizedStates.of(states)
+    assert mx.all(mx.abs(packed.dequantized(mx.float32) - states) <= mx.abs(packed.scales))
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> tuple[Transformer, ModelConfig]:
+    """A random transformer whose heads can be quantised."""
+    place = load_shape(tmp_path_factory.mktemp("heads"), "many_heads")
+    return load_transformer(place, mx.float32), ModelConfig.from_dict(random_config(**SHAPES["many_heads"]))
+
+
+def test_going_back_forking_and_going_on_in_8_bits(heads: tuple[Transformer, ModelConfig]) -> None:
+    transformer, config = heads
+    cache = PromptCache(config, 8)
+    assert sum(isinstance(layer, QuantizedKVCache) for layer in cache.layers) == 3
+    mx.eval(transformer(mx.array([TOKENS[:70]]), cache))
+    snapshot, twin = cache.snapshot(), cache.fork()
+    expected = transformer(mx.array([TOKENS[70:80]]), cache)
+    for token in TOKENS[100:130]:
+        mx.eval(transformer(mx.array([[token]]), cache))
+    cache.rewind(snapshot)
+    assert mx.allclose(transformer(mx.array([TOKENS[70:80]]), cache), expected, atol=2e-5)
+    one_by_one = [transformer(mx.array([[token]]), twin)[0, 0] for token in TOKENS[70:80]]
+    assert mx.allclose(mx.stack(one_by_one), expected[0], atol=2e-4)
+
+
+def test_8_bits_change_the_logits_little(heads: tuple[Transformer, ModelConfig]) -> None:
+    transformer, config = heads
+    exact, close = (transformer(mx.array([TOKENS]), PromptCache(config, bits)) for bits in (None, 8))
+    assert 0 < float(np.abs(np.array(exact - close)).max()) < 0.5
+    ours, theirs = (logits - mx.logsumexp(logits, axis=-1, keepdims=True) for logits in (close, exact))
+    divergence = np.array((mx.exp(theirs) * (theirs - ours)).sum(axis=-1)).mean()
+    assert 0 < divergence < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("bits", "head_dim", "said"), [(4, 64, "kv_bits is 4"), (8, 16, "have 16 values"), (True, 64, "True")]
+)
+def test_what_cannot_be_kept_in_so_many_bits_is_refused(bits: int, head_dim: int, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        PromptCache(ModelConfig.from_dict(random_config(head_dim=head_dim)), bits)

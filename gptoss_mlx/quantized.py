@@ -1,0 +1,102 @@
+"""Keys and values in 8 bits, and attention over them that knows the sinks.
+
+B batch, A query heads, K key-value heads, S positions, D head dim, G = D / group size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+__all__ = ["KV_BITS", "QuantizedStates", "group_size_of", "quantized_attention", "quantized_bytes"]
+
+KV_BITS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedStates:
+    """Keys or values of S positions, affine-quantised along D: code · scale + bias.
+
+    Scales and biases are float32: rounded to bfloat16 they would cost as much precision as the codes do.
+    """
+
+    codes: mx.array
+    """uint32 [B, K, S, D / 4]."""
+    scales: mx.array
+    """[B, K, S, G]."""
+    biases: mx.array
+    """[B, K, S, G]."""
+
+    @classmethod
+    def of(cls, states: mx.array) -> QuantizedStates:
+        """Quantises [B, K, S, D]."""
+        group_size = group_size_of(states.shape[-1])
+        assert group_size is not None
+        return cls(*mx.quantize(states.astype(mx.float32), group_size=group_size, bits=KV_BITS))
+
+    @property
+    def parts(self) -> tuple[mx.array, mx.array, mx.array]:
+        """Its arrays."""
+        return self.codes, self.scales, self.biases
+
+    @property
+    def group_size(self) -> int:
+        """Values that share a scale."""
+        return self.codes.shape[-1] * (32 // KV_BITS) // self.scales.shape[-1]
+
+    def dequantized(self, dtype: mx.Dtype) -> mx.array:
+        """[B, K, S, D]."""
+        return mx.dequantize(*self.parts, group_size=self.group_size, bits=KV_BITS).astype(dtype)
+
+
+def group_size_of(head_dim: int) -> int | None:
+    """Values that share a scale: 64, or 32 where a head has no factor 64; None where it has neither."""
+    return next((size for size in (64, 32) if head_dim % size == 0), None)
+
+
+def quantized_bytes(values: int, head_dim: int) -> int:
+    """Bytes of so many values: their codes, and a scale and a bias of four bytes for each group."""
+    return values + 8 * values // (group_size_of(head_dim) or head_dim)
+
+
+def quantized_attention(
+    queries: mx.array, keys: QuantizedStates, values: QuantizedStates, *, scale: float, sinks: mx.array
+) -> mx.array:
+    """Causal attention of the last L positions over all S.
+
+    A single query is multiplied with the codes as they lie, so that decoding reads a byte a value. For more, the
+    whole is dequantised for the time of this call: then the fused kernel does the rest.
+
+    Args:
+        queries: [B, A, L, D].
+        keys, values: of S positions; the last L of them are the queries' own.
+        scale: of the scores.
+        sinks: [A].
+
+    Returns:
+        [B, A, L, D], in the queries' dtype.
+    """
+    B, A, L, D = queries.shape
+    dtype = queries.dtype
+    if L > 1:
+        return mx.fast.scaled_dot_product_attention(
+            queries,
+            keys.dequantized(dtype),
+            values.dequantized(dtype),
+            scale=scale,
+            mask="causal",
+            sinks=sinks,
+        )
+    K = keys.codes.shape[1]
+    grouped = queries.reshape(B, K, A // K, D).astype(mx.float32) * scale
+    scores = _product(grouped, keys, transpose=True)  # [B, K, A / K, S]
+    attended = _product(mx.softmax(scores, axis=-1), values, transpose=False)  # [B, K, A / K, D]
+    # A sink adds e^sink to the denominator Σ e^score and nothing to the sum: that is a factor of
+    # Σ e^score / (Σ e^score + e^sink) = sigmoid(logsumexp(scores) − sink).
+    share = mx.sigmoid(mx.logsumexp(scores, axis=-1) - sinks.reshape(K, A // K))
+    return (attended * share[..., None]).reshape(B, A, 1, D).astype(dtype)
+
+
+def _product(x: mx.array, states: QuantizedStates, *, transpose: bool) -> mx.array:
+    return mx.quantized_matmul(x, *states.parts, transpose=transpose, group_size=states.group_size, bits=KV_BITS)
