@@ -30,7 +30,9 @@ __all__ = [
     "Usage",
 ]
 
-FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+FinishReason = Literal["stop", "length", "loop", "tool_calls", "cancelled"]
+"""Why an answer ended: by itself; at ``max_tokens`` or the end of the context; because its analysis went round in
+circles (``SamplingParams.stop_loops``); for calls that are the caller's to answer; by ``cancel()``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -37,12 +37,18 @@ class SamplingParams:
     """Only the k most likely tokens; 0 is all."""
     min_p: float = 0.0
     """Only tokens at least this likely, relative to the most likely; 0 is all."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens that the request has generated become less likely: their positive logits are divided by it,
+    negative ones multiplied (CTRL, Keskar et al. 2019). 1 is off, as the model was made for. Control tokens, and
+    tokens that a form dictates, are left alone."""
     seed: int | None = None
     """The same seed, prompt and cache state give the same tokens."""
     max_tokens: int | None = None
     """Of one request, analysis included; by default as many as the context holds."""
     stop: tuple[str, ...] = ()
     """Texts that end the final answer where they appear; they are not part of it."""
+    stop_loops: bool = False
+    """End an analysis that goes round in circles: ``finish_reason`` is then ``loop``."""
 
     def __post_init__(self) -> None:
         _check_number("temperature", self.temperature, 0.0, 100.0)
@@ -51,6 +57,11 @@ class SamplingParams:
         if self.top_p == 0:
             raise InvalidRequest("top_p is 0; use temperature 0 for the most likely token")
         _check_integer("top_k", self.top_k, 0, 2**31 - 1)
+        _check_number("repetition_penalty", self.repetition_penalty, 0.0, 100.0)
+        if self.repetition_penalty == 0:
+            raise InvalidRequest("repetition_penalty is 0; 1 is off, and little more than 1 is enough")
+        if type(self.stop_loops) is not bool:
+            raise InvalidRequest(f"stop_loops is {self.stop_loops!r}; True or False is needed")
         if self.seed is not None:
             _check_integer("seed", self.seed, 0, 2**64 - 1)
         if self.max_tokens is not None:
@@ -61,11 +72,22 @@ class SamplingParams:
         object.__setattr__(self, "stop", tuple(stop))
 
 
-def make_sampler(params: SamplingParams) -> Sampler:
-    """The function that chooses tokens. Make it in the thread that uses it.
+def make_sampler(params: SamplingParams, control_tokens: Collection[int] = ()) -> Sampler:
+    """The function that chooses the tokens of one request. Make it in the thread that uses it.
 
     Its randomness is a key of its own and not MLX's global state, so that requests do not disturb each other.
+
+    Args:
+        params: how.
+        control_tokens: those that a repetition penalty spares: every message repeats them.
     """
+    choose = _chooser(params)
+    if params.repetition_penalty == 1:
+        return choose
+    return _penalised(choose, params.repetition_penalty, control_tokens)
+
+
+def _chooser(params: SamplingParams) -> Sampler:
     if params.temperature == 0:
         return lambda logits: mx.argmax(logits, axis=-1)
     filters = _filters(params)
@@ -81,6 +103,26 @@ def make_sampler(params: SamplingParams) -> Sampler:
             logits = keep(logits)
         key, subkey = mx.random.split(key)
         return mx.random.categorical(logits * scale, key=subkey)
+
+    return sample
+
+
+def _penalised(choose: Sampler, penalty: float, control_tokens: Collection[int]) -> Sampler:
+    """``choose`` on logits in which the tokens chosen before are less likely."""
+    seen: mx.array | None = None  # [B, V]
+    spared = mx.array(sorted(control_tokens), dtype=mx.int32)
+
+    def sample(logits: mx.array) -> mx.array:
+        nonlocal seen
+        if seen is None:
+            seen = mx.zeros(logits.shape, dtype=mx.bool_)
+        logits = logits.astype(mx.float32)
+        penalised = mx.where(logits > 0, logits / penalty, logits * penalty)
+        chosen = choose(mx.where(seen, penalised, logits))
+        seen = mx.put_along_axis(seen, chosen[:, None], mx.array(True), axis=-1)
+        if spared.size:
+            seen[:, spared] = False
+        return chosen
 
     return sample
 

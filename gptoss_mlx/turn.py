@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .errors import OutputError
+from .errors import ContextFull, OutputError
 from .events import (
     Done,
     Event,
@@ -27,10 +27,11 @@ from .events import (
     Usage,
 )
 from .harmony import Author, Change, Channel, Message, ParserState, Role, StreamParser
+from .loops import LoopDetector
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from .engine import Generation
+    from .generation import Generation
 
 __all__ = ["Turn", "TurnPlan"]
 
@@ -51,6 +52,7 @@ class TurnPlan:
     max_tokens: int | None = None
     """Of all steps together."""
     stop: tuple[str, ...] = ()
+    stop_loops: bool = False
     parse: Callable[[str], Any] | None = None
     """What the answer means, where a form was asked for."""
     begun: tuple[int, ...] = ()
@@ -119,7 +121,12 @@ class Turn:
         """Everything that happens, then Done."""
         reason: FinishReason = "stop"
         for step in range(self._plan.max_steps):
-            messages, reason = yield from self._generate(self._plan.begun if step == 0 else ())
+            try:
+                messages, reason = yield from self._generate(self._plan.begun if step == 0 else ())
+            except ContextFull:
+                # A tool's result was too long; before the first step the request itself was refused.
+                reason = "length"
+                break
             calls = [message for message in messages if _is_call(message) and not message.truncated]
             if reason != "stop" or not calls:
                 break
@@ -151,7 +158,7 @@ class Turn:
         if self._plan.parse is None or reason in ("tool_calls", "cancelled"):
             return None
         text = "".join(self._tally.text)
-        if reason == "length":
+        if reason in ("length", "loop"):
             raise OutputError(
                 "the answer was cut short before it was complete; raise max_tokens, or lower effort or "
                 f"max_thinking_tokens; it begins {text[:80]!r}",
@@ -170,6 +177,7 @@ class Turn:
         for token in begun:
             parser.process(token)
         reader = _Reader(self._tally, self._plan.stop)
+        loops, looping = LoopDetector() if self._plan.stop_loops else None, False
         self._generation = generation = self._plan.generate(self._tally.usage)
         if self._cancelled:
             generation.cancel()
@@ -187,11 +195,17 @@ class Turn:
                 reason = "stop"
             if item != self._tokenizer.special["<|endoftext|>"]:
                 changes = parser.process(item)
-                reader.reasoning_tokens += self._is_thinking(parser, item)
+                thinking = self._is_thinking(parser, item)
+                reader.reasoning_tokens += thinking
+                looping = thinking and loops is not None and loops.advance(item)
                 yield from reader.read(changes)
             if reader.stopped:
                 generation.cancel()
                 reason = "stop"
+                break
+            if looping:
+                generation.cancel()
+                reason = "loop"
                 break
         yield from reader.read(parser.close())
         self._count(generation, reader)

@@ -27,6 +27,8 @@ def draws(count: int, **params: Any) -> np.ndarray[Any, Any]:
         *({"top_p": value} for value in (-1, 0, 1.1, math.nan, None)),
         *({"min_p": value} for value in (-1, 2, math.nan)),
         *({"top_k": value} for value in (-1, 1.5, 2**31)),
+        *({"repetition_penalty": value} for value in (0, -1, math.nan, math.inf, "1")),
+        *({"stop_loops": value} for value in (1, None)),
         *({"seed": value} for value in (-1, 1.0, 2**64)),
         *({"max_tokens": value} for value in (0, -1, 2.0)),
         *({"stop": value} for value in ("text", ("",), (1,), 3)),
@@ -64,3 +66,32 @@ def test_top_k_and_min_p_cut_the_tail() -> None:
 
 def test_a_seed_reproduces() -> None:
     assert np.array_equal(draws(50), draws(50))
+
+
+def reference_choices(rows: np.ndarray[Any, Any], penalty: float, spared: set[int]) -> list[int]:
+    """CTRL's penalty, one token after the other (Keskar et al. 2019, section 4.1)."""
+    chosen: list[int] = []
+    for row in rows:
+        logits = row.astype(np.float64).copy()
+        for token in set(chosen) - spared:
+            logits[token] = logits[token] / penalty if logits[token] > 0 else logits[token] * penalty
+        chosen.append(int(np.argmax(logits)))
+    return chosen
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.05, 1.3, 3.0, 0.5])
+@pytest.mark.parametrize("spared", [set(), {0, 3}])
+def test_a_repetition_penalty_is_the_plain_one(penalty: float, spared: set[int]) -> None:
+    rows = np.random.default_rng(1).normal(size=(60, 12)).astype(np.float32)
+    params = SamplingParams(temperature=0, repetition_penalty=penalty)
+    sampler = make_sampler(params, spared)
+    chosen = [int(np.array(sampler(mx.array(row[None])))[0]) for row in rows]
+    assert chosen == reference_choices(rows, penalty, spared)
+    if penalty == 1:
+        assert chosen == list(np.argmax(rows, axis=-1))
+
+
+def test_a_penalty_does_not_bring_back_what_was_ruled_out() -> None:
+    sampler = make_sampler(SamplingParams(seed=1, repetition_penalty=1.2))
+    logits = mx.array([[1.0, -mx.inf, 2.0]])
+    assert {int(np.array(sampler(logits))[0]) for _ in range(50)} == {0, 2}
