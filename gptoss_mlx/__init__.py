@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .asynchronous import load_async as load_async
     from .chat import Chat as Chat
     from .config import ModelConfig as ModelConfig
-    from .engine import Generation as Generation
     from .engine import GptOss as GptOss
     from .engine import load as load
     from .errors import GptOssError as GptOssError
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from .events import ToolCall as ToolCall
     from .events import ToolResult as ToolResult
     from .events import Usage as Usage
+    from .generation import Generation as Generation
     from .options import AnswerOptions as AnswerOptions
     from .sampling import SamplingParams as SamplingParams
     from .stream import Stream as Stream
@@ -51,7 +51,7 @@ _HOMES = {
     **dict.fromkeys(["Chat"], "chat"),
     **dict.fromkeys(["ModelConfig"], "config"),
     **dict.fromkeys(["Effort"], "arguments"),
-    **dict.fromkeys(["Generation", "GptOss", "load"], "engine"),
+    **dict.fromkeys(["GptOss", "load"], "engine"),
     **dict.fromkeys(["GptOssError", "OutputError"], "errors"),
     **dict.fromkeys(
         [
@@ -60,6 +60,7 @@ _HOMES = {
         ],
         "events",
     ),
+    **dict.fromkeys(["Generation"], "generation"),
     **dict.fromkeys(["AnswerOptions"], "options"),
     **dict.fromkeys(["SamplingParams"], "sampling"),
     **dict.fromkeys(["Stream"], "stream"),

@@ -39,12 +39,11 @@ async def load_async(
     *,
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     download: bool = False,
+    kv_bits: int | None = None,
+    context: int | None = None,
+    max_cache_bytes: int | None = None,
 ) -> AsyncGptOss:
-    """:func:`load` for asyncio.
-
-    Raises:
-        ModelNotFound: it is not on this machine; the message names the command that gets it.
-        CheckpointError: it is damaged, or no gpt-oss.
+    """:func:`load` for asyncio; the arguments and the errors are the same.
 
     Example:
         >>> import asyncio
@@ -55,7 +54,16 @@ async def load_async(
         >>> asyncio.run(main())
         'hi'
     """
-    return AsyncGptOss(await asyncio.to_thread(load, reference, dtype=dtype, download=download))
+    model = await asyncio.to_thread(
+        load,
+        reference,
+        dtype=dtype,
+        download=download,
+        kv_bits=kv_bits,
+        context=context,
+        max_cache_bytes=max_cache_bytes,
+    )
+    return AsyncGptOss(model)
 
 
 class AsyncGptOss:

@@ -49,7 +49,8 @@ from .tools import AfterCall, BeforeCall, ToolBox
 from .turn import Turn, TurnPlan
 
 if TYPE_CHECKING:
-    from .engine import Generation, GptOss
+    from .engine import GptOss
+    from .generation import Generation
 
 __all__ = ["Chat", "TraceEntry"]
 
@@ -123,7 +124,8 @@ class Chat:
     @property
     def effort(self) -> Effort:
         """How long the model thinks: ``low``, ``medium`` or ``high``. Changing it makes the next turn read the
-        whole conversation again, because it stands in the system message."""
+        whole conversation again, because it stands in the system message: :meth:`tokens_to_prefill` tells how
+        much that is."""
         return self._effort
 
     @effort.setter
@@ -153,8 +155,8 @@ class Chat:
 
     @property
     def context_limit(self) -> int:
-        """Tokens that the model can take."""
-        return self.model.config.max_position_embeddings
+        """Tokens that a conversation may take up, its next answer included."""
+        return self.model.context_limit
 
     def send(self, text: str, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> Reply:
         """Says something and waits for the answer: :meth:`stream` to its end.
@@ -336,6 +338,35 @@ class Chat:
         )
         chatfile.write(checked_path(path), content)
 
+    def tokens_to_prefill(self, effort: Effort | None = None) -> int:
+        """How many tokens of the conversation the next turn has to read before it comes to what is new.
+
+        Args:
+            effort: were it this one; by default as it is. A change of effort stands in the system message, before
+                everything else, so after one the whole conversation is read again.
+        """
+        before = self._effort
+        try:
+            self._effort = before if effort is None else checked_effort(effort)
+            rendering = self._render([*self._messages, Message.user("")], next_role=None)
+        finally:
+            self._effort = before
+        end = rendering.segments[-1].start
+        return end - self._prefix.known(rendering.tokens[: end + 1])
+
+    def save_cache(self, path: str | Path) -> None:
+        """Writes what is computed of the chat to a file, to go on with :meth:`load_cache`: see
+        ``GptOss.save_prefix``."""
+        self.model.save_prefix(self._prefix, path)
+
+    def load_cache(self, path: str | Path) -> None:
+        """Takes over what :meth:`save_cache` wrote: as much of it as fits this chat need not be computed again.
+
+        Raises:
+            CacheFileError: the file cannot be read, is damaged, of a newer version, or of another model.
+        """
+        self._prefix = self.model.load_prefix(path)
+
     @classmethod
     def load(
         cls, model: GptOss, path: str | Path, *, tools: Sequence[Any] = (), keep_readable: bool = False
@@ -424,6 +455,7 @@ class Chat:
             max_steps=self.max_steps,
             max_tokens=sampling.max_tokens,
             stop=sampling.stop,
+            stop_loops=sampling.stop_loops,
             parse=plan.constraint.parse if plan.constraint else None,
             begun=begun,
         )

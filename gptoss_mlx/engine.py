@@ -5,11 +5,10 @@ Knows tokens, not conversations: those are ``chat``'s.
 
 from __future__ import annotations
 
+import functools
 import os
-import queue
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -17,14 +16,19 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack
 
 import mlx.core as mx
 
-from . import hub
+from . import cachefile, hub
 from .arguments import Effort, checked_sampling, checked_tokens
+from .budget import Budget
+from .cache import PromptCache, check_kv_bits
 from .config import ModelConfig, read_json
 from .errors import CheckpointError, InvalidRequest, ModelClosed
-from .events import Progress, Reply
-from .generate import ChunkSize, Request, check_prompt, decode, prefill
+from .events import Reply
+from .fit import DeviceInfo
+from .generate import ChunkSize, Request, check_prompt, computing, decode, prefill
+from .generation import Channel, Generation
+from .metal import MLX_MEMORY, MemorySettings
 from .model import Transformer, load_transformer
-from .prefix import PrefixCache
+from .prefix import PrefixCache, PrefixPool
 from .reading import shown
 from .sampling import SamplingParams, make_sampler
 from .tokenizer import Tokenizer
@@ -37,7 +41,7 @@ if TYPE_CHECKING:
     from .stream import Stream
     from .tools import AfterCall, BeforeCall
 
-__all__ = ["Generation", "GptOss", "load"]
+__all__ = ["GptOss", "load"]
 
 MAX_STEPS: Final = 16
 _DTYPES: Final = {"bfloat16": mx.bfloat16, "float32": mx.float32}
@@ -50,6 +54,9 @@ def load(
     *,
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     download: bool = False,
+    kv_bits: int | None = None,
+    context: int | None = None,
+    max_cache_bytes: int | None = None,
 ) -> GptOss:
     """Loads a model.
 
@@ -57,11 +64,17 @@ def load(
         reference: ``demo``, ``20b``, ``120b``, a converted model's name, a directory or a Hub repository id.
         dtype: of everything that is not packed; float32 for comparisons.
         download: get it from the Hub if it is not on this machine.
+        kv_bits: 8 keeps the keys and values of full-attention layers in 8 bits: a conversation of any length takes
+            0.56 of the memory, at a small loss (``gptoss verify --kv-bits 8 --prompt`` measures it).
+        context: the most positions of a conversation; by default as many as the model and the memory allow.
+        max_cache_bytes: the most that the prompt caches of all conversations may take together; the one used
+            longest ago is given up first, and computed again when it goes on. By default what the device has left.
 
     Raises:
         ModelNotFound: it is not on this machine; the message names the command that gets it.
         CheckpointError: it is damaged, or no gpt-oss.
-        InvalidRequest: an unknown dtype.
+        NotEnoughMemory: it does not fit this machine; the message gives the figures and the remedy.
+        InvalidRequest: an unknown dtype or ``kv_bits``, or a length out of range.
 
     Example:
         >>> import gptoss_mlx as gptoss
@@ -74,7 +87,14 @@ def load(
     if not isinstance(reference, str | os.PathLike):
         raise InvalidRequest(f"reference is {reference!r}; a name, a directory or a repository id is needed")
     directory = hub.resolve(str(reference), download=download)
-    model = GptOss(directory, dtype=dtype, name=str(reference))
+    model = GptOss(
+        directory,
+        dtype=dtype,
+        name=str(reference),
+        kv_bits=kv_bits,
+        context=context,
+        max_cache_bytes=max_cache_bytes,
+    )
     hub.mark_used(directory)
     return model
 
@@ -89,6 +109,11 @@ class GptOss:
         directory: of the checkpoint.
         dtype: of everything that is not packed.
         name: what the user called it.
+        kv_bits: 8, or None to keep keys and values as they are.
+        context: the most positions of a conversation.
+        max_cache_bytes: the most that all prompt caches may take together.
+        device: the machine; by default this one.
+        memory: whose settings hold while the model is loaded.
     """
 
     def __init__(
@@ -97,17 +122,34 @@ class GptOss:
         *,
         dtype: Literal["bfloat16", "float32"] = "bfloat16",
         name: str | None = None,
+        kv_bits: int | None = None,
+        context: int | None = None,
+        max_cache_bytes: int | None = None,
+        device: DeviceInfo | None = None,
+        memory: MemorySettings = MLX_MEMORY,
     ) -> None:
         self.directory = Path(directory)
         self.name = name or self.directory.name
         self.dtype = dtype
+        self.kv_bits = kv_bits
         self.config = ModelConfig.from_directory(self.directory)
         """The model's shape."""
         self.tokenizer = Tokenizer.from_directory(self.directory)
         """Text to tokens and back."""
+        check_kv_bits(kv_bits, self.config)
         _check_vocabulary(self.config, self.tokenizer, self.directory)
         self.stop_tokens = _stop_tokens(self.directory, self.tokenizer)
         """Generation ends after any of these."""
+        self.budget = Budget(
+            config=self.config,
+            device=device or DeviceInfo.current(),
+            element_bytes=_DTYPES[dtype].size,
+            kv_bits=kv_bits,
+            context=context,
+            max_cache_bytes=max_cache_bytes,
+        )
+        """What it may use of the machine."""
+        self.budget.check_load()
         if mx.default_device() == mx.cpu:
             # There, MLX calls the system's C++ compiler for every fused kernel: seconds before the first token,
             # and an error where there is no compiler. Unfused, the same operations run.
@@ -115,12 +157,23 @@ class GptOss:
         self._worker = Worker()
         self._chunk_size = ChunkSize()
         self._channels: set[Channel] = set()
+        self._prefixes = PrefixPool()
+        self._memory = memory
+        self._memory.hold(self.budget.device)
+        self._transformer: Transformer | None = None
         try:
             loading = self._worker.submit(lambda: load_transformer(self.directory, _DTYPES[dtype]))
-            self._transformer: Transformer | None = loading.result()
+            self._transformer = loading.result()
         except BaseException:
-            self._worker.close()
+            self.close()
             raise
+        self._worker.submit_idle(self._warm_up)
+
+    @property
+    def context_limit(self) -> int:
+        """The most positions of a conversation, its answer included: what the model can take, what was asked for,
+        or what there is memory for, whichever is least."""
+        return self.budget.positions
 
     @property
     def transformer(self) -> Transformer:
@@ -158,7 +211,35 @@ class GptOss:
 
     def make_prefix(self) -> PrefixCache:
         """An empty prompt cache that knows its tokens, to give to several requests."""
-        return PrefixCache(self.transformer.make_cache())
+        self.transformer  # noqa: B018  (raises if it was closed)
+        return PrefixCache(self._make_cache())
+
+    def save_prefix(self, prefix: PrefixCache, path: str | Path) -> None:
+        """Writes a prompt cache to a file (safetensors, readable by its owner alone): about 25 kB a position for
+        the 20b, and up to 128 MB of marks.
+
+        Raises:
+            FileWriteError, NotEnoughDisk: it cannot be written; what stood there before is unchanged.
+            ModelClosed: after :meth:`close`.
+        """
+        self._worker.submit(lambda: cachefile.write(path, prefix, self._fingerprint)).result()
+
+    def load_prefix(self, path: str | Path) -> PrefixCache:
+        """A prompt cache that :meth:`save_prefix` wrote, in this process or another.
+
+        Raises:
+            CacheFileError: the file cannot be read, is damaged, of a newer version, or of another model.
+            ModelClosed: after :meth:`close`.
+        """
+        dtype, empty = _DTYPES[self.dtype], self.make_prefix()
+        reading = self._worker.submit(
+            lambda: cachefile.read(path, empty, self._fingerprint, config=self.config, dtype=dtype)
+        )
+        return reading.result()
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        return cachefile.model_fingerprint(self.directory, self.dtype, self.kv_bits)
 
     def ask(self, prompt: str, **options: Unpack[RequestOptions]) -> Reply:
         """Answers one question: :meth:`stream` to its end."""
@@ -247,10 +328,13 @@ class GptOss:
 
     def close(self) -> None:
         """Stops what runs and frees the memory. May be called twice."""
+        if self._worker.closed:
+            return
         for channel in tuple(self._channels):
             channel.cancel()
         self._worker.close()
         self._transformer = None
+        self._memory.release(self.budget.device)
         mx.clear_cache()
 
     def __enter__(self) -> Self:
@@ -271,29 +355,29 @@ class GptOss:
         logprobs: bool = False,
     ) -> Generation:
         transformer = self.transformer
-        check_prompt(prompt, self.config.vocab_size, self.config.max_position_embeddings)
+        check_prompt(prompt, self.config.vocab_size)
+        self.budget.check_prompt(len(prompt))
         channel = Channel()
 
         def job() -> None:
             request = Request(
-                sampler=make_sampler(sampling),
+                sampler=make_sampler(sampling, self.tokenizer.special.values()),
                 stop_tokens=self.stop_tokens,
                 max_tokens=sampling.max_tokens,
-                max_positions=self.config.max_position_embeddings,
+                max_positions=self.context_limit,
+                max_chunk=self.budget.chunk_limit(len(prompt)),
                 boundaries=tuple(boundaries),
                 cancelled=channel.cancelled.is_set,
                 on_prefill=channel.report_prefill,
+                on_growth=lambda length: self._make_room(prefix, length),
                 guide=guide,
                 on_logprob=channel.logprobs.append if logprobs else None,
             )
             channel.cached_tokens = prefix.known(prompt)
-            try:
+            with computing(prefix):
                 if prefill(transformer, prompt, prefix, request, self._chunk_size):
                     for token in decode(transformer, prompt, prefix, request):
                         channel.items.put(token)
-            finally:
-                # The token computed ahead may still run; the process must not end under it.
-                mx.synchronize()
 
         def ended(work: Future[None]) -> None:
             self._channels.discard(channel)
@@ -303,13 +387,27 @@ class GptOss:
         self._worker.submit(job).add_done_callback(ended)
         return Generation(prompt, channel)
 
+    def _make_room(self, prefix: PrefixCache, length: int) -> None:
+        """Before a prefix grows to so many positions."""
+        self._prefixes.make_room(prefix, self.budget.cache_bytes(length), self.budget.cache_limit)
+
+    def _make_cache(self) -> PromptCache:
+        return PromptCache(self.config, self.kv_bits)
+
+    def _warm_up(self) -> bool:
+        """Computes one token and throws it away: reads every weight once and compiles every kernel, while the user
+        still types."""
+        if self._transformer is not None:
+            mx.eval(self._transformer(mx.zeros((1, 1), dtype=mx.int32), self._make_cache(), last_only=True))
+        return False
+
     def _fork_prefix(self, prefix: PrefixCache) -> PrefixCache:
         """A copy of a prefix, made where nothing changes it meanwhile."""
         return self._worker.submit(prefix.fork).result()
 
     def _compute_ahead(self, tokens: list[int], prefix: PrefixCache, boundaries: Sequence[int]) -> None:
         """Brings a prefix up to ``tokens`` while nothing else is asked for."""
-        if not tokens or len(tokens) >= self.config.max_position_embeddings:
+        if not tokens or len(tokens) >= self.context_limit:
             return
         # One more token, never computed, so that all of ``tokens`` is.
         prompt = [*tokens, tokens[-1]]
@@ -323,85 +421,16 @@ class GptOss:
                 sampler=make_sampler(SamplingParams(temperature=0)),
                 stop_tokens=frozenset(),
                 max_tokens=None,
-                max_positions=self.config.max_position_embeddings,
+                max_positions=self.context_limit,
+                max_chunk=self.budget.chunk_limit(len(tokens)),
                 boundaries=(*boundaries, len(tokens)),
                 cancelled=chunk_done.is_set,
                 on_prefill=lambda done, total: chunk_done.set() if done else None,
             )
-            return not prefill(transformer, prompt, prefix, request, self._chunk_size)
+            with computing(prefix):
+                return not prefill(transformer, prompt, prefix, request, self._chunk_size)
 
         self._worker.submit_idle(work)
-
-
-class Channel:
-    """What the worker and the reader of one generation share. The worker holds no more of it than this, so
-    that a generation nobody reads any longer can be told from one that is merely slow."""
-
-    def __init__(self) -> None:
-        self.items: queue.SimpleQueue[int | Progress | BaseException | None] = queue.SimpleQueue()
-        self.cancelled = threading.Event()
-        self.cached_tokens = 0
-        self.logprobs: list[float] = []
-
-    def report_prefill(self, done: int, total: int) -> None:
-        """A part of the prompt was read."""
-        self.items.put(Progress(done=done, total=total))
-
-    def cancel(self) -> None:
-        """Wakes the reader at once; the worker looks at the next token or chunk."""
-        self.cancelled.set()
-        self.items.put(None)
-
-
-class Generation(Iterator[int]):
-    """The tokens of one request, as they come. Forgetting it, or :meth:`cancel`, stops the work."""
-
-    def __init__(self, prompt: list[int], channel: Channel) -> None:
-        self.prompt = prompt
-        self.started = time.perf_counter()
-        self.first_token: float | None = None
-        """When the first token came, on the clock of ``started``."""
-        self._channel = channel
-        self._ended = False
-
-    def __next__(self) -> int:
-        for item in self.items():
-            if isinstance(item, int):
-                return item
-        raise StopIteration
-
-    def items(self) -> Iterator[int | Progress]:
-        """Tokens, and before them the progress of the prefill."""
-        channel = self._channel
-        while not self._ended:
-            item = None if channel.cancelled.is_set() else channel.items.get()
-            if item is None or channel.cancelled.is_set():
-                self._ended = True
-                return
-            if isinstance(item, BaseException):
-                self._ended = True
-                raise item
-            if isinstance(item, int) and self.first_token is None:
-                self.first_token = time.perf_counter()
-            yield item
-
-    @property
-    def cached_tokens(self) -> int:
-        """How many tokens of the prompt cost nothing. Known when the first item has come."""
-        return self._channel.cached_tokens
-
-    @property
-    def logprobs(self) -> list[float]:
-        """The log-probability of every token so far, where they were asked for."""
-        return self._channel.logprobs
-
-    def cancel(self) -> None:
-        """Ends the iteration at once, whatever it waits for; the work stops at the next token or prefill
-        chunk. May be called from any thread."""
-        self._channel.cancel()
-
-    def __del__(self) -> None:
-        self._channel.cancelled.set()
 
 
 def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, directory: Path) -> None:

@@ -18,7 +18,8 @@ from typing import Any, Literal
 from .checkpoint import DTYPE_BYTES
 from .config import ModelConfig, Quantization
 from .errors import InvalidRequest
-from .weights import HUGGING_FACE, QUANTISED, Row, expand, mlx_layout, sizes
+from .quantized import quantized_bytes
+from .weights import HUGGING_FACE, QUANTISED, expand, mlx_layout, sizes
 
 __all__ = [
     "GPT_OSS_20B",
@@ -33,12 +34,17 @@ __all__ = [
     "cache_bytes",
     "choose_precision",
     "fit",
+    "full_bytes",
+    "gigabytes",
     "parameter_count",
     "precision_of",
     "quantization_for",
     "tokens_per_second_limit",
     "weight_bytes",
+    "window_bytes",
+    "wired_limit_command",
     "with_precision",
+    "working_bytes",
 ]
 
 Precision = Literal["bf16", "q8", "q4"]
@@ -46,8 +52,7 @@ PRECISIONS: tuple[Precision, ...] = ("bf16", "q8", "q4")
 
 DEFAULT_CONTEXT = 8192
 _BITS: Mapping[str, int] = MappingProxyType({"q8": 8, "q4": 4})
-_CACHE_ELEMENT_BYTES = 2  # keys and values are bfloat16
-_PREFILL_TOKENS = 512  # what the working space below is counted for
+_MIN_CHUNK = 64  # tokens of the smallest prefill chunk: what the working space is counted for
 
 
 def _released(num_hidden_layers: int, num_local_experts: int) -> ModelConfig:
@@ -145,10 +150,15 @@ class Fit:
 
         An eighth of the machine, at least 3 GB, is left to everything else.
         """
-        spare = max(3 * 10**9, self.device.memory_bytes // 8)
-        if self.fits or not self.device.is_mac or self.needed_bytes > self.device.memory_bytes - spare:
-            return None
-        return f"sudo sysctl iogpu.wired_limit_mb={math.ceil(self.needed_bytes / 2**20 / 256) * 256}"
+        return None if self.fits else wired_limit_command(self.device, self.needed_bytes)
+
+
+def wired_limit_command(device: DeviceInfo, needed_bytes: int) -> str | None:
+    """The command that lets a Mac's GPU use so much; None if the machine does not have it to give."""
+    spare = max(3 * 10**9, device.memory_bytes // 8)
+    if not device.is_mac or needed_bytes > device.memory_bytes - spare:
+        return None
+    return f"sudo sysctl iogpu.wired_limit_mb={math.ceil(needed_bytes / 2**20 / 256) * 256}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,18 +198,21 @@ def precision_of(config: ModelConfig) -> Precision:
     return "q8" if config.quantization.bits == 8 else "q4"
 
 
-def weight_bytes(config: ModelConfig, precision: Precision | None = None) -> int:
-    """Bytes of all tensors of the converted model; without ``precision``, the config's own."""
+def weight_bytes(config: ModelConfig, precision: Precision | None = None, element_bytes: int = 2) -> int:
+    """Bytes of all tensors of the converted model.
+
+    Args:
+        config: the model's.
+        precision: by default the config's own.
+        element_bytes: of what is not packed: 2 for bfloat16, 4 for float32.
+    """
     if precision is not None:
         config = with_precision(config, precision)
-    return _row_bytes(mlx_layout(config), config)
-
-
-def _row_bytes(rows: tuple[Row, ...], config: ModelConfig) -> int:
     letters = sizes(config)
     return sum(
-        math.prod(letters[letter] for letter in source.shape.split()) * DTYPE_BYTES[source.dtypes[0]]
-        for row in expand(rows, config)
+        math.prod(letters[letter] for letter in source.shape.split())
+        * (element_bytes if source.dtypes[0] == "BF16" else DTYPE_BYTES[source.dtypes[0]])
+        for row in expand(mlx_layout(config), config)
         for source in row.sources
     )
 
@@ -217,17 +230,45 @@ def parameter_count(config: ModelConfig) -> int:
 
 
 def cache_bytes(config: ModelConfig, context: int) -> int:
-    """Keys and values of that many positions: full layers keep all, sliding ones the last window."""
-    position = 2 * config.key_value_size * _CACHE_ELEMENT_BYTES
-    full = sum(kind == "full_attention" for kind in config.layer_types)
-    sliding = len(config.layer_types) - full
-    return position * (full * context + sliding * min(context, config.sliding_window))
+    """Keys and values of that many positions, in bfloat16: full layers keep all, sliding ones the last window."""
+    return full_bytes(config, context) + window_bytes(config, positions=context)
 
 
-def _working_bytes(config: ModelConfig) -> int:
-    """Logits in float32, and the activations of the widest step of a prefill chunk."""
-    activations = config.num_experts_per_tok * 3 * config.intermediate_size * 2
-    return 4 * config.vocab_size + _PREFILL_TOKENS * activations
+def full_bytes(config: ModelConfig, context: int, kv_bits: int | None = None, element_bytes: int = 2) -> int:
+    """Keys and values of that many positions in all full layers.
+
+    Args:
+        config: the model's.
+        context: positions.
+        kv_bits: 8 if they are kept in 8 bits.
+        element_bytes: of what is kept as it is.
+    """
+    values = 2 * config.key_value_size
+    position = values * element_bytes if kv_bits is None else quantized_bytes(values, config.head_dim)
+    return config.layer_types.count("full_attention") * position * context
+
+
+def window_bytes(config: ModelConfig, element_bytes: int = 2, positions: int | None = None) -> int:
+    """Keys and values in the windows of all sliding layers, once so many positions were seen; by default, full."""
+    held = config.sliding_window if positions is None else min(positions, config.sliding_window)
+    return config.layer_types.count("sliding_attention") * 2 * config.key_value_size * element_bytes * held
+
+
+def working_bytes(config: ModelConfig, *, chunk: int, element_bytes: int = 2) -> int:
+    """Activations and logits of a prefill chunk at their largest, which is in the experts.
+
+    Each token has a row for each of its experts. Where nothing is compiled, a row holds at its widest 22 + 4e
+    bytes for each unit of the experts' width and 8 + 6e for each of the hidden width (e bytes an element), as
+    measured on chunks of 64 to 512 tokens; MLX prepares the next layer meanwhile, which adds half as much.
+
+    Args:
+        config: the model's.
+        chunk: its tokens.
+        element_bytes: of what is not packed.
+    """
+    row = config.intermediate_size * (22 + 4 * element_bytes) + config.hidden_size * (8 + 6 * element_bytes)
+    logits = config.vocab_size * (4 + element_bytes)
+    return logits + chunk * config.num_experts_per_tok * row * 3 // 2
 
 
 def bytes_per_token(config: ModelConfig, precision: Precision | None = None, context: int = 0) -> int:
@@ -274,7 +315,7 @@ def fit(
         context=context,
         weight_bytes=weight_bytes(config, precision),
         cache_bytes=cache_bytes(config, context),
-        working_bytes=_working_bytes(config),
+        working_bytes=working_bytes(config, chunk=_MIN_CHUNK),
         device=device,
     )
 
@@ -286,13 +327,13 @@ def choose_precision(config: ModelConfig, device: DeviceInfo, *, context: int = 
     """
     context = min(context, config.max_position_embeddings)
     q8 = fit(config, device, precision="q8", context=context)
-    gpu, needed = _gigabytes(device.gpu_bytes), _gigabytes(q8.needed_bytes)
+    gpu, needed = gigabytes(device.gpu_bytes), gigabytes(q8.needed_bytes)
     if q8.fits:
         reason = f"q8 needs {needed} with {context} tokens of context; the GPU may use {gpu}"
         return Choice(precision="q8", fit=q8, reason=reason)
     q4 = fit(config, device, precision="q4", context=context)
     reason = f"q8 needs {needed} with {context} tokens of context and the GPU may use only {gpu}; "
-    reason += f"q4 needs {_gigabytes(q4.needed_bytes)}"
+    reason += f"q4 needs {gigabytes(q4.needed_bytes)}"
     if not q4.fits:
         reason += ", which does not fit either"
     if q8.remedy is not None:
@@ -300,5 +341,6 @@ def choose_precision(config: ModelConfig, device: DeviceInfo, *, context: int = 
     return Choice(precision="q4", fit=q4, reason=reason)
 
 
-def _gigabytes(count: int) -> str:
+def gigabytes(count: int) -> str:
+    """For messages."""
     return f"{count / 1e9:.1f} GB"

@@ -5,6 +5,7 @@ Runs in the thread that owns MLX. Knows nothing of harmony, text or threads.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +15,16 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InvalidRequest
+from .errors import InvalidRequest, NotEnoughMemory
+from .metal import is_out_of_memory
 from .model import Transformer
 from .prefix import PrefixCache
 from .sampling import Sampler
 
-__all__ = ["ChunkSize", "Request", "Steering", "check_prompt", "decode", "prefill"]
+__all__ = ["ChunkSize", "Request", "Steering", "check_prompt", "computing", "decode", "prefill"]
+
+
+_GROWTH = 256  # decoded tokens between two looks at whether there is room for more
 
 
 @dataclass(slots=True)
@@ -56,30 +61,54 @@ class Request:
     max_tokens: int | None
     max_positions: int
     """Of prompt and completion together."""
+    max_chunk: int = 2048
+    """The most tokens of a prefill chunk that there is memory for."""
     boundaries: tuple[int, ...] = ()
     """Positions of the prompt to mark, ascending."""
     cancelled: Callable[[], bool] = lambda: False
     on_prefill: Callable[[int, int], None] = field(default=lambda done, total: None)
+    on_growth: Callable[[int], None] = field(default=lambda length: None)
+    """Called before the cache grows, with the positions it is to hold."""
     guide: Steering | None = None
     on_logprob: Callable[[float], None] | None = None
     """Called before each token with its log-probability."""
 
 
-def check_prompt(prompt: Sequence[int], vocab_size: int, max_positions: int) -> None:
+def check_prompt(prompt: Sequence[int], vocab_size: int) -> None:
     """Before any work.
 
     Raises:
-        InvalidRequest: the prompt is empty or too long, or a token is out of range.
+        InvalidRequest: the prompt is empty, or a token is out of range.
     """
     if not prompt:
         raise InvalidRequest("the prompt is empty; at least one token is needed")
-    if len(prompt) >= max_positions:
-        raise InvalidRequest(
-            f"the prompt has {len(prompt)} tokens; the context holds {max_positions}, one of them for the answer"
-        )
     wrong = next((token for token in prompt if type(token) is not int or not 0 <= token < vocab_size), None)
     if wrong is not None:
         raise InvalidRequest(f"token {wrong!r} is out of range (0 to {vocab_size - 1})")
+
+
+@contextlib.contextmanager
+def computing(prefix: PrefixCache) -> Iterator[None]:
+    """Around whatever computes into a prefix: after a failure the prefix begins anew, since a part of a chunk may
+    be in it.
+
+    Raises:
+        NotEnoughMemory: the device ran out of it. The next request finds it free again.
+    """
+    try:
+        yield
+    except Exception as error:
+        prefix.forget()
+        mx.clear_cache()
+        if is_out_of_memory(error):
+            raise NotEnoughMemory(
+                f"the memory ran out ({error}); the conversation is kept: ask again with a smaller context or "
+                "kv_bits=8, or close other programs"
+            ) from error
+        raise
+    finally:
+        # The token computed ahead may still run; the process must not end under it.
+        mx.synchronize()
 
 
 def prefill(
@@ -100,18 +129,22 @@ def prefill(
     begin = prefix.reuse(prompt)
     total = len(prompt) - begin
     ends = [*(position for position in request.boundaries if begin < position < len(prompt)), len(prompt) - 1]
+    request.on_growth(len(prompt))
     prefix.cache.reserve(len(prompt))
     request.on_prefill(0, total)
     for end in ends:
         while len(prefix.tokens) < end:
             if request.cancelled():
                 return False
-            chunk = prompt[len(prefix.tokens) : min(end, len(prefix.tokens) + chunk_size.tokens)]
+            size = min(chunk_size.tokens, request.max_chunk)
+            chunk = prompt[len(prefix.tokens) : min(end, len(prefix.tokens) + size)]
             started = time.perf_counter()
             transformer(mx.array([chunk]), prefix.cache, last_only=True)
             mx.eval(prefix.cache.arrays())
             chunk_size.measured(len(chunk), time.perf_counter() - started)
             prefix.extend(chunk)
+            # What a chunk of another length left behind would only lie there beside what the next one needs.
+            mx.clear_cache()
             request.on_prefill(len(prefix.tokens) - begin, total)
         if end in request.boundaries:
             prefix.mark()
@@ -146,6 +179,8 @@ def decode(transformer: Transformer, prompt: list[int], prefix: PrefixCache, req
         prefix.mark()
     for produced in range(1, limit + 1):
         current = upcoming
+        if produced % _GROWTH == 0:
+            request.on_growth(len(prompt) + produced + _GROWTH)
         if produced < limit and not request.cancelled():
             upcoming = step(current)
         token = cast(int, current.item())
@@ -177,7 +212,11 @@ def _decode_guided(
     prefix.extend(prompt[-1:])
     if len(prompt) in request.boundaries:
         prefix.mark()
+    room = len(prompt) + _GROWTH
     while limit > 0 and not request.cancelled():
+        if len(prefix.tokens) > room:
+            room = len(prefix.tokens) + _GROWTH
+            request.on_growth(room)
         allowed = guide.allowed()
         if isinstance(allowed, int):
             tokens = _forced(allowed, guide, request, limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,3 +58,15 @@ def shape(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def small(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
     """The smallest random transformer, float32."""
     return load_transformer(load_shape(tmp_path_factory.mktemp("small"), "small"), mx.float32)
+
+
+def settled(model: GptOss) -> None:
+    """Waits until idle work is done: idle jobs run in their order, so the last of them says so."""
+    done = threading.Event()
+
+    def last() -> bool:
+        done.set()
+        return False
+
+    model._worker.submit_idle(last)
+    assert done.wait(60)

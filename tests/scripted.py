@@ -7,8 +7,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from gptoss_mlx.chat import Chat
-from gptoss_mlx.engine import Channel as Wire
-from gptoss_mlx.engine import Generation, GptOss
+from gptoss_mlx.engine import GptOss
+from gptoss_mlx.generation import Channel as Wire
+from gptoss_mlx.generation import Generation
 from gptoss_mlx.sampling import SamplingParams
 from gptoss_mlx.tokenizer import Tokenizer
 from tests.harmony_fixtures import tokenizer
@@ -22,6 +23,7 @@ class ScriptedModel:
     def __init__(self, *scripts: str | Iterable[int] | BaseException) -> None:
         self.tokenizer: Tokenizer = tokenizer()
         self.config = SimpleNamespace(max_position_embeddings=131_072, vocab_size=201_088)
+        self.context_limit = 131_072
         special = self.tokenizer.special
         self.stop_tokens = frozenset(special[name] for name in ("<|return|>", "<|call|>", "<|endoftext|>"))
         self.scripts = list(scripts)

@@ -40,8 +40,8 @@ ToolCall ToolResult Usage __version__ load load_async
 
 LATTER = "date before_call after_call max_steps"
 SIGNATURES = {
-    "load": "reference dtype download",
-    "load_async": "reference dtype download",
+    "load": "reference dtype download kv_bits context max_cache_bytes",
+    "load_async": "reference dtype download kv_bits context max_cache_bytes",
     "GptOss.ask": "self prompt options",
     "GptOss.stream": f"self prompt effort instructions sampling tools {LATTER} options",
     "GptOss.chat": f"self instructions effort tools sampling {LATTER}",
@@ -62,7 +62,7 @@ SIGNATURES = {
     "AsyncGptOss.stream": "self prompt options",
     "AsyncChat.send": "self text effort options",
     "Tool": "name description parameters function check",
-    "SamplingParams": "temperature top_p top_k min_p seed max_tokens stop",
+    "SamplingParams": "temperature top_p top_k min_p repetition_penalty seed max_tokens stop stop_loops",
 }
 OPTIONS = {"schema", "regex", "choices", "max_thinking_tokens", "tool_choice", "logprobs"}
 DOCTESTED = ["asynchronous", "chat", "engine", "events", "options", "stream", "structured", "tools"]

@@ -17,13 +17,21 @@ import pytest
 from gptoss_mlx import engine
 from gptoss_mlx.chat import Chat
 from gptoss_mlx.engine import GptOss, load
-from gptoss_mlx.errors import CheckpointError, InvalidRequest, ModelClosed, ModelNotFound
+from gptoss_mlx.errors import (
+    CheckpointError,
+    ContextFull,
+    InvalidRequest,
+    ModelClosed,
+    ModelNotFound,
+    NotEnoughMemory,
+)
 from gptoss_mlx.events import Progress
 from gptoss_mlx.generate import prefill
 from gptoss_mlx.harmony import render
+from gptoss_mlx.model import Transformer
 from gptoss_mlx.sampling import SamplingParams
 from gptoss_mlx.stream import Stream
-from tests.conftest import DEMO
+from tests.conftest import DEMO, settled
 
 GREEDY = SamplingParams(temperature=0, max_tokens=150)
 
@@ -73,13 +81,6 @@ def test_a_prompt_longer_than_the_context_is_refused(demo: GptOss) -> None:
     limit = demo.config.max_position_embeddings
     with pytest.raises(InvalidRequest, match=str(limit)):
         demo.generate([1] * limit)
-
-
-def settled(model: GptOss) -> None:
-    """Waits until idle work is done."""
-    while model._worker._jobs.qsize():
-        time.sleep(0.001)
-    model._worker.submit(lambda: None).result()
 
 
 Action = Callable[[Chat], object]
@@ -250,3 +251,120 @@ def test_an_unknown_model_names_the_command_that_gets_it() -> None:
 def test_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="dtype is 'float16'"):
         load("demo", dtype="float16")  # type: ignore[arg-type]
+
+
+# Memory: what is given up, what is refused, and what happens when there is none left.
+
+
+def test_the_conversation_used_longest_ago_is_given_up_and_answers_the_same() -> None:
+    questions = ["hi", "who are you?", "What is MXFP4?"]
+    with GptOss(DEMO, dtype="float32", max_cache_bytes=12 * 2**20) as model:
+        chats = [model.chat(sampling=GREEDY, effort="low") for _ in questions]
+        for chat, question in zip(chats, questions, strict=True):
+            chat.send(question)
+            settled(model)
+        assert not chats[0]._prefix.tokens
+        assert chats[2]._prefix.tokens
+        assert sum(chat._prefix.nbytes for chat in chats) <= 12 * 2**20
+        reply = chats[0].send("What is 5+6?")
+        assert reply.usage.cached_tokens == 0
+        assert chats[0]._prefix.tokens
+        cold = Chat(model, effort="low", sampling=GREEDY, messages=chats[0].messages)
+        cold.retry()
+        assert cold.messages == chats[0].messages
+
+
+def test_an_answer_ends_at_the_end_of_the_context() -> None:
+    with GptOss(DEMO, context=150) as model:
+        assert model.context_limit == 150
+        chat = model.chat(sampling=SamplingParams(temperature=0), effort="high")
+        assert chat.context_limit == 150
+        reply = chat.send("What is MXFP4? " * 5)
+        assert reply.usage.prompt_tokens + reply.usage.completion_tokens <= 150
+        used = chat.context_used
+        assert 0 < used <= 150
+        with pytest.raises(ContextFull, match="the context holds 150"):
+            chat.send("What is MXFP4? " * 40)
+        assert chat.context_used == used
+
+
+@pytest.mark.parametrize("endless", [False, True], ids=["at the context", "at max_tokens"])
+def test_a_model_that_never_stops_ends_with_length(endless: bool) -> None:
+    noise = SamplingParams(temperature=20.0, seed=1, max_tokens=60 if endless else None)
+    with GptOss(DEMO, context=120) as model:
+        model.stop_tokens = frozenset()
+        reply = model.ask("hi", sampling=noise)
+        assert reply.finish_reason == "length"
+        spent = reply.usage.prompt_tokens + reply.usage.completion_tokens
+        assert reply.usage.completion_tokens == 60 if endless else spent == 120
+
+
+def test_a_tool_result_that_fills_the_context_ends_the_turn(demo: GptOss) -> None:
+    def everything() -> str:
+        """Everything."""
+        return "word " * 3000
+
+    with GptOss(DEMO, context=1000) as model:
+        chat = model.chat(tools=[everything], sampling=GREEDY)
+        reply = chat.send("Tell me.", tool_choice="everything", max_thinking_tokens=2)
+        assert reply.finish_reason == "length"
+        assert chat.messages[-1].text == "word " * 3000
+        chat.undo()
+        assert chat.send("hi").text
+
+
+@pytest.mark.parametrize("at", [1, 2, 12])
+def test_running_out_of_memory_ends_the_answer_and_leaves_the_chat_alive(
+    at: int, exact_demo: GptOss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = exact_demo.chat(sampling=GREEDY, effort="low")
+    chat.send("hi")
+    settled(exact_demo)
+    calls = 0
+    original = Transformer.__call__
+
+    def starved(self: Transformer, *arguments: Any, **named: Any) -> mx.array:
+        nonlocal calls
+        calls += 1
+        logits = original(self, *arguments, **named)
+        if calls == at:
+            raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory")
+        return logits
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Transformer, "__call__", starved)
+        with pytest.raises(NotEnoughMemory, match="memory ran out"):
+            chat.send("who are you?")
+    assert chat.retry().finish_reason == "stop"
+    cold = Chat(exact_demo, effort="low", sampling=GREEDY, messages=chat.messages)
+    cold.retry()
+    assert cold.messages == chat.messages
+
+
+def test_any_other_failure_leaves_nothing_half_computed(
+    exact_demo: GptOss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, prefix = prompt(exact_demo), exact_demo.make_prefix()
+    original = Transformer.__call__
+
+    def broken(self: Transformer, *arguments: Any, **named: Any) -> mx.array:
+        original(self, *arguments, **named)
+        raise ValueError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Transformer, "__call__", broken)
+        with pytest.raises(ValueError, match="broken"):
+            list(exact_demo.generate(start, GREEDY, prefix=prefix))
+    assert (prefix.tokens, prefix.cache.offset) == ([], 0)
+    assert list(exact_demo.generate(start, GREEDY, prefix=prefix)) == list(exact_demo.generate(start, GREEDY))
+
+
+def test_keys_and_values_in_8_bits_go_back_and_forth_too() -> None:
+    with GptOss(DEMO, dtype="float32", kv_bits=8) as model:
+        chat = model.chat(sampling=GREEDY, effort="low")
+        chat.send("hi")
+        chat.send("who are you?")
+        settled(model)
+        assert chat.fork().retry().text == chat.retry().text
+        reply = chat.send("What is 5+6?")
+        assert reply.usage.cached_tokens > reply.usage.prompt_tokens // 2
