@@ -64,6 +64,8 @@ Temperature = Annotated[float | None, typer.Option(help="0 is greedy; the model 
 TopP = Annotated[float | None, typer.Option(help="Sample from the smallest set of tokens with this probability.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Stop after so many tokens, thinking included.")]
+Context = Annotated[int | None, typer.Option(help="The most tokens of a conversation, to take less memory.")]
+KVBits = Annotated[int | None, typer.Option(help="8: keys and values in 8 bits, to take less memory.")]
 Think = Annotated[
     str | None,
     typer.Option(
@@ -105,6 +107,8 @@ def chat(
     top_p: TopP = None,
     seed: Seed = None,
     max_tokens: MaxTokens = None,
+    context: Context = None,
+    kv_bits: KVBits = None,
     think: Think = None,
 ) -> None:
     """Chat in the terminal."""
@@ -126,6 +130,8 @@ def chat(
         top_p=top_p,
         seed=seed,
         max_tokens=max_tokens,
+        context=context,
+        kv_bits=kv_bits,
         think=think,
     )
     from .chat import start_chat
@@ -150,6 +156,8 @@ def run(
     top_p: TopP = None,
     seed: Seed = None,
     max_tokens: MaxTokens = None,
+    context: Context = None,
+    kv_bits: KVBits = None,
     think: Think = None,
 ) -> None:
     """Answer one question: the answer on standard output, thinking on standard error."""
@@ -164,6 +172,8 @@ def run(
         top_p=top_p,
         seed=seed,
         max_tokens=max_tokens,
+        context=context,
+        kv_bits=kv_bits,
         think=think,
     )
     request = Request(

@@ -46,7 +46,7 @@ def start_chat(settings: Settings, resume: str | None) -> None:
     path = find_chat(resume) if resume is not None else None
     interactive = terminal.interactive and sys.stdin.isatty()
     model = choose_model(settings.model, terminal, interactive)
-    session = ChatSession(terminal, Loader(model), settings, interactive)
+    session = ChatSession(terminal, Loader(model, settings.loading), settings, interactive)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         if path is not None:
@@ -100,7 +100,7 @@ class ChatSession:
             self._chat = self.model.chat(
                 instructions=self.system,
                 effort=self.effort,
-                sampling=self.settings.sampling(),
+                sampling=self.settings.sampling(stop_loops=True),
                 date=datetime.date.today().isoformat(),
             )
         return self._chat
@@ -147,7 +147,7 @@ class ChatSession:
 
     def _load_instead(self, reference: str) -> None:
         self.loader.close()
-        self.loader = Loader(reference)
+        self.loader = Loader(reference, self.settings.loading)
 
     def _take_chat_over(self) -> None:
         """Wait for the model and go on with it."""
@@ -163,7 +163,7 @@ class ChatSession:
             model,
             instructions=source.instructions,
             effort=as_effort(source.effort),
-            sampling=self.settings.sampling(),
+            sampling=self.settings.sampling(stop_loops=True),
             date=source.date,
             messages=source.messages,
             title=visible(source.title) if source.title else None,  # a file may hold what cannot be saved again
@@ -272,7 +272,14 @@ class ChatSession:
         if reply.finish_reason == "cancelled":
             self.say("interrupted; /continue goes on, /retry begins again", YELLOW)
         elif reply.finish_reason == "length":
-            self.say("cut off (finish_reason: length); /continue goes on", YELLOW)
+            if self.settings.max_tokens is None:
+                self.say("the context is full (finish_reason: length); /undo makes room, /new begins anew", YELLOW)
+            else:
+                self.say("cut off (finish_reason: length); /continue goes on", YELLOW)
+        elif reply.finish_reason == "loop":
+            self.say(
+                "stopped: its thinking went round in circles (finish_reason: loop); /retry begins again", YELLOW
+            )
         if self.interactive:
             width = self.terminal.width - 1
             self.say(reply_line(reply, self.context, self.chat.context_limit, memory_in_use(), width))

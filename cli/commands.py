@@ -114,11 +114,16 @@ def _help_rows(commands: list[Command], width: int) -> list[Row]:
 
 
 def _effort(session: ChatSession, argument: str) -> None:
+    cost = 0
     if argument:
-        session.effort = as_effort(argument)
+        effort = as_effort(argument)
+        if session.has_chat and session.chat.messages and effort != session.effort:
+            cost = session.chat.tokens_to_prefill(effort)
+        session.effort = effort
         if session.has_chat:
-            session.chat.effort = session.effort
-    session.say(f"effort {session.effort}")
+            session.chat.effort = effort
+    remark = f": the next answer first reads {cost:,} tokens of this chat again" if cost else ""
+    session.say(f"effort {session.effort}{remark}")
 
 
 def _think(session: ChatSession, argument: str) -> None:

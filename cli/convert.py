@@ -158,7 +158,11 @@ def verify(
         str | None, typer.Option(help="The source it was made from: report the largest difference of its tensors.")
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="With --against: a text to compare the models' predictions on.")
+        str | None, typer.Option(help="With --against or --kv-bits: a text to compare predictions on.")
+    ] = None,
+    kv_bits: Annotated[
+        int | None,
+        typer.Option(help="8, with --prompt: what keys and values in 8 bits change in the predictions."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -169,16 +173,19 @@ def verify(
     from gptoss_mlx import hub
     from gptoss_mlx.convert import compare_logits, compare_weights, verify_checkpoint
 
-    if prompt is not None and against is None:
+    if prompt is not None and against is None and kv_bits is None:
         raise typer.BadParameter("needs --against: the model to compare with", param_hint="--prompt")
+    if kv_bits is not None and prompt is None:
+        raise typer.BadParameter("needs --prompt: a text to compare on", param_hint="--kv-bits")
     path = hub.resolve(directory)
     with _progress() as bars:
         report = verify_checkpoint(path, progress=_stage(bars, "verifying"))
         weights, logits = None, None
+        source = path if against is None else hub.find_source(against)
         if against is not None and report.ok:
-            source = hub.find_source(against)
             weights = compare_weights(path, source, progress=_stage(bars, "comparing"))
-            logits = compare_logits(path, source, prompt) if prompt is not None else None
+        if prompt is not None and report.ok:
+            logits = compare_logits(path, source, prompt, kv_bits=kv_bits)
     if as_json:
         _print_json(_verify_content(report, weights, logits))
     else:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from .spans import DIM, Span
 from .terminal import Terminal
@@ -17,10 +17,16 @@ __all__ = ["Loader"]
 
 
 class Loader:
-    """Loads one model in a thread, once."""
+    """Loads one model in a thread, once.
 
-    def __init__(self, reference: str) -> None:
+    Args:
+        reference: which.
+        options: of ``gptoss_mlx.load``.
+    """
+
+    def __init__(self, reference: str, options: Mapping[str, Any]) -> None:
         self.reference = reference
+        self._options = options
         self._model: GptOss | None = None
         self._error: BaseException | None = None
         self._done = threading.Event()
@@ -64,7 +70,7 @@ class Loader:
         try:
             from .. import load
 
-            self._model = load(self.reference)
+            self._model = load(self.reference, **self._options)
         except BaseException as error:
             self._error = error
             if when_failed is not None:

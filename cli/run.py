@@ -47,7 +47,7 @@ def answer(request: Request, settings: Settings) -> None:
 
     from .. import load
 
-    with load(reference) as model:
+    with load(reference, **settings.loading) as model:
         stream = model.stream(
             prompt,
             effort=settings.effort,

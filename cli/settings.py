@@ -48,9 +48,16 @@ class Settings:
     top_p: float = 1.0
     seed: int | None = None
     max_tokens: int | None = None
+    context: int | None = None
+    kv_bits: int | None = None
     think: ThinkMode = "collapse"
 
-    def sampling(self, stop: tuple[str, ...] = ()) -> SamplingParams:
+    @property
+    def loading(self) -> dict[str, Any]:
+        """How a model is loaded, as the library takes it."""
+        return {"context": self.context, "kv_bits": self.kv_bits}
+
+    def sampling(self, stop: tuple[str, ...] = (), *, stop_loops: bool = False) -> SamplingParams:
         """As the library takes it."""
         from ..sampling import SamplingParams
 
@@ -60,6 +67,7 @@ class Settings:
             seed=self.seed,
             max_tokens=self.max_tokens,
             stop=stop,
+            stop_loops=stop_loops,
         )
 
 
@@ -71,6 +79,8 @@ _TYPES: Mapping[str, type] = {
     "top_p": float,
     "seed": int,
     "max_tokens": int,
+    "context": int,
+    "kv_bits": int,
     "think": str,
 }
 _CHOICES: Mapping[str, tuple[str, ...]] = {"effort": EFFORTS, "think": THINK_MODES}

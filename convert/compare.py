@@ -108,20 +108,29 @@ def _difference(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -
         return float(np.max(np.abs(left - right)))
 
 
-def compare_logits(directory: str | Path, against: str | Path, text: str) -> LogitsComparison:
+def compare_logits(
+    directory: str | Path, against: str | Path, text: str, *, kv_bits: int | None = None
+) -> LogitsComparison:
     """Runs both models over a text, one after the other, and compares what they would say next.
+
+    Args:
+        directory: of one model.
+        against: of the other; may be the same one.
+        text: any.
+        kv_bits: 8 to let the first, and only it, keep its keys and values in 8 bits.
 
     Raises:
         CheckpointError: either is in a layout that is not loaded directly.
         ConversionError: the text has no tokens.
+        InvalidRequest: the model's keys and values cannot be kept in so many bits.
     """
     from gptoss_mlx.tokenizer import Tokenizer
 
     tokens = Tokenizer.from_directory(directory).encode(text)
     if not tokens:
         raise ConversionError("the text has no tokens; give one that has")
-    ours = _log_probabilities(Path(directory), tokens)
-    reference = _log_probabilities(Path(against), tokens)
+    ours = _log_probabilities(Path(directory), tokens, kv_bits)
+    reference = _log_probabilities(Path(against), tokens, None)
     kl = np.sum(np.exp(reference) * (reference - ours), axis=-1)
     return LogitsComparison(
         positions=len(tokens),
@@ -131,14 +140,17 @@ def compare_logits(directory: str | Path, against: str | Path, text: str) -> Log
     )
 
 
-def _log_probabilities(directory: Path, tokens: list[int]) -> npt.NDArray[np.float32]:
+def _log_probabilities(directory: Path, tokens: list[int], kv_bits: int | None) -> npt.NDArray[np.float32]:
     """Shape [positions, vocabulary]. The model is freed on return: two would not fit."""
     import mlx.core as mx
 
+    from gptoss_mlx.cache import PromptCache
+    from gptoss_mlx.config import ModelConfig
     from gptoss_mlx.model import load_transformer
 
+    cache = PromptCache(ModelConfig.from_directory(directory), kv_bits)
     transformer = load_transformer(directory, dtype=mx.bfloat16)
-    logits = transformer(mx.array([tokens]))[0].astype(mx.float32)
+    logits = transformer(mx.array([tokens]), cache)[0].astype(mx.float32)
     result = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     mx.eval(result)
     return np.array(result)

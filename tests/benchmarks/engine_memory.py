@@ -1,0 +1,127 @@
+"""Memory: what was predicted against what MLX measures, and what a cache takes at 8k, 32k and 128k positions.
+
+    python -m tests.benchmarks.engine_memory
+
+Five scaled models are loaded one after the other and answer a prompt; the peak of MLX's own count is held
+against ``Budget.needed_bytes`` for the same length and chunk. A cache of a scaled model is filled, and its bytes
+are held against bytes a position x positions + windows; those of the real models are computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from gptoss_mlx.budget import Budget
+from gptoss_mlx.cache import PromptCache
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.fit import GPT_OSS_20B, GPT_OSS_120B, DeviceInfo, cache_bytes, window_bytes
+from gptoss_mlx.generate import ChunkSize, Request, decode, prefill
+from gptoss_mlx.model import load_transformer
+from gptoss_mlx.prefix import PrefixCache
+from gptoss_mlx.sampling import SamplingParams, make_sampler
+from tests.checkpoints import random_config, random_tokens, write_random_checkpoint
+
+_HEADS: dict[str, Any] = {
+    "head_dim": 64,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "sliding_window": 128,
+}
+SIZES: dict[str, dict[str, Any]] = {
+    "wide": {"hidden_size": 512, "intermediate_size": 512, "num_local_experts": 32, "num_hidden_layers": 4},
+    "deep": {"hidden_size": 256, "intermediate_size": 256, "num_local_experts": 32, "num_hidden_layers": 16},
+    "many experts": {
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "num_local_experts": 128,
+        "num_hidden_layers": 6,
+    },
+    "large vocabulary": {
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "vocab_size": 65536,
+    },
+    "large": {"hidden_size": 768, "intermediate_size": 768, "num_local_experts": 32, "num_hidden_layers": 6},
+}
+LENGTH, CHUNK = 1500, 64
+POSITIONS = (8192, 32768, 131072)
+
+
+def main() -> None:
+    """Prints both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    if mx.default_device() == mx.cpu:
+        mx.disable_compile()  # as a loaded model has it there
+    print(f"{'scaled model':<18}{'weights':>12}{'predicted':>12}{'measured':>12}{'error':>8}")
+    with tempfile.TemporaryDirectory() as place:
+        for name, fields in SIZES.items():
+            directory = write_random_checkpoint(Path(place) / name, **(_HEADS | fields))
+            weights, predicted, measured = peak(directory)
+            figures = "".join(f"{value / 1e6:>9.1f} MB" for value in (weights, predicted, measured))
+            print(f"{name:<18}{figures}{predicted / measured - 1:>+8.1%}")
+    print(f"\n{'cache':<22}{'positions':>10}{'expected':>12}{'held':>12}{'more':>8}")
+    scaled = ModelConfig.from_dict(random_config(**_HEADS))
+    for positions in POSITIONS:
+        row("measured, scaled", positions, cache_bytes(scaled, positions), held(scaled, positions))
+    for label, config in (("computed, 20b", GPT_OSS_20B), ("computed, 120b", GPT_OSS_120B)):
+        budget = Budget(config=config, device=DeviceInfo.current())
+        for positions in POSITIONS:
+            row(label, positions, cache_bytes(config, positions), budget.cache_bytes(positions))
+        print(f"{'':<22}a mark: {window_bytes(config) / 1e6:.1f} MB, all at most {budget.mark_bytes / 1e6:.0f} MB")
+
+
+def peak(directory: Path) -> tuple[int, int, int]:
+    """Bytes of the weights, predicted and measured ones of a prefill in chunks and a few decoded tokens."""
+    config = ModelConfig.from_directory(directory)
+    before = mx.get_active_memory()
+    transformer = load_transformer(directory)
+    budget = Budget(config=config, device=DeviceInfo.current())
+    request = Request(
+        sampler=make_sampler(SamplingParams(temperature=0)),
+        stop_tokens=frozenset(),
+        max_tokens=8,
+        max_positions=config.max_position_embeddings,
+        max_chunk=CHUNK,
+    )
+    prefix = PrefixCache(PromptCache(config))
+    prompt = random_tokens("small", LENGTH)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    prefill(transformer, prompt, prefix, request, ChunkSize(tokens=CHUNK, seconds=1e6))
+    for _ in decode(transformer, prompt, prefix, request):
+        pass
+    return budget.weight_bytes, budget.needed_bytes(LENGTH, CHUNK), mx.get_peak_memory() - before
+
+
+def held(config: ModelConfig, positions: int) -> int:
+    """Bytes of a cache that was filled in chunks, as MLX counts them."""
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    cache = PromptCache(config)
+    cache.reserve(positions)
+    step = 4096
+    states = mx.zeros((1, config.num_key_value_heads, step, config.head_dim), dtype=mx.bfloat16)
+    for _ in range(0, positions, step):
+        for layer in cache.layers:
+            layer.append(states, states)
+        mx.eval(cache.arrays())
+    after = mx.get_active_memory() - before - states.nbytes
+    assert cache.offset == positions
+    return after
+
+
+def row(label: str, positions: int, expected: int, held_bytes: int) -> None:
+    """One line of the second table."""
+    figures = "".join(f"{value / 1e6:>9.1f} MB" for value in (expected, held_bytes))
+    print(f"{label:<22}{positions:>10,}{figures}{held_bytes / expected - 1:>+8.1%}")
+
+
+if __name__ == "__main__":
+    main()
