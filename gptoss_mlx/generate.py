@@ -128,7 +128,9 @@ def prefill(
     """
     begin = prefix.reuse(prompt)
     total = len(prompt) - begin
-    ends = [*(position for position in request.boundaries if begin < position < len(prompt)), len(prompt) - 1]
+    # The prompt's own end is marked one token early: a retry, the same prompt again, needs that token's logits.
+    marks = {min(position, len(prompt) - 1) for position in request.boundaries}
+    ends = sorted(position for position in marks | {len(prompt) - 1} if position >= begin)
     request.on_growth(len(prompt))
     prefix.cache.reserve(len(prompt))
     request.on_prefill(0, total)
@@ -146,7 +148,7 @@ def prefill(
             # What a chunk of another length left behind would only lie there beside what the next one needs.
             mx.clear_cache()
             request.on_prefill(len(prefix.tokens) - begin, total)
-        if end in request.boundaries:
+        if end in marks:
             prefix.mark()
     return True
 
@@ -175,8 +177,6 @@ def decode(transformer: Transformer, prompt: list[int], prefix: PrefixCache, req
         limit = min(limit, request.max_tokens)
     upcoming = step(mx.array(prompt[-1:]))
     prefix.extend(prompt[-1:])
-    if len(prompt) in request.boundaries:
-        prefix.mark()
     for produced in range(1, limit + 1):
         current = upcoming
         if produced % _GROWTH == 0:
@@ -210,8 +210,6 @@ def _decode_guided(
         limit = min(limit, request.max_tokens)
     logits = forward(mx.array(prompt[-1:]))
     prefix.extend(prompt[-1:])
-    if len(prompt) in request.boundaries:
-        prefix.mark()
     room = len(prompt) + _GROWTH
     while limit > 0 and not request.cancelled():
         if len(prefix.tokens) > room:

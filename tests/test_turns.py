@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -65,8 +65,8 @@ class Turn:
     act: Callable[[Chat], Reply]
     new: str = ""
     """What the user said in it."""
-    anew: Callable[[Chat], int] | None = None
-    """From which of the messages on everything may be computed; by default, what the turn before kept."""
+    anew: int | None = None
+    """From which question on everything may be computed; by default, what the turn before kept."""
 
 
 def say(text: str, **options: Any) -> Turn:
@@ -80,16 +80,17 @@ TURNS = [
     say("How warm is it?", **CALL),
     Turn(lambda chat: chat.retry()),
     say("How many layers does gpt-oss-20b have?"),
-    Turn(lambda chat: chat.edit(last_question(chat), "Who are you?"), "Who are you?"),
+    Turn(lambda chat: chat.edit(questions(chat.messages)[-1], "Who are you?"), "Who are you?"),
     say("How warm is it in Rome?", **CALL),
-    Turn(lambda chat: chat.send("What is 5+6?", effort="high"), "What is 5+6?", lambda chat: 0),
-    Turn(lambda chat: chat.edit(2, "What is a sink?"), "What is a sink?", lambda chat: 2),
+    Turn(lambda chat: chat.send("What is 5+6?", effort="high"), "What is 5+6?", 0),
+    Turn(lambda chat: chat.edit(questions(chat.messages)[1], "What is a sink?"), "What is a sink?", 1),
     say("Thank you."),
 ]
 
 
-def last_question(chat: Chat) -> int:
-    return max(n for n, message in enumerate(chat.messages) if message.role == "user")
+def questions(messages: Sequence[Message]) -> list[int]:
+    """Where the user's messages are."""
+    return [n for n, message in enumerate(messages) if message.role == "user"]
 
 
 def kept_tokens(model: GptOss, messages: list[Message]) -> int:
@@ -127,8 +128,11 @@ def test_ten_turns_are_the_same_warm_and_cold_and_cost_what_is_new(
         first_prompt, cached, _ = warm_requests[0]
         if n:
             allowed = len(model.tokenizer.encode(turn.new)) + 16
-            if turn.anew is not None:
-                allowed += kept_tokens(model, before[turn.anew(chat) :]) + (80 if turn.anew(chat) == 0 else 0)
+            if turn.anew == 0:
+                assert cached == 0
+                allowed = len(first_prompt)
+            elif turn.anew is not None:
+                allowed += kept_tokens(model, before[questions(before)[turn.anew] :])
             elif not idle or reply.finish_reason != "stop":
                 allowed += kept_tokens(model, last_turn)
             assert len(first_prompt) - cached <= allowed, n
@@ -138,7 +142,7 @@ def test_ten_turns_are_the_same_warm_and_cold_and_cost_what_is_new(
         turn.act(cold)
         assert [tokens for _, _, tokens in warm_requests] == [tokens for _, _, tokens in record.requests], n
         assert cold.messages == chat.messages
-        last_turn = list(chat.messages[last_question(chat) + 1 :])
+        last_turn = list(chat.messages[questions(chat.messages)[-1] + 1 :])
 
 
 def check_usage(reply: Reply, requests: list[tuple[list[int], int, list[int]]]) -> None:
@@ -175,14 +179,14 @@ def test_a_chat_goes_on_in_another_process_as_if_nothing_had_happened(exact_demo
     shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
     reply = chat.send("Who are you?")
     assert json.loads(shown) == [reply.text, reply.thinking, reply.usage.cached_tokens]
-    assert reply.usage.prompt_tokens - reply.usage.cached_tokens <= len("Who are you?") + 16
+    assert reply.usage.cached_tokens > reply.usage.prompt_tokens // 2
 
 
 def test_a_change_of_effort_says_what_it_costs(exact_demo: GptOss) -> None:
-    chat = exact_demo.chat(sampling=GREEDY, effort="low")
-    assert chat.tokens_to_prefill() == chat.tokens_to_prefill("high") > 0
+    chat = exact_demo.chat(sampling=SamplingParams(temperature=0, max_tokens=300), effort="low")
+    assert min(chat.tokens_to_prefill(), chat.tokens_to_prefill("high")) > 0
     for question in ("hi", "What is MXFP4?"):
-        chat.send(question)
+        assert chat.send(question).finish_reason == "stop"
     settled(exact_demo)
     assert chat.tokens_to_prefill() <= 2
     told = chat.tokens_to_prefill("high")
