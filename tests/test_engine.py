@@ -6,7 +6,6 @@ import gc
 import json
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
