@@ -138,7 +138,7 @@ def _error(payload: str, _number: int) -> str:
 def _file_name(payload: str, _number: int) -> str:
     """Of a file that goes with a question, of a saved chat, of a command; none of them is there."""
     screen, stream = _screen()
-    session = ChatSession(screen, Loader("demo"), Settings(), interactive=True)
+    session = ChatSession(screen, Loader("demo", {}), Settings(), interactive=True)
     for line in (f"/file {shlex.quote(payload)}", f"/load ./{payload}", f"/{payload}"):
         try:
             Commands(session).handle(line)
