@@ -112,6 +112,9 @@ class FakeChat:
     def continue_stream(self) -> FakeStream:
         return FakeStream(None, "", "and on")
 
+    def tokens_to_prefill(self, effort: str | None = None) -> int:
+        return self.context_used if effort else 3
+
     def undo(self) -> None:
         last = max(number for number, message in enumerate(self.messages) if message.author.role == "user")
         self.messages = self.messages[:last]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import signal
 import sys
 import termios
@@ -13,7 +14,6 @@ from typing import Any
 import pytest
 
 from gptoss_mlx import hub
-from tests.convert_sources import write_layout
 from tests.fake_hub import serving
 from tests.pty_session import FAKE, Person, ask, chats, start
 
@@ -157,7 +157,7 @@ def echoes(person: Person) -> bool:
 
 
 def test_an_answer_cut_off_is_continued_by_another_model(tmp_path: Path) -> None:
-    other = write_layout("hf", tmp_path / "other", num_hidden_layers=1)
+    other = shutil.copytree(hub.resolve("demo"), tmp_path / "other")
     person = Person([*GPTOSS, "chat", "-m", "demo", "--max-tokens", "12", "--seed", "1"], tmp_path, 100, 40)
     person.wait_for_prompt()
     ask(person, "Hello")
