@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ from tests.checkpoints import SHAPES, load_shape
 if os.environ.get("CI"):
     # Hosted Macs have no GPU to speak of, and results are to be the same everywhere.
     mx.set_default_device(mx.cpu)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As a shell starts its background jobs; Ctrl-C is among the things tested.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DEMO = Path(__file__).parent.parent / "gptoss_mlx" / "demo" / "checkpoint"
 

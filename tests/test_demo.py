@@ -171,12 +171,21 @@ def model() -> Any:
 
 def test_a_sample_of_the_evaluation(model: Any) -> None:
     """A few prompts, at what the model reaches (see its README), with wide margins: chance must not fail it."""
-    counts = {"fact": 4, "unknown": 4}
-    figures = summary(evaluate(cases(11, counts, effort="low"), model.tokenizer, library_complete(model, seed=11)))
-    assert figures["well-formed"] >= 0.75
-    assert figures["facts right"] >= 0.1
+    counts = {"sum": 6, "fact": 5, "unknown": 4, "tool": 2, "json": 3}
+    made = cases(11, counts, effort="medium")
+    figures = summary(evaluate(made, model.tokenizer, library_complete(model, seed=11)))
+    assert figures["well-formed"] >= 0.9
+    assert figures["sums right, medium"] >= 0.5
+    assert figures["facts right"] >= 0.4
     assert figures["unknown declined"] >= 0.5
-    assert figures["known declined"] <= 0.3
+    assert figures["known declined"] <= 0.2
+    assert figures["calls valid"] >= 0.5
+    assert figures["JSON valid"] >= 0.3
+
+
+def test_it_adds(model: Any) -> None:
+    reply = model.ask("What is 12+30?", effort="medium", sampling=gptoss_mlx.SamplingParams(temperature=0.0))
+    assert (reply.thinking, reply.text) == ("12+30: 2+0=2. 1+3=4. So 42.", "12 + 30 = 42.")
 
 
 @pytest.mark.parametrize("asked", ["hi", "Who are you?", "who r u", "what is this"])
@@ -185,6 +194,4 @@ def test_it_says_plainly_what_it_is(model: Any, asked: str) -> None:
     made = {"messages": [setting.as_dict(), {"role": "user", "content": [{"type": "text", "text": asked}]}]}
     prompt = render(Conversation.from_dict(made), model.tokenizer)
     sampling = gptoss_mlx.SamplingParams(temperature=0.0, max_tokens=150)
-    assert "tiny demonstration model of gptoss-mlx" in model.tokenizer.decode(
-        list(model.generate(prompt, sampling))
-    )
+    assert "tiny demonstration model" in model.tokenizer.decode(list(model.generate(prompt, sampling)))
