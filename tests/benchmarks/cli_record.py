@@ -29,7 +29,7 @@ SCRIPT = (
     ("Hello! Who are you?", 2.0),
     ("Which channels does gpt-oss use?", 2.0),
     ("/effort high", 0.6),
-    ("How many layers does gpt-oss-20b have?", 2.0),
+    ("What is 47+38?", 2.0),
     ("/trace", 2.0),
 )
 
