@@ -199,15 +199,17 @@ class Chat:
 
         Example:
             >>> import gptoss_mlx as gptoss
-            >>> lamp = {"name": "lamp", "description": "Whether the lamp is on."}
+            >>> city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+            >>> weather = {"name": "get_weather", "description": "Get the weather.", "parameters": city}
             >>> with gptoss.load("demo") as model:
-            ...     chat = model.chat(tools=[lamp])
-            ...     reply = chat.send("Is the lamp on?", tool_choice="lamp")
-            ...     while reply.finish_reason == "tool_calls":
-            ...         results = ["It is on." for call in chat.pending_calls]
-            ...         reply = chat.send_results(*results, choices=["yes", "no"], tool_choice="none")
-            >>> reply.parsed in ("yes", "no")
-            True
+            ...     greedy = gptoss.SamplingParams(temperature=0)
+            ...     chat = model.chat(tools=[weather], effort="low", sampling=greedy)
+            ...     called = chat.send("What is the weather in Oslo?").tool_calls
+            ...     reply = chat.send_results("4 C, rain")
+            >>> called[0].arguments
+            '{"city": "Oslo"}'
+            >>> reply.text
+            'The weather of Oslo: 4 C, rain.'
         """
         with self.stream_results(*results, **options) as events:
             return events.finish()
