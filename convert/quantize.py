@@ -63,7 +63,7 @@ def mxfp4_values(words: Block, scales: Block) -> npt.NDArray[np.float32]:
 def affine_quantise(block: Block, bits: int, group_size: int) -> tuple[Block, Block, Block]:
     """Words, scales and biases of rows of bfloat16: bit for bit those of ``mx.quantize`` on the CPU.
 
-    MLX's loop takes one value at a time there; numpy's take several and need two thirds of the time.
+    MLX's loop takes one value at a time there; numpy's take several and need four fifths of the time.
 
     Args:
         block: shape [rows, 2 · width].
