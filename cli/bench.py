@@ -50,7 +50,7 @@ def bench(
     rounds: Annotated[
         int | None, typer.Option(help="How often each depth is measured; the median counts [default: 3].")
     ] = None,
-    turns: Annotated[int | None, typer.Option(help="Turns of the recorded chat, 0 to 10 [default: 10].")] = None,
+    turns: Annotated[int | None, typer.Option(help="Turns of the fixed chat, 0 to 10 [default: 10].")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Prompts of 512 and 2k tokens, once, and four turns.")
     ] = False,

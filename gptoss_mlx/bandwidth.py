@@ -36,8 +36,9 @@ CHIPS: Mapping[str, int] = MappingProxyType(
         "M5 Max": 614,
     }
 )
-"""GB/s by chip, from the technical specifications of the Macs that have it (support.apple.com/specs, "memory
-bandwidth"). Where a chip comes with two figures it is the larger, so that a share of it is never flattered."""
+"""GB/s by chip, as Apple states it in the specifications of the Macs that have it (of the M5 Pro and Max, as the
+press reported its announcement). Where a chip comes with two figures it is the larger, so that a share of it is
+never flattered."""
 
 _COPY_BYTES = 256 * 2**20  # far beyond any cache
 _COPIES = 5

@@ -258,8 +258,9 @@ def working_bytes(config: ModelConfig, *, chunk: int, element_bytes: int = 2) ->
     """Activations and logits of a prefill chunk at their largest, which is in the experts.
 
     Each token has a row for each of its experts. Where nothing is compiled, a row holds at its widest 22 + 4e
-    bytes for each unit of the experts' width and 8 + 6e for each of the hidden width (e bytes an element), as
-    measured on chunks of 64 to 512 tokens; MLX prepares the next layer meanwhile, which adds half as much.
+    bytes for each unit of the experts' width and 8 + 6e for each of the hidden width (e bytes an element). That
+    fits a few peaks on the CPU, on chunks of 64 to 512 tokens; the half added for what MLX prepares next is an
+    estimate (``tests/benchmarks/engine_memory.py`` compares).
 
     Args:
         config: the model's.

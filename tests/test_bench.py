@@ -1,4 +1,4 @@
-"""``gptoss bench`` and what it rests on: the recorded chat, plans, results, the form of its JSON."""
+"""``gptoss bench`` and what it rests on: the fixed chat, plans, results, the form of its JSON."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How fast a model is on this machine, and beside mlx-lm: what ``gptoss bench`` shows.
 
-    transcript.py   a recorded chat, reply by reply
+    transcript.py   a fixed chat, reply by reply
     engines.py      what is measured: this library, or mlx-lm on the same weights
     kernels.py      kernels of one decoded token, counted on the graph
     measure.py      the plan, the measures and their results

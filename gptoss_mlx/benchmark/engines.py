@@ -1,6 +1,6 @@
 """What is measured: this library, or mlx-lm, each as its users have it.
 
-Both are asked for the same: tokens after a prompt, the replies of a recorded chat, one step's graph. An engine
+Both are asked for the same: tokens after a prompt, the replies of a fixed chat, one step's graph. An engine
 belongs to the thread that made it.
 """
 

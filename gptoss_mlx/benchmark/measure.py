@@ -45,7 +45,7 @@ class Plan:
     rounds: int = 3
     """How often a depth is measured; the median counts. One that takes over 30 s is not repeated."""
     turns: int = MAX_TURNS
-    """Of the recorded chat."""
+    """Of the fixed chat."""
 
     def __post_init__(self) -> None:
         for depth in self.depths:
@@ -94,7 +94,7 @@ class DepthResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnResult:
-    """One turn of the recorded chat, its tool calls included."""
+    """One turn of the fixed chat, its tool calls included."""
 
     turn: int
     prompt_tokens: int
@@ -230,7 +230,7 @@ def _result(engine: Engine) -> EngineResult:
 
 
 def _endless_text(tokenizer: Tokenizer) -> Callable[[], Iterator[int]]:
-    """The recorded chat over and over, as text: which experts a token takes depends on what it says."""
+    """The fixed chat over and over, as text: which experts a token takes depends on what it says."""
     tokens = tokenizer.encode("\n\n".join(message.text for message in recorded_chat() if message.channel))
     return lambda: itertools.cycle(tokens)
 

@@ -1,4 +1,4 @@
-"""A recorded chat of ten turns with tool calls, so that every engine is asked the same and answers the same.
+"""A chat of ten turns with tool calls, written by hand: every engine is asked the same and answers the same.
 
 The chat is in ``chat.json``, in openai-harmony's JSON. What an engine would have said itself does not matter:
 the recorded reply takes its place in the cache, and the next prompt goes on from it.
@@ -38,7 +38,7 @@ class RecordedReply:
 
 @cache
 def recorded_chat() -> Conversation:
-    """All messages of the recorded chat."""
+    """All messages of the fixed chat."""
     text = resources.files(__package__).joinpath("chat.json").read_text(encoding="utf-8")
     return Conversation.from_dict(json.loads(text))
 
