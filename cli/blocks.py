@@ -225,7 +225,8 @@ class _Walk:
         fenced = token.type == "fence"
         language = visible(token.info.strip())
         if fenced:
-            yield self._leaf("edge", start, start < self._complete, spans=(Span(f"```{language}", DIM),))
+            edge = (Span(f"```{language}", DIM),)
+            yield self._leaf("edge", start, start < self._complete, spans=edge, language=language)
         for offset, text in enumerate(code):
             line = start + offset + fenced
             final = line < self._complete and (fenced or line < end - 1 or end < self._complete)
