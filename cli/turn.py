@@ -105,6 +105,7 @@ class TurnView:
         if self._kind != "thinking":
             self._begin("thinking", width)
             self._thinking, self._thinking_tokens, self._thinking_since = "", 0, time.monotonic()
+            delta = delta.lstrip("\n")  # that part it from the analysis before a tool's call
         self._thinking += delta
         self._thinking_tokens += 1
         if self._section is not None:
@@ -117,7 +118,7 @@ class TurnView:
         if self._section is not None:
             self._push(self._section.finish(width))
             self._section = None
-        if self._kind == "thinking":
+        if self._kind == "thinking" and self.think != "hide":
             seconds = time.monotonic() - self._thinking_since
             self._push([(Span(f"thought for {seconds:.1f} s · {self._thinking_tokens} tokens", DIM),)])
         self._kind = kind

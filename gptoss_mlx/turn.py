@@ -27,6 +27,7 @@ from .events import (
     Usage,
 )
 from .harmony import Author, Change, Channel, Message, ParserState, Role, StreamParser
+from .harmony.header import Header
 from .loops import LoopDetector
 from .tokenizer import Tokenizer
 
@@ -251,6 +252,7 @@ class _Reader:
         self._tally = tally
         self._stop = stop
         self._held = ""  # The end of the answer, as long as it may be the beginning of a stop text.
+        self._shown: Header | None = None  # Of the message whose text was given last.
 
     def read(self, changes: Sequence[Change]) -> Iterator[Event]:
         """The events of one token."""
@@ -264,29 +266,36 @@ class _Reader:
                     yield call
             elif channel is Channel.ANALYSIS:
                 if change.delta:
-                    self._tally.thinking.append(change.delta)
-                    yield Thinking(delta=change.delta)
+                    yield Thinking(delta=self._parted(change.delta, change.header, self._tally.thinking))
             elif channel is Channel.COMMENTARY:
                 if change.delta:
                     yield Preamble(delta=change.delta)
             else:
                 # A message without a channel is shown: better a stray word than a lost answer.
-                yield from self._answer(change.delta, ended=change.message is not None)
+                yield from self._answer(change)
 
-    def _answer(self, delta: str, ended: bool) -> Iterator[Event]:
+    def _answer(self, change: Change) -> Iterator[Event]:
         if self.stopped is not None:
             return
-        text = self._held + delta
+        text = self._held + change.delta
         found = [(place, stop) for stop in self._stop if (place := text.find(stop)) >= 0]
         if found:
             place, self.stopped = min(found)
             text, self._held = text[:place], ""
         else:
+            ended = change.message is not None
             keep = 0 if ended else max((_overlap(text, stop) for stop in self._stop), default=0)
             text, self._held = text[: len(text) - keep], text[len(text) - keep :]
         if text:
-            self._tally.text.append(text)
-            yield Text(delta=text)
+            yield Text(delta=self._parted(text, change.header, self._tally.text))
+
+    def _parted(self, text: str, header: Header, before: list[str]) -> str:
+        """``text`` added to those before it; a message that follows another of its kind begins a paragraph."""
+        if before and header is not self._shown:
+            text = "\n\n" + text
+        self._shown = header
+        before.append(text)
+        return text
 
 
 def _overlap(text: str, stop: str) -> int:

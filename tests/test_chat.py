@@ -318,6 +318,18 @@ def test_a_cut_answer_is_marked_and_can_be_continued() -> None:
     assert [message.text for message in chat.messages] == ["count", "One, two, three."]
 
 
+def test_messages_that_follow_each_other_are_parted() -> None:
+    written = (("analysis", "One."), ("analysis", "Two."), ("final", "A"), ("final", "B"))
+    messages = [f"<|channel|>{channel}<|message|>{text}" for channel, text in written]
+    model = ScriptedModel("<|end|><|start|>assistant".join(messages) + "<|return|>")
+    chat = model.chat(sampling=SamplingParams(stop=("\n\n", "xy")))
+    with chat.stream("hi") as stream:
+        deltas = [event.delta for event in stream if isinstance(event, Text)]
+    assert (stream.reply.thinking, stream.reply.text) == ("One.\n\nTwo.", "A\n\nB")
+    assert "".join(deltas) == stream.reply.text
+    assert [message.text for message in chat.messages] == ["hi", "One.", "Two.", "A", "B"]
+
+
 def test_a_stop_text_ends_the_answer_before_it() -> None:
     script = "<|channel|>analysis<|message|>STOP here<|end|><|start|>assistant" + FINAL.format("One STO STOP two")
     chat = ScriptedModel(script).chat(sampling=SamplingParams(stop=("STOP",)))
