@@ -9,6 +9,7 @@ import typer
 
 from . import bench, convert
 from .edge import EdgeGroup, leave
+from .parameters import PromptCommand
 
 __all__ = ["app", "main"]
 
@@ -92,7 +93,7 @@ def gptoss(
     """Run OpenAI's gpt-oss on your Mac."""
 
 
-@app.command()
+@app.command(cls=PromptCommand)
 def chat(
     session: Annotated[
         str | None,

@@ -22,8 +22,9 @@ from ..errors import (
     NotEnoughDisk,
     NotEnoughMemory,
 )
+from .parameters import unconverted
 
-__all__ = ["INTERRUPTED", "EdgeGroup", "error_line", "exit_code", "leave"]
+__all__ = ["INTERRUPTED", "EdgeGroup", "error_line", "exit_code", "is_exit", "leave", "origin"]
 
 INTERRUPTED = 130
 
@@ -54,8 +55,21 @@ def error_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text} (this is a bug; GPTOSS_DEBUG=1 shows where)"
 
 
+def is_exit(error: BaseException) -> bool:
+    """Whether ``error`` is one of Typer's own, which carry their message and exit code."""
+    return isinstance(error, typer.Abort) or hasattr(error, "exit_code")
+
+
+def origin(error: BaseException) -> str:
+    """Where ``error`` came from, if ``GPTOSS_DEBUG`` asks for it; else nothing."""
+    return "".join(traceback.format_exception(error)) if os.environ.get("GPTOSS_DEBUG") else ""
+
+
 class EdgeGroup(TyperGroup):
     """The group of all subcommands: whatever one raises is reported here and becomes an exit code."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return unconverted(super().get_params(ctx))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -68,7 +82,7 @@ class EdgeGroup(TyperGroup):
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
-            if isinstance(error, typer.Abort) or hasattr(error, "exit_code"):  # Typer's own
+            if is_exit(error):
                 raise
             _report(error)
             raise typer.Exit(exit_code(error)) from None
@@ -97,5 +111,4 @@ def _report(error: Exception) -> None:
 
     terminal = Terminal(sys.stderr)
     terminal.rows([(Span("error: ", RED), Span(error_line(error)))])
-    if os.environ.get("GPTOSS_DEBUG"):
-        terminal.line("".join(traceback.format_exception(error)))
+    terminal.write(origin(error))
