@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import InvalidRequest
+from ..reading import open_regular
+from .settings import as_path
 
 __all__ = ["read_file", "with_files"]
 
@@ -26,10 +28,11 @@ def read_file(path: Path) -> str:
     """A text file's content.
 
     Raises:
-        InvalidRequest: it cannot be read, is larger than 4 MB, or is no UTF-8 text.
+        InvalidRequest: it cannot be read, is no regular file, is larger than 4 MB, or is no UTF-8 text.
     """
     try:
-        with path.expanduser().open("rb") as file:
+        file, _ = open_regular(as_path(str(path)))
+        with file:
             content = file.read(_LARGEST + 1)
     except OSError as error:
         raise InvalidRequest(f"{path}: {error.strerror or error}") from error

@@ -6,11 +6,10 @@ import difflib
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidRequest
-from .settings import EFFORTS, THINK_MODES, as_effort, as_think_mode
+from .settings import EFFORTS, THINK_MODES, as_effort, as_path, as_think_mode
 from .spans import BOLD, CYAN, DIM, GREEN, Row, Span, clip, row_width, wrap
 
 if TYPE_CHECKING:
@@ -89,6 +88,9 @@ Ctrl-R searches what you asked before; Ctrl-X Ctrl-E opens $EDITOR.
 Ctrl-T shows or hides thinking; Ctrl-C stops an answer; Ctrl-D leaves."""
 
 
+_NARROWEST_SUMMARY = 24
+
+
 def _help(session: ChatSession, argument: str) -> None:
     chosen = [_find(argument.removeprefix("/"))] if argument else list(COMMANDS.values())
     session.terminal.rows(_help_rows(chosen, session.terminal.width))
@@ -99,17 +101,17 @@ def _help(session: ChatSession, argument: str) -> None:
 
 def _help_rows(commands: list[Command], width: int) -> list[Row]:
     """Usage and summary beside each other; below each other where the window is too narrow for that."""
-    column = max(len(f"{command.name} {command.usage}") for command in commands) + 2
-    beside = 1 + column + max(len(command.summary) for command in commands) < width
+    column = max(len(f"/{command.name} {command.usage}") for command in commands) + 2
+    beside = width - 1 - column >= _NARROWEST_SUMMARY
     rows: list[Row] = []
     for command in commands:
         usage = (Span(f"/{command.name}", CYAN), Span(f" {command.usage}", DIM))
+        summary = wrap((Span(command.summary),), width - 1 - column if beside else max(width - 5, 10))
         if beside:
-            gap = " " * (1 + column - row_width(usage))
-            rows.append((*usage, Span(gap + command.summary)))
+            margins = [*usage, Span(" " * (column - row_width(usage)))], [Span(" " * column)]
+            rows += [(*margins[number > 0], *wrapped.row) for number, wrapped in enumerate(summary)]
         else:
-            below = wrap((Span(command.summary),), max(width - 5, 10))
-            rows += [usage, *((Span("    "), *wrapped.row) for wrapped in below)]
+            rows += [usage, *((Span("    "), *wrapped.row) for wrapped in summary)]
     return rows
 
 
@@ -172,9 +174,10 @@ def _file(session: ChatSession, argument: str) -> None:
     from .attachments import read_file
 
     try:
-        paths = [Path(word).expanduser() for word in shlex.split(argument)]
+        words = shlex.split(argument)
     except ValueError as error:
         raise InvalidRequest(f"{argument}: {error}; quote paths with spaces") from error
+    paths = [as_path(word) for word in words]
     if not paths:
         raise InvalidRequest("which file? /file PATH…")
     for path in paths:
@@ -193,7 +196,7 @@ def _copy(session: ChatSession, _argument: str) -> None:
 
 def _save(session: ChatSession, argument: str) -> None:
     if argument:
-        path = Path(argument).expanduser()
+        path = as_path(argument)
         session.chat.save(path)
         session.say(f"saved a copy as {path}")
     else:
@@ -214,7 +217,7 @@ def _export(session: ChatSession, argument: str) -> None:
 
     if not argument:
         raise InvalidRequest("where to? /export PATH.md or PATH.json")
-    path = Path(argument).expanduser()
+    path = as_path(argument)
     if path.suffix == ".json":
         session.chat.save(path)
     else:
@@ -261,13 +264,19 @@ def _compare(session: ChatSession, argument: str) -> None:
 
 def _trace(session: ChatSession, _argument: str) -> None:
     rows: list[Row] = []
-    for entry in session.chat.trace():
+    entries = session.chat.trace()
+    for entry in entries:
         state = ("cached" if entry.cached else "to prefill") if entry.kept else "dropped"
         style = DIM if not entry.kept else GREEN if entry.cached else ""
         message = entry.message
         head = f"{message.author.role!s:<10} {message.channel or '':<11} {entry.tokens:>7,}  {state:<10}  "
         rows.append(_one_line((Span(head, style), Span(" ".join(message.text.split())[:200], DIM)), session))
     session.terminal.rows(rows)
+    prompt = sum(entry.tokens for entry in entries if entry.kept)
+    cached = sum(entry.tokens for entry in entries if entry.cached)
+    dropped = sum(entry.tokens for entry in entries if not entry.kept)
+    prefill = prompt - cached
+    session.say(f"prompt {prompt:,} tokens: {cached:,} cached, {prefill:,} to prefill; {dropped:,} dropped")
 
 
 def _one_line(row: Row, session: ChatSession) -> Row:
@@ -321,7 +330,7 @@ COMMANDS: dict[str, Command] = {
         Command(
             name="save",
             usage="[PATH]",
-            summary="Save a copy; the chat itself is saved after every turn",
+            summary="Save a copy; every turn is saved by itself",
             act=_save,
             path=True,
         ),

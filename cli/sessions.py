@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ChatFileError, InvalidRequest
-from .settings import data_path
+from .settings import as_path, data_path
 
 if TYPE_CHECKING:
     from ..chatfile import ChatContent
@@ -52,9 +52,13 @@ def saved_chats() -> list[SavedChat]:
     """All saved chats, last changed first."""
     chats = [
         SavedChat(name=path.stem, path=path, modified=path.stat().st_mtime, title=_title(path))
-        for path in chats_directory().glob("*.json")
+        for path in _files()
     ]
     return sorted(chats, key=lambda chat: chat.modified, reverse=True)
+
+
+def _files() -> list[Path]:
+    return [path for path in chats_directory().glob("*.json") if path.is_file()]
 
 
 def find_chat(name: str) -> Path:
@@ -65,13 +69,13 @@ def find_chat(name: str) -> Path:
         InvalidRequest: there are several.
     """
     if not name:
-        paths = sorted(chats_directory().glob("*.json"), key=lambda path: path.stat().st_mtime)
+        paths = sorted(_files(), key=lambda path: path.stat().st_mtime)
         if not paths:
             raise ChatFileError("no chat is saved yet; start one with: gptoss chat")
         return paths[-1]
-    if "/" in name and Path(name).expanduser().is_file():
-        return Path(name).expanduser()
-    matches = sorted(path for path in chats_directory().glob("*.json") if name in path.stem)
+    if "/" in name and as_path(name).is_file():
+        return as_path(name)
+    matches = sorted(path for path in _files() if name in path.stem)
     exact = [path for path in matches if path.stem == name]
     if len(exact or matches) == 1:
         return (exact or matches)[0]

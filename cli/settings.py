@@ -24,6 +24,7 @@ __all__ = [
     "Settings",
     "ThinkMode",
     "as_effort",
+    "as_path",
     "as_think_mode",
     "config_path",
     "data_path",
@@ -188,6 +189,21 @@ def as_think_mode(text: str) -> ThinkMode:
         InvalidRequest: it is none.
     """
     return cast(ThinkMode, _choice("think", text, THINK_MODES))
+
+
+def as_path(text: str) -> Path:
+    """``text`` as a path, a home directory at its beginning spelled out.
+
+    Raises:
+        InvalidRequest: it names a user who is not there, or holds a NUL.
+    """
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise InvalidRequest(f"{text}: no such user's home; give the whole path") from error
+    if "\0" in text:
+        raise InvalidRequest(f"{text}: no file has a NUL in its name")
+    return path
 
 
 def _choice(name: str, text: str, choices: tuple[str, ...]) -> str:
