@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import GptOssError
-from .edge import INTERRUPTED, error_line
+from .edge import INTERRUPTED, error_line, is_exit, origin
 from .first_start import choose_model
 from .loading import Loader
 from .sessions import find_chat, make_title, new_chat_path, read_chat
@@ -189,6 +189,7 @@ class ChatSession:
         reader = self._reader(commands)
         if self.interactive:
             self.say(f"{self.loader.reference} · /help for commands · Ctrl-D leaves")
+            self.terminal.line()
         while not self.leaving:
             try:
                 typed, self.typed = self.typed, ""
@@ -210,16 +211,18 @@ class ChatSession:
         return 0
 
     def _handle(self, question: str, command: Callable[[str], None]) -> None:
-        """One line of the user's: a command or a question. Errors are shown; those of loading end the chat."""
+        """One line of the user's: a command or a question. Errors are shown, be they ours; those of loading, and
+        of a script's line, end the chat."""
         try:
             if question.startswith("/") and not question.startswith("//"):
                 command(question)
             elif question.strip():
                 self.ask(question.removeprefix("/") if question.startswith("//") else question)
-        except (GptOssError, OSError) as error:
-            if not self.loader.ready or not self.interactive:
+        except Exception as error:
+            if is_exit(error) or not self.loader.ready or not self.interactive:
                 raise
             self.complain(error_line(error))
+            self.terminal.write(origin(error))
 
     def ask(self, question: str) -> None:
         """Send a question, with the files that wait to go with it, and show the answer."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..errors import ModelNotFound
-from .spans import BOLD, CYAN, DIM, Span, wrap
+from .spans import BOLD, CYAN, DIM, GREEN, RED, YELLOW, Row, Span, wrap
 from .terminal import Terminal
 
-__all__ = ["choose_model"]
+if TYPE_CHECKING:
+    from ..fit import DeviceInfo
+
+__all__ = ["choose_model", "offers"]
 
 _HOW = "get it with: gptoss convert 20b; or try the small demonstration model: --model demo"
 
@@ -36,19 +41,20 @@ def choose_model(named: str | None, terminal: Terminal, interactive: bool) -> st
 
 def _ask(terminal: Terminal) -> str:
     """Say what is missing and what it would take; the user chooses."""
-    terminal.line("No gpt-oss model is on this machine yet.", BOLD)
-    terminal.line()
-    for line in _offers():
-        rows = wrap((Span(line),), max(terminal.width - 5, 10))
-        terminal.rows([(Span("  " if row is rows[0] else "    "), *row.row) for row in rows])
-    terminal.line()
-    terminal.rows(
-        [
-            (Span("  1  ", CYAN), Span("download and convert gpt-oss-20b now")),
-            (Span("  2  ", CYAN), Span("try the demonstration model that comes with this program")),
-            (Span("  q  ", CYAN), Span("leave")),
-        ]
-    )
+    from ..fit import DeviceInfo
+
+    rows = [
+        (Span("No gpt-oss model is on this machine yet.", BOLD),),
+        (),
+        *offers(DeviceInfo.current()),
+        (),
+        (Span("  1  ", CYAN), Span("download gpt-oss-20b and convert it now")),
+        (Span("  2  ", CYAN), Span("try the demonstration model that comes with this program")),
+        (Span("  q  ", CYAN), Span("leave")),
+        (),
+    ]
+    width = max(terminal.width - 1, 10)
+    terminal.rows(wrapped.row for row in rows for wrapped in wrap(row, width))
     while True:
         choice = _read_choice()
         if choice == "1":
@@ -60,19 +66,21 @@ def _ask(terminal: Terminal) -> str:
         terminal.line("1, 2 or q", DIM)
 
 
-def _offers() -> list[str]:
-    """One line a released model: its size, and whether this machine holds it."""
-    from ..fit import KNOWN, DeviceInfo, choose_precision, weight_bytes
+def offers(device: DeviceInfo) -> list[Row]:
+    """The released models: how large they are, and whether the machine holds them or what it takes."""
+    from ..fit import KNOWN, choose_precision, gigabytes, weight_bytes
 
-    device = DeviceInfo.current()
-    lines = []
+    rows: list[Row] = []
     for name, config in KNOWN.items():
-        choice = choose_precision(config, device)
-        download = weight_bytes(config, "bf16") / 1e9
-        lines.append(f"gpt-oss-{name}: {download:.1f} GB to download; {choice.reason}")
-        if choice.fit.remedy and not choice.fit.fits:
-            lines.append(f"It fits after: {choice.fit.remedy}")
-    return lines
+        needed = choose_precision(config, device).fit
+        download = gigabytes(weight_bytes(config, "bf16"))
+        sizes = f"{download:>8} to download   {gigabytes(needed.needed_bytes):>8} of memory   "
+        verdict = Span("fits", GREEN) if needed.fits else Span("does not fit", RED)
+        rows.append((Span(f"  gpt-oss-{name:<5}"), Span(sizes), verdict))
+        if needed.remedy is not None:
+            rows.append((Span("    it fits after: "), Span(needed.remedy, YELLOW)))
+    rows.append((Span(f"  Models may use {gigabytes(device.gpu_bytes)} of this machine's memory.", DIM),))
+    return rows
 
 
 def _read_choice() -> str:

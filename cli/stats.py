@@ -37,29 +37,51 @@ class SessionStats:
 
 
 def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int, width: int) -> str:
-    """What one answer took, in one line; in fewer words if it would not fit in ``width`` cells.
+    """What one answer took, in one line of at most ``width`` cells: in fewer words, then with fewer
+    figures, where they would not fit.
 
-    TTFT is the time to the first token; ``8+76 tok`` are thinking and answer.
+    TTFT is the time to the first token; ``8+76 tok`` are thinking and answer; in and out are prefill and decode.
     """
     usage, timings = reply.usage, reply.timings
-    answer = usage.completion_tokens - usage.reasoning_tokens
-    prefill = _rate(usage.prompt_tokens - usage.cached_tokens, timings.prefill)
+    thinking, answer = usage.reasoning_tokens, usage.completion_tokens - usage.reasoning_tokens
+    cached, limit = usage.cached_tokens, f"{context_limit // 1024}k"
+    prefill = _rate(usage.prompt_tokens - cached, timings.prefill)
     decode = _rate(usage.completion_tokens, timings.decode)
-    limit = f"{context_limit // 1024}k"
     held = f"{memory / 1e9:.1f} GB" if memory >= 10**9 else f"{memory / 1e6:.0f} MB"
-    first = f"{timings.first_token:.2f}" if timings.first_token < 1 else f"{timings.first_token:.1f}"
-    line = (
-        f"TTFT {first} s · prefill {prefill} tok/s · decode {decode} tok/s · "
-        f"thinking {usage.reasoning_tokens:,} + answer {answer:,} tok · {usage.cached_tokens:,} cached · "
-        f"context {context_used:,} of {limit} · memory {held}"
+    first = f"TTFT {timings.first_token:.2f} s" if timings.first_token < 1 else f"TTFT {timings.first_token:.1f} s"
+    long = (
+        first,
+        f"prefill {prefill} tok/s",
+        f"decode {decode} tok/s",
+        f"thinking {thinking:,} + answer {answer:,} tok",
+        f"{cached:,} cached",
+        f"context {context_used:,} of {limit}",
+        f"memory {held}",
     )
-    if len(line) <= width:
-        return line
-    return (
-        f"TTFT {first} s · prefill {prefill}/s · decode {decode}/s · "
-        f"{usage.reasoning_tokens:,}+{answer:,} tok · {usage.cached_tokens:,} cached · "
-        f"{context_used:,}/{limit} · {held}"
+    short = (
+        first,
+        f"prefill {prefill}/s",
+        f"decode {decode}/s",
+        f"{thinking:,}+{answer:,} tok",
+        f"{cached:,} cached",
+        f"{context_used:,}/{limit}",
+        held,
     )
+    terse = [
+        first,
+        f"in {prefill}/s",
+        f"out {decode}/s",
+        f"{_thousands(thinking)}+{_thousands(answer)}",
+        f"{_thousands(cached)} cached",
+        f"{_thousands(context_used)}/{limit}",
+        held,
+    ]
+    for parts in (long, short, terse):
+        if len(line := " · ".join(parts)) <= width:
+            return line
+    while len(terse) > 1 and len(" · ".join(terse)) > width:
+        terse.pop()
+    return " · ".join(terse)[:width]
 
 
 def memory_in_use() -> int:
@@ -73,3 +95,7 @@ def _rate(tokens: int, seconds: float) -> str:
         return "0"
     rate = tokens / seconds
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+
+
+def _thousands(tokens: int) -> str:
+    return f"{tokens:,}" if tokens < 1000 else f"{tokens / 1000:.{0 if tokens >= 9950 else 1}f}k"

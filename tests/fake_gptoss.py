@@ -1,8 +1,8 @@
 """The command line over a model that says what it is told: for tests of the screen, without MLX.
 
 ``python tests/fake_gptoss.py chat -m demo`` behaves as ``gptoss`` would. The answer to a question is the question
-itself, ``think N`` thinks for N pieces first, ``prefill N`` reads for N steps, ``file PATH`` answers with a file's
-content; pieces of ``GPTOSS_FAKE_PIECE`` characters come every ``GPTOSS_FAKE_DELAY`` seconds.
+itself, ``think N`` thinks for N pieces first, ``prefill N`` reads for N steps, ``file PATH`` answers with a file
+of the home directory; pieces of ``GPTOSS_FAKE_PIECE`` characters come every ``GPTOSS_FAKE_DELAY`` seconds.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class FakeChat:
 
     def stream(self, text: str, effort: str | None = None) -> FakeStream:
         words = text.split()
-        answer = Path(words[1]).read_text() if words[:1] == ["file"] else text
+        answer = (Path.home() / words[1]).read_text() if words[:1] == ["file"] else text
         return FakeStream(self, text, answer)
 
     def stream_retry(self, effort: str | None = None) -> FakeStream:

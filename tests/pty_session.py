@@ -130,10 +130,10 @@ def start(home: Path, width: int = 80, height: int = 24, **env: str) -> Person:
 
 def ask(person: Person, question: str) -> None:
     """Ask and wait for the answer's last line."""
-    before = person.text().count("decode")
+    before = person.text().count("TTFT")
     person.enter(question)
     began = time.monotonic()
-    while person.text().count("decode") == before:
+    while person.text().count("TTFT") == before:
         assert time.monotonic() - began < 60, person.text()
         person.look(0.05)
     person.wait_for_prompt()

@@ -19,8 +19,13 @@ import gptoss_mlx
 from gptoss_mlx import chatfile, errors
 from gptoss_mlx.cli import edge, sessions, settings
 from gptoss_mlx.cli.app import app
-from gptoss_mlx.cli.attachments import with_files
+from gptoss_mlx.cli.attachments import read_file, with_files
 from gptoss_mlx.cli.commands import COMMANDS
+from gptoss_mlx.cli.first_start import offers
+from gptoss_mlx.cli.spans import plain
+from gptoss_mlx.cli.stats import reply_line
+from gptoss_mlx.events import Reply, Timings, Usage
+from gptoss_mlx.fit import DeviceInfo
 from gptoss_mlx.harmony import Message
 from tests import fake_gptoss
 from tests.pty_session import FAKE
@@ -207,6 +212,28 @@ def test_a_chat_that_is_cut_off_keeps_its_readable_turns(home: Path) -> None:
         sessions.read_chat(path)
 
 
+def test_only_regular_files_are_opened(home: Path) -> None:
+    os.mkfifo(home / "pipe")
+    began = time.monotonic()
+    for path, says in (("pipe", "is no regular file"), ("", "is no regular file"), ("no/such", "No such file")):
+        done = gptoss("run", "-m", "demo", "-f", str(home / path), "q")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert says in done.stderr
+    assert time.monotonic() - began < 10
+    for text, says in (("/dev/zero", "regular"), ("~nobody-here/x", "no such user"), ("a\0b", "NUL")):
+        with pytest.raises(errors.InvalidRequest, match=says):
+            read_file(Path(text))
+
+
+def test_a_list_of_chats_passes_over_what_is_no_file(home: Path) -> None:
+    path = sessions.new_chat_path()
+    chatfile.write(path, chatfile.ChatContent(messages=(Message.user("one"),), title="t"))
+    os.mkfifo(path.with_name("pipe.json"))
+    path.with_name("gone.json").symlink_to("nowhere")
+    assert [chat.name for chat in sessions.saved_chats()] == [path.stem]
+    assert sessions.find_chat("") == path
+
+
 def test_files_cannot_close_their_own_fence(tmp_path: Path) -> None:
     path = tmp_path / "x.md"
     path.write_text("```\n````")
@@ -238,6 +265,48 @@ assert not [name for name in sys.modules if name.startswith("gptoss_mlx.harmony"
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_chat_imports_nothing_heavy_before_its_prompt() -> None:
+    code = """
+import sys
+from gptoss_mlx.cli import app, chat
+def talk(session):
+    heavy = "mlx numpy huggingface_hub tiktoken pydantic pydantic_core markdown_it pygments".split()
+    assert not [name for name in heavy if name in sys.modules], [name for name in heavy if name in sys.modules]
+    return 0
+chat.ChatSession.talk = talk
+sys.argv = ["gptoss", "chat", "-m", "demo", "--effort", "low"]
+app.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_line_after_an_answer_never_wraps() -> None:
+    usage = Usage(prompt_tokens=2100, cached_tokens=1200, completion_tokens=557, reasoning_tokens=312)
+    reply = Reply(text="", usage=usage, timings=Timings(first_token=0.43, prefill=1.1, decode=9.6))
+    lines = {width: reply_line(reply, 2157, 131072, 13 * 10**9, width) for width in range(10, 200)}
+    assert all(0 < len(line) <= width for width, line in lines.items())
+    assert lines[140] == (
+        "TTFT 0.43 s · prefill 818 tok/s · decode 58 tok/s · thinking 312 + answer 245 tok · 1,200 cached"
+        " · context 2,157 of 128k · memory 13.0 GB"
+    )
+    assert lines[79] == "TTFT 0.43 s · in 818/s · out 58/s · 312+245 · 1.2k cached · 2.2k/128k · 13.0 GB"
+    assert lines[39] == "TTFT 0.43 s · in 818/s · out 58/s"
+
+
+def test_a_first_start_says_what_fits_and_what_would_make_it_fit() -> None:
+    def said(memory: int, gpu: int) -> str:
+        device = DeviceInfo(name="M", memory_bytes=memory * 10**9, gpu_bytes=gpu * 10**9, is_mac=True)
+        return "\n".join(plain(row) for row in offers(device))
+
+    assert said(128, 96).count(" fits") == 2
+    tight = said(16, 10)
+    assert "iogpu.wired_limit_mb" in tight
+    assert tight.count("does not fit") == 2
+    assert "13.8 GB to download" in tight
+    assert "wired_limit" not in said(8, 5)
 
 
 def test_info_states_the_known_figures(home: Path) -> None:

@@ -26,7 +26,7 @@ def test_copy_puts_the_answer_alone_on_the_terminals_clipboard(tmp_path: Path) -
     person = start(tmp_path, DISPLAY="", WAYLAND_DISPLAY="", PATH="/usr/bin:/bin")
     person.enter("/copy")
     person.wait_for("no answer to copy yet")
-    ask(person, f"file {tmp_path}/x")
+    ask(person, "file x")
     person.enter("/copy")
     person.wait_for(f"copied {len(answer)} characters")
     (encoded,) = [part.partition(b"\x07")[0] for part in person.written.split(b"\x1b]52;c;")[1:]]

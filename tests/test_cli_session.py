@@ -29,10 +29,10 @@ def test_the_scrollback_equals_the_document_rendered_at_once(tmp_path: Path) -> 
     document = "\n\n".join(DOCUMENTS[name] for name in names)
     (tmp_path / "x").write_text(document)
     person = start(tmp_path, height=10, GPTOSS_FAKE_DELAY="0.001")
-    ask(person, f"file {tmp_path}/x")
+    ask(person, "file x")
     expected = [plain(row).rstrip() for row in render(document, 79)]
     lines = person.lines()
-    begin = lines.index(f"› file {tmp_path}/x") + 1
+    begin = lines.index("› file x") + 1
     assert lines[begin : begin + len(expected)] == expected
     assert person.leave() == 0
 
@@ -43,7 +43,7 @@ def test_an_interrupt_gives_the_prompt_back_and_keeps_the_chat(tmp_path: Path) -
     questions = (
         ("prefill 100000", "reading"),
         ("think 100000", "step 5"),
-        (f"file {tmp_path}/x", "def function_2"),
+        ("file x", "def function_2"),
     )
     for number, (question, shows) in enumerate(questions):
         person.enter(question)
@@ -92,12 +92,12 @@ def test_a_resize_leaves_what_was_written_as_it_was(tmp_path: Path) -> None:
     document = "# Only once\n\n" + DOCUMENTS["paragraphs"] + "\n\n## And this\n\n" + DOCUMENTS["nested lists"]
     (tmp_path / "x").write_text(document)
     person = start(tmp_path, width=120, height=30, GPTOSS_FAKE_DELAY="0.005")
-    person.enter(f"file {tmp_path}/x")
+    person.enter("file x")
     person.wait_for("Only once")
     person.wait_for("paragraph that wraps")
     written = len(person.written)
     person.resize(40, 30)
-    person.wait_for("decode", 60)
+    person.wait_for("TTFT", 60)
     person.wait_for_prompt()
     # Rows up to the resize ended in a newline and were never touched; those after it are narrow.
     before, after = settled(person.written[:written]), settled(person.written)
@@ -150,7 +150,7 @@ def test_ctrl_t_writes_the_thinking_out(tmp_path: Path) -> None:
     person.enter("think 60")
     person.wait_for("step 9")
     person.send("\x14")
-    person.wait_for("decode")
+    person.wait_for("TTFT")
     assert "thought for" in person.text()
     assert [line for line in person.lines() if line.startswith("step 0, step 1, step 2 of it")]
     person.wait_for("thinking dim")
@@ -174,7 +174,15 @@ def test_a_session_with_the_demo_model_survives_a_kill(tmp_path: Path) -> None:
     person.wait_for_prompt()
     ask(person, "Hello")
     person.enter("/effort low")
+    person.wait_for("effort low: the next answer first reads ")
     person.wait_for("effort low ·")
+    told = re.search(r"first reads (\d+) tokens of this chat again", person.text())
+    person.enter("/trace")
+    person.wait_for(" to prefill; ")
+    traced = re.search(r"prompt (\d+) tokens: 0 cached, (\d+) to prefill; \d+ dropped", person.text())
+    assert told is not None
+    assert traced is not None
+    assert told[1] == traced[1] == traced[2]
     ask(person, "What is 3+4?")
     ask(person, "/retry high")
     person.enter("/trace")
@@ -196,6 +204,14 @@ def test_a_session_with_the_demo_model_survives_a_kill(tmp_path: Path) -> None:
         "Hello",
         "Thanks",
     ]
+
+
+def test_an_error_of_ours_ends_the_command_and_not_the_chat(tmp_path: Path) -> None:
+    person = start(tmp_path)
+    person.enter("/undo")  # the stand-in for a model does not expect it
+    person.wait_for("(this is a bug")
+    ask(person, "still here?")
+    assert person.leave() == 0
 
 
 def test_commands_are_suggested_and_completed(tmp_path: Path) -> None:
@@ -227,7 +243,7 @@ def test_the_prompt_does_not_wait_for_the_model(tmp_path: Path) -> None:
     person = start(tmp_path, GPTOSS_FAKE_LOADING="3")
     person.enter("first question")
     person.wait_for("loading demo")
-    person.wait_for("decode")
+    person.wait_for("TTFT")
     person.wait_for_prompt()
     assert person.leave() == 0
 
@@ -236,7 +252,7 @@ def test_escapes_in_answers_thinking_and_file_names_are_shown(tmp_path: Path) ->
     evil = "\x1b]0;owned\x07\x1b[2J\x9b31m[red]x[/red]"
     (tmp_path / "x").write_text(f"{evil}\n\n```\n{evil}\n```\n")
     person = start(tmp_path)
-    ask(person, f"file {tmp_path}/x")
+    ask(person, "file x")
     person.enter("\x1b[200~/file no\x07\x1b]0;owned\x07\x1b[201~")
     person.wait_for("error: no␇␛]0;owned␇: No such file")
     assert "␛]0;owned␇␛[2J<U+009B>31m[red]x[/red]" in person.text()
