@@ -1,4 +1,4 @@
-"""A conversation with a model: the only place where harmony and generation meet.
+"""A conversation with a model: what was said, its settings, and the turns that add to it.
 
 The prompt of every turn is rendered from the messages, and the prompt cache finds by itself how much of it is
 already computed: retry, undo, edit and fork need no more than to change the messages.
@@ -8,66 +8,42 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from . import calls, chatfile
 from .arguments import (
     Effort,
-    checked_date,
     checked_effort,
     checked_flag,
     checked_hook,
-    checked_messages,
     checked_path,
     checked_question,
     checked_sampling,
     checked_steps,
-    checked_text,
 )
 from .engine import MAX_STEPS
 from .errors import InvalidRequest
-from .events import Reply, ToolCall, ToolResult, Usage
-from .guide import GuidePlan, guide_for
-from .harmony import (
-    Channel,
-    Conversation,
-    DeveloperContent,
-    Message,
-    ReasoningEffort,
-    Rendering,
-    ResponseFormat,
-    Role,
-    SystemContent,
-    render_segments,
-)
+from .events import Reply, ToolResult, Usage
+from .harmony import Channel, Message, Role
 from .options import AnswerOptions, guide_plan
+from .prompt import Prompt, TraceEntry, trace
 from .sampling import SamplingParams
+from .step import Step
 from .stream import Stream
-from .tools import AfterCall, BeforeCall, ToolBox
+from .tools import AfterCall, BeforeCall
+from .transcript import Transcript
 from .turn import Turn, TurnPlan
 
 if TYPE_CHECKING:
     from .engine import GptOss
     from .generation import Generation
 
-__all__ = ["Chat", "TraceEntry"]
+__all__ = ["Chat"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceEntry:
-    """One message of the next prompt."""
-
-    message: Message
-    tokens: int
-    kept: bool
-    """False for analysis that harmony drops once its turn is over."""
-    cached: bool
-    """Whether its tokens are in the prompt cache."""
-
-
-class Chat:
+class Chat(Transcript):
     """A conversation. Start one with ``model.chat()``, or go on with a saved one: ``model.load_chat(path)``.
 
     One thread at a time may use it; several chats may share a model.
@@ -89,6 +65,17 @@ class Chat:
     Raises:
         InvalidRequest: an argument out of its range.
         ToolError: a tool that cannot be declared.
+
+    Example:
+        >>> chat = model.chat(instructions="Be terse.", effort="low")
+        >>> chat.send("Is water wet?", choices=["yes"], max_thinking_tokens=0).text
+        'yes'
+        >>> [message.text for message in chat.messages]
+        ['Is water wet?', 'yes']
+        >>> [str(message.role) for message in chat.conversation.messages]
+        ['system', 'developer', 'user', 'assistant']
+        >>> chat.effort, chat.pending_calls, chat.context_used < chat.context_limit
+        ('low', (), True)
     """
 
     def __init__(
@@ -106,52 +93,22 @@ class Chat:
         after_call: AfterCall | None = None,
         max_steps: int = MAX_STEPS,
     ) -> None:
+        super().__init__(
+            instructions=instructions, effort=effort, tools=tools, date=date, messages=messages, title=title
+        )
+        self.model = model
+        self.sampling = checked_sampling(sampling)
         self.before_call = checked_hook("before_call", before_call)
         self.after_call = checked_hook("after_call", after_call)
         self.max_steps = checked_steps(max_steps)
         self.loop: asyncio.AbstractEventLoop | None = None
         """Where async tools run; by default each call has a loop of its own."""
-        self.model = model
-        self.instructions = checked_text("instructions", instructions)
-        self.effort = effort
-        self.sampling = checked_sampling(sampling)
-        self.date = checked_date(date)
-        self.title = checked_text("title", title)
-        self._tools = ToolBox(tools)
-        self._messages = checked_messages(messages)
         self._prefix = model.make_prefix()
-
-    @property
-    def effort(self) -> Effort:
-        """How long the model thinks: ``low``, ``medium`` or ``high``. Changing it makes the next turn read the
-        whole conversation again, because it stands in the system message: :meth:`tokens_to_prefill` tells how
-        much that is."""
-        return self._effort
-
-    @effort.setter
-    def effort(self, effort: Effort) -> None:
-        self._effort: Effort = checked_effort(effort)
-
-    @property
-    def messages(self) -> tuple[Message, ...]:
-        """What was said, in order; the system and developer messages are not among it."""
-        return tuple(self._messages)
-
-    @property
-    def conversation(self) -> Conversation:
-        """Everything that the model reads, the system and developer messages included."""
-        return self._conversation(self._messages)
-
-    @property
-    def pending_calls(self) -> tuple[ToolCall, ...]:
-        """The calls that wait for :meth:`send_results`, in order."""
-        waiting = calls.pending(self._messages)
-        return tuple(ToolCall(name=call.recipient or "", arguments=call.text) for call in waiting)
 
     @property
     def context_used(self) -> int:
         """Tokens that the conversation takes up now, dropped analysis not counted."""
-        return len(self._render(self._messages, next_role=None).tokens)
+        return len(self._prompt().rendered(self.model.tokenizer).tokens)
 
     @property
     def context_limit(self) -> int:
@@ -162,9 +119,7 @@ class Chat:
         """Says something and waits for the answer: :meth:`stream` to its end.
 
         Example:
-            >>> import gptoss_mlx as gptoss
-            >>> with gptoss.load("demo") as model:
-            ...     model.chat().send("Is 12 more than 3?", choices=["yes", "no"]).parsed in ("yes", "no")
+            >>> model.chat().send("Is 12 more than 3?", choices=["yes", "no"]).parsed in ("yes", "no")
             True
         """
         with self.stream(text, effort=effort, **options) as events:
@@ -183,6 +138,11 @@ class Chat:
             InvalidRequest: the text is empty, an option cannot be kept to, or the conversation no longer fits
                 the context; SchemaError, if it is the form that cannot be kept to.
             OutputError: from the stream, in place of ``Done``: the answer was cut short before it had its form.
+
+        Example:
+            >>> with model.chat().stream("Yes or no?", choices=["yes"], max_thinking_tokens=0) as stream:
+            ...     "".join(stream.text)
+            'yes'
         """
         return self._ask([*self._messages, Message.user(checked_question(text))], effort, options)
 
@@ -198,24 +158,28 @@ class Chat:
             InvalidRequest: there are more or fewer results than calls, or an option cannot be kept to.
 
         Example:
-            >>> import gptoss_mlx as gptoss
-            >>> city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-            >>> weather = {"name": "get_weather", "description": "Get the weather.", "parameters": city}
-            >>> with gptoss.load("demo") as model:
-            ...     greedy = gptoss.SamplingParams(temperature=0)
-            ...     chat = model.chat(tools=[weather], effort="low", sampling=greedy)
-            ...     called = chat.send("What is the weather in Oslo?").tool_calls
-            ...     reply = chat.send_results("4 C, rain")
-            >>> called[0].arguments
-            '{"city": "Oslo"}'
-            >>> reply.text
-            'The weather of Oslo: 4 C, rain.'
+            >>> city = {"type": "object", "properties": {"city": {"enum": ["Oslo"]}}, "required": ["city"]}
+            >>> chat = model.chat(tools=[{"name": "get_weather", "parameters": city}])
+            >>> chat.send("How warm is it?", tool_choice="get_weather", max_thinking_tokens=0).finish_reason
+            'tool_calls'
+            >>> [call.name for call in chat.pending_calls]
+            ['functions.get_weather']
+            >>> chat.send_results("4 C, rain", tool_choice="none", choices=["cold"], max_thinking_tokens=0).text
+            'cold'
         """
         with self.stream_results(*results, **options) as events:
             return events.finish()
 
     def stream_results(self, *results: Any, **options: Unpack[AnswerOptions]) -> Stream:
-        """:meth:`send_results`, as events."""
+        """:meth:`send_results`, as events.
+
+        Example:
+            >>> chat = model.chat(tools=[{"name": "lamp", "parameters": {"type": "object"}}])
+            >>> calls = chat.send("Is it on?", tool_choice="lamp", max_thinking_tokens=0).tool_calls
+            >>> with chat.stream_results("on", tool_choice="none", choices=["yes"]) as stream:
+            ...     "".join(stream.text)
+            'yes'
+        """
         answers = calls.answers(calls.pending(self._messages), results)
         return self._ask([*self._messages, *answers], None, options)
 
@@ -225,6 +189,15 @@ class Chat:
         Args:
             effort: for this turn and the following ones.
             options: as in :meth:`stream`; those of the first time are not carried on.
+
+        Example:
+            >>> chat = model.chat()
+            >>> first = chat.send("Yes or no?", choices=["yes"], max_thinking_tokens=0)
+            >>> chat.retry(choices=["no"], max_thinking_tokens=0).text
+            'no'
+            >>> with chat.stream_retry(choices=["so"], max_thinking_tokens=0) as stream:
+            ...     "".join(stream.text)
+            'so'
         """
         with self.stream_retry(effort=effort, **options) as events:
             return events.finish()
@@ -243,32 +216,25 @@ class Chat:
 
         Raises:
             InvalidRequest: the last answer is complete, or calls wait for their results.
+
+        Example:
+            >>> chat = model.chat(sampling=SamplingParams(temperature=0, max_tokens=5))
+            >>> chat.send("Who are you?", max_thinking_tokens=0).finish_reason
+            'length'
+            >>> with chat.continue_stream() as stream:
+            ...     stream.finish().usage.completion_tokens <= 5
+            True
         """
         if self.pending_calls:
             raise InvalidRequest("calls wait for their results; give those with send_results()")
         last = self._messages[-1] if self._messages else None
         if last is not None and last.role is Role.TOOL:
-            return self._turn(restore=list(self._messages))
+            return self._turn(Step(sampling=self.sampling), self._prompt())
         if last is None or last.role is not Role.ASSISTANT or not last.truncated:
             raise InvalidRequest("there is no unfinished answer to continue; ask something")
-        before = list(self._messages)
-        begun = self._render(self._messages, next_role=None).segments[-1].tokens[:-1]
-        self._messages.pop()
-        return self._turn(restore=before, begun=begun)
-
-    def undo(self) -> str:
-        """Takes the last question and its answer back.
-
-        Returns:
-            The question.
-
-        Raises:
-            InvalidRequest: nothing was asked yet.
-        """
-        position = self._last_question()
-        question = self._messages[position].text
-        del self._messages[position:]
-        return question
+        prompt = self._prompt()
+        begun = prompt.rendered(self.model.tokenizer).segments[-1].tokens[:-1]
+        return self._turn(Step(sampling=self.sampling, begun=begun), replace(prompt, messages=self._messages[:-1]))
 
     def edit(self, index: int, text: str, **options: Unpack[AnswerOptions]) -> Reply:
         """Changes what the user said and asks again; what came after is thrown away.
@@ -280,20 +246,35 @@ class Chat:
 
         Raises:
             InvalidRequest: there is no user message at ``index``, or an option cannot be kept to.
+
+        Example:
+            >>> chat = model.chat()
+            >>> first = chat.send("Yes or no?", choices=["yes"], max_thinking_tokens=0)
+            >>> chat.edit(0, "Left or right?", choices=["left"], max_thinking_tokens=0).text
+            'left'
+            >>> with chat.stream_edit(-2, "Up or down?", choices=["up"], max_thinking_tokens=0) as stream:
+            ...     "".join(stream.text)
+            'up'
+            >>> [message.text for message in chat.messages]
+            ['Up or down?', 'up']
         """
         with self.stream_edit(index, text, **options) as events:
             return events.finish()
 
     def stream_edit(self, index: int, text: str, **options: Unpack[AnswerOptions]) -> Stream:
         """:meth:`edit`, as events."""
-        count = len(self._messages)
-        users = [position for position, message in enumerate(self._messages) if message.role is Role.USER]
-        if type(index) is not int or not (index in users or index + count in users):
-            raise InvalidRequest(f"message {index!r} is not the user's; those are {users}")
-        return self._ask([*self._messages[: index % count], Message.user(checked_question(text))], None, options)
+        return self._ask(self._edited(index, text), None, options)
 
     def fork(self) -> Chat:
-        """An independent chat that begins with the same messages; what is computed is shared, not copied."""
+        """An independent chat that begins with the same messages; what is computed is shared, not copied.
+
+        Example:
+            >>> chat = model.chat()
+            >>> first = chat.send("Yes or no?", choices=["yes"], max_thinking_tokens=0)
+            >>> twin = chat.fork()
+            >>> twin.undo(), len(twin.messages), len(chat.messages)
+            ('Yes or no?', 0, 2)
+        """
         twin = Chat(
             self.model,
             instructions=self.instructions,
@@ -311,34 +292,15 @@ class Chat:
         return twin
 
     def trace(self) -> list[TraceEntry]:
-        """The next prompt, message by message: for people who want to see what the model will read."""
-        rendering = self._render([*self._messages, Message.user("")], next_role=None)
-        cached = self._prefix.known(rendering.tokens)
-        return [
-            TraceEntry(
-                message=segment.message,
-                tokens=len(segment.tokens),
-                kept=not segment.dropped,
-                cached=not segment.dropped and segment.end <= cached,
-            )
-            for segment in rendering.segments[:-1]
-            if segment.message is not None
-        ]
+        """The next prompt, message by message: for people who want to see what the model will read.
 
-    def save(self, path: str | Path) -> None:
-        """Writes the chat to a file of its own (JSON, readable by its owner alone).
-
-        Raises:
-            FileWriteError: it cannot be written; what stood there before is unchanged.
+        Example:
+            >>> chat = model.chat(instructions="Be terse.")
+            >>> [(str(entry.message.role), entry.cached) for entry in chat.trace()]
+            [('system', False), ('developer', False)]
         """
-        content = chatfile.ChatContent(
-            title=self.title,
-            effort=self.effort,
-            instructions=self.instructions,
-            date=self.date,
-            messages=self.messages,
-        )
-        chatfile.write(checked_path(path), content)
+        rendering = self._prompt().followed_by_a_question(self.model.tokenizer)
+        return trace(rendering, self._prefix.known(rendering.tokens))
 
     def tokens_to_prefill(self, effort: Effort | None = None) -> int:
         """How many tokens of the conversation the next turn has to read before it comes to what is new.
@@ -346,19 +308,34 @@ class Chat:
         Args:
             effort: were it this one; by default as it is. A change of effort stands in the system message, before
                 everything else, so after one the whole conversation is read again.
+
+        Example:
+            >>> chat = model.chat(effort="low")
+            >>> first = chat.send("Yes or no?", choices=["yes"], max_thinking_tokens=0)
+            >>> chat.tokens_to_prefill() < chat.tokens_to_prefill("high")
+            True
         """
-        before = self._effort
-        try:
-            self._effort = before if effort is None else checked_effort(effort)
-            rendering = self._render([*self._messages, Message.user("")], next_role=None)
-        finally:
-            self._effort = before
+        prompt = self._prompt()
+        if effort is not None:
+            prompt = replace(prompt, effort=checked_effort(effort))
+        rendering = prompt.followed_by_a_question(self.model.tokenizer)
         end = rendering.segments[-1].start
         return end - self._prefix.known(rendering.tokens[: end + 1])
 
     def save_cache(self, path: str | Path) -> None:
         """Writes what is computed of the chat to a file, to go on with :meth:`load_cache`: see
-        ``GptOss.save_prefix``."""
+        ``GptOss.save_prefix``.
+
+        Example:
+            >>> chat = model.chat()
+            >>> first = chat.send("Yes or no?", choices=["yes"], max_thinking_tokens=0)
+            >>> chat.save(directory / "chat.json")
+            >>> chat.save_cache(directory / "chat.cache")
+            >>> again = model.load_chat(directory / "chat.json")
+            >>> again.load_cache(directory / "chat.cache")
+            >>> again.tokens_to_prefill() < again.context_used
+            True
+        """
         self.model.save_prefix(self._prefix, path)
 
     def load_cache(self, path: str | Path) -> None:
@@ -373,7 +350,13 @@ class Chat:
     def load(
         cls, model: GptOss, path: str | Path, *, tools: Sequence[Any] = (), keep_readable: bool = False
     ) -> Chat:
-        """See ``GptOss.load_chat``."""
+        """See ``GptOss.load_chat``.
+
+        Example:
+            >>> model.chat(effort="high").save(directory / "high.json")
+            >>> Chat.load(model, directory / "high.json").effort
+            'high'
+        """
         content = chatfile.read(checked_path(path), keep_readable=keep_readable)
         return cls(
             model,
@@ -385,72 +368,34 @@ class Chat:
             title=content.title,
         )
 
-    def _last_question(self) -> int:
-        for position in range(len(self._messages) - 1, -1, -1):
-            if self._messages[position].role is Role.USER:
-                return position
-        raise InvalidRequest("nothing was asked yet")
-
-    def _conversation(
-        self, messages: Sequence[Message], response_format: ResponseFormat | None = None
-    ) -> Conversation:
-        system = SystemContent(reasoning_effort=ReasoningEffort(self.effort), conversation_start_date=self.date)
-        functions = self._tools.namespace()
-        head = [Message.system(system)]
-        developer = DeveloperContent(
-            instructions=self.instructions or None,
-            tools=() if functions is None else (functions,),
-            response_formats=() if response_format is None else (response_format,),
+    def _ask(self, messages: Sequence[Message], effort: Effort | None, options: AnswerOptions) -> Stream:
+        """Starts a turn on other messages."""
+        step = Step(
+            sampling=self.sampling,
+            plan=guide_plan(options, self._tools.schemas),
+            logprobs=checked_flag("logprobs", options.get("logprobs", False)),
         )
-        if developer != DeveloperContent():
-            head.append(Message.developer(developer))
-        return Conversation(messages=(*head, *messages))
+        effort = self.effort if effort is None else checked_effort(effort)
+        return self._turn(step, replace(self._prompt(), messages=messages, effort=effort))
 
-    def _render(
-        self,
-        messages: Sequence[Message],
-        next_role: str | None = "assistant",
-        response_format: ResponseFormat | None = None,
-    ) -> Rendering:
-        return render_segments(self._conversation(messages, response_format), self.model.tokenizer, next_role)
-
-    def _ask(self, messages: list[Message], effort: Effort | None, options: AnswerOptions) -> Stream:
-        """Starts a turn on other messages; whatever cannot be kept to is refused before anything changes."""
-        plan = guide_plan(options, self._tools.schemas)
-        logprobs = checked_flag("logprobs", options.get("logprobs", False))
-        if effort is not None:
-            self.effort = effort
-        before, self._messages = self._messages, messages
-        return self._turn(restore=before, plan=plan, logprobs=logprobs)
-
-    def _turn(
-        self,
-        *,
-        restore: list[Message],
-        begun: tuple[int, ...] = (),
-        plan: GuidePlan | None = None,
-        logprobs: bool = False,
-    ) -> Stream:
-        """Starts a turn on the messages as they stand.
+    def _turn(self, step: Step, prompt: Prompt) -> Stream:
+        """Starts a turn.
 
         Args:
-            restore: the messages, should the request be refused before any work.
-            begun: the tokens of an unfinished message that goes on.
-            plan: what the answer is to be like.
-            logprobs: whether the reply has them.
+            step: the first of it.
+            prompt: the chat as it is to be; what is refused leaves the chat as it was.
         """
-        plan = plan or GuidePlan()
-        model, sampling = self.model, self.sampling
-        try:
-            first = self._generate(begun, plan, sampling, logprobs)
-        except BaseException:
-            self._messages = restore
-            raise
-        started: list[Generation] = [first]
+        model, sampling, constraint = self.model, step.sampling, step.plan.constraint
+        started = [step.start(model, prompt, self._prefix)]
+        self._messages, self.effort = list(prompt.messages), prompt.effort
+
+        def generate(used: Usage) -> Generation:
+            if started:
+                return started.pop()
+            return step.after_a_call(used).start(model, self._prompt(), self._prefix)
+
         turn_plan = TurnPlan(
-            generate=lambda used: (
-                started.pop() if started else self._generate_more(plan, sampling, used, logprobs)
-            ),
+            generate=generate,
             add=self._messages.extend,
             call=self._call,
             runs=lambda call: not call.is_complete or not self._tools.leaves(call.recipient or "", call.text),
@@ -458,30 +403,11 @@ class Chat:
             max_tokens=sampling.max_tokens,
             stop=sampling.stop,
             stop_loops=sampling.stop_loops,
-            parse=plan.constraint.parse if plan.constraint else None,
-            begun=begun,
+            parse=constraint.parse if constraint else None,
+            begun=step.begun,
         )
         turn = Turn(turn_plan, model.tokenizer, model.stop_tokens, on_end=self._settle)
         return Stream(turn.events(), turn.cancel)
-
-    def _generate(
-        self, begun: tuple[int, ...], plan: GuidePlan, sampling: SamplingParams, logprobs: bool
-    ) -> Generation:
-        told = plan.constraint.response_format if plan.constraint else None
-        rendering = self._render(self._messages, None if begun else "assistant", told)
-        prompt = [*rendering.tokens, *begun]
-        boundaries = rendering.boundaries
-        model = self.model
-        if not plan.guides and not logprobs:
-            return model._generate(prompt, sampling, self._prefix, boundaries)
-        guide = guide_for(plan, model.tokenizer, model.config.vocab_size)
-        return model._generate(prompt, sampling, self._prefix, boundaries, guide=guide, logprobs=logprobs)
-
-    def _generate_more(self, plan: GuidePlan, sampling: SamplingParams, used: Usage, logprobs: bool) -> Generation:
-        """The next step of a turn, with what the steps before it left of its bounds."""
-        if sampling.max_tokens is not None:
-            sampling = replace(sampling, max_tokens=sampling.max_tokens - used.completion_tokens)
-        return self._generate((), plan.after_a_call(used.reasoning_tokens), sampling, logprobs)
 
     def _call(self, message: Message) -> ToolResult:
         assert message.recipient is not None
@@ -497,7 +423,7 @@ class Chat:
         answered = any(message.channel is Channel.FINAL for message in reply.messages)
         if reply.finish_reason != "stop" or not answered:
             return
-        rendering = self._render([*self._messages, Message.user("")], next_role=None)
+        rendering = self._prompt().followed_by_a_question(self.model.tokenizer)
         end = rendering.segments[-1].start
         boundaries = [boundary for boundary in rendering.boundaries if boundary <= end]
         self.model._compute_ahead(rendering.tokens[:end], self._prefix, boundaries)

@@ -1,4 +1,4 @@
-"""A loaded model: the thread that runs it, and the requests made to it.
+"""A loaded model: its files, its runner, and the requests made to it.
 
 Knows tokens, not conversations: those are ``chat``'s.
 """
@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack
@@ -19,20 +17,19 @@ import mlx.core as mx
 from . import cachefile, hub
 from .arguments import Effort, checked_sampling, checked_tokens
 from .budget import Budget
-from .cache import PromptCache, check_kv_bits
+from .cache import check_kv_bits
 from .config import ModelConfig, read_json
-from .errors import CheckpointError, InvalidRequest, ModelClosed
+from .errors import CheckpointError, InvalidRequest
 from .events import Reply
 from .fit import DeviceInfo
-from .generate import ChunkSize, Request, check_prompt, computing, decode, prefill
-from .generation import Channel, Generation
+from .generation import Generation
 from .metal import MLX_MEMORY, MemorySettings
 from .model import Transformer, load_transformer
-from .prefix import PrefixCache, PrefixPool
+from .prefix import PrefixCache
 from .reading import shown
-from .sampling import SamplingParams, make_sampler
+from .runner import ModelRunner
+from .sampling import SamplingParams
 from .tokenizer import Tokenizer
-from .worker import Worker
 
 if TYPE_CHECKING:
     from .chat import Chat
@@ -114,6 +111,11 @@ class GptOss:
         max_cache_bytes: the most that all prompt caches may take together.
         device: the machine; by default this one.
         memory: whose settings hold while the model is loaded.
+
+    Example:
+        >>> with GptOss(model.directory, dtype="float32", context=2048) as exact:
+        ...     exact.name, exact.context_limit, exact.budget.context
+        ('checkpoint', 2048, 2048)
     """
 
     def __init__(
@@ -140,7 +142,7 @@ class GptOss:
         _check_vocabulary(self.config, self.tokenizer, self.directory)
         self.stop_tokens = _stop_tokens(self.directory, self.tokenizer)
         """Generation ends after any of these."""
-        self.budget = Budget(
+        budget = Budget(
             config=self.config,
             device=device or DeviceInfo.current(),
             element_bytes=_DTYPES[dtype].size,
@@ -148,26 +150,12 @@ class GptOss:
             context=context,
             max_cache_bytes=max_cache_bytes,
         )
+        self._runner = ModelRunner(lambda: load_transformer(self.directory, _DTYPES[dtype]), budget, memory)
+
+    @property
+    def budget(self) -> Budget:
         """What it may use of the machine."""
-        self.budget.check_load()
-        if mx.default_device() == mx.cpu:
-            # There, MLX calls the system's C++ compiler for every fused kernel: seconds before the first token,
-            # and an error where there is no compiler. Unfused, the same operations run.
-            mx.disable_compile()
-        self._worker = Worker()
-        self._chunk_size = ChunkSize()
-        self._channels: set[Channel] = set()
-        self._prefixes = PrefixPool()
-        self._memory = memory
-        self._memory.hold(self.budget.device)
-        self._transformer: Transformer | None = None
-        try:
-            loading = self._worker.submit(lambda: load_transformer(self.directory, _DTYPES[dtype]))
-            self._transformer = loading.result()
-        except BaseException:
-            self.close()
-            raise
-        self._worker.submit_idle(self._warm_up)
+        return self._runner.budget
 
     @property
     def context_limit(self) -> int:
@@ -183,10 +171,14 @@ class GptOss:
 
         Raises:
             ModelClosed: after :meth:`close`.
+
+        Example:
+            >>> import mlx.core as mx
+            >>> logits = model.transformer(mx.array([model.tokenizer.encode("2+3")]))
+            >>> logits.shape[-1] == model.config.vocab_size
+            True
         """
-        if self._transformer is None:
-            raise ModelClosed("the model was closed; load it again")
-        return self._transformer
+        return self._runner.transformer
 
     def generate(
         self, tokens: Sequence[int], sampling: SamplingParams | None = None, *, prefix: PrefixCache | None = None
@@ -204,6 +196,13 @@ class GptOss:
         Raises:
             InvalidRequest: an empty or too long prompt, or a token out of range.
             ModelClosed: after :meth:`close`.
+
+        Example:
+            >>> prompt, prefix = model.tokenizer.encode("Once upon a time"), model.make_prefix()
+            >>> len(list(model.generate(prompt, SamplingParams(seed=1, max_tokens=3), prefix=prefix))) <= 3
+            True
+            >>> prefix.tokens[: len(prompt)] == prompt
+            True
         """
         if prefix is not None and not isinstance(prefix, PrefixCache):
             raise InvalidRequest(f"prefix is {prefix!r}; one of make_prefix() is needed")
@@ -211,8 +210,7 @@ class GptOss:
 
     def make_prefix(self) -> PrefixCache:
         """An empty prompt cache that knows its tokens, to give to several requests."""
-        self.transformer  # noqa: B018  (raises if it was closed)
-        return PrefixCache(self._make_cache())
+        return self._runner.make_prefix()
 
     def save_prefix(self, prefix: PrefixCache, path: str | Path) -> None:
         """Writes a prompt cache to a file (safetensors, readable by its owner alone): about 25 kB a position for
@@ -221,8 +219,15 @@ class GptOss:
         Raises:
             FileWriteError, NotEnoughDisk: it cannot be written; what stood there before is unchanged.
             ModelClosed: after :meth:`close`.
+
+        Example:
+            >>> prefix, one = model.make_prefix(), SamplingParams(max_tokens=1)
+            >>> tokens = list(model.generate(model.tokenizer.encode("Once upon a time"), one, prefix=prefix))
+            >>> model.save_prefix(prefix, directory / "prefix.cache")
+            >>> model.load_prefix(directory / "prefix.cache").tokens == prefix.tokens
+            True
         """
-        self._worker.submit(lambda: cachefile.write(path, prefix, self._fingerprint)).result()
+        self._runner.call(lambda: cachefile.write(path, prefix, self._fingerprint))
 
     def load_prefix(self, path: str | Path) -> PrefixCache:
         """A prompt cache that :meth:`save_prefix` wrote, in this process or another.
@@ -232,17 +237,21 @@ class GptOss:
             ModelClosed: after :meth:`close`.
         """
         dtype, empty = _DTYPES[self.dtype], self.make_prefix()
-        reading = self._worker.submit(
+        return self._runner.call(
             lambda: cachefile.read(path, empty, self._fingerprint, config=self.config, dtype=dtype)
         )
-        return reading.result()
 
     @functools.cached_property
     def _fingerprint(self) -> str:
         return cachefile.model_fingerprint(self.directory, self.dtype, self.kv_bits)
 
     def ask(self, prompt: str, **options: Unpack[RequestOptions]) -> Reply:
-        """Answers one question: :meth:`stream` to its end."""
+        """Answers one question: :meth:`stream` to its end.
+
+        Example:
+            >>> model.ask("What is 2+3?", regex="[0-9]", effort="low").text in "0123456789"
+            True
+        """
         with self.stream(prompt, **options) as events:
             return events.finish()
 
@@ -260,7 +269,14 @@ class GptOss:
         max_steps: int = MAX_STEPS,
         **options: Unpack[AnswerOptions],
     ) -> Stream:
-        """Answers one question, event by event. The arguments are those of :meth:`chat` and of ``Chat.stream``."""
+        """Answers one question, event by event. The arguments are those of :meth:`chat` and of ``Chat.stream``.
+
+        Example:
+            >>> with model.stream("What is 2+3?", effort="low") as stream:
+            ...     *others, last = [event.type for event in stream]
+            >>> last, set(others) <= {"progress", "thinking", "text"}
+            ('done', True)
+        """
         chat = self.chat(
             instructions=instructions,
             effort=effort,
@@ -296,6 +312,11 @@ class GptOss:
             before_call: sees every call before it runs and may change or veto it.
             after_call: sees every result and may change it.
             max_steps: how often the model may generate in one turn, each time but the last to call tools.
+
+        Example:
+            >>> chat = model.chat(instructions="Be terse.", effort="low")
+            >>> chat.send("What is 2+3?").text == chat.messages[-1].text
+            True
         """
         from .chat import Chat
 
@@ -321,21 +342,27 @@ class GptOss:
 
         Raises:
             ChatFileError: the file cannot be read, is damaged, or is of a newer version.
+
+        Example:
+            >>> model.chat(instructions="Be terse.").save(directory / "terse.json")
+            >>> model.load_chat(directory / "terse.json").instructions
+            'Be terse.'
         """
         from .chat import Chat
 
         return Chat.load(self, path, tools=tools, keep_readable=keep_readable)
 
     def close(self) -> None:
-        """Stops what runs and frees the memory. May be called twice."""
-        if self._worker.closed:
-            return
-        for channel in tuple(self._channels):
-            channel.cancel()
-        self._worker.close()
-        self._transformer = None
-        self._memory.release(self.budget.device)
-        mx.clear_cache()
+        """Stops what runs and frees the memory. May be called twice.
+
+        Example:
+            >>> again = load("demo")
+            >>> again.close()
+            >>> again.ask("Who are you?")
+            Traceback (most recent call last):
+            gptoss_mlx.errors.ModelClosed: the model was closed; load it again
+        """
+        self._runner.close()
 
     def __enter__(self) -> Self:
         return self
@@ -354,83 +381,23 @@ class GptOss:
         guide: Guide | None = None,
         logprobs: bool = False,
     ) -> Generation:
-        transformer = self.transformer
-        check_prompt(prompt, self.config.vocab_size)
-        self.budget.check_prompt(len(prompt))
-        channel = Channel()
-
-        def job() -> None:
-            request = Request(
-                sampler=make_sampler(sampling, self.tokenizer.special.values()),
-                stop_tokens=self.stop_tokens,
-                max_tokens=sampling.max_tokens,
-                max_positions=self.context_limit,
-                max_chunk=self.budget.chunk_limit(len(prompt)),
-                boundaries=tuple(boundaries),
-                cancelled=channel.cancelled.is_set,
-                on_prefill=channel.report_prefill,
-                on_growth=lambda length: self._make_room(prefix, length),
-                guide=guide,
-                on_logprob=channel.logprobs.append if logprobs else None,
-            )
-            channel.cached_tokens = prefix.known(prompt)
-            with computing(prefix):
-                if prefill(transformer, prompt, prefix, request, self._chunk_size):
-                    for token in decode(transformer, prompt, prefix, request):
-                        channel.items.put(token)
-
-        def ended(work: Future[None]) -> None:
-            self._channels.discard(channel)
-            channel.items.put(work.exception())
-
-        self._channels.add(channel)
-        self._worker.submit(job).add_done_callback(ended)
-        return Generation(prompt, channel)
-
-    def _make_room(self, prefix: PrefixCache, length: int) -> None:
-        """Before a prefix grows to so many positions."""
-        self._prefixes.make_room(prefix, self.budget.cache_bytes(length), self.budget.cache_limit)
-
-    def _make_cache(self) -> PromptCache:
-        return PromptCache(self.config, self.kv_bits)
-
-    def _warm_up(self) -> bool:
-        """Computes one token and throws it away: reads every weight once and compiles every kernel, while the user
-        still types."""
-        if self._transformer is not None:
-            mx.eval(self._transformer(mx.zeros((1, 1), dtype=mx.int32), self._make_cache(), last_only=True))
-        return False
+        return self._runner.generate(
+            prompt,
+            prefix,
+            sampling,
+            stop_tokens=self.stop_tokens,
+            control_tokens=self.tokenizer.special.values(),
+            boundaries=boundaries,
+            guide=guide,
+            logprobs=logprobs,
+        )
 
     def _fork_prefix(self, prefix: PrefixCache) -> PrefixCache:
         """A copy of a prefix, made where nothing changes it meanwhile."""
-        return self._worker.submit(prefix.fork).result()
+        return self._runner.call(prefix.fork)
 
     def _compute_ahead(self, tokens: list[int], prefix: PrefixCache, boundaries: Sequence[int]) -> None:
-        """Brings a prefix up to ``tokens`` while nothing else is asked for."""
-        if not tokens or len(tokens) >= self.context_limit:
-            return
-        # One more token, never computed, so that all of ``tokens`` is.
-        prompt = [*tokens, tokens[-1]]
-
-        def work() -> bool:
-            transformer = self._transformer
-            if transformer is None:
-                return False
-            chunk_done = threading.Event()
-            request = Request(
-                sampler=make_sampler(SamplingParams(temperature=0)),
-                stop_tokens=frozenset(),
-                max_tokens=None,
-                max_positions=self.context_limit,
-                max_chunk=self.budget.chunk_limit(len(tokens)),
-                boundaries=(*boundaries, len(tokens)),
-                cancelled=chunk_done.is_set,
-                on_prefill=lambda done, total: chunk_done.set() if done else None,
-            )
-            with computing(prefix):
-                return not prefill(transformer, prompt, prefix, request, self._chunk_size)
-
-        self._worker.submit_idle(work)
+        self._runner.compute_ahead(tokens, prefix, boundaries)
 
 
 def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, directory: Path) -> None:

@@ -73,5 +73,5 @@ def settled(model: GptOss) -> None:
         done.set()
         return False
 
-    model._worker.submit_idle(last)
+    model._runner._worker.submit_idle(last)
     assert done.wait(60)

@@ -22,7 +22,7 @@ from gptoss_mlx.files import write_text
 from gptoss_mlx.harmony import Message
 
 if TYPE_CHECKING:
-    from gptoss_mlx.chat import TraceEntry
+    from gptoss_mlx.prompt import TraceEntry
 
 PIECE = int(os.environ.get("GPTOSS_FAKE_PIECE", "7"))
 DELAY = float(os.environ.get("GPTOSS_FAKE_DELAY", "0"))
@@ -123,7 +123,7 @@ class FakeChat:
         return copy.copy(self)
 
     def trace(self) -> list[TraceEntry]:
-        from gptoss_mlx.chat import TraceEntry
+        from gptoss_mlx.prompt import TraceEntry
 
         return [
             TraceEntry(message=message, tokens=5, kept=True, cached=number == 0)

@@ -63,6 +63,7 @@ REQUESTS: list[tuple[dict[str, Any], type[GptOssError], str]] = [
     ({"text": 3}, InvalidRequest, "the message is 3; text is needed"),
     ({"text": " \n"}, InvalidRequest, "the message is empty; say something"),
     ({"text": "\ud800"}, RenderError, "half a surrogate pair"),
+    ({"text": "\ud800", "effort": "high"}, RenderError, "half a surrogate pair"),
     ({"effort": "none"}, InvalidRequest, "gpt-oss always thinks: low is the least"),
     ({"max_thinking_tokens": -1}, InvalidRequest, "max_thinking_tokens is -1; a whole number from 0"),
     ({"max_thinking_tokens": True}, InvalidRequest, "max_thinking_tokens is True"),

@@ -46,7 +46,7 @@ def test_an_answer_that_never_ends_ends_with_the_context(model: GptOss) -> None:
     with endless(model, "an answer"), pytest.MonkeyPatch.context() as patch:
         chat = model.chat()
         limit = chat.context_used + 100
-        patch.setattr(model, "budget", dataclasses.replace(model.budget, context=limit))
+        patch.setattr(model._runner, "budget", dataclasses.replace(model.budget, context=limit))
         reply = chat.send("hi")
     assert reply.finish_reason == "length"
     assert reply.usage.prompt_tokens + reply.usage.completion_tokens == limit

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from gptoss_mlx import engine
+from gptoss_mlx import runner
 from gptoss_mlx.budget import Budget
 from gptoss_mlx.chat import Chat
 from gptoss_mlx.engine import GptOss, load
@@ -193,7 +193,7 @@ def test_requests_of_many_threads_are_served_in_order_as_if_alone(
         for number, stream in streams:
             replies[number] = stream.finish().messages
 
-    monkeypatch.setattr(engine, "prefill", noted)
+    monkeypatch.setattr(runner, "prefill", noted)
     monkeypatch.setattr(exact_demo, "_compute_ahead", lambda *ignored: None)
     streams = list(enumerate(exact_demo.stream(question, sampling=brief) for question in questions))
     # Eight threads read four answers each, the last one first: the order is that of the requests nevertheless.

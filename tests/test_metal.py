@@ -88,7 +88,7 @@ def test_one_token_is_computed_before_anyone_asks(monkeypatch: pytest.MonkeyPatc
         deadline = time.monotonic() + 60
         while not shapes and time.monotonic() < deadline:
             time.sleep(0.001)
-        model._worker.submit(lambda: None).result()
+        model._runner.call(lambda: None)
         assert shapes == [(1, 1)]
 
 
