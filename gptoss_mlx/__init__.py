@@ -6,6 +6,8 @@
         print(model.ask("How many layers does gpt-oss-20b have?").text)
 
 Importing this is light: MLX is loaded when a name that needs it is first used.
+
+In the examples of the docstrings ``model`` is ``gptoss.load("demo")``, and ``directory`` the path of an empty one.
 """
 
 from __future__ import annotations

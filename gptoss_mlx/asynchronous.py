@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 from .arguments import Effort
 from .chat import Chat
 from .engine import MAX_STEPS, GptOss, load
-from .errors import GptOssError
+from .errors import GptOssError, InvalidRequest
 from .events import Event, Reply, Text
 from .options import AnswerOptions, RequestOptions
 from .sampling import SamplingParams
@@ -72,13 +72,31 @@ class AsyncGptOss:
 
     Args:
         model: as :func:`load` gives it; it may go on being used from threads.
+
+    Example:
+        >>> async def main() -> tuple[str, str, int]:
+        ...     shared = AsyncGptOss(model)
+        ...     async with shared.stream("Yes or no?", choices=["yes"], max_thinking_tokens=0) as stream:
+        ...         said = "".join([delta async for delta in stream.text])
+        ...     reply = await shared.chat().send("Yes or no?", choices=["no"], max_thinking_tokens=0)
+        ...     prompt = model.tokenizer.encode("Once upon a time")
+        ...     tokens = [token async for token in shared.generate(prompt, SamplingParams(max_tokens=1))]
+        ...     return said, reply.text, len(tokens)
+        >>> asyncio.run(main())
+        ('yes', 'no', 1)
     """
 
     def __init__(self, model: GptOss) -> None:
         self.model = model
 
     async def ask(self, prompt: str, **options: Unpack[RequestOptions]) -> Reply:
-        """Answers one question; the options are those of ``GptOss.ask``."""
+        """Answers one question; the options are those of ``GptOss.ask``.
+
+        Example:
+            >>> shared = AsyncGptOss(model)
+            >>> asyncio.run(shared.ask("Yes or no?", choices=["yes"], max_thinking_tokens=0)).text
+            'yes'
+        """
         async with self.stream(prompt, **options) as events:
             return await events.finish()
 
@@ -114,7 +132,13 @@ class AsyncGptOss:
     async def load_chat(
         self, path: str | Path, *, tools: Sequence[Any] = (), keep_readable: bool = False
     ) -> AsyncChat:
-        """Goes on with a chat that was saved; the arguments are those of ``GptOss.load_chat``."""
+        """Goes on with a chat that was saved; the arguments are those of ``GptOss.load_chat``.
+
+        Example:
+            >>> model.chat(instructions="Be terse.").save(directory / "chat.json")
+            >>> asyncio.run(AsyncGptOss(model).load_chat(directory / "chat.json")).chat.instructions
+            'Be terse.'
+        """
         load_chat = self.model.load_chat
         return AsyncChat(await asyncio.to_thread(load_chat, path, tools=tools, keep_readable=keep_readable))
 
@@ -123,7 +147,11 @@ class AsyncGptOss:
         return _tokens(self.model, tokens, sampling)
 
     async def close(self) -> None:
-        """Stops what runs and frees the memory."""
+        """Stops what runs and frees the memory.
+
+        Example:
+            >>> asyncio.run(AsyncGptOss(load("demo")).close())
+        """
         await asyncio.to_thread(self.model.close)
 
     async def __aenter__(self) -> Self:
@@ -145,6 +173,34 @@ class AsyncChat:
     """A conversation, for asyncio. One task at a time may use it.
 
     ``chat`` is the same conversation in its synchronous form: messages, undo, save and what else does not wait.
+
+    Example:
+        >>> async def main() -> list[str]:
+        ...     chat = AsyncGptOss(model).chat(effort="low")
+        ...     first = await chat.send("Yes or no?", choices=["yes"], max_thinking_tokens=0)
+        ...     other = await chat.retry(choices=["no"], max_thinking_tokens=0)
+        ...     twin = await chat.fork()
+        ...     edited = await twin.edit(0, "Left or right?", choices=["left"], max_thinking_tokens=0)
+        ...     await twin.save(directory / "twin.json")
+        ...     async with chat.stream("Sure?", choices=["sure"], max_thinking_tokens=0) as stream:
+        ...         sure = await stream.finish()
+        ...     return [reply.text for reply in (first, other, edited, sure)]
+        >>> asyncio.run(main())
+        ['yes', 'no', 'left', 'sure']
+
+    Calls that are the caller's, and the other verbs as events:
+        >>> async def main() -> list[str]:
+        ...     lamp = {"name": "lamp", "parameters": {"type": "object"}}
+        ...     chat = AsyncGptOss(model).chat(tools=[lamp])
+        ...     await chat.send("Is it on?", tool_choice="lamp", max_thinking_tokens=0)
+        ...     said = [(await chat.send_results("on", tool_choice="none", choices=["yes"])).text]
+        ...     await chat.retry(tool_choice="lamp", max_thinking_tokens=0)
+        ...     streams = [chat.stream_results("off", tool_choice="none", choices=["no"])]
+        ...     streams += [chat.stream_retry(tool_choice="none", choices=["so"])]
+        ...     streams += [chat.stream_edit(0, "Left?", tool_choice="none", choices=["left"])]
+        ...     return [*said, *[(await stream.finish()).text for stream in streams]]
+        >>> asyncio.run(main())
+        ['yes', 'no', 'so', 'left']
     """
 
     def __init__(self, chat: Chat) -> None:
@@ -187,7 +243,16 @@ class AsyncChat:
         return self._started(lambda: self.chat.stream_edit(index, text, **options))
 
     def continue_stream(self) -> AsyncStream:
-        """Goes on with an answer that was cut short."""
+        """Goes on with an answer that was cut short.
+
+        Example:
+            >>> async def main() -> int:
+            ...     chat = AsyncGptOss(model).chat(sampling=SamplingParams(temperature=0, max_tokens=5))
+            ...     await chat.send("Who are you?", max_thinking_tokens=0)
+            ...     return (await chat.continue_stream().finish()).usage.completion_tokens
+            >>> asyncio.run(main()) <= 5
+            True
+        """
         return self._started(self.chat.continue_stream)
 
     async def fork(self) -> AsyncChat:
@@ -211,6 +276,17 @@ class AsyncStream(AsyncIterator[Event]):
     stops the decoding.
 
     Async tools run in the loop of the task that iterates.
+
+    Example:
+        >>> async def main() -> tuple[str, str]:
+        ...     stream = AsyncGptOss(model).stream("Yes or no?", choices=["yes"], max_thinking_tokens=0)
+        ...     said = "".join([delta async for delta in stream.text])
+        ...     other = AsyncGptOss(model).stream("Tell me everything.")
+        ...     first = await anext(other)
+        ...     await other.aclose()
+        ...     return said, stream.reply.finish_reason
+        >>> asyncio.run(main())
+        ('yes', 'stop')
     """
 
     def __init__(self, start: Callable[[asyncio.AbstractEventLoop], Stream]) -> None:
@@ -239,10 +315,17 @@ class AsyncStream(AsyncIterator[Event]):
         Raises:
             InvalidRequest: the stream has not ended.
         """
-        return self._begun().reply
+        if self._stream is None:
+            raise InvalidRequest("the stream has not begun; iterate it to its end first, or await finish()")
+        return self._stream.reply
 
     async def finish(self) -> Reply:
-        """Waits for the end."""
+        """Waits for the end.
+
+        Example:
+            >>> asyncio.run(AsyncGptOss(model).stream("Yes?", choices=["yes"]).finish()).text
+            'yes'
+        """
         async for _ in self:
             pass
         return self.reply

@@ -58,7 +58,15 @@ class Quantization:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The shape of a gpt-oss model, in the names of Hugging Face's config.json."""
+    """The shape of a gpt-oss model, in the names of Hugging Face's config.json.
+
+    Example:
+        >>> config = model.config
+        >>> config.query_size == config.num_attention_heads * config.head_dim
+        True
+        >>> config.key_value_size == config.num_key_value_heads * config.head_dim
+        True
+    """
 
     vocab_size: int
     hidden_size: int
@@ -90,6 +98,10 @@ class ModelConfig:
         Raises:
             CheckpointError: there is no such file, or it is not JSON.
             ConfigError: a field is missing, unknown or inconsistent.
+
+        Example:
+            >>> ModelConfig.from_directory(model.directory) == model.config
+            True
         """
         path = Path(directory) / "config.json"
         try:
@@ -103,6 +115,11 @@ class ModelConfig:
 
         Raises:
             ConfigError: a field is missing, unknown or inconsistent.
+
+        Example:
+            >>> ModelConfig.from_dict({"model_type": "llama"})
+            Traceback (most recent call last):
+            gptoss_mlx.errors.ConfigError: model_type is 'llama'; gpt-oss has 'gpt_oss'
         """
         fields = _Fields(values)
         fields.literal("model_type", "gpt_oss", required=True)

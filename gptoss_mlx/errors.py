@@ -54,7 +54,15 @@ __all__ = [
 
 
 class GptOssError(Exception):
-    """The root of every error raised on purpose."""
+    """The root of every error raised on purpose.
+
+    Example:
+        >>> try:
+        ...     model.chat(effort="off")
+        ... except GptOssError as error:
+        ...     print(error)
+        effort is 'off'; low, medium or high is needed (gpt-oss always thinks: low is the least)
+    """
 
 
 class ModelNotFound(GptOssError):
@@ -118,7 +126,16 @@ class ParseError(HarmonyError):
 
 
 class OutputError(GptOssError):
-    """An answer that is not of the form asked for, mostly because it was cut short."""
+    """An answer that is not of the form asked for, mostly because it was cut short.
+
+    Example:
+        >>> brief = gptoss.SamplingParams(max_tokens=9)
+        >>> try:
+        ...     model.ask("A word", regex="a{99}", sampling=brief, max_thinking_tokens=0)
+        ... except OutputError as error:
+        ...     set(error.text) <= {"a"}
+        True
+    """
 
     def __init__(self, message: str, text: str = "") -> None:
         super().__init__(message)

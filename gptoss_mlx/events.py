@@ -37,7 +37,13 @@ circles (``SamplingParams.stop_loops``); for calls that are the caller's to answ
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one request. ``prompt_tokens`` counts the cached ones too."""
+    """Tokens of one request. ``prompt_tokens`` counts the cached ones too.
+
+    Example:
+        >>> usage = model.ask("Yes or no?", choices=["yes"], max_thinking_tokens=0).usage
+        >>> usage.prompt_tokens > usage.completion_tokens > usage.reasoning_tokens == 0
+        True
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -50,7 +56,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Wall time of one request, in seconds."""
+    """Wall time of one request, in seconds.
+
+    Example:
+        >>> timings = model.ask("Yes or no?", choices=["yes"], max_thinking_tokens=0).timings
+        >>> 0 < timings.first_token <= timings.prefill
+        True
+    """
 
     first_token: float = 0.0
     """From the request to the first generated token."""
@@ -60,7 +72,13 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprob:
-    """One generated token and how likely the model thought it."""
+    """One generated token and how likely the model thought it.
+
+    Example:
+        >>> reply = model.ask("Yes or no?", choices=["yes"], max_thinking_tokens=0, logprobs=True)
+        >>> reply.logprobs[-1].text, reply.logprobs[-1].logprob <= 0
+        ('<|return|>', True)
+    """
 
     token: int
     text: str
@@ -71,13 +89,25 @@ class TokenLogprob:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Event:
     def to_dict(self) -> dict[str, Any]:
-        """The event as plain JSON data."""
+        """The event as plain JSON data.
+
+        Example:
+            >>> Text(delta="Hi.").to_dict()
+            {'type': 'text', 'delta': 'Hi.'}
+        """
         return _fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress(_Event):
-    """The prompt is being read: ``done`` of ``total`` tokens that were not cached."""
+    """The prompt is being read: ``done`` of ``total`` tokens that were not cached.
+
+    Example:
+        >>> with model.stream("Yes or no?", choices=["yes"], max_thinking_tokens=0) as stream:
+        ...     progress = [event for event in stream if isinstance(event, Progress)]
+        >>> progress[0].done, progress[-1].total == stream.reply.usage.prompt_tokens
+        (0, True)
+    """
 
     type: Literal["progress"] = "progress"
     done: int
@@ -86,7 +116,14 @@ class Progress(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thinking(_Event):
-    """A piece of analysis. It is not trained to the safety standard of final answers: do not show it as one."""
+    """A piece of analysis. It is not trained to the safety standard of final answers: do not show it as one.
+
+    Example:
+        >>> with model.stream("Yes or no?", choices=["yes"], max_thinking_tokens=9) as stream:
+        ...     thoughts = [event.delta for event in stream if isinstance(event, Thinking)]
+        >>> "".join(thoughts) == stream.reply.thinking
+        True
+    """
 
     type: Literal["thinking"] = "thinking"
     delta: str
@@ -94,7 +131,12 @@ class Thinking(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preamble(_Event):
-    """A piece of what the model says to the user before it calls tools."""
+    """A piece of what the model says to the user before it calls tools.
+
+    Example:
+        >>> Preamble(delta="Let me look.").to_dict()
+        {'type': 'preamble', 'delta': 'Let me look.'}
+    """
 
     type: Literal["preamble"] = "preamble"
     delta: str
@@ -102,7 +144,13 @@ class Preamble(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text(_Event):
-    """A piece of the final answer."""
+    """A piece of the final answer.
+
+    Example:
+        >>> with model.stream("Yes or no?", choices=["yes"], max_thinking_tokens=0) as stream:
+        ...     "".join(event.delta for event in stream if isinstance(event, Text))
+        'yes'
+    """
 
     type: Literal["text"] = "text"
     delta: str
@@ -110,7 +158,13 @@ class Text(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall(_Event):
-    """A complete call that the model made. ``name`` is the recipient, for example ``functions.get_weather``."""
+    """A complete call that the model made. ``name`` is the recipient, for example ``functions.get_weather``.
+
+    Example:
+        >>> lamp = {"name": "lamp", "function": lambda: "on"}
+        >>> model.chat(tools=[lamp]).send("Is it on?", tool_choice="lamp", max_thinking_tokens=0).tool_calls[0]
+        ToolCall(type='tool_call', name='functions.lamp', arguments='{}')
+    """
 
     type: Literal["tool_call"] = "tool_call"
     name: str
@@ -139,7 +193,13 @@ class ToolResult(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One finished answer."""
+    """One finished answer.
+
+    Example:
+        >>> reply = model.ask("How old is Ada?", regex="[0-9]{2}", max_thinking_tokens=0)
+        >>> len(reply.text), reply.thinking, reply.finish_reason, reply.to_dict()["finish_reason"]
+        (2, '', 'stop', 'stop')
+    """
 
     text: str
     """The final channel. Empty when the model stopped for a tool call or was cut short before it."""

@@ -33,7 +33,17 @@ class Channel:
 
 
 class Generation(Iterator[int]):
-    """The tokens of one request, as they come. Forgetting it, or :meth:`cancel`, stops the work."""
+    """The tokens of one request, as they come. Forgetting it, or :meth:`cancel`, stops the work.
+
+    Example:
+        >>> generation = model.generate(model.tokenizer.encode("Once"), gptoss.SamplingParams(max_tokens=2))
+        >>> [type(item).__name__ for item in generation.items()][-1], generation.cached_tokens
+        ('int', 0)
+        >>> endless = model.generate(model.tokenizer.encode("Once"))
+        >>> endless.cancel()
+        >>> list(endless), endless.logprobs
+        ([], [])
+    """
 
     def __init__(self, prompt: list[int], channel: Channel) -> None:
         self.prompt = prompt

@@ -20,10 +20,8 @@ class AnswerOptions(TypedDict, total=False):
     ``choices`` at most one; the analysis stays free, the final answer alone has the form.
 
     Example:
-        >>> import gptoss_mlx as gptoss
-        >>> brief: gptoss.AnswerOptions = {"regex": "[0-9]{2}", "max_thinking_tokens": 30}
-        >>> with gptoss.load("demo") as model:
-        ...     len(model.ask("What is 12+30?", **brief).parsed)
+        >>> brief: AnswerOptions = {"regex": "[0-9]{2}", "max_thinking_tokens": 30}
+        >>> len(model.ask("What is 12+30?", **brief).parsed)
         2
     """
 

@@ -27,6 +27,14 @@ class SamplingParams:
 
     Raises:
         InvalidRequest: a value out of its range.
+
+    Example:
+        >>> greedy = SamplingParams(temperature=0, max_tokens=20)
+        >>> model.ask("Who are you?", sampling=greedy).text == model.ask("Who are you?", sampling=greedy).text
+        True
+        >>> SamplingParams(temperature=-1)
+        Traceback (most recent call last):
+        gptoss_mlx.errors.InvalidRequest: temperature is -1; a number from 0 to 100 is needed
     """
 
     temperature: float = 1.0

@@ -22,10 +22,8 @@ class Stream(Iterator[Event]):
         cancel: makes ``events`` end soon.
 
     Example:
-        >>> import gptoss_mlx as gptoss
-        >>> with gptoss.load("demo") as model:
-        ...     with model.stream("Hello", choices=["hi"], max_thinking_tokens=0) as stream:
-        ...         said = "".join(stream.text)
+        >>> with model.stream("Hello", choices=["hi"], max_thinking_tokens=0) as stream:
+        ...     said = "".join(stream.text)
         >>> said, stream.reply.finish_reason
         ('hi', 'stop')
     """
@@ -58,13 +56,26 @@ class Stream(Iterator[Event]):
         return self._reply
 
     def finish(self) -> Reply:
-        """Waits for the end."""
+        """Waits for the end.
+
+        Example:
+            >>> with model.stream("Yes or no?", choices=["yes"], max_thinking_tokens=0) as stream:
+            ...     stream.finish().text
+            'yes'
+        """
         for _ in self:
             pass
         return self.reply
 
     def cancel(self) -> None:
-        """Ends the stream at once: what came until now is the reply, ``cancelled``. From any thread."""
+        """Ends the stream at once: what came until now is the reply, ``cancelled``. From any thread.
+
+        Example:
+            >>> with model.stream("Tell me everything.") as stream:
+            ...     stream.cancel()
+            ...     stream.finish().finish_reason
+            'cancelled'
+        """
         self._cancel()
 
     def __enter__(self) -> Self:

@@ -64,6 +64,14 @@ class Tokenizer:
 
     Raises:
         TokenizerError: a byte without a token, an id used twice, or a control token of harmony missing.
+
+    Example:
+        >>> tokenizer = model.tokenizer
+        >>> tokenizer.decode(tokenizer.encode("2+3"))
+        '2+3'
+        >>> end = tokenizer.special_id("<|end|>")
+        >>> tokenizer.is_special(end), tokenizer.token_bytes(end)
+        (True, b'<|end|>')
     """
 
     def __init__(
@@ -89,7 +97,14 @@ class Tokenizer:
     def from_ranks(
         cls, ranks: Mapping[bytes, int], special: Mapping[str, int], pattern: str = O200K_PATTERN
     ) -> Tokenizer:
-        """A tokenizer from tiktoken's own form: see the class."""
+        """A tokenizer from tiktoken's own form: see the class.
+
+        Example:
+            >>> ranks = {bytes([value]): value for value in range(256)}
+            >>> special = {name: 256 + place for place, name in enumerate(CONTROL_TOKENS)}
+            >>> Tokenizer.from_ranks(ranks, special).encode("Hi")
+            [72, 105]
+        """
         return cls(ranks, special, pattern)
 
     @classmethod
@@ -98,6 +113,10 @@ class Tokenizer:
 
         Raises:
             TokenizerError: the file is missing, is no byte-level BPE, or its entries contradict each other.
+
+        Example:
+            >>> Tokenizer.from_directory(model.directory).size == model.tokenizer.size
+            True
         """
         path = Path(directory) / "tokenizer.json"
         try:
@@ -119,6 +138,10 @@ class Tokenizer:
         Raises:
             InvalidRequest: half a million white space characters in a row: more than the pattern can match.
             TokenizerError: the checkpoint's own pattern does not match all of the text.
+
+        Example:
+            >>> model.tokenizer.special["<|end|>"] in model.tokenizer.encode("<|end|>")
+            False
         """
         if len(text) > _MAX_WHITE_SPACE:
             longest = max((len(run) for run in re.findall(r"\s+", text)), default=0)
@@ -140,7 +163,12 @@ class Tokenizer:
         return tokens
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Tokens to text; control tokens appear by name, invalid UTF-8 as U+FFFD."""
+        """Tokens to text; control tokens appear by name, invalid UTF-8 as U+FFFD.
+
+        Example:
+            >>> model.tokenizer.decode([model.tokenizer.special["<|end|>"]])
+            '<|end|>'
+        """
         return b"".join(map(self.token_bytes, tokens)).decode("utf-8", errors="replace")
 
     def token_bytes(self, token: int) -> bytes:

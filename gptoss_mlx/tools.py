@@ -91,6 +91,10 @@ class Tool:
 
         Raises:
             ToolError: something in it that harmony cannot render.
+
+        Example:
+            >>> Tool(name="lamp", description="Whether it is on.").description_for_harmony().description
+            'Whether it is on.'
         """
         parameters = self.parameters if self.parameters and self.parameters.get("properties") else None
         try:

@@ -19,7 +19,7 @@ import gptoss_mlx as gptoss
 from gptoss_mlx import errors
 
 BRIEF = gptoss.SamplingParams(
-    temperature=0.7, top_p=0.95, top_k=40, min_p=0.01, seed=1, max_tokens=120, stop=("\n\n",)
+    temperature=0.7, top_p=0.95, top_k=40, min_p=0.01, seed=1, max_tokens=32, stop=("\n\n",)
 )
 
 
