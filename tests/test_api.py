@@ -22,7 +22,7 @@ import gptoss_mlx as gptoss
 from gptoss_mlx.cli.run import _show_json
 from gptoss_mlx.cli.terminal import Terminal
 from gptoss_mlx.engine import GptOss
-from gptoss_mlx.errors import OutputError
+from gptoss_mlx.errors import InvalidRequest, OutputError
 from gptoss_mlx.events import Done, Event, Text, TokenLogprob, ToolCall, ToolResult
 from gptoss_mlx.guide import Guide, GuidePlan
 from gptoss_mlx.sampling import SamplingParams
@@ -370,6 +370,12 @@ def test_asyncio_streams_and_runs_async_tools_in_its_own_loop(demo: GptOss) -> N
 
     events = asyncio.run(main())
     assert isinstance(events[-1], Done)
+
+
+def test_a_stream_of_which_nothing_was_read_has_no_reply(demo: GptOss) -> None:
+    for stream in (demo.stream("Hi"), gptoss.AsyncGptOss(demo).stream("Hi")):
+        with pytest.raises(InvalidRequest, match=r"finish\(\)"):
+            _ = stream.reply
 
 
 def events_call(events: list[Event]) -> str:
