@@ -6,6 +6,9 @@ T active experts per token, I expert intermediate, W sliding window, V vocabular
 One decoded token should cost few kernels: on a GPU their launches, not their arithmetic, are what is left to
 win. So q, k and v are one product and one rotation, biases ride on ``addmm``, both biases of an expert come
 in one gather, and the end of a block is one compiled kernel that also adds the next layer's output bias.
+
+It should cost little Python either: for one token what comes before and after the attention of a block has always
+the same shapes, so it is compiled, and replayed instead of built anew.
 """
 
 from __future__ import annotations
@@ -28,7 +31,6 @@ from .weights import load_weights
 
 __all__ = ["Transformer", "load_transformer"]
 
-States = mx.array | QuantizedStates
 
 # OpenAI's constant in gate · sigmoid(1.702 · gate), the sigmoid form of GELU.
 _SWIGLU_ALPHA = 1.702
@@ -52,14 +54,15 @@ class Attention(Module):
         # YaRN's concentration multiplies queries and keys: squared, it is a factor of the scores.
         self._scale = config.head_dim**-0.5 * yarn_concentration(config.rope) ** 2
 
-    def __call__(self, x: mx.array, addend: mx.array, cache: LayerCache, mask: mx.array | None) -> mx.array:
-        """Attention over the cache and x, plus ``addend``: the residual with the output bias already in it.
+    def project(self, x: mx.array, offset: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Queries, keys and values of new positions, the first two rotated.
 
         Args:
             x: [B, L, H], normed.
-            addend: [B, L, H].
-            cache: this layer's; x's keys and values are added to it.
-            mask: for sliding layers with L > 1.
+            offset: [], where the first of them stands.
+
+        Returns:
+            [B, A, L, D] and twice [B, K, L, D].
         """
         B, L, _ = x.shape
         A, K, D = self._query_heads, self._key_heads, self._head_dim
@@ -70,16 +73,25 @@ class Attention(Module):
             traditional=False,
             base=None,
             scale=1.0,
-            offset=cache.offset,
+            offset=offset,
             freqs=self._wavelengths,
         )
-        queries = rotated[:, :A]
-        keys, values = cache.append(rotated[:, A:], heads[:, A + K :])
-        attended = self._attend(queries, keys, values, mask)
-        return self.o_proj(attended.swapaxes(1, 2).reshape(B, L, A * D), addend)
+        return rotated[:, :A], rotated[:, A:], heads[:, A + K :]
 
-    def _attend(self, queries: mx.array, keys: States, values: States, mask: mx.array | None) -> mx.array:
-        L = queries.shape[2]
+    def attend(
+        self, queries: mx.array, new_keys: mx.array, new_values: mx.array, cache: LayerCache, mask: mx.array | None
+    ) -> mx.array:
+        """What each query sees of the cache and of the new positions, which are added to it.
+
+        Args:
+            queries, new_keys, new_values: from :meth:`project`.
+            cache: this layer's.
+            mask: for sliding layers with L > 1.
+
+        Returns:
+            [B, A, L, D].
+        """
+        keys, values = cache.append(new_keys, new_values)
         if isinstance(keys, QuantizedStates):
             assert isinstance(values, QuantizedStates)
             return quantized_attention(queries, keys, values, scale=self._scale, sinks=self.sinks)
@@ -94,28 +106,26 @@ class Attention(Module):
             values,
             scale=self._scale,
             # "causal" lets the kernel skip whole blocks of keys; an array never does.
-            mask=mask if mask is not None else "causal" if L > 1 else None,
+            mask=mask if mask is not None else "causal" if queries.shape[2] > 1 else None,
             sinks=self.sinks,
         )
 
+    def output(self, attended: mx.array, addend: mx.array) -> mx.array:
+        """The heads joined and projected, plus ``addend``: the residual with the output bias already in it.
 
-class Fused:
-    """A function of arrays, compiled into one kernel where it can be.
-
-    For one token it is compiled for that shape, which lets the compiler fuse deeper; for more, once for all
-    lengths. The number of rows decides, so a prompt of any length adds nothing to what is kept.
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._one_row = mx.compile(function)
-        self._any_rows = mx.compile(function, shapeless=True)
-
-    def __call__(self, rows: int, *arguments: Any) -> Any:
-        """What the function gives for ``arguments``, arrays of so many rows or lists of them."""
-        return self._one_row(*arguments) if rows == 1 else self._any_rows(*arguments)
+        Args:
+            attended: [B, A, L, D].
+            addend: [B, L, H].
+        """
+        B, A, L, D = attended.shape
+        return self.o_proj(attended.swapaxes(1, 2).reshape(B, L, A * D), addend)
 
 
-@Fused
+# Once for all lengths. For one token it becomes a part of what a block compiles.
+_compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = partial(mx.compile, shapeless=True)
+
+
+@_compiled
 def swiglu(gate: mx.array, gate_bias: mx.array, up: mx.array, up_bias: mx.array, limit: mx.array) -> mx.array:
     """gate · sigmoid(1.702 · gate) · (up + 1), gate clamped above and up on both sides; in float32 inside."""
     dtype = gate.dtype
@@ -179,7 +189,6 @@ class Experts(Module):
         """[..., 2I] -> [..., I]; even rows are gate, odd rows up."""
         width = 2 * self._intermediate_size
         activated: mx.array = swiglu(
-            len(bias),
             hidden[..., ::2],
             bias[..., 0:width:2],
             hidden[..., 1::2],
@@ -203,7 +212,7 @@ def _weighted_sum(
     return residual.astype(mx.float32) + terms[0]
 
 
-@Fused
+@_compiled
 def combine(
     residual: mx.array, weights: list[mx.array], outputs: list[mx.array], biases: list[mx.array]
 ) -> mx.array:
@@ -211,7 +220,7 @@ def combine(
     return _weighted_sum(residual, weights, outputs, biases).astype(residual.dtype)
 
 
-@Fused
+@_compiled
 def combine_twice(
     residual: mx.array,
     weights: list[mx.array],
@@ -233,9 +242,7 @@ class MoE(Module):
         self.experts = Experts(config)
         self._active = config.num_experts_per_tok
 
-    def __call__(
-        self, x: mx.array, residual: mx.array, next_bias: mx.array | None
-    ) -> tuple[mx.array, mx.array | None]:
+    def __call__(self, x: mx.array, residual: mx.array, next_bias: mx.array | None) -> tuple[mx.array, mx.array]:
         """Adds the mixture to the residual.
 
         Args:
@@ -244,7 +251,7 @@ class MoE(Module):
             next_bias: [H], the output bias of the next layer's attention; None after the last.
 
         Returns:
-            The sum, and the sum with ``next_bias`` in it: [B, L, H] each.
+            The sum, and the sum with ``next_bias`` in it (without one, the same again): [B, L, H] each.
         """
         B, L, H = x.shape
         T = self._active
@@ -252,16 +259,14 @@ class MoE(Module):
         scores = self.router(x)  # [N, E]
         experts = mx.argpartition(scores, kth=-T, axis=-1)[:, -T:]  # [N, T]
         weights = mx.softmax(mx.take_along_axis(scores, experts, axis=-1), axis=-1, precise=True)
-        outputs, biases = self.experts(x, experts)
-        parts = (
-            [weights[:, t : t + 1] for t in range(T)],
-            [outputs[:, t] for t in range(T)],
-            [biases[:, t] for t in range(T)],
-        )
+        weights, outputs, biases = (rows.reshape(B, L, T, -1) for rows in (weights, *self.experts(x, experts)))
+        parts = tuple([rows[:, :, t] for t in range(T)] for rows in (weights, outputs, biases))
         if next_bias is None:
-            return combine(B * L, residual.reshape(B * L, H), *parts).reshape(B, L, H), None
-        total, with_bias = combine_twice(B * L, residual.reshape(B * L, H), *parts, next_bias)
-        return total.reshape(B, L, H), with_bias.reshape(B, L, H)
+            total: mx.array = combine(residual, *parts)
+            return total, total
+        # Given on as they are: where one of them were looked at in another shape, the two would not be fused.
+        both: tuple[mx.array, mx.array] = combine_twice(residual, *parts, next_bias)
+        return both
 
 
 class TransformerBlock(Module):
@@ -274,16 +279,29 @@ class TransformerBlock(Module):
         self.post_attention_layernorm = RMSNorm(config)
         self.mlp = MoE(config)
 
-    def __call__(
-        self,
-        x: mx.array,
-        x_with_bias: mx.array,
-        next_bias: mx.array | None,
-        cache: LayerCache,
-        mask: mx.array | None,
-    ) -> tuple[mx.array, mx.array | None]:
-        """[B, L, H] -> [B, L, H], and the same with ``next_bias`` in it (see :class:`MoE`)."""
-        x = self.self_attn(self.input_layernorm(x), x_with_bias, cache, mask)
+    @property
+    def output_bias(self) -> mx.array:
+        """[H], of the attention. Added where the block is entered, so that the product need not."""
+        return self.self_attn.o_proj.bias
+
+    def enter(self, x: mx.array, offset: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Up to the attention: see :meth:`Attention.project`; x is [B, L, H]."""
+        return self.self_attn.project(self.input_layernorm(x), offset)
+
+    def leave(
+        self, attended: mx.array, x_with_bias: mx.array, next_bias: mx.array | None
+    ) -> tuple[mx.array, mx.array]:
+        """From the attention on.
+
+        Args:
+            attended: [B, A, L, D], from :meth:`Attention.attend`.
+            x_with_bias: [B, L, H], what entered, with this layer's output bias.
+            next_bias: see :class:`MoE`.
+
+        Returns:
+            What enters the next block, and the same with ``next_bias`` in it: [B, L, H] each.
+        """
+        x = self.self_attn.output(attended, x_with_bias)
         return self.mlp(self.post_attention_layernorm(x), x, next_bias)
 
 
@@ -299,6 +317,12 @@ class Transformer(Module):
         self.layers = [TransformerBlock(config, wavelengths) for _ in range(config.num_hidden_layers)]
         self.norm = RMSNorm(config)
         self.lm_head = Dense(config.vocab_size, config.hidden_size, bias=False, quantization=config.quantization)
+        self.recompile()
+
+    def recompile(self) -> None:
+        """Forgets what was compiled for one token; it holds the weights, so a change of them asks for this."""
+        self._as_they_are = [(block.enter, block.leave) for block in self.layers]
+        self._for_one_token = [(mx.compile(enter), mx.compile(leave)) for enter, leave in self._as_they_are]
 
     def __call__(self, tokens: mx.array, cache: PromptCache | None = None, *, last_only: bool = False) -> mx.array:
         """The logits of the next token after each position.
@@ -312,15 +336,17 @@ class Transformer(Module):
             [B, L, V], in the model's dtype.
         """
         cache = cache if cache is not None else self.make_cache()
-        mask = self._sliding_mask(cache, tokens.shape[1])
+        blocks = self._for_one_token if tokens.size == 1 else self._as_they_are
+        mask, offset = self._sliding_mask(cache, tokens.shape[1]), mx.array(cache.offset)
+        output_biases = [layer.output_bias for layer in self.layers]
         x = self.embed_tokens.rows(tokens)
-        x_with_bias: mx.array | None = x + self.layers[0].self_attn.o_proj.bias
-        for n, (layer, layer_cache) in enumerate(zip(self.layers, cache.layers, strict=True)):
-            last = n + 1 == len(self.layers)
-            next_bias = None if last else self.layers[n + 1].self_attn.o_proj.bias
+        x_with_bias = x + output_biases[0]
+        for (enter, leave), layer, layer_cache, next_bias in zip(
+            blocks, self.layers, cache.layers, (*output_biases[1:], None), strict=True
+        ):
             layer_mask = mask if isinstance(layer_cache, SlidingKVCache) else None
-            assert x_with_bias is not None
-            x, x_with_bias = layer(x, x_with_bias, next_bias, layer_cache, layer_mask)
+            attended = layer.self_attn.attend(*enter(x, offset), layer_cache, layer_mask)
+            x, x_with_bias = leave(attended, x_with_bias, next_bias)
         if last_only:
             x = x[:, -1:]
         return self.lm_head.product(self.norm(x))

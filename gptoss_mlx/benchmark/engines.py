@@ -227,7 +227,16 @@ def decode_step(transformer: Transformer, prompt: list[int]) -> Callable[[], lis
     cache, last = transformer.make_cache(), mx.array([prompt[-1:]])
     for piece in (prompt[:-2], prompt[-2:-1]):
         mx.eval(transformer(mx.array([piece]), cache, last_only=True), cache.arrays())
-    return lambda: [transformer(last, cache), *cache.arrays()]
+
+    def build() -> list[mx.array]:
+        # Compiled anew for whoever looks at the graph, and for nobody else: the operations may be stand-ins.
+        transformer.recompile()
+        try:
+            return [transformer(last, cache), *cache.arrays()]
+        finally:
+            transformer.recompile()
+
+    return build
 
 
 def peer_decode_step(model: Any, prompt: list[int]) -> Callable[[], list[mx.array]]:
