@@ -22,7 +22,7 @@ from .first_start import choose_model
 from .loading import Loader
 from .sessions import find_chat, make_title, new_chat_path, read_chat
 from .settings import Settings, ThinkMode, as_effort, data_path
-from .spans import DIM, RED, YELLOW, Span, visible, wrap
+from .spans import DIM, RED, YELLOW, Span, visible
 from .stats import SessionStats, memory_in_use, reply_line
 from .terminal import Terminal
 
@@ -252,7 +252,7 @@ class ChatSession:
         from .keyboard import Keyboard
         from .turn import TurnView, show_live
 
-        view, keyboard = TurnView(self.think), Keyboard()
+        view, keyboard = TurnView(self.think, apart=True), Keyboard()
         try:
             reply = show_live(stream, self.terminal, keyboard, view)
         except KeyboardInterrupt:
@@ -330,11 +330,8 @@ class ChatSession:
     def say(self, text: str, style: str = DIM) -> None:
         """A remark of the program's own; in a script's output there are none."""
         target = self.terminal if self.interactive else self.errors
-        width = max(target.width - 1, 10) if target.interactive else 10_000
-        spans = (Span(text, style),)
-        target.rows([wrapped.row for wrapped in wrap(spans, width)])
+        target.paragraph(Span(text, style))
 
     def complain(self, text: str) -> None:
         """Something went wrong, and the chat goes on."""
-        spans = (Span("error: ", RED), Span(text))
-        self.terminal.rows([wrapped.row for wrapped in wrap(spans, max(self.terminal.width - 1, 10))])
+        self.terminal.paragraph(Span("error: ", RED), Span(text))

@@ -78,7 +78,7 @@ def _find(name: str) -> Command:
     beginning = [command for command in COMMANDS if command.startswith(name)] if name else []
     if len(beginning) == 1:
         return COMMANDS[beginning[0]]
-    nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5) or beginning
+    nearest = difflib.get_close_matches(name, COMMANDS, n=1) or beginning
     hint = f"did you mean /{nearest[0]}?" if nearest else "/help lists them"
     raise InvalidRequest(f"/{name}: no such command; {hint} (// sends a slash)")
 
@@ -235,6 +235,7 @@ def _history(session: ChatSession, _argument: str) -> None:
 
     if not session.chat.messages:
         raise InvalidRequest("nothing was asked yet")
+    session.terminal.line()
     show_transcript(session.chat, session.terminal)
 
 

@@ -130,7 +130,7 @@ def _self_test() -> Iterator[Finding]:
         yield (
             "bad",
             f"self-test: {type(error).__name__}: {error}",
-            "reinstall: pip install --force-reinstall gptoss-mlx",
+            "install gptoss-mlx again",
         )
         return
     seconds = time.monotonic() - began
@@ -138,6 +138,6 @@ def _self_test() -> Iterator[Finding]:
         yield (
             "bad",
             "self-test: the demo model said nothing",
-            "reinstall: pip install --force-reinstall gptoss-mlx",
+            "install gptoss-mlx again",
         )
     yield "ok", f"self-test: the demo model gave {reply.usage.completion_tokens} tokens in {seconds:.1f} s", ""

@@ -110,5 +110,5 @@ def _report(error: Exception) -> None:
     from .terminal import Terminal
 
     terminal = Terminal(sys.stderr)
-    terminal.rows([(Span("error: ", RED), Span(error_line(error)))])
+    terminal.paragraph(Span("error: ", RED), Span(error_line(error)))
     terminal.write(origin(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import ModelNotFound
-from .spans import BOLD, CYAN, DIM, GREEN, RED, YELLOW, Row, Span, wrap
+from .spans import BOLD, CYAN, DIM, GREEN, RED, YELLOW, Row, Span
 from .terminal import Terminal
 
 if TYPE_CHECKING:
@@ -48,13 +48,13 @@ def _ask(terminal: Terminal) -> str:
         (),
         *offers(DeviceInfo.current()),
         (),
-        (Span("  1  ", CYAN), Span("download gpt-oss-20b and convert it now")),
-        (Span("  2  ", CYAN), Span("try the demonstration model that comes with this program")),
-        (Span("  q  ", CYAN), Span("leave")),
+        (Span("1  ", CYAN), Span("download gpt-oss-20b and convert it now")),
+        (Span("2  ", CYAN), Span("try the demonstration model that comes with this program")),
+        (Span("q  ", CYAN), Span("leave")),
         (),
     ]
-    width = max(terminal.width - 1, 10)
-    terminal.rows(wrapped.row for row in rows for wrapped in wrap(row, width))
+    for row in rows:
+        terminal.paragraph(*row)
     while True:
         choice = _read_choice()
         if choice == "1":
@@ -76,10 +76,10 @@ def offers(device: DeviceInfo) -> list[Row]:
         download = gigabytes(weight_bytes(config, "bf16"))
         sizes = f"{download:>8} to download   {gigabytes(needed.needed_bytes):>8} of memory   "
         verdict = Span("fits", GREEN) if needed.fits else Span("does not fit", RED)
-        rows.append((Span(f"  gpt-oss-{name:<5}"), Span(sizes), verdict))
+        rows.append((Span(f"gpt-oss-{name:<5}"), Span(sizes), verdict))
         if needed.remedy is not None:
-            rows.append((Span("    it fits after: "), Span(needed.remedy, YELLOW)))
-    rows.append((Span(f"  Models may use {gigabytes(device.gpu_bytes)} of this machine's memory.", DIM),))
+            rows.append((Span("it fits after: "), Span(needed.remedy, YELLOW)))
+    rows.append((Span(f"Models may use {gigabytes(device.gpu_bytes)} of this machine's memory.", DIM),))
     return rows
 
 

@@ -124,19 +124,24 @@ def _rows(reference: str, content: dict[str, Any]) -> list[Row]:
     rows.append(_field("this machine", _device(device)))
     for precision, figures in content["precisions"].items():
         rows += [(), (Span(f"dense layers in {precision}", BOLD),)]
-        rows.append(_field("weights", f"{figures['weight_bytes'] / 1e9:.2f} GB"))
+        rows.append(_field("weights", f"{_size(figures['weight_bytes']):>9}"))
         for context, need in figures["memory"].items():
             rows.append(_memory_row(context, need))
         limit = figures["tokens_per_second_limit"]
-        speed = f"at most {limit:.0f} tokens/s" if limit else "needs a chip whose bandwidth is known"
-        rows.append(_field("speed", f"{speed} ({figures['bytes_per_token'] / 1e9:.2f} GB read a token)"))
+        read = f"{_size(figures['bytes_per_token'])} are read for a token"
+        speed = f"at most {limit:.0f} tokens/s: {read}" if limit else f"{read}; this chip's bandwidth is not known"
+        rows.append(_field("speed", speed))
     return rows
 
 
 def _device(device: dict[str, Any]) -> str:
     memory = f"{device['memory_bytes'] / 1e9:.0f} GB, {device['gpu_bytes'] / 1e9:.0f} GB for the GPU"
     bandwidth = f", {device['bandwidth'] / 1e9:.0f} GB/s" if device["bandwidth"] else ""
-    return f"{device['name']}, {memory}{bandwidth}"
+    return f"{memory}{bandwidth}" if device["name"] == "this machine" else f"{device['name']}, {memory}{bandwidth}"
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 10**8 else f"{nbytes / 1e6:.2f} MB"
 
 
 def _field(name: str, value: str) -> Row:
@@ -145,5 +150,5 @@ def _field(name: str, value: str) -> Row:
 
 def _memory_row(context: int, need: dict[str, Any]) -> Row:
     verdict = Span("fits", GREEN) if need["fits"] else Span("does not fit", RED)
-    row = (Span(f"  {f'at {context:,} tokens':<20}"), Span(f"{need['bytes'] / 1e9:6.2f} GB  "), verdict)
+    row = (Span(f"  {f'at {context:,} tokens':<20}"), Span(f"{_size(need['bytes']):>9}  "), verdict)
     return (*row, Span(f"  after: {need['remedy']}", YELLOW)) if need["remedy"] else row

@@ -75,5 +75,5 @@ def _precision(model: InstalledModel) -> str:
 
 def _when(model: InstalledModel) -> str:
     if model.last_used is None:
-        return "demo" if model.name == "demo" else "never used" if model.converted else "Hub download"
+        return "built in" if model.name == "demo" else "never used" if model.converted else "Hub download"
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(model.last_used))

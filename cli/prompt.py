@@ -33,6 +33,13 @@ _STYLE = Style.from_dict(
         "prompt": "ansicyan bold",
         "continuation": "ansibrightblack",
         "bottom-toolbar": "noreverse ansibrightblack",
+        "completion-menu": "bg:default",
+        "completion-menu.completion": "bg:default fg:ansicyan",
+        "completion-menu.completion.current": "noreverse bg:ansicyan fg:ansiblack",
+        "completion-menu.meta.completion": "bg:default fg:ansibrightblack",
+        "completion-menu.meta.completion.current": "bg:default fg:default",
+        "scrollbar.background": "bg:default",
+        "scrollbar.button": "bg:ansibrightblack",
     }
 )
 

@@ -71,7 +71,7 @@ def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int,
         first,
         f"in {prefill}/s",
         f"out {decode}/s",
-        f"{_thousands(thinking)}+{_thousands(answer)}",
+        f"{_thousands(thinking)}+{_thousands(answer)} tok",
         f"{_thousands(cached)} cached",
         f"{_thousands(context_used)}/{limit}",
         held,
@@ -79,6 +79,7 @@ def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int,
     for parts in (long, short, terse):
         if len(line := " · ".join(parts)) <= width:
             return line
+    terse[3] = terse[3].removesuffix(" tok")
     while len(terse) > 1 and len(" · ".join(terse)) > width:
         terse.pop()
     return " · ".join(terse)[:width]

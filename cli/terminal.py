@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO
 
-from .spans import Row, Span, clip, row_width, visible
+from .spans import Row, Span, clip, row_width, visible, wrap
 
 __all__ = ["Terminal"]
 
@@ -75,6 +75,12 @@ class Terminal:
     def line(self, text: str = "", style: str = "") -> None:
         """Write ``text`` and end its line."""
         self.write(text + "\n", style)
+
+    def paragraph(self, *spans: Span) -> None:
+        """Write rows broken between words; where there is no window, one row."""
+        width = max(self.width - 1, 10) if self.interactive else 1 << 20
+        shown = [Span(visible(span.text), span.style) for span in spans]
+        self.rows(wrapped.row for wrapped in wrap(shown, width))
 
     def rows(self, rows: Iterable[Row]) -> None:
         """Write finished rows; whatever tail there was is gone."""

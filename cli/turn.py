@@ -33,10 +33,16 @@ _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
 class TurnView:
-    """Turns the events of one answer into rows. Draws nothing itself, so it can be read in tests."""
+    """Turns the events of one answer into rows. Draws nothing itself, so it can be read in tests.
 
-    def __init__(self, think: ThinkMode) -> None:
+    Args:
+        think: how thinking is shown.
+        apart: whether an answer that nobody thought about begins with an empty row, below its question.
+    """
+
+    def __init__(self, think: ThinkMode, *, apart: bool = False) -> None:
         self.think = think
+        self._apart = apart
         self._section: MarkdownStream | PlainStream | None = None
         self._kind = ""
         self._status = "reading"
@@ -123,7 +129,7 @@ class TurnView:
             self._push([(Span(f"thought for {seconds:.1f} s · {self._thinking_tokens} tokens", DIM),)])
         self._kind = kind
         self._status = "working"
-        if kind and self._shown and kind != "tool":
+        if (self._shown and kind not in ("", "tool")) or (self._apart and kind in ("text", "preamble")):
             self._push([()])
         if kind in ("text", "preamble"):
             self._section = MarkdownStream()

@@ -32,7 +32,7 @@ def test_the_scrollback_equals_the_document_rendered_at_once(tmp_path: Path) -> 
     ask(person, "file x")
     expected = [plain(row).rstrip() for row in render(document, 79)]
     lines = person.lines()
-    begin = lines.index("› file x") + 1
+    begin = lines.index("› file x") + 2
     assert lines[begin : begin + len(expected)] == expected
     assert person.leave() == 0
 

@@ -58,6 +58,17 @@ def test_a_tail_is_erased_before_anything_else_is_written() -> None:
     assert stream.getvalue() == ("\x1b[?25lone\ntwo\r\x1b[1A\x1b[Jdone\ntail\r\x1b[J\x1b[?25h")
 
 
+def test_a_paragraph_breaks_between_words_and_only_in_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    text = "error: some words of\x1b an error"
+    screen, stream = terminal()
+    screen.paragraph(Span(text))
+    assert stream.getvalue() == "error: some words\nof␛ an error\n"
+    pipe = io.StringIO()
+    Terminal(pipe, {"TERM": "xterm"}).paragraph(Span(text))
+    assert pipe.getvalue() == "error: some words of␛ an error\n"
+
+
 def test_markup_of_rich_is_text() -> None:
     screen, stream = terminal()
     screen.line("[bold red]x[/] [link=http://a]b[/link]")
