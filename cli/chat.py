@@ -21,7 +21,7 @@ from .edge import INTERRUPTED, error_line, is_exit, origin
 from .first_start import choose_model
 from .loading import Loader
 from .sessions import find_chat, make_title, new_chat_path, read_chat
-from .settings import Settings, ThinkMode, as_effort, data_path
+from .settings import Effort, Settings, ThinkMode, as_effort, data_path
 from .spans import DIM, RED, YELLOW, Span, visible
 from .stats import SessionStats, memory_in_use, reply_line
 from .terminal import Terminal
@@ -71,7 +71,7 @@ class ChatSession:
         self.settings = settings
         self.interactive = interactive
         self.think: ThinkMode = settings.think
-        self.effort = settings.effort
+        self._effort = settings.effort
         self.system = settings.system
         self.stats = SessionStats()
         self.path: Path | None = None
@@ -99,11 +99,22 @@ class ChatSession:
         if self._chat is None:
             self._chat = self.model.chat(
                 instructions=self.system,
-                effort=self.effort,
+                effort=self._effort,
                 sampling=self.settings.sampling(stop_loops=True),
                 date=datetime.date.today().isoformat(),
             )
         return self._chat
+
+    @property
+    def effort(self) -> Effort:
+        """How long the next answer is thought about; a /retry may have changed it in the chat."""
+        return self._effort if self._chat is None else self._chat.effort
+
+    @effort.setter
+    def effort(self, effort: Effort) -> None:
+        self._effort = effort
+        if self._chat is not None:
+            self._chat.effort = effort
 
     @property
     def has_chat(self) -> bool:
@@ -112,9 +123,10 @@ class ChatSession:
 
     def use_chat(self, chat: Chat | None, path: Path | None) -> None:
         """Go on with another conversation; None: with a new one."""
+        self._effort = self.effort if chat is None else chat.effort
         self._chat, self.path, self.editing = chat, path, False
         if chat is not None:
-            self.effort, self.system = chat.effort, chat.instructions
+            self.system = chat.instructions
         self.context = chat.context_used if chat is not None else 0
 
     def open_chat(self, path: Path) -> None:
@@ -292,7 +304,7 @@ class ChatSession:
         from .prompt import ChatPrompt, LineReader
 
         if not self.interactive:
-            return LineReader()
+            return LineReader(lambda: self.errors.write("› ") if sys.stdin.isatty() else None)
         from .commands import Commands
 
         assert isinstance(commands, Commands)

@@ -122,8 +122,6 @@ def _effort(session: ChatSession, argument: str) -> None:
         if session.has_chat and session.chat.messages and effort != session.effort:
             cost = session.chat.tokens_to_prefill(effort)
         session.effort = effort
-        if session.has_chat:
-            session.chat.effort = effort
     remark = f": the next answer first reads {cost:,} tokens of this chat again" if cost else ""
     session.say(f"effort {session.effort}{remark}")
 

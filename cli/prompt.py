@@ -82,14 +82,13 @@ def without_quotes(text: str) -> str:
 
 
 class LineReader:
-    """Plain lines of standard input; no editing, no prompt, no escape sequences."""
+    """Plain lines of standard input, without editing; ``prompt`` is called before each question."""
 
-    def __init__(self, prompt: Callable[[], None] | None = None) -> None:
+    def __init__(self, prompt: Callable[[], None]) -> None:
         self._prompt = prompt
 
     def read(self, typed: str = "") -> str:
-        if self._prompt is not None:
-            self._prompt()
+        self._prompt()
         text = self._line()
         while in_block(text):
             text += "\n" + self._line()

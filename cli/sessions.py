@@ -128,4 +128,4 @@ def _title(path: Path) -> str:
         content: Any = json.loads(path.read_bytes())
         return str(content["title"] or "(no title)")
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "(damaged; --resume keeps what can be read)"
+        return "(damaged; --resume saves what it can)"

@@ -65,7 +65,7 @@ def show_last_turn(chat: Chat, terminal: Terminal) -> None:
     shown = list(turns(chat))
     start = max((number for number, (role, _) in enumerate(shown) if role == "user"), default=0)
     if start:
-        terminal.rows([(Span(f"{start} earlier messages; /history shows them", DIM),)])
+        terminal.line(f"earlier messages: {start}; /history shows them", DIM)
     for role, text in shown[start:]:
         _show(role, text, terminal)
 

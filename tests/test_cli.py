@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,9 +23,10 @@ from gptoss_mlx.cli.app import app
 from gptoss_mlx.cli.attachments import read_file, with_files
 from gptoss_mlx.cli.commands import COMMANDS
 from gptoss_mlx.cli.first_start import offers
-from gptoss_mlx.cli.spans import plain
+from gptoss_mlx.cli.spans import DIM, ITALIC, Span, plain
 from gptoss_mlx.cli.stats import reply_line
-from gptoss_mlx.events import Reply, Timings, Usage
+from gptoss_mlx.cli.turn import TurnView
+from gptoss_mlx.events import Done, Reply, Text, Thinking, Timings, Usage
 from gptoss_mlx.fit import DeviceInfo
 from gptoss_mlx.harmony import Message
 from tests import fake_gptoss
@@ -32,8 +34,8 @@ from tests.pty_session import FAKE
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user who never started the program."""
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home of somebody who never started the program."""
     for name in [name for name in os.environ if name.startswith("GPTOSS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -41,8 +43,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("GPTOSS_DATA", str(tmp_path / "models"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr(gptoss_mlx, "load", fake_gptoss.load, raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def home(user: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, with a model that says what it is told."""
+    monkeypatch.setattr(gptoss_mlx, "load", fake_gptoss.load, raising=False)
+    return user
 
 
 @dataclass
@@ -95,6 +103,69 @@ def test_a_chat_without_a_terminal_reads_lines(home: Path) -> None:
     listed = gptoss("chat", "--list").stdout
     assert listed.count("\n") == 1
     assert "hello" in listed
+
+
+def test_a_chat_is_forked_exported_compared_and_loaded(user: Path) -> None:
+    first = "Hello\n/system Be terse.\n/fork\nWhat is 3+4?\n/retry high\n/effort\n/compare\n/stats\n"
+    second = f"/export {user}/x.json\n/new\n/system clear\nThanks\n/save {user}/y\n/load {user}/x.json\n"
+    done = gptoss("chat", "-m", "demo", "--max-tokens", "6", stdin=first + second)
+    assert done.returncode == 0, done.stderr
+    asked = sorted([turn.text for turn in asked_in(path)] for path in sessions.chats_directory().glob("*.json"))
+    assert asked == [["Hello"], ["Hello", "What is 3+4?"], ["Thanks"]]
+    whole, thanks = chatfile.read(user / "x.json"), chatfile.read(user / "y")
+    assert (whole.effort, whole.instructions, whole.title) == ("high", "Be terse.", "Hello")
+    assert (thanks.instructions, (user / "y").stat().st_mode & 0o777) == (None, 0o600)
+    headings = ["── low ──", "── medium ──", "── high ──"]
+    assert [line for line in done.stdout.splitlines() if line.startswith("──")] == headings
+    assert "effort high\n" in done.stderr
+    assert re.search(r"answers +6\nprompts +[\d,]+ tokens, [\d,]+ of them cached\ngenerated +36 ", done.stderr)
+    assert "earlier messages: 1; /history shows them\n› What is 3+4?\n" in done.stdout
+
+
+def test_a_chat_is_exported_as_markdown(home: Path) -> None:
+    assert gptoss("chat", "-m", "demo", stdin=f"**so**\n/export {home}/x.md\n").returncode == 0
+    parts = ("# **so**", "*demo, effort medium*", "## Question", "**so**", "## Answer", "**so**")
+    assert (home / "x.md").read_text() == "\n\n".join(parts) + "\n"
+
+
+def asked_in(path: Path) -> list[Message]:
+    """The questions of a saved chat."""
+    return [message for message in chatfile.read(path).messages if message.author.role == "user"]
+
+
+def test_an_answer_follows_a_schema(user: Path) -> None:
+    (user / "schema.json").write_text('{"type": "boolean"}')
+    done = gptoss("run", "-m", "demo", "-e", "low", "--schema", str(user / "schema.json"), "Is 3 more than 2?")
+    assert (done.stdout in ("true\n", "false\n"), done.returncode) == (True, 0)
+    (user / "schema.json").write_text('["no object"]')
+    done = gptoss("run", "-m", "demo", "--schema", str(user / "schema.json"), "q")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_a_cut_answer_says_so_on_standard_error(user: Path) -> None:
+    done = gptoss("run", "-m", "demo", "--think", "hide", "--max-tokens", "3", "Hello")
+    assert (done.returncode, done.stderr) == (
+        0,
+        "the answer is cut off (finish_reason: length); --max-tokens sets the limit\n",
+    )
+
+
+def test_thinking_is_shown_as_it_was_asked_for() -> None:
+    def shown(think: settings.ThinkMode) -> list[Span]:
+        view = TurnView(think)
+        for event in (
+            Thinking(delta="one\n"),
+            Thinking(delta="two"),
+            Text(delta="So."),
+            Done(reply=Reply(text="")),
+        ):
+            view.add(event, 79)
+        return [span for row in view.rows(79) for span in row if not span.text.startswith("thought for 0.0 s")]
+
+    so = Span("So.")
+    assert shown("hide") == shown("collapse") == [so]
+    assert shown("dim") == [Span("one", f"{DIM};{ITALIC}"), Span("two", f"{DIM};{ITALIC}"), so]
+    assert shown("show") == [Span("one", ITALIC), Span("two", ITALIC), so]
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,7 @@ def test_a_session_with_the_demo_model_survives_a_kill(tmp_path: Path) -> None:
     assert told[1] == traced[1] == traced[2]
     ask(person, "What is 3+4?")
     ask(person, "/retry high")
+    person.wait_for("effort high ·")
     person.enter("/trace")
     person.wait_for("assistant  analysis")
     saved = json.loads(chats(tmp_path)[0].read_text())
@@ -246,6 +247,17 @@ def test_the_prompt_does_not_wait_for_the_model(tmp_path: Path) -> None:
     person.wait_for("TTFT")
     person.wait_for_prompt()
     assert person.leave() == 0
+
+
+def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path) -> None:
+    person = Person(CHAT, tmp_path, env={"TERM": "dumb"})
+    person.wait_for("›")
+    person.enter("**as** it is")
+    person.enter("/effort low")
+    person.wait_for("effort low")
+    assert person.leave() == 0
+    assert person.text().count("**as** it is") == 2
+    assert b"\x1b" not in person.written
 
 
 def test_escapes_in_answers_thinking_and_file_names_are_shown(tmp_path: Path) -> None:
