@@ -21,7 +21,7 @@ from gptoss_mlx import downloads, hub
 from gptoss_mlx.errors import CheckpointError, ConversionError, ModelNotFound, NotEnoughDisk
 from gptoss_mlx.files import atomic_directory
 from gptoss_mlx.fit import PRECISIONS, DeviceInfo, Precision, choose_precision
-from gptoss_mlx.reading import inside, read_regular
+from gptoss_mlx.reading import inside, parse_json, read_regular
 
 from .locking import locked
 from .manifest import MANIFEST_NAME, Manifest
@@ -386,12 +386,16 @@ def _small_files(model: SourceModel, to: TargetFormat, dense: Precision) -> dict
 
 
 def _read_small(path: Path) -> bytes:
+    """A file to be copied: bounded, regular, inside the directory, and JSON if it is said to be."""
     try:
-        return read_regular(inside(path), _MAX_COPIED)
+        content = read_regular(inside(path), _MAX_COPIED)
+        if path.suffix == ".json" and not isinstance(parse_json(content), dict):
+            raise ValueError("holds no JSON object")
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}; remove it or download it again") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be copied ({error}); remove it or download it again") from error
+    return content
 
 
 def _revision(directory: Path) -> str | None:

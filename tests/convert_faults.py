@@ -20,7 +20,6 @@ import contextlib
 import io
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Any
 from gptoss_mlx import files
 from gptoss_mlx.convert import convert_checkpoint, locking, pipeline, writer
 from gptoss_mlx.errors import GptOssError
+from tests.forks import begin, end_of, in_fork
 
 __all__ = ["CALLS", "FaultyOs", "faulty"]
 
@@ -76,6 +76,12 @@ class _Counted(io.RawIOBase):
 
     def writable(self) -> bool:
         return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return os.lseek(self._descriptor, offset, whence)
 
     def fileno(self) -> int:
         return self._descriptor
@@ -135,43 +141,32 @@ def main() -> None:
     parser.add_argument("--calls", nargs="+", default=CALLS)
     options = parser.parse_args()
     if options.what == "race":
-        begin = time.monotonic() + 0.2
-        children = [_fork(lambda: _race(options, begin)) for _ in range(options.numbers[0])]
+        together = time.monotonic() + 0.2
+        children = [begin(lambda: _explained(_race, options, together)) for _ in range(options.numbers[0])]
         for child in children:
-            _print_end(child)
+            _print_line(f"ended {end_of(child)}")
     for number in options.numbers if options.what == "kill" else ():
-        _print_end(_fork(lambda at=number: _convert_until(at, options)))  # type: ignore[misc]
+        _print_line(f"ended {in_fork(lambda at=number: _explained(_convert_until, options, at))}")  # type: ignore[misc]
 
 
-def _fork(work: Callable[[], None]) -> int:
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        except GptOssError as error:
-            _print_line(str(error))
-            os._exit(1)
-        finally:
-            os._exit(2)
-    return child
-
-
-def _print_end(child: int) -> None:
-    _print_line(f"ended {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}")
+def _explained(work: Callable[..., None], *arguments: Any) -> None:
+    try:
+        work(*arguments)
+    except GptOssError as error:
+        _print_line(str(error))
+        raise
 
 
 def _print_line(text: str) -> None:
     os.write(1, f"{text}\n".encode())  # at once: several processes share the stream
 
 
-def _race(options: argparse.Namespace, begin: float) -> None:
-    time.sleep(max(0.0, begin - time.monotonic()))
+def _race(options: argparse.Namespace, together: float) -> None:
+    time.sleep(max(0.0, together - time.monotonic()))
     convert_checkpoint(options.source, options.place / "out", dense="q8")
 
 
-def _convert_until(at: int, options: argparse.Namespace) -> None:
+def _convert_until(options: argparse.Namespace, at: int) -> None:
     place = options.place / str(at)
     place.mkdir(parents=True, exist_ok=True)
     with faulty(at, _die, tuple(options.calls), after=options.after):

@@ -18,7 +18,7 @@ from typing import Any
 from huggingface_hub import constants
 
 from gptoss_mlx import downloads
-from gptoss_mlx.errors import GptOssError
+from tests.forks import in_fork
 
 __all__ = ["FAULTS", "SURVIVED", "Downloads", "die", "fail"]
 
@@ -44,18 +44,13 @@ class Downloads:
     def attempt(self, at: int | None, happens: Callable[[], None]) -> int:
         """Downloads in a child, in which something happens at the event of that number; how the child ended:
         0 (there was no such event), 1 (a typed error), ``SURVIVED``, or by a signal."""
-        child = os.fork()
-        if child == 0:
-            try:
-                self._point_to_fake()
-                self._watch(at, happens)
-                downloads.download(downloads.plan_download(self.repo_id))
-                os._exit(SURVIVED if self._happened else 0)
-            except GptOssError:
-                os._exit(1)
-            finally:
-                os._exit(2)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return in_fork(lambda: self._download(at, happens))
+
+    def _download(self, at: int | None, happens: Callable[[], None]) -> int:
+        self._point_to_fake()
+        self._watch(at, happens)
+        downloads.download(downloads.plan_download(self.repo_id))
+        return SURVIVED if self._happened else 0
 
     def _watch(self, at: int | None, happens: Callable[[], None]) -> None:
         count = 0

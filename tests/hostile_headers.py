@@ -13,7 +13,7 @@ from safetensors import SafetensorError, deserialize
 from gptoss_mlx.checkpoint import DTYPE_BYTES, read_header
 from gptoss_mlx.errors import CheckpointError
 
-__all__ = ["accepted", "mutated"]
+__all__ = ["LARGE", "accepted", "mutated"]
 
 NUMBERS = [0, 1, -1, 4, 2**31, 2**32 + 4, 2**53 + 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**400]
 VALUES: list[Any] = [*NUMBERS, -0.0, 4.0, 1e308, float("nan"), True, None, "", "4", "U8", [], [4], {}, "\ud800"]
@@ -33,6 +33,23 @@ FRAGMENTS = [
     b"\xff",
 ]
 FRAGMENTS += [b"//", b"'", b"\x00", b"\n", b"\t", b" ", b"{", b"}", b"[", b"]", b",", b":", b'"', b"\xef\xbb\xbf"]
+
+LARGE: dict[str, bytes] = {
+    "lists": b'{"a":[' + b"[]," * 690_000 + b"[]]}",
+    "objects": b'{"a":[' + b"{}," * 690_000 + b"{}]}",
+    "tensors": b"{" + b",".join(b'"%d":{}' % number for number in range(150_000)) + b"}",
+    "a wide text": '{"__metadata__":{"a":"🙂'.encode() + b"a" * 2_000_000 + b'","b":1}}',
+    "escapes": b'{"__metadata__":{"a":1},"b":"' + b"\\u0041" * 340_000 + b'"}',
+    "numbers": b'{"a":[' + b",".join([b"9" * 4300] * 480) + b"]}",
+    "a number": b'{"a":' + b"9" * 2_000_000 + b"}",
+    "names": b'{"__metadata__":{"' + b"x" * 2_000_000 + b'":1}}',
+    "spaces": b'{"a":' + b" " * 2_000_000 + b"1}",
+    "the last tensor": json.dumps(
+        {f"t{n}": {"dtype": "U8", "shape": [1], "data_offsets": [n, n + 1]} for n in range(9_999)}
+        | {"last": {"dtype": "U8", "shape": [1], "data_offsets": [9_998, 9_999]}}
+    ).encode(),
+}
+"""Headers near the bound of 2 MB that take as much time or memory as they can before they are refused."""
 
 
 def good(rng: random.Random) -> tuple[dict[str, Any], bytes]:

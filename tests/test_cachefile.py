@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import json
 import os
 import stat
@@ -11,18 +9,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gptoss_mlx import cachefile, files
+from gptoss_mlx import cachefile
 from gptoss_mlx.cache import PromptCache
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine import GptOss
-from gptoss_mlx.errors import CacheFileError, FileWriteError, NotEnoughDisk
+from gptoss_mlx.errors import CacheFileError
 from gptoss_mlx.model import Transformer, load_transformer
 from gptoss_mlx.prefix import PrefixCache
 from gptoss_mlx.sampling import SamplingParams
@@ -194,55 +192,6 @@ def test_no_flipped_bit_and_no_cut_passes(place: int, bit: int, cut: bool, saved
         return
     assert header_padding
     assert again.tokens == TOKENS[:90]
-
-
-class Faults:
-    """Lets the k-th write, fsync or rename of the writer fail."""
-
-    def __init__(self, at: int, number: int) -> None:
-        self.left, self._number = at, number
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(os, name)
-        return self._counted(value) if name in ("fsync", "replace") else value
-
-    def fdopen(self, descriptor: int, mode: str) -> io.BufferedWriter:
-        """A file without a buffer: what is written reaches the system at once."""
-        file = cast(io.BufferedWriter, os.fdopen(descriptor, mode))
-        file.write = self._counted(file.write)  # type: ignore[method-assign]
-        return file
-
-    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def fail_or_call(*arguments: Any) -> Any:
-            self.left -= 1
-            if self.left == 0:
-                raise OSError(self._number, os.strerror(self._number))
-            return call(*arguments)
-
-        return fail_or_call
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_whatever_fails_while_saving_the_old_file_or_the_new_one_is_there(
-    number: int, transformer: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "cache"
-    old, new = filled(transformer, [10]), filled(transformer, [40])
-    failed, faults = 0, Faults(0, number)
-    while faults.left <= 0:
-        cachefile.write(path, old, "a")
-        faults = Faults(failed + 1, number)
-        with monkeypatch.context() as patch:
-            patch.setattr(files, "os", faults)
-            try:
-                cachefile.write(path, new, "a")
-            except (FileWriteError, NotEnoughDisk):
-                failed += 1
-        survivor = read(path).tokens
-        assert survivor in (old.tokens, new.tokens)
-        assert [entry.name for entry in tmp_path.iterdir()] == ["cache"]
-    assert survivor == new.tokens
-    assert failed > 10
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, b"\x02\0\0\0\0\0\0\0{}"])

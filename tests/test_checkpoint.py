@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from gptoss_mlx.checkpoint import INDEX_NAME, Checkpoint, read_header
@@ -44,7 +45,12 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
     "negative shape": ({"a": entry(0, 4, [-2, -2])}, 4, "whole numbers"),
     "shape of 2^32 + 4": ({"a": entry(0, 4, [2**32 + 4])}, 4, "does not fill"),
     "shape is text": ({"a": entry(0, 4) | {"shape": "4"}}, 4, "whole numbers"),
+    "shape of 2^63": ({"a": entry(0, 4, [2**63])}, 4, "whole numbers"),
+    "offset of 2^63": ({"a": entry(0, 4) | {"data_offsets": [0, 2**63]}}, 4, "whole numbers"),
+    "empty, and 2^63 bytes without the zero": ({"a": entry(0, 0, [2**62, 2, 0])}, 0, "does not fill"),
+    "nine dimensions": ({"a": entry(0, 1, [1] * 9)}, 1, "whole numbers"),
     "offsets reversed": ({"a": entry(0, 4) | {"data_offsets": [4, 0]}}, 4, "does not fill"),
+    "offsets are text": ({"a": entry(0, 4) | {"data_offsets": "04"}}, 4, "whole numbers"),
     "one offset": ({"a": entry(0, 4) | {"data_offsets": [0]}}, 4, "whole numbers"),
     "float offsets": ({"a": entry(0, 4) | {"data_offsets": [0.0, 4.0]}}, 4, "whole numbers"),
     "unknown dtype": ({"a": entry(0, 4, dtype="F7")}, 4, "unknown"),
@@ -55,6 +61,9 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
     "control character in a name": ({"a\x1b[2J": entry(0, 4)}, 4, "printable"),
     "empty name": ({"": entry(0, 4)}, 4, "printable"),
     "metadata is a number": ({"__metadata__": 1, **A}, 4, "__metadata__"),
+    "metadata is a list of pairs": ({"__metadata__": [["a", "b"]], **A}, 4, "__metadata__"),
+    "metadata is false": ({"__metadata__": False, **A}, 4, "__metadata__"),
+    "metadata holds null": ({"__metadata__": {"a": None}, **A}, 4, "__metadata__"),
     "metadata holds numbers": ({"__metadata__": {"a": 1}, **A}, 4, "__metadata__"),
     "duplicate tensor": (b'{"a":%s,"a":%s}' % ((json.dumps(entry(0, 4)).encode(),) * 2), 4, "stands twice"),
     "duplicate inner key": (b'{"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}}', 4, "twice"),
@@ -74,6 +83,31 @@ def test_a_malformed_header_is_refused(name: str, tmp_path: Path) -> None:
         read_header(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_header_at_every_limit_is_read_in_the_order_of_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    small = {f"t{n}": entry(n + 8, n + 9, [1] * 8) for n in range(9_996)}
+    # Empty ones at the beginning, in the middle and at the end; without the zero they have 2^63 - 1 elements.
+    empty = {name: entry(at, at, [2**63 - 1, 0]) for name, at in {"z": 0, "m": 8, "e": 10_004}.items()}
+    metadata = {"__metadata__": {"a": "b", "c": ""}}
+    for header in ({**metadata, **small, **empty}, {**empty, **dict(reversed(small.items())), **metadata}):
+        write_header(path, header | {"first": entry(0, 8, [], "F64")}, bytes(10_004))
+        found = read_header(path)
+        assert list(found) == ["z", "first", "m", *small, "e"]
+        assert len(found) == 10_000
+        begins = [record.begin for record in found.values()]
+        assert begins == sorted(begins)
+        assert found["t0"].shape == (1,) * 8
+        assert found["t0"].nbytes == 1
+        assert found["e"].end == path.stat().st_size
+    assert set(deserialize_header(path)) == set(found)
+
+
+def deserialize_header(path: Path) -> list[str]:
+    """As safetensors reads it."""
+    with safe_open(path, "np") as file:
+        return list(file.keys())
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08", struct.pack("<Q", 2**63) + b"{}", struct.pack("<Q", 3) + b"{}"])

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from tests.checkpoints import random_config
 from tests.convert_sources import write_layout
 from tests.harmony_fixtures import tokenizer
 from tests.hostile_corpus import CORPUS, HARMLESS, NUMBERS, small_tokenizer_json, write_header, write_json
-from tests.hostile_headers import accepted, mutated
+from tests.hostile_headers import LARGE, accepted, mutated
 
 ROOT = Path(__file__).parent.parent
 MiB = 2**20
@@ -69,20 +69,10 @@ def test_what_readers_could_understand_differently_is_refused(name: str, tmp_pat
         read_header(write_header(tmp_path / "model.safetensors", text, bytes(size)))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        b'{"a":[' + b"[]," * 690_000 + b"[]]}",
-        b'{"a":[' + b"{}," * 690_000 + b"{}]}",
-        b"{" + b",".join(b'"%d":{}' % number for number in range(150_000)) + b"}",
-        '{"__metadata__":{"a":"🙂'.encode() + b"a" * 2_000_000 + b'","b":1}}',
-        b'{"__metadata__":{"a":1},"b":"' + b"\\u0041" * 340_000 + b'"}',
-    ],
-    ids=["lists", "objects", "tensors", "a wide text", "escapes"],
-)
-def test_refusing_takes_little_memory(text: bytes, tmp_path: Path) -> None:
-    path = write_header(tmp_path / "model.safetensors", text)
-    assert len(text) < 2 * MiB  # more is not read at all
+@pytest.mark.parametrize("name", LARGE)
+def test_refusing_takes_little_memory(name: str, tmp_path: Path) -> None:
+    path = write_header(tmp_path / "model.safetensors", LARGE[name])
+    assert len(LARGE[name]) < 2 * MiB  # more is not read at all
     tracemalloc.start()
     try:
         with pytest.raises(CheckpointError):
@@ -90,7 +80,7 @@ def test_refusing_takes_little_memory(text: bytes, tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < len(text) + 64 * MiB
+    assert peak < len(LARGE[name]) + 64 * MiB
 
 
 def test_a_long_header_is_not_read(tmp_path: Path) -> None:
@@ -138,6 +128,31 @@ PLACES = [(made, path) for made in (CONFIG, CONFIG_5) for path in leaves(made) i
 def one_short_line(error: GptOssError) -> None:
     assert "\n" not in str(error)
     assert len(str(error)) < 1000
+
+
+# Absent, these have a value all the same; the last one changes nothing.
+OPTIONAL = ("experts_per_token", "initial_context_length", "swiglu_limit", "beta_fast", "beta_slow")
+WITHOUT_EFFECT = "attention_dropout"
+
+
+def at(content: Any, path: tuple[Any, ...]) -> Any:
+    """The value there."""
+    return at(content[path[0]], path[1:]) if path else content
+
+
+def test_every_number_of_a_config_is_refused_at_every_hostile_value() -> None:
+    numbers = [(made, path) for made, path in PLACES if type(at(made, path)) in (int, float)]
+    assert len(numbers) > 40
+    for made, path in numbers:
+        field = path[-1]
+        if field == WITHOUT_EFFECT:
+            continue
+        for value in NUMBERS:
+            if value is None and field in OPTIONAL:
+                continue
+            with pytest.raises(ConfigError, match=f"{field} ") as caught:
+                ModelConfig.from_dict(replaced(made, path, value))
+            one_short_line(caught.value)
 
 
 @pytest.mark.parametrize("value", NUMBERS, ids=lambda value: repr(value)[:12] if value != 10**400 else "10^400")
@@ -243,6 +258,31 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_conversion_does_not_pass_code_on(converted: Path) -> None:
     assert not {"auto_map", "model_file"} & set(json.loads((converted / "config.json").read_text()))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "LICENSE"])
+def test_a_conversion_copies_no_file_that_could_not_be_read(name: str, tmp_path: Path) -> None:
+    source = write_layout("hf", tmp_path / "source", num_hidden_layers=1)
+    secret = tmp_path / "secret.json"
+    secret.write_text("{}")
+    bad: dict[str, Callable[[Path], object]] = {
+        "links out": lambda path: path.symlink_to(secret),
+        "larger than": lambda path: path.write_bytes(b" " * (2**26 + 1)),
+    }
+    if name.endswith(".json"):
+        bad["JSON object"] = lambda path: path.write_text("[]")
+        bad["Expecting"] = lambda path: path.write_text("{")
+        bad["recursion"] = lambda path: path.write_text("[" * 100_000)
+        bad["stands twice"] = lambda path: path.write_text('{"a": 1, "a": 2}')
+        bad["utf-8"] = lambda path: path.write_bytes(b'{"a": "\xff"}')
+    for message, write in bad.items():
+        (source / name).unlink(missing_ok=True)
+        write(source / name)
+        with pytest.raises(CheckpointError, match=message) as caught:
+            convert_checkpoint(source, tmp_path / "out", dense="q8")
+        assert str(caught.value).startswith(str(source / name))
+        one_short_line(caught.value)
+        assert {path.name for path in tmp_path.iterdir()} == {"source", "secret.json"}
 
 
 def test_nan_scales_are_found_where_the_manifest_is_right_about_them(converted: Path, tmp_path: Path) -> None:

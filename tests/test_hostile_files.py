@@ -13,7 +13,8 @@ import re
 import shutil
 import signal
 import stat
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,80 +23,48 @@ import gptoss_mlx
 from gptoss_mlx import chatfile, files
 from gptoss_mlx.errors import FileWriteError, GptOssError, NotEnoughDisk
 from gptoss_mlx.harmony import Message
-from tests.convert_faults import faulty
-from tests.download_faults import FAULTS, SURVIVED, Downloads, die
+from tests.download_faults import FAULTS, SURVIVED, Downloads, die, fail
 from tests.fake_hub import serving
+from tests.save_faults import NEW, OLD, Save
 
-CALLS = ("write", "fsync", "replace", "open")
-OLD = chatfile.ChatContent(messages=(Message.user("old"),))
-NEW = chatfile.ChatContent(messages=(Message.user("new" * 10_000),))
-
-
-def save(path: Path) -> None:
-    chatfile.write(path, NEW)
+ROOT = Path(__file__).parent.parent
+CHAT = chatfile.ChatContent(messages=(Message.user("new" * 10_000),))
 
 
-def count_calls(path: Path) -> int:
-    with faulty(None, lambda: None, CALLS) as system:
-        save(path)
-    return system.count
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """How a fork that does the work ends."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        except GptOssError:
-            os._exit(1)
-        finally:
-            os._exit(2)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+@pytest.fixture
+def chat(tmp_path: Path) -> Save:
+    """A chat that is saved over a shorter one."""
+    path = tmp_path / "chat.json"
+    short = chatfile.ChatContent(messages=(Message.user("old"),))
+    return Save(path, lambda: chatfile.write(path, short), lambda: chatfile.write(path, CHAT))
 
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, NotEnoughDisk), (errno.EIO, FileWriteError)])
 def test_an_error_at_any_call_leaves_the_old_chat_or_the_new_one(
-    number: int, kind: type[Exception], tmp_path: Path
+    number: int, kind: type[GptOssError], chat: Save
 ) -> None:
-    path = tmp_path / "chat.json"
-    calls = count_calls(path)
-    assert calls >= 5
-
-    def fail() -> None:
-        raise OSError(number, os.strerror(number))
-
-    outcomes = []
-    for at in range(1, calls + 1):
-        chatfile.write(path, OLD)
-        with faulty(at, fail, CALLS), pytest.raises(kind, match=re.escape(str(path))):
-            save(path)
-        outcomes.append(chatfile.read(path))
-        assert [left.name for left in tmp_path.iterdir()] == ["chat.json"]
-    # Only the sync of the directory comes after the rename.
-    assert outcomes == [OLD] * (calls - 2) + [NEW] * 2
+    outcomes = list(chat.failures(fail(number), kind))
+    # Only the sync of the directory comes after the rename: it is opened and synced.
+    assert outcomes == [OLD] * (len(outcomes) - 2) + [NEW] * 2
+    assert len(outcomes) >= 5
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_kill_at_any_call_leaves_the_old_chat_or_the_new_one(after: bool, tmp_path: Path) -> None:
-    path = tmp_path / "chat.json"
-    calls = count_calls(path)
+def test_a_kill_at_any_call_leaves_the_old_chat_or_the_new_one(after: bool, chat: Save) -> None:
+    outcomes = list(chat.kills(after=after))
+    assert outcomes == sorted(outcomes, reverse=True)
+    assert set(outcomes) == {OLD, NEW}
+    assert len(outcomes) >= 5
 
-    def save_until(at: int) -> None:
-        with faulty(at, die, CALLS, after=after):
-            save(path)
 
-    left_behind = 0
-    for at in range(1, calls + 1):
-        chatfile.write(path, OLD)
-        assert in_child(lambda at=at: save_until(at)) == -signal.SIGKILL  # type: ignore[misc]
-        assert chatfile.read(path) in (OLD, NEW)
-        left_behind += len(list(tmp_path.iterdir())) - 1
-    assert left_behind >= 1
-    # Of any other file: what was left goes at the next save in the directory.
-    chatfile.write(tmp_path / "other.json", OLD)
-    assert {left.name for left in tmp_path.iterdir()} == {"chat.json", "other.json"}
+def test_prompt_caches_are_saved_as_safely() -> None:
+    """In a process of its own: forks of one that has used MLX cannot use it."""
+    command = [sys.executable, "-m", "tests.benchmarks.trust_faults", "prompt-caches"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    for fault in ("ENOSPC", "EIO", "EROFS", "killed"):
+        for which in (OLD, NEW):
+            assert f"{fault}: {which}" in ended.stdout
 
 
 def leftover(directory: Path, name: str = ".chat.json.abcd1234.gptoss.tmp") -> Path:

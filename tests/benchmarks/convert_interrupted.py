@@ -21,7 +21,6 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from gptoss_mlx.convert import convert_checkpoint
 from gptoss_mlx.errors import GptOssError, NotEnoughDisk
 from tests.convert_faults import CALLS, faulty
 from tests.convert_sources import write_layout
+from tests.forks import begin, end_of, in_fork
 
 # So many conversions that no fault meets are the end: flushes come when the disk is idle, so counts vary.
 _UNHURT = 5
@@ -49,13 +49,13 @@ class Runs:
             "vocab_size": 4096,
         }
         # In a child too: this process must not use MLX, or its children could not.
-        assert _wait(_fork(lambda: _write_source(self.source, shape))) == 0
+        assert in_fork(lambda: _write_source(self.source, shape)) == 0
         self.seconds = 0.0
         self.expected = self._rerun()
 
     def _rerun(self) -> dict[str, bytes]:
         began = time.perf_counter()
-        assert _wait(_fork(self.convert)) == 0
+        assert in_fork(self.convert) == 0
         self.seconds = time.perf_counter() - began
         contents = {path.name: path.read_bytes() for path in self.target.iterdir()}
         assert [path.name for path in self.target.parent.iterdir()] == ["out"]
@@ -83,23 +83,6 @@ def _write_source(directory: Path, shape: dict[str, Any]) -> None:
     write_layout("hf", directory, **shape)
 
 
-def _fork(work: Callable[[], None]) -> int:
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        except GptOssError:
-            os._exit(1)
-        finally:
-            os._exit(2)
-    return child
-
-
-def _wait(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def random_kills(runs: Runs, kills: int, rng: random.Random) -> collections.Counter[str]:
     """SIGKILL at moments spread over a conversion, from its first trace on the disk to its end.
 
@@ -107,12 +90,12 @@ def random_kills(runs: Runs, kills: int, rng: random.Random) -> collections.Coun
     """
     found: collections.Counter[str] = collections.Counter()
     while found.total() < kills:
-        child = _fork(runs.convert)
+        child = begin(runs.convert)
         while not any(runs.target.parent.iterdir()):
             time.sleep(0.0005)
         time.sleep(rng.uniform(0, runs.seconds))
         os.kill(child, signal.SIGKILL)
-        killed = _wait(child) == -signal.SIGKILL
+        killed = end_of(child) == -signal.SIGKILL
         left = runs.check()
         if killed:
             found[f"killed: {left}"] += 1
@@ -126,7 +109,7 @@ def kills_at_calls(runs: Runs) -> collections.Counter[str]:
         at = unhurt = 0
         while unhurt < _UNHURT:
             at += 1
-            code = _wait(_fork(lambda at=at, after=after: _die_at(runs, at, after)))  # type: ignore[misc]
+            code = in_fork(lambda at=at, after=after: _die_at(runs, at, after))  # type: ignore[misc]
             if code == -signal.SIGKILL:
                 found[("after: " if after else "before: ") + runs.check()] += 1
             else:
@@ -147,7 +130,7 @@ def failing_calls(runs: Runs, number: int) -> collections.Counter[str]:
     at = unhurt = 0
     while unhurt < _UNHURT:
         at += 1
-        code = _wait(_fork(lambda at=at: _fail_at(runs, at, number)))  # type: ignore[misc]
+        code = in_fork(lambda at=at: _fail_at(runs, at, number))  # type: ignore[misc]
         if code == 1:
             what = runs.check()
             assert what != "no target, temporary files"

@@ -1,9 +1,10 @@
-"""Every fault at every moment, for everything that saves: chats, downloads; conversions: ``convert_interrupted``.
+"""Every fault at every moment, for everything that saves; conversions have their own: ``convert_interrupted``.
 
-    python -m tests.benchmarks.trust_faults
+    python -m tests.benchmarks.trust_faults [chats] [prompt-caches] [downloads]
 
-1. A chat is saved: every write, sync, rename and opening fails once with ENOSPC, EIO and EROFS, and the process is
-   killed before and after every one. After each, the old chat or the new one is there, whole.
+1. A chat or a prompt cache is saved over another: every write, sync, rename and opening fails once with ENOSPC,
+   EIO and EROFS, and the process is killed before and after every one. After each, the old file or the new one is
+   there, byte for byte.
 2. A repository is downloaded: at every moment at which a file of the cache is opened for writing, made, renamed,
    linked or removed, the call fails with ENOSPC or EIO, or the process is killed. After each, the model is found
    whole or not at all, and downloading again ends with every byte.
@@ -13,83 +14,69 @@ Prints how often which happened; a violation is an assertion that stops it.
 
 from __future__ import annotations
 
-import collections
+import argparse
 import errno
 import itertools
-import os
 import shutil
-import signal
 import tempfile
+from collections import Counter
 from pathlib import Path
 
-from gptoss_mlx import chatfile
-from gptoss_mlx.errors import GptOssError
+from gptoss_mlx import cachefile, chatfile
+from gptoss_mlx.cache import PromptCache
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.errors import FileWriteError, NotEnoughDisk
 from gptoss_mlx.harmony import Message
-from tests.convert_faults import CALLS, faulty
+from gptoss_mlx.prefix import PrefixCache
+from tests.checkpoints import random_config
 from tests.convert_sources import write_layout
 from tests.download_faults import FAULTS, Downloads, die, fail
 from tests.fake_hub import serving
+from tests.forks import in_fork
+from tests.save_faults import Save
 
-_OLD = chatfile.ChatContent(messages=(Message.user("old"),))
-_NEW = chatfile.ChatContent(messages=(Message.user("new" * 100_000),))
 _REPO = "someone/small-gpt-oss"
+_FAULTS = {
+    "ENOSPC": (fail(errno.ENOSPC), NotEnoughDisk),
+    "EIO": (fail(errno.EIO), FileWriteError),
+    "EROFS": (fail(errno.EROFS), FileWriteError),
+}
 
 
-def chats(place: Path) -> collections.Counter[str]:
+def chats(place: Path) -> Counter[str]:
     """Saves of a chat."""
     path = place / "chat.json"
-    with faulty(None, lambda: None, CALLS) as system:
-        chatfile.write(path, _NEW)
-    found: collections.Counter[str] = collections.Counter()
-    for number in (errno.ENOSPC, errno.EIO, errno.EROFS):
-        for at in range(1, system.count + 1):
-            chatfile.write(path, _OLD)
-            with faulty(at, fail(number), CALLS):
-                message = _refusal(path)
-            assert message.isprintable()
-            assert [left.name for left in place.iterdir()] == ["chat.json"]
-            found[f"{errno.errorcode[number]}: {_which(path)}"] += 1
-    for after in (False, True):
-        for at in range(1, system.count + 1):
-            chatfile.write(path, _OLD)
-            assert _save_and_die(path, at, after) == -signal.SIGKILL
-            found[f"killed: {_which(path)}"] += 1
-    return found
+
+    def save(text: str) -> None:
+        chatfile.write(path, chatfile.ChatContent(messages=(Message.user(text),)))
+
+    return Save(path, lambda: save("old"), lambda: save("new" * 100_000)).outcomes(_FAULTS)
 
 
-def _refusal(path: Path) -> str:
-    try:
-        chatfile.write(path, _NEW)
-    except GptOssError as error:
-        return str(error)
-    raise AssertionError("no error")
+def prompt_caches(place: Path) -> Counter[str]:
+    """Saves of a prompt cache."""
+    path = place / "cache"
+
+    def save(length: int) -> None:
+        import mlx.core as mx
+
+        config = ModelConfig.from_dict(random_config())
+        prefix = PrefixCache(PromptCache(config))
+        states = mx.ones((1, config.num_key_value_heads, length, config.head_dim))
+        for layer in prefix.cache.layers:
+            layer.append(states, states)
+        prefix.extend(range(length))
+        prefix.mark()
+        cachefile.write(path, prefix, "a model")
+
+    return Save(path, lambda: save(10), lambda: save(300)).outcomes(_FAULTS)
 
 
-def _which(path: Path) -> str:
-    content = chatfile.read(path)
-    assert content in (_OLD, _NEW)
-    return "the old chat" if content == _OLD else "the new chat"
-
-
-def _save_and_die(path: Path, at: int, after: bool) -> int:
-    child = os.fork()
-    if child == 0:
-        try:
-            with faulty(at, die, CALLS, after=after):
-                chatfile.write(path, _NEW)
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def model_downloads(place: Path) -> collections.Counter[str]:
+def model_downloads(place: Path) -> Counter[str]:
     """Downloads of a repository."""
-    found: collections.Counter[str] = collections.Counter()
-    child = os.fork()
-    if child == 0:  # this process must not use MLX, or its children could not
-        write_layout("hf", place / "source", num_hidden_layers=1)
-        os._exit(0)
-    os.waitpid(child, 0)
+    found: Counter[str] = Counter()
+    # In a child too: this process must not use MLX, or its children could not.
+    assert in_fork(lambda: _write_source(place / "source")) == 0
     expected = {path.name: path.read_bytes() for path in (place / "source").iterdir()}
     cache = place / "cache"
     with serving(_REPO, place / "source") as hub:
@@ -108,12 +95,21 @@ def model_downloads(place: Path) -> collections.Counter[str]:
     return found
 
 
+def _write_source(directory: Path) -> None:
+    write_layout("hf", directory, num_hidden_layers=1)
+
+
+PARTS = {"chats": chats, "prompt-caches": prompt_caches, "downloads": model_downloads}
+
+
 def main() -> None:
     """The command line."""
-    with tempfile.TemporaryDirectory() as place:
-        (Path(place) / "chats").mkdir()
-        print("chats:", dict(chats(Path(place) / "chats")), flush=True)
-        print("downloads:", dict(model_downloads(Path(place))), flush=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="by default all")
+    options = parser.parse_args()
+    for name in options.parts or PARTS:
+        with tempfile.TemporaryDirectory() as place:
+            print(f"{name}: {dict(PARTS[name](Path(place)))}", flush=True)
 
 
 if __name__ == "__main__":

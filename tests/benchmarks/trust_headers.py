@@ -2,9 +2,11 @@
 
     python -m tests.benchmarks.trust_headers [--headers 100000]
 
-Each is a good file after changes of its structure, its text, its length or its data. Whatever is accepted, the
-safetensors library must accept too, with the same tensors; whatever is refused must be refused with one typed,
-short line. A violation is an assertion that stops it.
+1. Each is a good file after changes of its structure, its text, its length or its data. Whatever is accepted, the
+   safetensors library must accept too, with the same tensors; whatever is refused must be refused with one typed,
+   short line. A violation is an assertion that stops it.
+2. How long the headers take that were made to take long, in seconds of the processor, and what they take of the
+   memory (that of tests/test_hostile_checkpoint.py).
 """
 
 from __future__ import annotations
@@ -13,9 +15,13 @@ import argparse
 import random
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 
-from tests.hostile_headers import accepted, mutated
+from gptoss_mlx.checkpoint import read_header
+from gptoss_mlx.errors import CheckpointError
+from tests.hostile_corpus import write_header
+from tests.hostile_headers import LARGE, accepted, mutated
 
 
 def main() -> None:
@@ -24,18 +30,49 @@ def main() -> None:
     parser.add_argument("--headers", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1_000_000)
     options = parser.parse_args()
-    good, slowest = 0, 0.0
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as place:
-        for seed in range(options.seed, options.seed + options.headers):
-            content = mutated(random.Random(seed))
-            began = time.process_time()
-            good += accepted(Path(place) / "model.safetensors", content)
-            slowest = max(slowest, time.process_time() - began)
+        path = Path(place) / "model.safetensors"
+        many(path, range(options.seed, options.seed + options.headers))
+        for name, text in LARGE.items():
+            large(write_header(path, text), name)
+
+
+def many(path: Path, seeds: range) -> None:
+    """Mutated headers, one after the other."""
+    good, slowest = 0, 0.0
+    for seed in seeds:
+        content = mutated(random.Random(seed))
+        began = time.process_time()
+        good += accepted(path, content)
+        slowest = max(slowest, time.process_time() - began)
     print(
-        f"{options.headers:,} headers: {good:,} accepted, all of them by safetensors too; "
-        f"{options.headers - good:,} refused; the slowest took {slowest * 1000:.1f} ms of the processor"
+        f"{len(seeds):,} headers: {good:,} accepted, all of them by safetensors too; "
+        f"{len(seeds) - good:,} refused; the slowest took {slowest * 1000:.1f} ms of the processor",
+        flush=True,
     )
+
+
+def large(path: Path, name: str) -> None:
+    """One header that must be refused."""
+    began = time.process_time()
+    refuse(path)
+    seconds = time.process_time() - began
+    tracemalloc.start()
+    refuse(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    size = path.stat().st_size
+    print(f"{name:<16}{size / 2**20:>6.2f} MiB{seconds:>8.3f} s{(peak - size) / 2**20:>8.1f} MiB beside it")
+
+
+def refuse(path: Path) -> None:
+    """Reads it, to no avail."""
+    try:
+        read_header(path)
+    except CheckpointError:
+        return
+    raise AssertionError(f"{path} was accepted")
 
 
 if __name__ == "__main__":
