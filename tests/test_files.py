@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,15 @@ def test_private_files_are_their_owners_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "public").stat().st_mode) == 0o640
 
 
+def test_saving_leaves_the_umask_as_it_was(tmp_path: Path) -> None:
+    before = os.umask(0o026)
+    try:
+        files.write_text(tmp_path / "public", "")
+        assert os.umask(0o026) == 0o026
+    finally:
+        os.umask(before)
+
+
 def test_private_directories_are_their_owners_alone(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir(mode=0o755)
     for name in ("open", "new/inner"):
@@ -65,6 +76,44 @@ def test_links_and_directories_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileWriteError, match="does not exist"):
         files.write_text(tmp_path / "missing" / "file", "new")
     assert (tmp_path / "target").read_text() == "old"
+    with pytest.raises(FileWriteError, match="symbolic link"):
+        files.private_directory(tmp_path / "link")
+    with pytest.raises(FileWriteError):
+        files.private_directory(tmp_path / "target")
+    for link in ("model", ".model.partial"):
+        (tmp_path / link).symlink_to(tmp_path / "directory")
+        with pytest.raises(FileWriteError, match="symbolic link"), files.atomic_directory(tmp_path / "model"):
+            pytest.fail("the block must not run")
+        (tmp_path / link).unlink()
+
+
+def failing(number: int) -> Callable[..., None]:
+    """A call that the system refuses."""
+
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "remedy"),
+    [
+        (errno.ENOSPC, NotEnoughDisk, "free some"),
+        (errno.EDQUOT, NotEnoughDisk, "free some"),
+        (errno.EACCES, FileWriteError, "no permission"),
+        (errno.EROFS, FileWriteError, "no permission"),
+        (errno.ENOENT, FileWriteError, "make it first"),
+        (errno.EIO, FileWriteError, os.strerror(errno.EIO)),
+    ],
+)
+def test_an_error_says_what_to_do(
+    number: int, kind: type[Exception], remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "replace", failing(number))
+    with pytest.raises(kind, match=remedy) as caught:
+        files.write_text(tmp_path / "chat.json", "new")
+    assert str(caught.value).startswith(f"{tmp_path / 'chat.json'}: ")
 
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, NotEnoughDisk), (errno.EIO, FileWriteError)])
@@ -75,15 +124,82 @@ def test_when_the_system_refuses_the_old_file_stays(
     path = tmp_path / "chat.json"
     files.write_text(path, "old")
 
-    def refuse(*arguments: Any, **options: Any) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, call, refuse)
+    monkeypatch.setattr(os, call, failing(number))
     with pytest.raises(kind, match=r"chat\.json"):
         files.write_text(path, "new")
     monkeypatch.undo()
     assert path.read_text() == "old"
     assert names_in(tmp_path) == {"chat.json"}
+
+
+@pytest.fixture
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[str | int]:
+    """What was asked of the system, in order: inodes that were synced, names that were renamed to."""
+    calls: list[str | int] = []
+
+    def renaming(real: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+        def rename(old: Any, new: Any) -> None:
+            calls.append(Path(new).name)
+            real(old, new)
+
+        return rename
+
+    monkeypatch.setattr(sys, "platform", "linux")  # where there is one call for it
+    monkeypatch.setattr(os, "fsync", lambda descriptor: calls.append(os.fstat(descriptor).st_ino))
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, renaming(getattr(os, name)))
+    return calls
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(
+    tmp_path: Path, noted: list[str | int]
+) -> None:
+    path = tmp_path / "chat.json"
+    files.write_text(path, "new")
+    assert noted == [path.stat().st_ino, "chat.json", tmp_path.stat().st_ino]
+
+
+def test_so_are_the_names_in_a_directory(tmp_path: Path, noted: list[str | int]) -> None:
+    target, parent = tmp_path / "model", tmp_path.stat().st_ino
+    for replace in (False, True):
+        noted.clear()
+        with files.atomic_directory(target, replace=replace):
+            pass
+        aside = [".model.replaced", parent] if replace else []
+        assert noted == [target.stat().st_ino, *aside, "model", parent]
+
+
+def test_a_mac_is_asked_for_more_than_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    full = 51  # F_FULLFSYNC, which Linux does not have
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr("fcntl.F_FULLFSYNC", full, raising=False)
+    monkeypatch.setattr(os, "fsync", calls.append)
+    monkeypatch.setattr("fcntl.fcntl", lambda *arguments: calls.append(arguments))
+    files.sync_descriptor(7)
+    assert calls == [(7, full)]
+    # A network share, or a disk in FAT, knows nothing of it.
+    for number in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY, errno.ENODEV):
+        calls.clear()
+        monkeypatch.setattr("fcntl.fcntl", failing(number))
+        files.sync_descriptor(7)
+        assert calls == [7]
+    monkeypatch.setattr("fcntl.fcntl", failing(errno.EIO))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        files.sync_descriptor(7)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_directory_that_cannot_be_synced_is_no_error(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", failing(number))
+    files.sync_directory(tmp_path)
+    monkeypatch.setattr(os, "open", failing(errno.EACCES))
+    files.sync_directory(tmp_path)
+    monkeypatch.setattr(os, "open", failing(errno.EIO))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        files.sync_directory(tmp_path)
 
 
 def test_a_directory_appears_whole(tmp_path: Path) -> None:
@@ -116,6 +232,29 @@ def test_an_error_leaves_the_old_directory_and_no_partial_one(tmp_path: Path) ->
         raise RuntimeError
     assert names_in(target) == {"old"}
     assert names_in(tmp_path) == {"model"}
+
+
+def test_what_was_built_can_be_kept_and_built_elsewhere(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RuntimeError),
+        files.atomic_directory(tmp_path / "model", staging=tmp_path / "staging", keep_on_error=True) as staging,
+    ):
+        (staging / "a").write_text("1")
+        raise RuntimeError
+    assert names_in(tmp_path) == {"staging"}
+    with files.atomic_directory(tmp_path / "model", staging=tmp_path / "staging"):
+        pass
+    assert names_in(tmp_path / "model") == {"a"}
+
+
+def test_what_an_earlier_replacing_left_goes(tmp_path: Path) -> None:
+    for name in ("model", ".model.replaced"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "old").write_text("")
+    with files.atomic_directory(tmp_path / "model", replace=True):
+        pass
+    assert names_in(tmp_path) == {"model"}
+    assert not names_in(tmp_path / "model")
 
 
 def test_a_failed_rename_puts_the_old_directory_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
