@@ -6,6 +6,7 @@ import gc
 import random
 import sys
 import weakref
+from array import array
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,7 +26,7 @@ from gptoss_mlx.harmony import (
     render_for_training,
     render_segments,
 )
-from gptoss_mlx.harmony.render import dropped_messages
+from gptoss_mlx.harmony.render import _Store, dropped_messages
 from tests.harmony_fixtures import (
     CONTROL_STRINGS,
     NAMED,
@@ -148,6 +149,26 @@ def test_boundaries_lie_after_the_prefix_every_reply_header_and_every_tool_resul
     assert len(replies) == 3
 
 
+def test_the_prefix_ends_with_the_first_message_of_anyone_else() -> None:
+    developer = Message.developer(DeveloperContent(instructions="Hi"))
+    for leading in ((), (Message.system(SystemContent()),), (Message.system(SystemContent()), developer)):
+        messages = (*leading, Message.user("Go"), developer, Message.user("Go on"))
+        rendering = render_segments(Conversation(messages=messages), CODEC, None)
+        assert rendering.prefix == len(render(Conversation(messages=leading), CODEC, None))
+        # Where nobody answered there is nothing else to return to.
+        assert rendering.boundaries == ([rendering.prefix] if leading else [])
+
+
+def test_nothing_that_was_dropped_is_a_boundary() -> None:
+    messages = (*turn(1), Message.tool("python", "1", channel="analysis"), Message.user("Go on"))
+    messages = (messages[0], messages[3], *messages[1:3], messages[4])
+    rendering = render_segments(Conversation(messages=messages), CODEC)
+    dropped = {segment.index for segment in rendering.segments if segment.dropped}
+    assert dropped == {1, 2}
+    answer = next(segment for segment in rendering.segments if segment.index == 3)
+    assert rendering.boundaries == [answer.start + rendering.reply_header, len(rendering.tokens)]
+
+
 def test_a_rendering_of_nothing_has_no_boundaries() -> None:
     rendering = render_segments(Conversation(), CODEC, None)
     assert (rendering.tokens, rendering.prefix, rendering.boundaries) == ([], 0, [])
@@ -181,6 +202,25 @@ def test_the_cache_is_bounded_and_stays_right(monkeypatch: pytest.MonkeyPatch) -
     for _ in range(2):
         assert render(talk(20), counting) == render(talk(20), CODEC)
     assert counting.characters > 1900
+
+
+def test_what_was_used_longest_ago_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["gptoss_mlx.harmony.render"], "CACHED_TOKENS", 10)
+    store = _Store()
+    first, second, third, fourth = ((Message.user(str(number)), False) for number in range(4))
+    for _ in range(2):  # known already: counted once
+        store.put(first, array("I", range(5)))
+        store.put(second, array("I", range(5)))
+    assert store.get(first) == array("I", range(5))
+    store.put(third, array("I", range(1)))
+    assert store.get(second) is None
+    store.put(fourth, array("I", range(4)))
+    assert [store.get(key) is not None for key in (first, second, third, fourth)] == [True, False, True, True]
+    store.put(second, array("I", range(100)))  # larger than all: alone
+    assert [store.get(key) is not None for key in (first, second, third, fourth)] == [False, True, False, False]
+    store.put(first, array("I", range(10)))
+    assert store.get(second) is None
+    assert store.get(first) is not None
 
 
 def test_equal_texts_under_another_tokenizer_are_not_shared() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,142 @@ def test_a_paragraph_breaks_between_words_and_only_in_a_window(monkeypatch: pyte
     pipe = io.StringIO()
     Terminal(pipe, {"TERM": "xterm"}).paragraph(Span(text))
     assert pipe.getvalue() == "error: some words of␛ an error\n"
+
+
+class Window(Tty):
+    """A terminal of a size that can change, which counts how often it was flushed."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, columns: int, lines: int = 24) -> None:
+        super().__init__()
+        self.flushes = 0
+        self.size = os.terminal_size((columns, lines))
+        for name in ("COLUMNS", "LINES"):
+            patch.delenv(name, raising=False)
+        patch.setattr(os, "get_terminal_size", lambda descriptor: {7: self.size}[descriptor])
+        patch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((81, 25)))
+
+    def fileno(self) -> int:
+        return 7
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+    def taken(self) -> str:
+        """What was written since it was last asked for."""
+        written = self.getvalue()
+        self.truncate(0)
+        self.seek(0)
+        return written
+
+
+def test_the_size_is_the_windows_own_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    window = Window(monkeypatch, 37, 9)
+    screen = Terminal(window, {"TERM": "xterm"})
+    assert (screen.width, screen.height) == (37, 9)
+    window.size = os.terminal_size((1, 2))
+    assert (screen.width, screen.height) == (1, 2)
+    window.size = os.terminal_size((0, 0))  # a terminal that does not know
+    assert (screen.width, screen.height) == (81, 25)
+    assert Terminal(window, {"TERM": "dumb"}).width == 81
+    assert Terminal(Tty(), {"TERM": "xterm"}).width == 81  # no descriptor to ask
+    window.size = os.terminal_size((37, 9))
+    monkeypatch.setenv("COLUMNS", "50")
+    assert screen.width == 81  # which is where it is looked up
+
+
+def test_a_tail_fits_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    window = Window(monkeypatch, 10, 4)
+    screen = Terminal(window, {"TERM": "xterm"})
+    screen.frame((), [(Span(f"{number}23456789012"),) for number in range(6)])
+    # A cell stays free, or the cursor would be in the next row; and a row above.
+    assert window.taken() == "\n".join(f"{number}23456789" for number in (3, 4, 5))
+    screen.frame((), ())
+    assert window.taken() == "\r\x1b[2A\x1b[J"
+    screen.frame((), ())
+    assert window.taken() == ""
+    window.size = os.terminal_size((1, 1))
+    screen.frame((), [(Span("one"),), (Span("two"),)])
+    assert window.taken() == "t"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        *(
+            {name: "1"}
+            for name in (
+                "TMUX",
+                "VTE_VERSION",
+                "KITTY_WINDOW_ID",
+                "ALACRITTY_WINDOW_ID",
+                "WT_SESSION",
+                "WEZTERM_PANE",
+            )
+        ),
+        *({"TERM_PROGRAM": name} for name in ("iTerm.app", "Apple_Terminal", "ghostty", "vscode")),
+        {},
+        {"TERM_PROGRAM": "other"},
+    ],
+    ids=str,
+)
+def test_a_tail_that_the_terminal_wrapped_is_erased_whole(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = Window(monkeypatch, 10)
+    screen = Terminal(window, {"TERM": "xterm", **environ})
+    wraps = bool(environ) and environ.get("TERM_PROGRAM") != "other"
+    for columns, rows in ((4, 3 + 2 + 1 + 1), (9, 4), (1, 9 + 8 + 1 + 1), (10, 4), (12, 4)):
+        window.size = os.terminal_size((10, 24))
+        screen.frame((), [(Span("123456789"),), (Span("1234"), Span("5678")), (), (Span("x"),)])
+        window.taken()
+        window.size = os.terminal_size((columns, 24))
+        screen.line("next")
+        assert window.taken() == f"\r\x1b[{(rows if wraps else 4) - 1}A\x1b[Jnext\n"
+
+
+def test_each_line_has_the_style_and_a_row_has_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    window = Window(monkeypatch, 80)
+    screen = Terminal(window, {"TERM": "xterm"})
+    for _ in range(2):
+        screen.write("a\nb\n", RED)
+        assert window.taken() == "\x1b[31ma\x1b[0m\n\x1b[31mb\x1b[0m\n"
+    screen.line()
+    screen.line("c")
+    screen.rows([(Span("a\nb"), Span("", RED), Span("c", RED))])
+    assert window.taken() == "\nc\na\u240ab\x1b[31mc\x1b[0m\n"
+    flushes = window.flushes
+    screen.write("")
+    assert window.flushes == flushes
+    screen.write("x")
+    assert window.flushes == flushes + 1
+
+
+def test_the_cursor_is_shown_again_however_it_ends() -> None:
+    screen, stream = terminal()
+    with pytest.raises(RuntimeError), screen.live():
+        screen.frame((), [(Span("tail"),)])
+        raise RuntimeError
+    assert stream.getvalue() == "\x1b[?25ltail\r\x1b[J\x1b[?25h"
+    screen, stream = terminal({"TERM": "dumb"})
+    with screen.live():
+        screen.frame((), [(Span("tail"),)])
+    assert stream.getvalue() == ""
+
+
+def test_what_is_copied_carries_no_escape() -> None:
+    screen, stream = terminal()
+    screen.copy("hi\x1b]")
+    assert stream.getvalue() == "\x1b]52;c;aGkbXQ==\x07"
+    screen, stream = terminal({"TERM": "dumb"})
+    screen.copy("hi")
+    assert stream.getvalue() == ""
+
+
+def test_colours_are_told_from_the_rest() -> None:
+    screen, stream = terminal({"NO_COLOR": "1"})
+    for style in ("9;30", "29;3", "31", "31;1"):
+        screen.line("x", style)
+    assert stream.getvalue() == "\x1b[9mx\x1b[0m\n\x1b[29;3mx\x1b[0m\nx\n\x1b[1mx\x1b[0m\n"
 
 
 def test_markup_of_rich_is_text() -> None:
