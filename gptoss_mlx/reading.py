@@ -12,7 +12,6 @@ import json
 import os
 import reprlib
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -76,20 +75,18 @@ def inside(path: Path) -> Path:
     return path
 
 
-def parse_json(content: bytes, on_object: Callable[[], None] = lambda: None) -> Any:
+def parse_json(content: bytes) -> Any:
     """JSON in UTF-8, without a key that stands twice and without -0.
 
     Args:
         content: the text. Nothing is guessed: other encodings are errors, and so are halves of surrogate pairs
             in it (those in escapes are not).
-        on_object: called after every object, so that a reader that knows how many there may be can stop.
 
     Raises:
         ValueError, RecursionError: it is anything else.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        on_object()
         made = dict(pairs)
         if len(made) != len(pairs):
             raise ValueError(f"key {shown(_twice(pairs))} stands twice")

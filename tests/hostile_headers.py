@@ -37,6 +37,11 @@ FRAGMENTS += [b"//", b"'", b"\x00", b"\n", b"\t", b" ", b"{", b"}", b"[", b"]", 
 LARGE: dict[str, bytes] = {
     "lists": b'{"a":[' + b"[]," * 690_000 + b"[]]}",
     "objects": b'{"a":[' + b"{}," * 690_000 + b"{}]}",
+    "lists in lists": b'{"a":[' + (b"[" * 400 + b"]" * 400 + b",") * 2_600 + b"0]}",
+    "objects in lists": b'{"a":[' + b"[{}]," * 410_000 + b"0]}",
+    "objects in objects": b'{"a":[' + (b'{"":' * 300 + b"0" + b"}" * 300 + b",") * 1_390 + b"0]}",
+    "keys": b"{" + b",".join(b'"%x":1' % number for number in range(2**20, 2**20 + 180_000)) + b"}",
+    "wide keys": '{"🙂":1,'.encode() + b",".join(b'"%x":1' % n for n in range(2**20, 2**20 + 180_000)) + b"}",
     "tensors": b"{" + b",".join(b'"%d":{}' % number for number in range(150_000)) + b"}",
     "a wide text": '{"__metadata__":{"a":"🙂'.encode() + b"a" * 2_000_000 + b'","b":1}}',
     "escapes": b'{"__metadata__":{"a":1},"b":"' + b"\\u0041" * 340_000 + b'"}',
@@ -86,7 +91,7 @@ def mutated(rng: random.Random) -> bytes:
 
 def _change_structure(rng: random.Random, header: dict[str, Any]) -> None:
     name = rng.choice([*header, "new"])
-    kind = rng.randrange(6)
+    kind = rng.randrange(9)
     if kind == 0:
         header[rng.choice(NAMES)] = header.pop(name, {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]})
         return
@@ -97,11 +102,24 @@ def _change_structure(rng: random.Random, header: dict[str, Any]) -> None:
         entry[rng.choice([*entry, "more"])] = rng.choice(VALUES)
     elif kind == 3:
         del entry[rng.choice(list(entry))]
+    elif kind >= 6 and "data_offsets" in entry:
+        _move(rng, header, entry)
     else:
         numbers = entry.get(rng.choice(["shape", "data_offsets"]))
         if isinstance(numbers, list):
             at = rng.randint(0, len(numbers))
             numbers[at : at + rng.randint(0, 1)] = [rng.choice(VALUES)]
+
+
+def _move(rng: random.Random, header: dict[str, Any], entry: dict[str, Any]) -> None:
+    """Gives a tensor other bytes: it overlaps with one, leaves a hole, or changes places."""
+    tensors = [other for other in header.values() if isinstance(other, dict)]
+    spans = [span for other in tensors if isinstance(span := other.get("data_offsets"), list) and len(span) == 2]
+    if rng.random() < 0.5 and spans:
+        entry["data_offsets"] = list(rng.choice(spans))
+    elif entry["data_offsets"] in spans and all(type(number) is int for number in entry["data_offsets"]):
+        by = rng.choice([-4, -1, 1, 4, 8])
+        entry["data_offsets"] = [number + by for number in entry["data_offsets"]]
 
 
 def _change_text(rng: random.Random, text: bytes) -> bytes:
