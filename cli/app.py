@@ -32,6 +32,14 @@ def _installed(incomplete: str) -> list[str]:
     return [model.name for model in list_models() if model.name.startswith(incomplete)]
 
 
+def _known(incomplete: str) -> list[str]:
+    """For the shell's completion: those, and the released models."""
+    from ..fit import KNOWN
+
+    released = [name for name in KNOWN if name.startswith(incomplete)]
+    return list(dict.fromkeys(_installed(incomplete) + released))
+
+
 def _saved(incomplete: str) -> list[str]:
     """For the shell's completion: saved chats."""
     from .sessions import saved_chats
@@ -190,7 +198,7 @@ def run(
 @app.command()
 def models(
     action: Annotated[str | None, typer.Argument(help="rm, to delete converted models.")] = None,
-    names: Annotated[list[str] | None, typer.Argument(help="Which.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Which.", autocompletion=_installed)] = None,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
 ) -> None:
     """List the models on this disk, or delete some: gptoss models rm NAME."""
@@ -207,7 +215,9 @@ def models(
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="As for chat; 20b and 120b need not be downloaded.")] = "20b",
+    model: Annotated[
+        str, typer.Argument(help="As for chat; 20b and 120b need not be downloaded.", autocompletion=_known)
+    ] = "20b",
     json: Annotated[bool, typer.Option("--json", help="As a JSON object.")] = False,
 ) -> None:
     """Show a model's architecture, what memory it needs, and whether this machine has it."""

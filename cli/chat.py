@@ -285,7 +285,8 @@ class ChatSession:
 
     def _remarks(self, reply: Reply) -> None:
         if reply.finish_reason == "cancelled":
-            self.say("interrupted; /continue goes on, /retry begins again", YELLOW)
+            ways = "/continue goes on, /retry begins again" if reply.messages else "/retry asks again"
+            self.say(f"interrupted; {ways}", YELLOW)
         elif reply.finish_reason == "length":
             if self.settings.max_tokens is None:
                 self.say("the context is full (finish_reason: length); /undo makes room, /new begins anew", YELLOW)
@@ -295,9 +296,10 @@ class ChatSession:
             self.say(
                 "stopped: its thinking went round in circles (finish_reason: loop); /retry begins again", YELLOW
             )
-        if self.interactive:
+        if self.interactive and reply.usage.completion_tokens:
             width = self.terminal.width - 1
             self.say(reply_line(reply, self.context, self.chat.context_limit, memory_in_use(), width))
+        if self.interactive:
             self.terminal.line()
 
     def _reader(self, commands: object) -> Reader:

@@ -85,7 +85,28 @@ def _find(name: str) -> Command:
 
 _KEYS = """Enter sends; Ctrl-J, Alt-Enter or a block in three quotes makes lines.
 Ctrl-R searches what you asked before; Ctrl-X Ctrl-E opens $EDITOR.
-Ctrl-T shows or hides thinking; Ctrl-C stops an answer; Ctrl-D leaves."""
+Ctrl-T shows or hides thinking; Ctrl-C stops an answer; Ctrl-D leaves.
+/help and a command tells more of it."""
+
+_MORE = {
+    "effort": "It stands before all else that the model reads: after a change it reads the whole chat again.",
+    "think": (
+        "show writes it out, dim does so in grey, collapse shows it while it lasts, hide not at all. "
+        "It is not trained to the safety standard of answers."
+    ),
+    "system": "After a change the model reads the whole chat again.",
+    "retry": "An effort given here holds from now on.",
+    "edit": "Without a text, the last question is put into the prompt to be changed.",
+    "file": "UTF-8 text, at most 4 MB each; paths with spaces in quotes.",
+    "copy": "With the system's own tool, or through the terminal (OSC 52).",
+    "load": "Without a name, the last one. A part of its name is enough; so is the path of a chat's file.",
+    "export": "Markdown has questions and answers; JSON has everything, as saved chats do.",
+    "fork": "The chat so far stays saved under its own name.",
+    "compare": "Without a question, the last one. The chat itself stays as it is.",
+    "trace": "Analysis is dropped once its turn is over, as gpt-oss was trained. Cached is what is computed.",
+    "model": "The conversation stays. Without a name, the models on this disk.",
+}
+"""What /help and the command say beyond its summary."""
 
 
 _NARROWEST_SUMMARY = 24
@@ -97,6 +118,8 @@ def _help(session: ChatSession, argument: str) -> None:
     if not argument:
         session.terminal.line()
         session.say(_KEYS)
+    elif chosen[0].name in _MORE:
+        session.say(_MORE[chosen[0].name])
 
 
 def _help_rows(commands: list[Command], width: int) -> list[Row]:

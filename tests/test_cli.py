@@ -21,7 +21,7 @@ from gptoss_mlx import chatfile, errors
 from gptoss_mlx.cli import edge, sessions, settings
 from gptoss_mlx.cli.app import app
 from gptoss_mlx.cli.attachments import read_file, with_files
-from gptoss_mlx.cli.commands import COMMANDS
+from gptoss_mlx.cli.commands import _MORE, COMMANDS
 from gptoss_mlx.cli.first_start import offers
 from gptoss_mlx.cli.spans import DIM, ITALIC, Span, plain
 from gptoss_mlx.cli.stats import reply_line
@@ -320,6 +320,7 @@ def test_every_command_has_help_and_a_handler() -> None:
     )
     assert set(f"{wanted} trace stats model quit".split()) == set(COMMANDS)
     assert all(command.summary for command in COMMANDS.values())
+    assert set(_MORE) < set(COMMANDS)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -124,6 +124,8 @@ def test_words_of_other_programs_are_understood(tmp_path: Path) -> None:
     person = start(tmp_path)
     person.enter("/?")
     person.wait_for("/compare")
+    person.enter("/help effort")
+    person.wait_for("before all else")
     person.enter("/clear")
     person.wait_for("a new chat")
     person.enter("/bye")

@@ -59,6 +59,23 @@ def test_an_interrupt_gives_the_prompt_back_and_keeps_the_chat(tmp_path: Path) -
     assert person.leave() == 0
 
 
+def test_an_interrupt_before_the_first_token_leaves_nothing_to_continue(tmp_path: Path) -> None:
+    gptoss = [sys.executable, "-m", "gptoss_mlx.cli", "chat", "-m", "demo"]
+    person = Person(gptoss, tmp_path, 100, 30)
+    person.wait_for_prompt()
+    person.send("\x1b[200~" + "what is one and two? " * 3000 + "\x1b[201~")
+    person.look(0.5)
+    person.send("\r")
+    person.wait_for("reading")
+    person.send("\x03")
+    person.wait_for("interrupted; /retry asks again")
+    person.wait_for_prompt()
+    assert "TTFT" not in person.text()
+    person.enter("/undo")
+    person.wait_for("taken back: what is one")
+    assert person.leave() == 0
+
+
 def test_ctrl_c_clears_the_line_and_twice_leaves(tmp_path: Path) -> None:
     person = start(tmp_path)
     person.send("half a question")

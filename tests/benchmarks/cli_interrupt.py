@@ -1,6 +1,9 @@
 """From Ctrl-C to the prompt, with the demo model, during prefill and during decode; the promise is 200 ms.
 
 python tests/benchmarks/cli_interrupt.py [ROUNDS]
+
+Eight rounds on two hyperthreads of an x86-64 machine, 2026-11-21: prefill 129 ms in the median, 142 ms at the
+slowest; decode 138 and 146 ms.
 """
 
 from __future__ import annotations

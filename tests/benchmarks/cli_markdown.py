@@ -1,6 +1,9 @@
 """What drawing costs: CPU seconds for a 4,000-token answer, which takes 80 s at 50 tokens a second.
 
 python tests/benchmarks/cli_markdown.py
+
+On an x86-64 machine, 2026-11-21: 0.36 % (CJK) to 1.80 % (a table of twelve columns) of one core, most documents
+under 1 %; the promise is 2 % of two cores.
 """
 
 from __future__ import annotations

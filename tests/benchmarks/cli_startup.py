@@ -4,6 +4,9 @@ python tests/benchmarks/cli_startup.py
 
 The promises are 1.25 times a bare Typer's ``--help``, and 0.5 s. Modules are compiled beforehand, as they are
 whenever a program was started once.
+
+Two runs on two hyperthreads of an x86-64 machine, 2026-11-21: ``--help`` 1.08 and 1.13 times (351 and 358 ms of
+processor time); the prompt after 448 and 429 ms in the median, 474 ms at the slowest.
 """
 
 from __future__ import annotations
