@@ -103,7 +103,7 @@ _MORE = {
     "export": "Markdown has questions and answers; JSON has everything, as saved chats do.",
     "fork": "The chat so far stays saved under its own name.",
     "compare": "Without a question, the last one. The chat itself stays as it is.",
-    "trace": "Analysis is dropped once its turn is over, as gpt-oss was trained. Cached is what is computed.",
+    "trace": "Analysis is dropped once its turn is over, as gpt-oss was trained. What is cached costs nothing.",
     "model": "The conversation stays. Without a name, the models on this disk.",
 }
 """What /help and the command say beyond its summary."""
