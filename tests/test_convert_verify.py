@@ -15,6 +15,7 @@ from gptoss_mlx.cli.convert import register
 from gptoss_mlx.convert import compare_logits, compare_weights, convert_checkpoint, verify_checkpoint
 from gptoss_mlx.errors import CheckpointError, ConversionError
 from gptoss_mlx.fit import PRECISIONS
+from tests.conftest import DEMO
 from tests.convert_sources import write_layout
 
 
@@ -124,6 +125,14 @@ def test_predictions_are_compared_on_a_text(source: Path, tmp_path: Path, monkey
     assert 0 < results["q8"].mean_kl < results["q4"].mean_kl
     with pytest.raises(ConversionError, match="the text has no tokens"):
         compare_logits(source, source, "")
+
+
+def test_keys_and_values_in_8_bits_change_predictions_little() -> None:
+    text = "The user asks for a fact about gpt-oss: layers. What is 12+30? " * 6
+    exact, quantised = (compare_logits(DEMO, DEMO, text, kv_bits=bits) for bits in (None, 8))
+    assert (exact.mean_kl, exact.top1_agreement) == (0, 1)
+    assert 0 < quantised.mean_kl < 0.005
+    assert quantised.top1_agreement > 0.95
 
 
 # The commands.
