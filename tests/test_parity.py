@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,23 @@ def test_any_split_through_the_cache_gives_the_same_logits(shape: tuple[str, Pat
     logits = in_pieces(transformer, tokens, random_split(len(tokens), seed))
     assert np.abs(logits[::EVERY] - golden[f"{name}.logits"]).max() <= TOLERANCE
     assert np.array_equal(logits.argmax(-1), golden[f"{name}.argmax"])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_token_by_token_they_are_the_same_compiled_and_not(shape: tuple[str, Path], compiled: bool) -> None:
+    if compiled and mx.default_device() == mx.cpu and not shutil.which("g++"):
+        pytest.skip("MLX compiles for a CPU with g++, which is not here")
+    name, directory = shape
+    transformer, tokens = load_transformer(directory, mx.float32), random_tokens(name)[: 5 * EVERY]
+    (mx.enable_compile if compiled else mx.disable_compile)()
+    try:
+        logits = in_pieces(transformer, tokens, [1] * len(tokens))
+    finally:
+        # As a loaded model has it.
+        (mx.disable_compile if mx.default_device() == mx.cpu else mx.enable_compile)()
+    golden = np.load(GOLDEN)
+    assert np.abs(logits[::EVERY] - golden[f"{name}.logits"][:5]).max() <= TOLERANCE
+    assert np.array_equal(logits.argmax(-1), golden[f"{name}.argmax"][: len(tokens)])
 
 
 def test_logits_equal_transformers(shape: tuple[str, Path]) -> None:
