@@ -195,10 +195,13 @@ class AsyncChat:
         ...     await chat.send("Is it on?", tool_choice="lamp", max_thinking_tokens=0)
         ...     said = [(await chat.send_results("on", tool_choice="none", choices=["yes"])).text]
         ...     await chat.retry(tool_choice="lamp", max_thinking_tokens=0)
-        ...     streams = [chat.stream_results("off", tool_choice="none", choices=["no"])]
-        ...     streams += [chat.stream_retry(tool_choice="none", choices=["so"])]
-        ...     streams += [chat.stream_edit(0, "Left?", tool_choice="none", choices=["left"])]
-        ...     return [*said, *[(await stream.finish()).text for stream in streams]]
+        ...     for stream in (
+        ...         chat.stream_results("off", tool_choice="none", choices=["no"]),
+        ...         chat.stream_retry(tool_choice="none", choices=["so"]),
+        ...         chat.stream_edit(0, "Left?", tool_choice="none", choices=["left"]),
+        ...     ):
+        ...         said.append((await stream.finish()).text)
+        ...     return said
         >>> asyncio.run(main())
         ['yes', 'no', 'so', 'left']
     """

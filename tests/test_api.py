@@ -162,7 +162,7 @@ def test_the_readme_runs(
     names: dict[str, Any] = {}
     for block in blocks:
         # The real model is not here; the bound is for a demonstration model that does not come to an end.
-        here = block.replace('"20b"', '"demo"').replace('load("demo")', 'load("demo", context=4096)')
+        here = block.replace('"20b"', '"demo"').replace('load("demo")', 'load("demo", context=1024)')
         exec(compile(here, "README.md", "exec"), names)
     assert capsys.readouterr().out.endswith("tokens to read again at high effort\n")
 

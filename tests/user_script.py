@@ -1,7 +1,4 @@
-"""A user's script that uses everything, for the type checkers: mypy, and pyright in strict mode.
-
-pyright tests/user_script.py
-"""
+"""A user's script that uses everything: it runs, and it passes mypy and pyright in strict mode."""
 
 # pyright: strict
 
@@ -19,7 +16,7 @@ import gptoss_mlx as gptoss
 from gptoss_mlx import errors
 
 BRIEF = gptoss.SamplingParams(
-    temperature=0.7, top_p=0.95, top_k=40, min_p=0.01, seed=1, max_tokens=32, stop=("\n\n",)
+    temperature=0.7, top_p=0.95, top_k=40, min_p=0.01, seed=1, max_tokens=16, stop=("\n\n",)
 )
 
 
