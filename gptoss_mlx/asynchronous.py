@@ -190,18 +190,15 @@ class AsyncChat:
 
     Calls that are the caller's, and the other verbs as events:
         >>> async def main() -> list[str]:
-        ...     lamp = {"name": "lamp", "parameters": {"type": "object"}}
-        ...     chat = AsyncGptOss(model).chat(tools=[lamp])
-        ...     await chat.send("Is it on?", tool_choice="lamp", max_thinking_tokens=0)
-        ...     said = [(await chat.send_results("on", tool_choice="none", choices=["yes"])).text]
-        ...     await chat.retry(tool_choice="lamp", max_thinking_tokens=0)
-        ...     for stream in (
-        ...         chat.stream_results("off", tool_choice="none", choices=["no"]),
-        ...         chat.stream_retry(tool_choice="none", choices=["so"]),
-        ...         chat.stream_edit(0, "Left?", tool_choice="none", choices=["left"]),
-        ...     ):
-        ...         said.append((await stream.finish()).text)
-        ...     return said
+        ...     chat = AsyncGptOss(model).chat(tools=[{"name": "lamp", "parameters": {"type": "object"}}])
+        ...     called = await chat.send("Is it on?", tool_choice="lamp", max_thinking_tokens=0)
+        ...     at_once = {"tool_choice": "none", "max_thinking_tokens": 0}
+        ...     told = await chat.send_results("on", choices=["yes"], **at_once)
+        ...     again = await chat.retry(tool_choice="lamp", max_thinking_tokens=0)
+        ...     results = await chat.stream_results("off", choices=["no"], **at_once).finish()
+        ...     retried = await chat.stream_retry(choices=["so"], **at_once).finish()
+        ...     edited = await chat.stream_edit(0, "Left?", choices=["left"], **at_once).finish()
+        ...     return [reply.text for reply in (told, results, retried, edited)]
         >>> asyncio.run(main())
         ['yes', 'no', 'so', 'left']
     """

@@ -224,6 +224,8 @@ def _decode_guided(
                 prefix.extend(tokens)
         else:
             chosen = request.sampler(mx.where(mx.array(allowed), logits, mx.array(-mx.inf, logits.dtype)))
+            # By itself: a token that is only a step on the way to logits could not be read before those are there.
+            mx.async_eval(chosen)
             following = forward(chosen) if limit > 1 else logits
             tokens = [cast(int, chosen.item())]
             if limit > 1:
