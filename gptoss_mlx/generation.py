@@ -41,8 +41,8 @@ class Generation(Iterator[int]):
         ('int', 0)
         >>> endless = model.generate(model.tokenizer.encode("Once"))
         >>> endless.cancel()
-        >>> list(endless), endless.logprobs
-        ([], [])
+        >>> list(endless), endless.cancelled, endless.logprobs
+        ([], True, [])
     """
 
     def __init__(self, prompt: list[int], channel: Channel) -> None:
@@ -83,6 +83,11 @@ class Generation(Iterator[int]):
     def logprobs(self) -> list[float]:
         """The log-probability of every token so far, where they were asked for."""
         return self._channel.logprobs
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was told to end, by :meth:`cancel` or because the model was closed."""
+        return self._channel.cancelled.is_set()
 
     def cancel(self) -> None:
         """Ends the iteration at once, whatever it waits for; the work stops at the next token or prefill

@@ -213,7 +213,7 @@ class Turn:
         messages = self._keep(
             [kept for message in parser.messages if (kept := _stored(message, reader)) is not None]
         )
-        return messages, reason or ("cancelled" if self._cancelled else "length")
+        return messages, reason or ("cancelled" if generation.cancelled else "length")
 
     def _is_thinking(self, parser: StreamParser, token: int) -> bool:
         """Whether the parser's last token was text of analysis, be it half a character."""

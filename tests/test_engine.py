@@ -207,6 +207,13 @@ def test_requests_of_many_threads_are_served_in_order_as_if_alone(
     assert [question in text for question, text in zip(questions, texts, strict=True)] == [True] * 32
 
 
+def test_closing_a_model_cancels_what_runs() -> None:
+    with load("demo") as model:
+        stream = model.stream("hi", regex="[a-z]{100000}", max_thinking_tokens=0)
+        next(stream)
+    assert stream.finish().finish_reason == "cancelled"
+
+
 def test_a_closed_model_says_so() -> None:
     model = load("demo")
     model.close()
