@@ -89,9 +89,9 @@ def _machine() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
-    from ..hub import list_models
+    from ..hub import list_converted
 
-    converted = [model for model in list_models() if model.converted]
+    converted = list_converted()
     if converted:
         yield "ok", f"converted models: {', '.join(model.name for model in converted)}", ""
     else:

@@ -29,11 +29,11 @@ def choose_model(named: str | None, terminal: Terminal, interactive: bool) -> st
 
         resolve(named)
         return named
-    from ..hub import list_models
+    from ..hub import list_converted
 
-    converted = [model.name for model in list_models() if model.converted]
+    converted = list_converted()
     if converted:
-        return converted[0]
+        return converted[0].name
     if not interactive:
         raise ModelNotFound(f"no model on this machine yet; {_HOW}")
     return _ask(terminal)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import InvalidRequest, ModelNotFound
-from ..hub import InstalledModel, list_models
+from ..hub import InstalledModel, list_converted, list_models
 from .spans import CYAN, DIM, Row, Span, clip
 from .terminal import Terminal
 
@@ -41,7 +41,7 @@ def remove_models(names: Sequence[str], *, confirmed: bool) -> None:
         InvalidRequest: nobody to ask, and not confirmed.
     """
     terminal = Terminal(sys.stdout)
-    converted = {model.name: model for model in list_models() if model.converted}
+    converted = {model.name: model for model in list_converted()}
     missing = [name for name in names if name not in converted]
     if missing:
         known = ", ".join(converted) or "none yet"

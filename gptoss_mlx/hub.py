@@ -25,6 +25,7 @@ __all__ = [
     "converted_path",
     "data_directory",
     "find_source",
+    "list_converted",
     "list_models",
     "mark_used",
     "repository_of",
@@ -150,8 +151,7 @@ def _unknown(reference: str, path: Path) -> str:
 
 def list_models() -> list[InstalledModel]:
     """The models that can be loaded now: converted ones (last used first), the demo, then the Hub's cache."""
-    converted = [_installed(path.name, path, True) for path in _converted_directories()]
-    converted.sort(key=lambda model: (-(model.last_used or 0), model.name))
+    converted = list_converted()
     names = {model.name for model in converted}
     others = [_installed(DEMO, _DEMO_CHECKPOINT, False)] if _DEMO_CHECKPOINT.is_dir() else []
     for alias, repo_id in ALIASES.items():
@@ -159,6 +159,12 @@ def list_models() -> list[InstalledModel]:
         if cached is not None:
             others.append(_installed(repo_id if alias in names else alias, cached, False))
     return converted + others
+
+
+def list_converted() -> list[InstalledModel]:
+    """The models that ``gptoss convert`` wrote, last used first; the Hub's cache takes longer to look into."""
+    converted = [_installed(path.name, path, True) for path in _converted_directories()]
+    return sorted(converted, key=lambda model: (-(model.last_used or 0), model.name))
 
 
 def _converted_directories() -> list[Path]:

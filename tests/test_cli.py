@@ -339,8 +339,12 @@ assert not [name for name in sys.modules if name.startswith("gptoss_mlx.harmony"
     assert done.returncode == 0, done.stderr
 
 
-def test_a_chat_imports_nothing_heavy_before_its_prompt() -> None:
-    code = """
+@pytest.mark.parametrize("arguments", ["-m demo --effort low", "-m mine", ""])
+def test_a_chat_imports_nothing_heavy_before_its_prompt(user: Path, arguments: str) -> None:
+    model = user / "models" / "mine"
+    model.mkdir(parents=True)
+    (model / "manifest.json").touch()
+    code = f"""
 import sys
 from gptoss_mlx.cli import app, chat
 def talk(session):
@@ -348,7 +352,7 @@ def talk(session):
     assert not [name for name in heavy if name in sys.modules], [name for name in heavy if name in sys.modules]
     return 0
 chat.ChatSession.talk = talk
-sys.argv = ["gptoss", "chat", "-m", "demo", "--effort", "low"]
+sys.argv = "gptoss chat {arguments}".split()
 app.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -5,8 +5,8 @@ python tests/benchmarks/cli_startup.py
 The promises are 1.25 times a bare Typer's ``--help``, and 0.5 s. Modules are compiled beforehand, as they are
 whenever a program was started once.
 
-Two runs on two hyperthreads of an x86-64 machine, 2026-11-21: ``--help`` 1.08 and 1.13 times (351 and 358 ms of
-processor time); the prompt after 448 and 429 ms in the median, 474 ms at the slowest.
+Two runs on two hyperthreads of an x86-64 machine, 2026-11-21: ``--help`` 1.17 and 1.15 times (362 and 260 ms of
+processor time); the prompt after 365 to 411 ms in the median, 451 ms at the slowest.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ for name in "chat run models info doctor convert verify bench config".split():
     app.command(name)(command)
 app()
 """
+GPTOSS = [sys.executable, "-m", "gptoss_mlx.cli"]
 OURS = "from gptoss_mlx.cli.app import main; main()"
 
 
@@ -45,10 +46,10 @@ def help_seconds(code: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def prompt_seconds(home: Path) -> float:
+def prompt_seconds(home: Path, *model: str) -> float:
     """From the command to the prompt."""
     began = time.perf_counter()
-    person = Person([sys.executable, "-m", "gptoss_mlx.cli", "chat", "-m", "demo"], home)
+    person = Person([*GPTOSS, "chat", *model], home)
     person.wait_for("›")
     seconds = time.perf_counter() - began
     person.leave()
@@ -59,13 +60,18 @@ def main() -> None:
     """Measure in turns, so that both see the same machine; report medians."""
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory() as home:
-        prompt_seconds(Path(home))
+        prompt_seconds(Path(home), "-m", "demo")
     bare, ours = zip(*((help_seconds(BARE), help_seconds(OURS)) for _ in range(ROUNDS)), strict=True)
     a, b = statistics.median(bare), statistics.median(ours)
     print(f"--help: bare Typer {a * 1e3:.0f} ms, gptoss {b * 1e3:.0f} ms, {b / a:.2f} times")
     with tempfile.TemporaryDirectory() as home:
-        prompts = [prompt_seconds(Path(home)) for _ in range(ROUNDS // 3)]
-    print(f"prompt: median {statistics.median(prompts) * 1e3:.0f} ms, slowest {max(prompts) * 1e3:.0f} ms")
+        model = Path(home) / "models" / "mine"
+        model.parent.mkdir()
+        subprocess.run([*GPTOSS, "convert", "demo", str(model)], capture_output=True, check=True)
+        for name, arguments in (("named", ("-m", "demo")), ("by default", ())):
+            prompts = [prompt_seconds(Path(home), *arguments) for _ in range(ROUNDS // 3)]
+            median, slowest = statistics.median(prompts) * 1e3, max(prompts) * 1e3
+            print(f"prompt, model {name}: median {median:.0f} ms, slowest {slowest:.0f} ms")
 
 
 if __name__ == "__main__":
