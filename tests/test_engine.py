@@ -26,10 +26,10 @@ from gptoss_mlx.errors import (
     NotEnoughMemory,
 )
 from gptoss_mlx.events import Progress
-from gptoss_mlx.generate import prefill
+from gptoss_mlx.generate import ChunkSize, Request, prefill
 from gptoss_mlx.harmony import render
 from gptoss_mlx.model import Transformer
-from gptoss_mlx.sampling import SamplingParams
+from gptoss_mlx.sampling import SamplingParams, make_sampler
 from gptoss_mlx.stream import Stream
 from tests.conftest import DEMO, settled
 
@@ -153,6 +153,21 @@ def test_progress_counts_the_prompt(demo: GptOss) -> None:
     assert progress[0].done == 0
     assert progress[-1].done == progress[-1].total - 1
     assert stream.reply.usage.prompt_tokens == progress[0].total
+
+
+def test_after_each_chunk_what_it_freed_is_given_back(demo: GptOss, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    monkeypatch.setattr(mx, "clear_cache", lambda: happened.append("clear"))
+    request = Request(
+        sampler=make_sampler(GREEDY),
+        stop_tokens=frozenset(),
+        max_tokens=1,
+        max_positions=1000,
+        max_chunk=16,
+        on_prefill=lambda done, total: happened.append(f"{done} of {total}"),
+    )
+    assert prefill(demo.transformer, prompt(demo)[:41], demo.make_prefix(), request, ChunkSize())
+    assert happened == ["0 of 41", "clear", "16 of 41", "clear", "32 of 41", "clear", "40 of 41"]
 
 
 def test_cancelling_gives_control_back_at_once(demo: GptOss) -> None:
