@@ -159,7 +159,7 @@ def echoes(person: Person) -> bool:
 
 
 def test_an_answer_cut_off_is_continued_by_another_model(tmp_path: Path) -> None:
-    other = shutil.copytree(hub.resolve("demo"), tmp_path / "other")
+    shutil.copytree(hub.resolve("demo"), tmp_path / "other")
     person = Person([*GPTOSS, "chat", "-m", "demo", "--max-tokens", "12", "--seed", "1"], tmp_path, 100, 40)
     person.wait_for_prompt()
     ask(person, "Hello")
@@ -170,8 +170,9 @@ def test_an_answer_cut_off_is_continued_by_another_model(tmp_path: Path) -> None
     assert len(replied(tmp_path)) > len(before)
     person.enter("/model no/such")
     person.wait_for("error: no/such")
-    person.enter(f"/model {other}")
-    person.wait_for(f"model {other}")
+    person.enter("/model ~/other")
+    person.wait_for("~/other · effort")  # in the line below the prompt
+    person.wait_for_prompt()
     ask(person, "Anybody else?")
     asked = [message["content"][0]["text"] for message in saved(tmp_path) if message["role"] == "user"]
     assert asked == ["Hello", "Anybody else?"]
