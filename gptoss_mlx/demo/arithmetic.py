@@ -72,12 +72,14 @@ def is_held_out_pair(first: int, second: int) -> bool:
 def sum_or_difference(chance: random.Random, *, held_out: bool) -> Exercise:
     """A random sum or difference."""
     while True:
-        # One digit in one of five draws: there are few such pairs, and people type them first.
-        first, second = (chance.randrange(10 if chance.random() < 0.2 else 100) for _ in "ab")
+        # One digit more often than chance has it: there are few such pairs, and people type them first.
+        small = 1.0 if chance.random() < 0.08 else 0.2
+        first, second = (chance.randrange(10 if chance.random() < small else 100) for _ in "ab")
         if is_held_out_pair(first, second) is held_out:
             break
     numbers = {"a": str(first), "b": str(second)}
-    if chance.random() < 0.5:
+    # Differences are the harder half: which number is less, and borrowing.
+    if chance.random() < 0.4:
         template = casual(chance.choice(_SUMS), chance)
         total = first + second
         steps = _add(first, second)

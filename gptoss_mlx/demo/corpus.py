@@ -200,7 +200,7 @@ class Corpus:
         """One training conversation: mostly a single turn, sometimes up to four."""
         chance = self._chance
         count = chance.choices((1, 2, 3, 4), weights=(86, 9, 3, 2))[0]
-        weights = (36, 22, 18, 4, 14, 6, 0)
+        weights = (33, 26, 17, 4, 14, 6, 0)
         if setting.functions:
             weights = (6, 4, 4, 1, 2, 1, 40)
         turns: list[Exercise] = []

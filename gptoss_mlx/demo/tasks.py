@@ -83,12 +83,21 @@ def held_out_names() -> tuple[str, ...]:
 def _value(chance: random.Random, words: Sequence[str], *, held_out: bool) -> str:
     """A name to copy; in training two of three are any words, so that copying is learnt and no list."""
     if words and not held_out and chance.random() < 0.65:
-        word = chance.choice(words)
+        word = _invented(chance, words) if chance.random() < 0.4 else chance.choice(words)
         if chance.random() < 0.15:
             word += " " + chance.choice(words)
         return word.title() if chance.random() < 0.7 else word
     kept = held_out_names()
     return chance.choice(kept) if held_out else chance.choice([name for name in NAMES if name not in kept])
+
+
+def _invented(chance: random.Random, words: Sequence[str]) -> str:
+    """The beginning of one word and the end of another: any token may follow any other, as it does in names."""
+    kept = [name.lower() for name in held_out_names()]
+    while True:
+        word = chance.choice(words)[: chance.randrange(1, 4)] + chance.choice(words)[-chance.randrange(2, 5) :]
+        if word.lower() not in kept:
+            return word
 
 
 def _lookup(chance: random.Random) -> tuple[dict[str, Any], str, str]:
@@ -251,6 +260,8 @@ def repeat_question(chance: random.Random, *, longest: int = 5, words: Sequence[
     said = []
     for _ in range(count):
         word = chance.choice(words or NAMES)
+        if words and chance.random() < 0.3:
+            word = _invented(chance, words)
         style = chance.random()
         if style < 0.3:
             word = str(chance.randrange(100) if style < 0.2 else chance.randrange(10_000))
