@@ -145,8 +145,8 @@ def test_every_public_name_stands_in_an_example(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DOCTESTED)
-def test_the_examples_run(name: str, demo: GptOss, tmp_path: Path) -> None:
-    given = {"gptoss": gptoss, "model": demo, "directory": tmp_path}
+def test_the_examples_run(name: str, exact_demo: GptOss, tmp_path: Path) -> None:
+    given = {"gptoss": gptoss, "model": exact_demo, "directory": tmp_path}
     result = doctest.testmod(import_module(f"gptoss_mlx.{name}"), extraglobs=given)
     assert result.attempted
     assert not result.failed
@@ -161,8 +161,9 @@ def test_the_readme_runs(
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for block in blocks:
-        # The real model is not here; the bound is for a demonstration model that does not come to an end.
+        # The real model is not here. The bound is for a demonstration model that does not come to an end.
         here = block.replace('"20b"', '"demo"').replace('load("demo")', 'load("demo", context=1024)')
+        here = here.replace('load("demo", ', 'load("demo", dtype="float32", ')
         exec(compile(here, "README.md", "exec"), names)
     assert capsys.readouterr().out.endswith("tokens to read again at high effort\n")
 

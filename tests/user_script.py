@@ -16,7 +16,7 @@ import gptoss_mlx as gptoss
 from gptoss_mlx import errors
 
 BRIEF = gptoss.SamplingParams(
-    temperature=0.7, top_p=0.95, top_k=40, min_p=0.01, seed=1, max_tokens=16, stop=("\n\n",)
+    temperature=0.7, top_p=0.95, top_k=40, min_p=0.01, seed=1, max_tokens=40, stop=("\n\n",)
 )
 
 
@@ -164,7 +164,7 @@ async def wait(model: gptoss.GptOss, path: Path) -> None:
 
 def main(directory: Path) -> None:
     """All of it, on the embedded model."""
-    with gptoss.load("demo", dtype="bfloat16", download=False) as model:
+    with gptoss.load("demo", dtype="float32", download=False) as model:
         ask(model)
         ask_for_a_form(model)
         talk(model, directory / "chat.json")

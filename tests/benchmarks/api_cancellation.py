@@ -2,9 +2,14 @@
 
     python -m tests.benchmarks.api_cancellation --cycles 1000
 
-By turns from another thread, by leaving the block, by cancelling the task and by Ctrl-C, on the demo. Between them
-the model answers a question, as it does without any of this. Printed are the seconds until control was back, and
-every tenth of the cycles the memory (resident, and MLX's own), the threads and the open files.
+By turns from another thread, by leaving the block, by cancelling the task and by Ctrl-C, on the demo (in float32,
+in which a CPU reads a prompt four times as fast as in bfloat16). Between them the model answers a question, as it
+does without any of this. Printed are the seconds until control was back, and every tenth of the cycles the memory
+(resident, and MLX's own), the threads and the open files.
+
+1,000 cycles on two hyperthreads of an x86-64 machine (2026-11-21, mlx 0.32.4 on the CPU): control was back after
+0.2 to 0.8 ms (medians), 11.8 ms at most; the aim is 200. Resident memory was 75.0 MB before and 76.4 to 77.2 MB
+from the hundredth cycle on, MLX's 5.3 to 6.3 MB; 2 threads and 4 open files throughout.
 """
 
 from __future__ import annotations
@@ -53,7 +58,7 @@ def main() -> None:
     options.add_argument("--cycles", type=int, default=1000)
     cycles = options.parse_args().cycles
     seconds: dict[str, list[float]] = {name: [] for name in WAYS_TO_STOP}
-    with gptoss.load("demo") as model:
+    with gptoss.load("demo", dtype="float32") as model:
         alone = model.ask("hi", sampling=BRIEF).text
         ways = itertools.cycle(WAYS_TO_STOP.items())
         for cycle, (name, stop) in zip(range(cycles + 1), ways, strict=False):

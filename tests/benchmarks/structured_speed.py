@@ -4,7 +4,21 @@
 
 Three tables: masks on gpt-oss's own 201,088 tokens beside xgrammar (if it is installed), decoding on the demo
 with and without a constraint, and a hundred schemas answered by the demo, sampled at temperature 1.
-Times of masks are process CPU time; decoding is wall time, the best of several rounds that take turns.
+Times of compiling are process CPU time; masks and decoding are wall time, decoding the best of several rounds that
+take turns.
+
+On two hyperthreads of an x86-64 machine (2026-11-21, mlx 0.32.4 on the CPU, llguidance 1.9):
+
+    masks over 201,088 tokens (preparing them, once: 1.64 s)
+      small: 40 tokens, compiling 71.7 ms, median 24, 90 % 108, most 255 µs
+      patterns: 37 tokens, compiling 4.8 ms, median 79, 90 % 294, most 897 µs
+    decoding 200 tokens on demo, the best of 5:
+      free: 9.86 ms a token, +0.0 %
+      constrained: 10.11 ms a token, +2.5 %
+      constrained, JSON: 10.06 ms a token, +2.0 %
+    103 schemas on demo at temperature 1: 103 valid, 0 cut short at 400 tokens
+
+The aim is at most 10 % a token. The first compilation includes 70 ms that are spent once in a process.
 """
 
 from __future__ import annotations
