@@ -46,7 +46,9 @@ def start_chat(settings: Settings, resume: str | None) -> None:
     path = find_chat(resume) if resume is not None else None
     interactive = terminal.interactive and sys.stdin.isatty()
     model = choose_model(settings.model, terminal, interactive)
-    session = ChatSession(terminal, Loader(model, settings.loading), settings, interactive)
+    # What would be wrong with every answer is said before there is a question.
+    loader = Loader(model, settings.loading, check=settings.sampling)
+    session = ChatSession(terminal, loader, settings, interactive)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         if path is not None:

@@ -15,6 +15,7 @@ from typer.core import TyperCommand
 __all__ = ["PromptCommand", "unconverted"]
 
 _TEXTS = frozenset({"session", "model", "effort", "system", "think"})
+"""Names of the parameters that are text."""
 
 
 class PromptCommand(TyperCommand):

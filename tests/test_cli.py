@@ -105,6 +105,14 @@ def test_a_chat_without_a_terminal_reads_lines(home: Path) -> None:
     assert "hello" in listed
 
 
+def test_numbers_are_converted_and_checked(home: Path) -> None:
+    numbers = ("--seed", "3", "--temperature", "0.5", "--top-p", "1", "--max-tokens", "9")
+    assert gptoss("chat", "-m", "demo", *numbers, stdin="hi\n").stdout == "hi\n"
+    for name in ("--seed", "--temperature"):
+        done = gptoss("chat", "-m", "demo", name, "x")
+        assert (done.returncode, name in done.stderr) == (2, True)
+
+
 def test_a_chat_is_forked_exported_compared_and_loaded(user: Path) -> None:
     first = "Hello\n/system Be terse.\n/fork\nWhat is 3+4?\n/retry high\n/effort\n/compare\n/stats\n"
     second = f"/export {user}/x.json\n/new\n/system clear\nThanks\n/save {user}/y\n/load {user}/x.json\n"

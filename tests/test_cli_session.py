@@ -277,6 +277,12 @@ def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path) -> None:
     assert b"\x1b" not in person.written
 
 
+def test_a_setting_that_cannot_be_ends_the_chat_at_once(tmp_path: Path) -> None:
+    person = Person([*CHAT, "--temperature", "-1"], tmp_path)
+    person.wait_for("error: temperature is -1.0; ")
+    assert person.end() == 2
+
+
 def test_escapes_in_answers_thinking_and_file_names_are_shown(tmp_path: Path) -> None:
     evil = "\x1b]0;owned\x07\x1b[2J\x9b31m[red]x[/red]"
     (tmp_path / "x").write_text(f"{evil}\n\n```\n{evil}\n```\n")
