@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable
@@ -31,12 +32,23 @@ def test_text_is_replaced_whole(tmp_path: Path) -> None:
 def test_private_files_are_their_owners_alone(tmp_path: Path) -> None:
     files.write_text(tmp_path / "private", "", private=True)
     assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o600
-    before = os.umask(0o027)
+    before = os.umask(0o026)
     try:
-        files.write_text(tmp_path / "public", "")
+        files.write_text(tmp_path / "text", "")
+        files.write_bytes(tmp_path / "bytes", b"")
+        with files.atomic_file(tmp_path / "file"):
+            pass
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "public").stat().st_mode) == 0o640
+    for name in ("text", "bytes", "file"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640
+
+
+def test_until_it_is_whole_a_file_is_hidden_beside_its_target(tmp_path: Path) -> None:
+    with files.atomic_file(tmp_path / "chat.json", private=True):
+        (temporary,) = tmp_path.iterdir()  # the same disk, so that the rename is one step
+        assert re.fullmatch(r"\.chat\.json\.[a-z0-9_]{8}\.gptoss\.tmp", temporary.name)
+        assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
 
 
 def test_saving_leaves_the_umask_as_it_was(tmp_path: Path) -> None:
@@ -152,10 +164,16 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> list[str | int]:
 
 
 def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(
-    tmp_path: Path, noted: list[str | int]
+    tmp_path: Path, noted: list[str | int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "chat.json"
-    files.write_text(path, "new")
+    sizes: list[int] = []
+    sync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: (sizes.append(os.fstat(descriptor).st_size), sync(descriptor))
+    )
+    files.write_text(path, "12345")
+    assert sizes[0] == 5  # nothing was left in a buffer
     assert noted == [path.stat().st_ino, "chat.json", tmp_path.stat().st_ino]
 
 

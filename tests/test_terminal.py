@@ -66,6 +66,17 @@ def test_a_paragraph_breaks_between_words_and_only_in_a_window(monkeypatch: pyte
     screen, stream = terminal()
     screen.paragraph(Span(text))
     assert stream.getvalue() == "error: some words\nof␛ an error\n"
+    monkeypatch.setenv("COLUMNS", "18")  # one cell stays free
+    screen, stream = terminal()
+    screen.paragraph(Span(text))
+    assert stream.getvalue() == "error: some words\nof␛ an error\n"
+    for narrow in ("17", "10", "11"):
+        monkeypatch.setenv("COLUMNS", narrow)
+        screen, stream = terminal()
+        screen.paragraph(Span("error: one"))
+        assert stream.getvalue() == "error: one\n"  # ten cells at least
+        screen.paragraph(Span("error: some"))
+        assert stream.getvalue().count("\n") == (2 if narrow == "17" else 3)
     pipe = io.StringIO()
     Terminal(pipe, {"TERM": "xterm"}).paragraph(Span(text))
     assert pipe.getvalue() == "error: some words of␛ an error\n"
@@ -81,7 +92,7 @@ class Window(Tty):
         for name in ("COLUMNS", "LINES"):
             patch.delenv(name, raising=False)
         patch.setattr(os, "get_terminal_size", lambda descriptor: {7: self.size}[descriptor])
-        patch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((81, 25)))
+        patch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((81, 25)))
 
     def fileno(self) -> int:
         return 7
@@ -101,11 +112,12 @@ def test_the_size_is_the_windows_own_unless_told_otherwise(monkeypatch: pytest.M
     window = Window(monkeypatch, 37, 9)
     screen = Terminal(window, {"TERM": "xterm"})
     assert (screen.width, screen.height) == (37, 9)
+    assert Terminal(window, {"TERM": "dumb"}).width == 81
+    assert Terminal(window, {}).width == 81
     window.size = os.terminal_size((1, 2))
     assert (screen.width, screen.height) == (1, 2)
     window.size = os.terminal_size((0, 0))  # a terminal that does not know
     assert (screen.width, screen.height) == (81, 25)
-    assert Terminal(window, {"TERM": "dumb"}).width == 81
     assert Terminal(Tty(), {"TERM": "xterm"}).width == 81  # no descriptor to ask
     window.size = os.terminal_size((37, 9))
     monkeypatch.setenv("COLUMNS", "50")
@@ -177,6 +189,7 @@ def test_each_line_has_the_style_and_a_row_has_one_line(monkeypatch: pytest.Monk
     assert window.flushes == flushes
     screen.write("x")
     assert window.flushes == flushes + 1
+    assert window.taken() == "x"
 
 
 def test_the_cursor_is_shown_again_however_it_ends() -> None:
@@ -202,9 +215,9 @@ def test_what_is_copied_carries_no_escape() -> None:
 
 def test_colours_are_told_from_the_rest() -> None:
     screen, stream = terminal({"NO_COLOR": "1"})
-    for style in ("9;30", "29;3", "31", "31;1"):
+    for style in ("", "9;30", "29;3", "31", "31;1"):
         screen.line("x", style)
-    assert stream.getvalue() == "\x1b[9mx\x1b[0m\n\x1b[29;3mx\x1b[0m\nx\n\x1b[1mx\x1b[0m\n"
+    assert stream.getvalue() == "x\n\x1b[9mx\x1b[0m\n\x1b[29;3mx\x1b[0m\nx\n\x1b[1mx\x1b[0m\n"
 
 
 def test_markup_of_rich_is_text() -> None:
