@@ -87,11 +87,18 @@ class Budget:
 
     def needed_bytes(self, length: int, chunk: int = CHUNKS[0]) -> int:
         """Weights, a prompt of that many positions and one chunk of its prefill; marks are counted apart."""
-        return self.weight_bytes + self.cache_bytes(length) + self.working_bytes(chunk)
+        return self.weight_bytes + self.cache_bytes(length) + self.working_bytes(length, chunk)
 
-    def working_bytes(self, chunk: int = CHUNKS[0]) -> int:
-        """What a prefill chunk needs for its activations."""
-        return working_bytes(self.config, chunk=chunk, element_bytes=self.element_bytes)
+    def working_bytes(self, length: int, chunk: int = CHUNKS[0]) -> int:
+        """What a prefill chunk needs for its activations, the last one of that many positions."""
+        return working_bytes(
+            self.config,
+            chunk=chunk,
+            positions=length,
+            fused=self.device.is_mac,
+            kv_bits=self.kv_bits,
+            element_bytes=self.element_bytes,
+        )
 
     @functools.cached_property
     def positions(self) -> int:
@@ -102,7 +109,7 @@ class Budget:
     @property
     def cache_limit(self) -> int:
         """What all prompt caches together may take."""
-        left = self.device.gpu_bytes - self.weight_bytes - self.working_bytes()
+        left = self.device.gpu_bytes - self.weight_bytes - self.working_bytes(self.positions)
         return left if self.max_cache_bytes is None else min(left, self.max_cache_bytes)
 
     def chunk_limit(self, length: int) -> int:
@@ -162,7 +169,7 @@ class Budget:
         return (
             f"{gigabytes(self.needed_bytes(length))} are needed with {length:,} positions of context "
             f"({gigabytes(self.weight_bytes)} of weights, {gigabytes(self.cache_bytes(length))} of keys and "
-            f"values, {gigabytes(self.working_bytes())} to compute with), and "
+            f"values, {gigabytes(self.working_bytes(length))} to compute with), and "
             f"{gigabytes(self.device.gpu_bytes)} of this machine's {gigabytes(self.device.memory_bytes)} may be "
             f"used; {self._remedy(length)}"
         )

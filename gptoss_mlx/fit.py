@@ -254,22 +254,37 @@ def window_bytes(config: ModelConfig, element_bytes: int = 2, positions: int | N
     return config.layer_types.count("sliding_attention") * 2 * config.key_value_size * element_bytes * held
 
 
-def working_bytes(config: ModelConfig, *, chunk: int, element_bytes: int = 2) -> int:
-    """Activations and logits of a prefill chunk at their largest, which is in the experts.
+def working_bytes(
+    config: ModelConfig,
+    *,
+    chunk: int,
+    positions: int,
+    fused: bool,
+    kv_bits: int | None = None,
+    element_bytes: int = 2,
+) -> int:
+    """Activations and logits of a prefill chunk at their largest.
 
-    Each token has a row for each of its experts. Where nothing is compiled, a row holds at its widest 22 + 4e
-    bytes for each unit of the experts' width and 8 + 6e for each of the hidden width (e bytes an element). That
-    fits a few peaks on the CPU, on chunks of 64 to 512 tokens; the half added for what MLX prepares next is an
-    estimate (``tests/benchmarks/engine_memory.py`` compares).
+    In the experts each token has a row for each of its own: where nothing is compiled, a row holds at its widest
+    22 + 4e bytes for each unit of the experts' width and 8 + 6e for each of the hidden width (e bytes an element).
+    In attention a kernel that is not fused writes a score of four bytes for each head, token and position. Both
+    together come within 1 % of what MLX measures on the CPU (``tests/benchmarks/engine_memory.py``). Metal's
+    kernel keeps its scores to itself; half of the rows is added there, which is an estimate.
 
     Args:
         config: the model's.
         chunk: its tokens.
+        positions: that attention sees.
+        fused: whether attention is one kernel, as in Metal.
+        kv_bits: 8 if keys and values are kept in 8 bits: those of one layer are then dequantised at a time.
         element_bytes: of what is not packed.
     """
     row = config.intermediate_size * (22 + 4 * element_bytes) + config.hidden_size * (8 + 6 * element_bytes)
+    rows = chunk * config.num_experts_per_tok * row
+    scores = 4 * config.num_attention_heads * chunk * positions
+    dequantised = 0 if kv_bits is None else 2 * config.key_value_size * positions * (4 + element_bytes)
     logits = config.vocab_size * (4 + element_bytes)
-    return logits + chunk * config.num_experts_per_tok * row * 3 // 2
+    return logits + rows + (rows // 2 if fused else scores) + dequantised
 
 
 def bytes_per_token(config: ModelConfig, precision: Precision | None = None, context: int = 0) -> int:
@@ -316,7 +331,7 @@ def fit(
         context=context,
         weight_bytes=weight_bytes(config, precision),
         cache_bytes=cache_bytes(config, context),
-        working_bytes=working_bytes(config, chunk=_MIN_CHUNK),
+        working_bytes=working_bytes(config, chunk=_MIN_CHUNK, positions=context, fused=device.is_mac),
         device=device,
     )
 

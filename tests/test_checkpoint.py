@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from gptoss_mlx.checkpoint import INDEX_NAME, Checkpoint, read_header
@@ -103,6 +104,37 @@ def test_a_header_at_every_limit_is_read_in_the_order_of_its_bytes(tmp_path: Pat
         assert found["t0"].nbytes == 1
         assert found["e"].end == path.stat().st_size
     assert set(deserialize_header(path)) == set(found)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "BOOL",
+        "U8",
+        "I8",
+        "F8_E4M3",
+        "F8_E5M2",
+        "U16",
+        "I16",
+        "F16",
+        "BF16",
+        "U32",
+        "I32",
+        "F32",
+        "U64",
+        "I64",
+        "F64",
+    ],
+)
+def test_a_dtype_has_the_size_that_safetensors_gives_it(dtype: str, tmp_path: Path) -> None:
+    path, sizes = tmp_path / "model.safetensors", []
+    for size in range(20):
+        write_header(path, {"a": entry(0, size, [2], dtype)}, bytes(size))
+        with contextlib.suppress(SafetensorError):
+            assert deserialize_header(path) == ["a"]
+            sizes.append(size)
+            assert read_header(path)["a"].nbytes == size
+    assert len(sizes) == 1
 
 
 def deserialize_header(path: Path) -> list[str]:
@@ -233,6 +265,17 @@ def test_links_of_the_hub_cache_are_followed(checkpoint: Path, tmp_path: Path) -
     shutil.move(snapshot / "model.safetensors", repo / "blobs" / "0123")
     (snapshot / "model.safetensors").symlink_to("../../blobs/0123")
     assert Checkpoint.open(snapshot).tensors
+
+
+def test_beside_other_shards_the_single_file_is_the_checkpoint(checkpoint: Path) -> None:
+    for name in ("consolidated.safetensors", "z.safetensors"):
+        shutil.copy(checkpoint / "model.safetensors", checkpoint / name)
+    assert Checkpoint.open(checkpoint).files == (checkpoint / "model.safetensors",)
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=f"2 shards but no {INDEX_NAME}"):
+        Checkpoint.open(checkpoint)
+    (checkpoint / "z.safetensors").unlink()
+    assert Checkpoint.open(checkpoint).files == (checkpoint / "consolidated.safetensors",)
 
 
 def test_a_directory_without_weights_says_what_it_lacks(tmp_path: Path) -> None:

@@ -63,9 +63,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         for name, fields in SIZES.items():
             directory = write_random_checkpoint(Path(place) / name, **(_HEADS | fields))
-            weights, predicted, measured = peak(directory)
-            figures = "".join(f"{value / 1e6:>9.1f} MB" for value in (weights, predicted, measured))
-            print(f"{name:<18}{figures}{predicted / measured - 1:>+8.1%}")
+            print_peak(name, directory, LENGTH)
+            if name == "wide":
+                print_peak("wide, long", directory, 4 * LENGTH)
+                print_peak("wide, long, 8 bits", directory, 4 * LENGTH, kv_bits=8)
     print(f"\n{'cache':<22}{'positions':>10}{'expected':>12}{'held':>12}{'more':>8}")
     scaled = ModelConfig.from_dict(random_config(**_HEADS))
     for positions in POSITIONS:
@@ -77,12 +78,19 @@ def main() -> None:
         print(f"{'':<22}a mark: {window_bytes(config) / 1e6:.1f} MB, all at most {budget.mark_bytes / 1e6:.0f} MB")
 
 
-def peak(directory: Path) -> tuple[int, int, int]:
+def print_peak(label: str, directory: Path, length: int, kv_bits: int | None = None) -> None:
+    """One line of the first table."""
+    weights, predicted, measured = peak(directory, length, kv_bits)
+    figures = "".join(f"{value / 1e6:>9.1f} MB" for value in (weights, predicted, measured))
+    print(f"{label:<18}{figures}{predicted / measured - 1:>+8.1%}", flush=True)
+
+
+def peak(directory: Path, length: int, kv_bits: int | None) -> tuple[int, int, int]:
     """Bytes of the weights, predicted and measured ones of a prefill in chunks and a few decoded tokens."""
     config = ModelConfig.from_directory(directory)
     before = mx.get_active_memory()
     transformer = load_transformer(directory)
-    budget = Budget(config=config, device=DeviceInfo.current())
+    budget = Budget(config=config, device=DeviceInfo.current(), kv_bits=kv_bits)
     request = Request(
         sampler=make_sampler(SamplingParams(temperature=0)),
         stop_tokens=frozenset(),
@@ -90,14 +98,27 @@ def peak(directory: Path) -> tuple[int, int, int]:
         max_positions=config.max_position_embeddings,
         max_chunk=CHUNK,
     )
-    prefix = PrefixCache(PromptCache(config))
-    prompt = random_tokens("small", LENGTH)
+    prompt = random_tokens("small", length)
+    prefix = begun(PromptCache(config, kv_bits), config, prompt)
     mx.clear_cache()
     mx.reset_peak_memory()
     prefill(transformer, prompt, prefix, request, ChunkSize(tokens=CHUNK, seconds=1e6))
     for _ in decode(transformer, prompt, prefix, request):
         pass
-    return budget.weight_bytes, budget.needed_bytes(LENGTH, CHUNK), mx.get_peak_memory() - before
+    return budget.weight_bytes, budget.needed_bytes(length, CHUNK), mx.get_peak_memory() - before
+
+
+def begun(cache: PromptCache, config: ModelConfig, prompt: list[int]) -> PrefixCache:
+    """A prompt of which only the last chunks are left to compute: the others would take time, not memory."""
+    prefix = PrefixCache(cache)
+    cache.reserve(len(prompt))
+    done = len(prompt) - 3 * CHUNK
+    states = mx.zeros((1, config.num_key_value_heads, done, config.head_dim), dtype=mx.bfloat16)
+    for layer in cache.layers:
+        layer.append(states, states)
+        mx.eval(layer.arrays())
+    prefix.extend(prompt[:done])
+    return prefix
 
 
 def held(config: ModelConfig, positions: int) -> int:
