@@ -72,7 +72,7 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
     "a list": (b"[1, 2]", 0, "no safetensors header"),
     "bytes that are no UTF-8": (b'{"\xff":1}', 0, "not valid JSON"),
     "deep nesting": (b'{"a":' + b"[" * 20_000 + b"]" * 20_000 + b"}", 0, "not valid JSON"),
-    "wide nesting": (b'{"a":[' + b"[]," * 30_002 + b"[]]}", 0, "lists in lists"),
+    "wide nesting": (b'{"a":[' + b"[]," * 30_000 + b"[]]}", 0, "lists in lists"),
     "10,001 tensors": ({f"t{n}": entry(n, n + 1) for n in range(10_001)}, 10_001, "more than 10000 tensors"),
 }
 

@@ -169,9 +169,12 @@ def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(
     path = tmp_path / "chat.json"
     sizes: list[int] = []
     sync = os.fsync
-    monkeypatch.setattr(
-        os, "fsync", lambda descriptor: (sizes.append(os.fstat(descriptor).st_size), sync(descriptor))
-    )
+
+    def noting(descriptor: int) -> None:
+        sizes.append(os.fstat(descriptor).st_size)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
     files.write_text(path, "12345")
     assert sizes[0] == 5  # nothing was left in a buffer
     assert noted == [path.stat().st_ino, "chat.json", tmp_path.stat().st_ino]
