@@ -267,9 +267,10 @@ def working_bytes(
 
     In the experts each token has a row for each of its own: where nothing is compiled, a row holds at its widest
     22 + 4e bytes for each unit of the experts' width and 8 + 6e for each of the hidden width (e bytes an element).
-    In attention a kernel that is not fused writes a score of four bytes for each head, token and position. Both
-    together come within 1 % of what MLX measures on the CPU (``tests/benchmarks/engine_memory.py``). Metal's
-    kernel keeps its scores to itself; half of the rows is added there, which is an estimate.
+    In attention a kernel that is not fused writes a score (4 bytes) and a weight (e) for each head, token and
+    position, while two thirds of those rows are still held. That fits peaks on the CPU at chunks of 64 tokens and
+    1,500 and 6,000 positions (``tests/benchmarks/engine_memory.py``). Metal's kernel keeps its scores to itself;
+    half of the rows is added there, which is an estimate.
 
     Args:
         config: the model's.
@@ -281,10 +282,11 @@ def working_bytes(
     """
     row = config.intermediate_size * (22 + 4 * element_bytes) + config.hidden_size * (8 + 6 * element_bytes)
     rows = chunk * config.num_experts_per_tok * row
-    scores = 4 * config.num_attention_heads * chunk * positions
+    scores = (4 + element_bytes) * config.num_attention_heads * chunk * positions
     dequantised = 0 if kv_bits is None else 2 * config.key_value_size * positions * (4 + element_bytes)
     logits = config.vocab_size * (4 + element_bytes)
-    return logits + rows + (rows // 2 if fused else scores) + dequantised
+    held = rows + rows // 2 if fused else max(rows, rows * 2 // 3 + scores)
+    return logits + held + dequantised
 
 
 def bytes_per_token(config: ModelConfig, precision: Precision | None = None, context: int = 0) -> int:

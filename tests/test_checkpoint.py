@@ -58,6 +58,11 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
     "dtype is a number": ({"a": entry(0, 4, dtype=8)}, 4, "unknown"),
     "a key too many": ({"a": entry(0, 4) | {"more": 1}}, 4, "nothing else"),
     "a key too few": ({"a": {"dtype": "U8", "shape": [4]}}, 4, "nothing else"),
+    "empty, and 2^63 bytes of eight each without it": ({"a": entry(0, 0, [2**60, 0], "F64")}, 0, "does not fill"),
+    "shape is empty text": ({"a": entry(0, 1) | {"shape": ""}}, 1, "whole numbers"),
+    "shape is an object": ({"a": entry(0, 1) | {"shape": {}}}, 1, "whole numbers"),
+    "dtype is a list": ({"a": entry(0, 4) | {"dtype": []}}, 4, "unknown"),
+    "entry is a list of keys": ({"a": ["dtype", "shape", "data_offsets"]}, 4, "nothing else"),
     "entry is a list": ({"a": [0, 4]}, 4, "nothing else"),
     "control character in a name": ({"a\x1b[2J": entry(0, 4)}, 4, "printable"),
     "empty name": ({"": entry(0, 4)}, 4, "printable"),
@@ -151,6 +156,11 @@ def test_a_length_beyond_the_file_is_refused(content: bytes, tmp_path: Path) -> 
         read_header(path)
 
 
+def test_the_shortest_and_the_longest_header_are_read(tmp_path: Path) -> None:
+    for text in (b"{}", b"{}" + b" " * (2 * 2**20 - 2)):
+        assert read_header(write_header(tmp_path / "model.safetensors", text)) == {}
+
+
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     fifo = tmp_path / "model.safetensors"
     os.mkfifo(fifo)
@@ -220,6 +230,37 @@ def test_an_index_outside_the_directory_is_refused(checkpoint: Path) -> None:
             Checkpoint.open(checkpoint)
 
 
+@pytest.mark.parametrize("content", [{}, {"weight_map": {}}, {"weight_map": []}, {"weight_map": ["a"]}])
+def test_an_index_without_tensors_is_refused(content: Any, checkpoint: Path) -> None:
+    (checkpoint / INDEX_NAME).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="weight_map is missing"):
+        Checkpoint.open(checkpoint)
+
+
+def test_names_of_shards_are_names_that_a_disk_has(checkpoint: Path) -> None:
+    longest = "a" * 243 + ".safetensors"
+    for name, message in (
+        (longest, "missing"),
+        ("a" + longest, "outside"),
+        ("a\x1b.safetensors", "outside"),
+        ("\u202e.safetensors", "outside"),
+    ):
+        (checkpoint / INDEX_NAME).write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(CheckpointError, match=message):
+            Checkpoint.open(checkpoint)
+
+
+def test_a_tensor_stands_in_one_shard(checkpoint: Path) -> None:
+    sharded(checkpoint)
+    shutil.copy(checkpoint / "first.safetensors", checkpoint / "second.safetensors")
+    with pytest.raises(CheckpointError, match=r"second\.safetensors: tensor .* is also in first\.safetensors"):
+        Checkpoint.open(checkpoint)
+    (checkpoint / "second.safetensors").unlink()
+    (checkpoint / INDEX_NAME).write_text(json.dumps({"weight_map": {"nothing": "first.safetensors"}}))
+    with pytest.raises(CheckpointError, match=r"nothing' is not in first\.safetensors"):
+        Checkpoint.open(checkpoint)
+
+
 def test_index_and_shards_must_agree(checkpoint: Path) -> None:
     sharded(checkpoint)
     index = checkpoint / INDEX_NAME
@@ -283,6 +324,8 @@ def test_a_directory_without_weights_says_what_it_lacks(tmp_path: Path) -> None:
         Checkpoint.open(tmp_path / "nothing")
     with pytest.raises(CheckpointError, match="no safetensors files"):
         Checkpoint.open(tmp_path)
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="pickles are never read"):
-        Checkpoint.open(tmp_path)
+    for name in ("pytorch_model.bin", "model.pt", "model.pth", "model.ckpt", "model.pkl"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(CheckpointError, match=f"only {name}; pickles are never read"):
+            Checkpoint.open(tmp_path)
+        (tmp_path / name).unlink()
