@@ -82,6 +82,18 @@ def test_a_temporary_file_that_somebody_writes_is_no_leftover(tmp_path: Path) ->
     assert {left.name for left in tmp_path.iterdir()} == {"chat.json", "other.json"}
 
 
+def test_saving_leaves_nothing_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(3):
+        leftover(tmp_path)
+        os.mkfifo(tmp_path / ".fifo.abcd1234.gptoss.tmp")
+        files.write_text(tmp_path / "chat.json", "new")
+        files.private_file(tmp_path / "history")
+        files.sync_directory(tmp_path)
+        (tmp_path / ".fifo.abcd1234.gptoss.tmp").unlink()
+    assert len(os.listdir("/dev/fd")) == before
+
+
 def test_only_own_leftovers_are_removed(tmp_path: Path) -> None:
     kept = [
         ".chat.json.abcd1234.tmp",
