@@ -6,8 +6,8 @@ Five scaled models are loaded one after the other and answer a prompt; the peak 
 against ``Budget.needed_bytes`` for the same length and chunk. A cache of a scaled model is filled, and its bytes
 are held against bytes a position x positions + windows; those of the real models are computed.
 
-On a CPU (Linux, 21 November 2026) the predictions were from 1.5 % below to 0.2 % above what was measured: wide −0.6,
-wide and long −0.5, the same in 8 bits −1.5, deep +0.2, many experts −0.2, large vocabulary +0.2.
+On a CPU (Linux, 21 November 2026) predictions were off by: wide −0.6 %, wide and long −0.5 %, the same in 8 bits
+−1.5 %, deep +0.2 %, many experts −0.2 %, large vocabulary +0.2 %.
 """
 
 from __future__ import annotations
