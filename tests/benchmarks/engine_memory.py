@@ -7,7 +7,7 @@ against ``Budget.needed_bytes`` for the same length and chunk. A cache of a scal
 are held against bytes a position x positions + windows; those of the real models are computed.
 
 On a CPU (Linux, 21 November 2026) predictions were off by: wide −0.6 %, wide and long −0.5 %, the same in 8 bits
-−1.5 %, deep +0.2 %, many experts −0.2 %, large vocabulary +0.2 %.
+−1.5 %, deep +0.2 %, many experts −0.2 %, large vocabulary +0.2 %, large −0.3 %.
 """
 
 from __future__ import annotations
