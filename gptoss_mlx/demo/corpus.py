@@ -79,7 +79,7 @@ def random_setting(chance: random.Random) -> Setting:
         identity=None if plain else IDENTITY,
         knowledge_cutoff=None if plain else "2024-06",
         date=date if chance.random() < 0.5 else None,
-        functions=chance.random() < 0.34,
+        functions=chance.random() < 0.42,
     )
 
 
@@ -200,7 +200,7 @@ class Corpus:
         """One training conversation: mostly a single turn, sometimes up to four."""
         chance = self._chance
         count = chance.choices((1, 2, 3, 4), weights=(86, 9, 3, 2))[0]
-        weights = (32, 24, 10, 3, 26, 5, 0)
+        weights = (36, 26, 11, 3, 19, 5, 0)
         if setting.functions:
             weights = (6, 4, 4, 1, 2, 1, 40)
         turns: list[Exercise] = []

@@ -100,17 +100,16 @@ def _invented(chance: random.Random, words: Sequence[str]) -> str:
             return word
 
 
-def _lookup(chance: random.Random) -> tuple[dict[str, Any], str, str]:
-    """A function that looks something up, the noun it stands for, and its parameter."""
+def _lookup(chance: random.Random, verb: str, parameter: str) -> tuple[dict[str, Any], str]:
+    """A function that looks something up, and the noun it stands for."""
     noun = chance.choice(_NOUNS) if chance.random() < 0.75 else "weather"
-    parameter = chance.choice(_PARAMETERS)
-    name = f"{chance.choice(_VERBS)}_{noun}"
+    name = f"{verb}_{noun}"
     schema: dict[str, Any] = {"type": "string"}
     if chance.random() < 0.3:
         schema["description"] = f"The {parameter}"
     parameters = {"type": "object", "properties": {parameter: schema}, "required": [parameter]}
     description = fill(chance.choice(_DESCRIPTIONS), n=noun, p=parameter)
-    return declare(name, description, parameters), noun, parameter
+    return declare(name, description, parameters), noun
 
 
 def _thoughts(name: str, arguments: dict[str, Any], subject: str) -> tuple[str, str, str]:
@@ -141,15 +140,17 @@ def _result(chance: random.Random, words: Sequence[str]) -> tuple[str, str]:
 
 def call_question(chance: random.Random, *, held_out: bool, words: Sequence[str] = ()) -> Exercise:
     """A question that one of the declared functions can answer."""
-    if chance.random() < 0.15:
+    if chance.random() < 0.1:
         return _addition(chance)
     # Nothing in a question for the time could be held out.
     if not held_out and chance.random() < 0.1:
         return _clock(chance)
-    function, noun, parameter = _lookup(chance)
+    # Functions that are declared together are named alike and take the same, as those of one program are.
+    verb, parameter = chance.choice(_VERBS), chance.choice(_PARAMETERS)
+    function, noun = _lookup(chance, verb, parameter)
     functions = [function]
     while chance.random() < 0.3 and len(functions) < 3:
-        other, other_noun, _ = _lookup(chance)
+        other, other_noun = _lookup(chance, verb, parameter)
         if other_noun != noun and other["name"] not in [known["name"] for known in functions]:
             functions.append(other)
     chance.shuffle(functions)
@@ -173,7 +174,7 @@ def call_question(chance: random.Random, *, held_out: bool, words: Sequence[str]
 
 def _addition(chance: random.Random) -> Exercise:
     """A sum too large to do without the declared function."""
-    first, second = chance.randrange(100, 10000), chance.randrange(100, 10000)
+    first, second = chance.randrange(100, 1000), chance.randrange(100, 1000)
     keys = chance.choice((("a", "b"), ("x", "y"), ("first", "second")))
     name = chance.choice(("add", "add", "sum", "add_numbers", "calculate_sum"))
     kind = chance.choice(("integer", "number"))
