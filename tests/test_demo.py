@@ -166,7 +166,7 @@ def test_hugging_face_tokenizers_agree(tokenizer: Tokenizer, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return gptoss_mlx.load("demo")
+    return gptoss_mlx.load("demo", dtype="float32")
 
 
 def test_a_sample_of_the_evaluation(model: Any) -> None:
