@@ -145,8 +145,8 @@ def test_every_public_name_stands_in_an_example(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DOCTESTED)
-def test_the_examples_run(name: str, exact_demo: GptOss, tmp_path: Path) -> None:
-    given = {"gptoss": gptoss, "model": exact_demo, "directory": tmp_path}
+def test_the_examples_run(name: str, demo: GptOss, tmp_path: Path) -> None:
+    given = {"gptoss": gptoss, "model": demo, "directory": tmp_path}
     result = doctest.testmod(import_module(f"gptoss_mlx.{name}"), extraglobs=given)
     assert result.attempted
     assert not result.failed
@@ -291,23 +291,23 @@ def test_the_loop_ends_after_max_steps() -> None:
 
 
 @pytest.mark.parametrize("guided", [False, True])
-def test_logprobs_are_those_of_the_logits(exact_demo: GptOss, guided: bool) -> None:
-    chat = exact_demo.chat(sampling=SamplingParams(temperature=1.0, seed=5, max_tokens=12))
+def test_logprobs_are_those_of_the_logits(demo: GptOss, guided: bool) -> None:
+    chat = demo.chat(sampling=SamplingParams(temperature=1.0, seed=5, max_tokens=12))
     options: Any = {"max_thinking_tokens": 1000} if guided else {}
     prompts: list[list[int]] = []
-    original = exact_demo._generate
+    original = demo._generate
 
     def noted(prompt: list[int], *rest: Any, **named: Any) -> Any:
         prompts.append(prompt)
         return original(prompt, *rest, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact_demo, "_generate", noted)
+        patch.setattr(demo, "_generate", noted)
         reply = chat.send("What is 12+30?", logprobs=True, **options)
     assert reply.logprobs is not None
     tokens = [entry.token for entry in reply.logprobs]
     assert len(tokens) == reply.usage.completion_tokens
-    logits = exact_demo.transformer(mx.array([[*prompts[0], *tokens]]))[0, len(prompts[0]) - 1 : -1]
+    logits = demo.transformer(mx.array([[*prompts[0], *tokens]]))[0, len(prompts[0]) - 1 : -1]
     expected = mx.take_along_axis(
         logits - mx.logsumexp(logits, axis=-1, keepdims=True), mx.array(tokens)[:, None], axis=-1
     )

@@ -98,15 +98,15 @@ with GptOss(directory, dtype="float32") as model:
 """
 
 
-def test_another_process_goes_on_with_the_same_tokens(exact_demo: GptOss, tmp_path: Path) -> None:
-    prompt, path = exact_demo.tokenizer.encode("What is MXFP4? ") * 9, tmp_path / "cache"
-    prefix = exact_demo.make_prefix()
-    list(exact_demo.generate(prompt, GREEDY, prefix=prefix))
-    exact_demo.save_prefix(prefix, path)
+def test_another_process_goes_on_with_the_same_tokens(demo: GptOss, tmp_path: Path) -> None:
+    prompt, path = demo.tokenizer.encode("What is MXFP4? ") * 9, tmp_path / "cache"
+    prefix = demo.make_prefix()
+    list(demo.generate(prompt, GREEDY, prefix=prefix))
+    demo.save_prefix(prefix, path)
     known = len(prefix.tokens)
-    longer = [*prefix.tokens, *exact_demo.tokenizer.encode(" Who are you?")]
-    expected = list(exact_demo.generate(longer, GREEDY, prefix=prefix))
-    assert expected == list(exact_demo.generate(longer, GREEDY))
+    longer = [*prefix.tokens, *demo.tokenizer.encode(" Who are you?")]
+    expected = list(demo.generate(longer, GREEDY, prefix=prefix))
+    assert expected == list(demo.generate(longer, GREEDY))
     command = [sys.executable, "-c", CONTINUE, str(DEMO), str(path), json.dumps(longer)]
     shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
     assert json.loads(shown) == [expected, known]

@@ -23,7 +23,7 @@ BRIEF = SamplingParams(temperature=0, max_tokens=40)
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[GptOss]:
-    with GptOss(DEMO, name="demo") as model:
+    with GptOss(DEMO, name="demo", dtype="float32") as model:
         yield model
 
 

@@ -55,11 +55,11 @@ def test_generation_ends_with_a_stop_token_or_at_the_length(demo: GptOss) -> Non
     assert list(demo.generate(prompt(demo), SamplingParams(temperature=0, max_tokens=1))) == tokens[:1]
 
 
-def test_generation_follows_the_logits(exact_demo: GptOss) -> None:
+def test_generation_follows_the_logits(demo: GptOss) -> None:
     """Greedy decoding through prefill, cache and look-ahead is the argmax of the whole sequence at once."""
-    start = prompt(exact_demo)
-    tokens = list(exact_demo.generate(start, GREEDY))
-    logits = exact_demo.transformer(mx.array([start + tokens]))[0]
+    start = prompt(demo)
+    tokens = list(demo.generate(start, GREEDY))
+    logits = demo.transformer(mx.array([start + tokens]))[0]
     expected = mx.argmax(logits[len(start) - 1 : -1], axis=-1).tolist()
     assert tokens == expected
 
@@ -105,39 +105,39 @@ ACTIONS: dict[str, list[Action]] = {
 
 @pytest.mark.parametrize("idle", [False, True], ids=["at once", "after a pause"])
 @pytest.mark.parametrize("name", ACTIONS)
-def test_warm_equals_cold(name: str, idle: bool, exact_demo: GptOss) -> None:
-    chat = exact_demo.chat(sampling=GREEDY)
+def test_warm_equals_cold(name: str, idle: bool, demo: GptOss) -> None:
+    chat = demo.chat(sampling=GREEDY)
     for action in ACTIONS[name]:
         action(chat)
         if idle:
-            settled(exact_demo)
+            settled(demo)
     # Cold: the same conversation up to the last question, with nothing computed.
-    cold = Chat(exact_demo, effort=chat.effort, sampling=GREEDY, messages=chat.messages)
+    cold = Chat(demo, effort=chat.effort, sampling=GREEDY, messages=chat.messages)
     cold.retry()
     assert cold.messages == chat.messages
 
 
-def test_later_turns_compute_only_what_is_new(exact_demo: GptOss) -> None:
-    chat = exact_demo.chat(sampling=GREEDY, effort="low")
+def test_later_turns_compute_only_what_is_new(demo: GptOss) -> None:
+    chat = demo.chat(sampling=GREEDY, effort="low")
     replies = []
     for question in ("hi", "who are you?", "What is 5+6?", "What is 9-4?"):
         replies.append(chat.send(question))
-        settled(exact_demo)
+        settled(demo)
     for question, reply in zip(("who are you?", "What is 5+6?", "What is 9-4?"), replies[1:], strict=True):
         new = reply.usage.prompt_tokens - reply.usage.cached_tokens
-        assert new <= len(exact_demo.tokenizer.encode(question)) + 16
+        assert new <= len(demo.tokenizer.encode(question)) + 16
 
 
-def test_without_a_pause_the_last_answer_is_computed_again_and_nothing_else(exact_demo: GptOss) -> None:
-    prefix = exact_demo.make_prefix()
-    chat = exact_demo.chat(sampling=GREEDY, effort="low")
+def test_without_a_pause_the_last_answer_is_computed_again_and_nothing_else(demo: GptOss) -> None:
+    prefix = demo.make_prefix()
+    chat = demo.chat(sampling=GREEDY, effort="low")
     chat._prefix = prefix
     chat._settle = lambda reply: None  # type: ignore[method-assign]
     chat.send("hi")
     for question in ("who are you?", "What is 5+6?", "What is 9-4?"):
-        kept = sum(len(exact_demo.tokenizer.encode(message.text)) for message in chat.messages[-1:])
+        kept = sum(len(demo.tokenizer.encode(message.text)) for message in chat.messages[-1:])
         usage = chat.send(question).usage
-        assert usage.prompt_tokens - usage.cached_tokens <= kept + len(exact_demo.tokenizer.encode(question)) + 16
+        assert usage.prompt_tokens - usage.cached_tokens <= kept + len(demo.tokenizer.encode(question)) + 16
 
 
 def test_usage_adds_up(demo: GptOss) -> None:
@@ -192,11 +192,11 @@ def test_a_generation_that_nobody_reads_stops(demo: GptOss) -> None:
 
 
 def test_requests_of_many_threads_are_served_in_order_as_if_alone(
-    exact_demo: GptOss, monkeypatch: pytest.MonkeyPatch
+    demo: GptOss, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brief = SamplingParams(temperature=0, max_tokens=4)
     questions = [f"What is {n}+{n + 3}?" for n in range(32)]
-    alone = [exact_demo.ask(question, sampling=brief).messages for question in questions]
+    alone = [demo.ask(question, sampling=brief).messages for question in questions]
     served: list[list[int]] = []
     replies: dict[int, Any] = {}
 
@@ -209,8 +209,8 @@ def test_requests_of_many_threads_are_served_in_order_as_if_alone(
             replies[number] = stream.finish().messages
 
     monkeypatch.setattr(runner, "prefill", noted)
-    monkeypatch.setattr(exact_demo, "_compute_ahead", lambda *ignored: None)
-    streams = list(enumerate(exact_demo.stream(question, sampling=brief) for question in questions))
+    monkeypatch.setattr(demo, "_compute_ahead", lambda *ignored: None)
+    streams = list(enumerate(demo.stream(question, sampling=brief) for question in questions))
     # Eight threads read four answers each, the last one first: the order is that of the requests nevertheless.
     threads = [threading.Thread(target=read, args=(streams[n::8][::-1],)) for n in range(8)]
     for thread in threads:
@@ -218,7 +218,7 @@ def test_requests_of_many_threads_are_served_in_order_as_if_alone(
     for thread in threads:
         thread.join()
     assert [replies[number] for number in range(32)] == alone
-    texts = [exact_demo.tokenizer.decode(prompt) for prompt in served]
+    texts = [demo.tokenizer.decode(prompt) for prompt in served]
     assert [question in text for question, text in zip(questions, texts, strict=True)] == [True] * 32
 
 
@@ -340,11 +340,11 @@ def test_a_tool_result_that_fills_the_context_ends_the_turn(demo: GptOss) -> Non
 
 @pytest.mark.parametrize("at", [1, 2, 12])
 def test_running_out_of_memory_ends_the_answer_and_leaves_the_chat_alive(
-    at: int, exact_demo: GptOss, monkeypatch: pytest.MonkeyPatch
+    at: int, demo: GptOss, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chat = exact_demo.chat(sampling=GREEDY, effort="low")
+    chat = demo.chat(sampling=GREEDY, effort="low")
     chat.send("hi")
-    settled(exact_demo)
+    settled(demo)
     calls = 0
     original = Transformer.__call__
 
@@ -361,15 +361,13 @@ def test_running_out_of_memory_ends_the_answer_and_leaves_the_chat_alive(
         with pytest.raises(NotEnoughMemory, match="memory ran out"):
             chat.send("who are you?")
     assert chat.retry().finish_reason == "stop"
-    cold = Chat(exact_demo, effort="low", sampling=GREEDY, messages=chat.messages)
+    cold = Chat(demo, effort="low", sampling=GREEDY, messages=chat.messages)
     cold.retry()
     assert cold.messages == chat.messages
 
 
-def test_any_other_failure_leaves_nothing_half_computed(
-    exact_demo: GptOss, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start, prefix = prompt(exact_demo), exact_demo.make_prefix()
+def test_any_other_failure_leaves_nothing_half_computed(demo: GptOss, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, prefix = prompt(demo), demo.make_prefix()
     original = Transformer.__call__
 
     def broken(self: Transformer, *arguments: Any, **named: Any) -> mx.array:
@@ -379,9 +377,9 @@ def test_any_other_failure_leaves_nothing_half_computed(
     with monkeypatch.context() as patch:
         patch.setattr(Transformer, "__call__", broken)
         with pytest.raises(ValueError, match="broken"):
-            list(exact_demo.generate(start, GREEDY, prefix=prefix))
+            list(demo.generate(start, GREEDY, prefix=prefix))
     assert (prefix.tokens, prefix.cache.offset) == ([], 0)
-    assert list(exact_demo.generate(start, GREEDY, prefix=prefix)) == list(exact_demo.generate(start, GREEDY))
+    assert list(demo.generate(start, GREEDY, prefix=prefix)) == list(demo.generate(start, GREEDY))
 
 
 def test_keys_and_values_in_8_bits_go_back_and_forth_too() -> None:

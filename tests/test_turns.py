@@ -36,8 +36,8 @@ class Record:
 
 
 @pytest.fixture
-def record(exact_demo: GptOss, monkeypatch: pytest.MonkeyPatch) -> Record:
-    kept, original = Record(), exact_demo._generate
+def record(demo: GptOss, monkeypatch: pytest.MonkeyPatch) -> Record:
+    kept, original = Record(), demo._generate
 
     def noted(prompt: list[int], *rest: Any, **named: Any) -> Any:
         generation = original(prompt, *rest, **named)
@@ -54,7 +54,7 @@ def record(exact_demo: GptOss, monkeypatch: pytest.MonkeyPatch) -> Record:
         monkeypatch.setattr(generation, "items", observed)
         return generation
 
-    monkeypatch.setattr(exact_demo, "_generate", noted)
+    monkeypatch.setattr(demo, "_generate", noted)
     return kept
 
 
@@ -112,9 +112,9 @@ def twin_of(chat: Chat) -> Chat:
 
 @pytest.mark.parametrize("idle", [False, True], ids=["at once", "after a pause"])
 def test_ten_turns_are_the_same_warm_and_cold_and_cost_what_is_new(
-    idle: bool, exact_demo: GptOss, record: Record
+    idle: bool, demo: GptOss, record: Record
 ) -> None:
-    model = exact_demo
+    model = demo
     chat = model.chat(tools=[weather], sampling=GREEDY, effort="low", max_steps=2)
     if not idle:
         chat._settle = lambda reply: None  # type: ignore[method-assign]
@@ -171,11 +171,11 @@ with GptOss(directory, dtype="float32") as model:
 """
 
 
-def test_a_chat_goes_on_in_another_process_as_if_nothing_had_happened(exact_demo: GptOss, tmp_path: Path) -> None:
-    chat = exact_demo.chat(sampling=GREEDY, effort="low")
+def test_a_chat_goes_on_in_another_process_as_if_nothing_had_happened(demo: GptOss, tmp_path: Path) -> None:
+    chat = demo.chat(sampling=GREEDY, effort="low")
     for question in ("hi", "What is MXFP4?", "What is a sink?"):
         chat.send(question)
-    settled(exact_demo)
+    settled(demo)
     chat.save(tmp_path / "chat.json")
     chat.save_cache(tmp_path / "cache")
     command = [sys.executable, "-c", RESUME, str(DEMO), str(tmp_path)]
@@ -185,12 +185,12 @@ def test_a_chat_goes_on_in_another_process_as_if_nothing_had_happened(exact_demo
     assert reply.usage.cached_tokens > reply.usage.prompt_tokens // 2
 
 
-def test_a_change_of_effort_says_what_it_costs(exact_demo: GptOss) -> None:
-    chat = exact_demo.chat(sampling=SamplingParams(temperature=0, max_tokens=300), effort="low")
+def test_a_change_of_effort_says_what_it_costs(demo: GptOss) -> None:
+    chat = demo.chat(sampling=SamplingParams(temperature=0, max_tokens=300), effort="low")
     assert min(chat.tokens_to_prefill(), chat.tokens_to_prefill("high")) > 0
     for question in ("hi", "What is MXFP4?"):
         assert chat.send(question).finish_reason == "stop"
-    settled(exact_demo)
+    settled(demo)
     assert chat.tokens_to_prefill() <= 2
     told = chat.tokens_to_prefill("high")
     assert chat.effort == "low"
