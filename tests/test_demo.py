@@ -171,16 +171,16 @@ def model() -> Any:
 
 def test_a_sample_of_the_evaluation(model: Any) -> None:
     """A few prompts, at what the model reaches (see its README), with wide margins: chance must not fail it."""
-    counts = {"sum": 4, "fact": 4, "unknown": 2, "tool": 2, "json": 2}
+    counts = {"sum": 4, "fact": 4, "unknown": 4, "tool": 2, "json": 2}
     made = cases(11, counts, effort="medium")
     figures = summary(evaluate(made, model.tokenizer, library_complete(model, seed=11)))
     assert figures["well-formed"] >= 0.9
-    assert figures["sums right, medium"] >= 0.5
-    assert figures["facts right"] >= 0.4
-    assert figures["unknown declined"] >= 0.5
-    assert figures["known declined"] <= 0.2
-    assert figures["calls valid"] >= 0.5
-    assert figures["JSON valid"] >= 0.5
+    assert figures["sums right, medium"] >= 0.75
+    assert figures["facts right"] >= 0.75
+    assert figures["unknown declined"] >= 0.75
+    assert figures["known declined"] <= 0.1
+    assert figures["calls valid"] >= 0.75
+    assert figures["JSON valid"] >= 0.75
 
 
 def test_it_adds(model: Any) -> None:
