@@ -157,7 +157,10 @@ def test_progress_counts_the_prompt(demo: GptOss) -> None:
 
 def test_after_each_chunk_what_it_freed_is_given_back(demo: GptOss, monkeypatch: pytest.MonkeyPatch) -> None:
     happened: list[str] = []
-    monkeypatch.setattr(mx, "clear_cache", lambda: happened.append("clear"))
+    here = threading.get_ident()  # the model may be computing ahead for another chat in its own thread
+    monkeypatch.setattr(
+        mx, "clear_cache", lambda: happened.append("clear") if threading.get_ident() == here else None
+    )
     request = Request(
         sampler=make_sampler(GREEDY),
         stop_tokens=frozenset(),
