@@ -4,6 +4,9 @@
 
 The transcript is that of ``gptoss bench``; the model is the demo. mlx-lm is driven as its server does it: an entry
 after the system prompt and one after every reply. Nothing is timed.
+
+With mlx-lm 0.32.2 (2026-11-21), of 26,143 prompt tokens: 1,493 with time between the turns and 4,050 without,
+mlx-lm 14,431: ratios 0.10 and 0.28.
 """
 
 from __future__ import annotations

@@ -113,13 +113,19 @@ def read(
     model: GptOss, prefix: PrefixCache, prompt: Sequence[int], answer: Sequence[int], step: int | None = None
 ) -> Any:
     """The most likely token at each position of the answer."""
-    begin = prefix.reuse(list(prompt))
-    rest = [*prompt[begin:], *answer[:-1]]
-    step = step or len(rest)
-    logits = [
-        model.transformer(mx.array([rest[at : at + step]]), prefix.cache)[0] for at in range(0, len(rest), step)
-    ]
-    return np.array(mx.argmax(mx.concatenate(logits)[-len(answer) :], axis=-1))
+
+    def job() -> Any:
+        begin = prefix.reuse(list(prompt))
+        rest = [*prompt[begin:], *answer[:-1]]
+        size = step or len(rest)
+        logits = [
+            model.transformer(mx.array([rest[at : at + size]]), prefix.cache)[0]
+            for at in range(0, len(rest), size)
+        ]
+        return np.array(mx.argmax(mx.concatenate(logits)[-len(answer) :], axis=-1))
+
+    # What a prefix holds may not be computed yet: that is left to the thread that began it.
+    return model._runner.call(job)
 
 
 if __name__ == "__main__":
