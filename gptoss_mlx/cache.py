@@ -234,7 +234,10 @@ class SlidingKVCache(_Buffers):
         if shift:
             cut = self.window - shift
             latest = mx.concatenate([latest[..., cut:, :], latest[..., :cut, :]], axis=2)
-        # Written into a buffer of its own: a slice would keep the whole chunk alive.
+        # In a buffer of its own: a slice would keep the whole chunk alive. So would writing all of a ring with it,
+        # since MLX then takes the slice for the ring.
+        if length == self.window:
+            return mx.contiguous(latest)
         ring = mx.zeros((batch, heads, self.window, dim), dtype=states.dtype)
         ring[..., :length, :] = latest
         return ring
