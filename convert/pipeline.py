@@ -352,7 +352,6 @@ def _write(plan: ConversionPlan, staging: Path, progress: ConversionProgress | N
         for name, content in plan.small_files.items():
             writer.write_small(name, content)
         writer.write_index(plan.shards)
-        writer.finish()
         manifest = Manifest(
             source={
                 "name": Path(plan.reference).name if Path(plan.reference).is_dir() else plan.reference,

@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from gptoss_mlx import files
-from gptoss_mlx.convert import convert_checkpoint, locking, pipeline, writer
+from gptoss_mlx.convert import convert_checkpoint, locking, pipeline, uncached
 from gptoss_mlx.errors import GptOssError
 from tests.forks import begin, end_of, in_fork
 
 __all__ = ["CALLS", "FaultyOs", "faulty"]
 
-CALLS = ("write", "fsync", "fdatasync", "rename", "replace", "open", "mkdir")
+CALLS = ("write", "fsync", "rename", "replace", "open", "mkdir")
 
 
 class FaultyOs:
@@ -103,26 +103,20 @@ def faulty(
     calls: tuple[str, ...] = CALLS,
     *,
     after: bool = False,
-    flushes: bool = False,
 ) -> Iterator[FaultyOs]:
-    """Lets the writing modules see a faulty ``os``.
-
-    ``flushes`` makes a small conversion flush while it writes, as a large one does; how often depends on the
-    disk, so calls can then no longer be counted beforehand.
-    """
+    """Lets the writing modules see a faulty ``os``, and a small conversion write as often as a large one."""
     replaced = FaultyOs(at, happens, calls, after=after)
-    modules: tuple[Any, ...] = (files, writer, pipeline, locking)
-    flush = writer._FLUSH_BYTES
+    modules: tuple[Any, ...] = (files, uncached, pipeline, locking)
+    buffer = uncached._BUFFER_BYTES
     for module in modules:
         module.os = replaced
-    if flushes:
-        writer._FLUSH_BYTES = 50_000
+    uncached._BUFFER_BYTES = 4096
     try:
         yield replaced
     finally:
         for module in modules:
             module.os = os
-        writer._FLUSH_BYTES = flush
+        uncached._BUFFER_BYTES = buffer
 
 
 def _die() -> None:

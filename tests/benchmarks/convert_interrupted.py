@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import collections
 import errno
+import itertools
 import os
 import random
 import shutil
@@ -30,9 +31,7 @@ from tests.convert_faults import CALLS, faulty
 from tests.convert_sources import write_layout
 from tests.forks import begin, end_of, in_fork
 
-# So many conversions that no fault meets are the end: flushes come when the disk is idle, so counts vary.
-_UNHURT = 5
-_KILLED_AT = ("fsync", "fdatasync", "rename", "replace")
+_KILLED_AT = ("fsync", "rename", "replace")
 
 
 class Runs:
@@ -78,6 +77,11 @@ class Runs:
         assert self._rerun() == self.expected
         return found
 
+    def check_unhurt(self, code: int) -> None:
+        """What a conversion left that no fault met: there were no more calls."""
+        assert code == 0
+        assert self.check() == "the whole target"
+
 
 def _write_source(directory: Path, shape: dict[str, Any]) -> None:
     write_layout("hf", directory, **shape)
@@ -106,39 +110,31 @@ def kills_at_calls(runs: Runs) -> collections.Counter[str]:
     """SIGKILL before and after every sync and rename."""
     found: collections.Counter[str] = collections.Counter()
     for after in (False, True):
-        at = unhurt = 0
-        while unhurt < _UNHURT:
-            at += 1
+        for at in itertools.count(1):
             code = in_fork(lambda at=at, after=after: _die_at(runs, at, after))  # type: ignore[misc]
-            if code == -signal.SIGKILL:
-                found[("after: " if after else "before: ") + runs.check()] += 1
-            else:
-                assert code == 0
-                unhurt += 1
-                shutil.rmtree(runs.target)
+            if code != -signal.SIGKILL:
+                runs.check_unhurt(code)
+                break
+            found[("after: " if after else "before: ") + runs.check()] += 1
     return found
 
 
 def _die_at(runs: Runs, at: int, after: bool) -> None:
-    with faulty(at, lambda: os.kill(os.getpid(), signal.SIGKILL), _KILLED_AT, after=after, flushes=True):
+    with faulty(at, lambda: os.kill(os.getpid(), signal.SIGKILL), _KILLED_AT, after=after):
         runs.convert()
 
 
 def failing_calls(runs: Runs, number: int) -> collections.Counter[str]:
     """Every call that changes the disk fails once with ``number``."""
     found: collections.Counter[str] = collections.Counter()
-    at = unhurt = 0
-    while unhurt < _UNHURT:
-        at += 1
+    for at in itertools.count(1):
         code = in_fork(lambda at=at: _fail_at(runs, at, number))  # type: ignore[misc]
-        if code == 1:
-            what = runs.check()
-            assert what != "no target, temporary files"
-            found[f"{errno.errorcode[number]}: {what}"] += 1
-        else:
-            assert code == 0
-            unhurt += 1
-            shutil.rmtree(runs.target)
+        if code != 1:
+            runs.check_unhurt(code)
+            break
+        what = runs.check()
+        assert what != "no target, temporary files"
+        found[f"{errno.errorcode[number]}: {what}"] += 1
     return found
 
 
@@ -147,7 +143,7 @@ def _fail_at(runs: Runs, at: int, number: int) -> None:
         raise OSError(number, os.strerror(number))
 
     try:
-        with faulty(at, fail, CALLS, flushes=True):
+        with faulty(at, fail, CALLS):
             runs.convert()
     except GptOssError as error:
         _check_error(error, number)

@@ -25,8 +25,6 @@ import sys
 import time
 from pathlib import Path
 
-from tests.benchmarks.convert_shaped import write_shaped
-
 _CONVERT = """
 import json, sys
 from gptoss_mlx.convert import convert_checkpoint
@@ -60,7 +58,9 @@ def main() -> None:
     options = parser.parse_args()
     source = options.place / f"layers-{options.layers}"
     if not source.exists():
-        write_shaped(source, options.layers)
+        # In a process of its own: on Linux a child's peak memory begins with its parent's.
+        command = [sys.executable, "-m", "tests.benchmarks.convert_shaped", str(source)]
+        subprocess.run([*command, "--layers", str(options.layers)], check=True)
         subprocess.run(["sync"], check=True)
     seconds: dict[str, list[float]] = {}
     peaks: dict[str, int] = {}

@@ -1,0 +1,105 @@
+"""Files written past the system's cache.
+
+A conversion writes gigabytes that it never reads again. Through the cache each page of them costs memory that has
+to be found, cleared, filled and given back, several times what hashing it costs, and pushes out what the user's
+other programs had there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import sys
+from pathlib import Path
+
+from gptoss_mlx.errors import FileWriteError
+from gptoss_mlx.files import sync_descriptor
+
+__all__ = ["UncachedFile"]
+
+_BUFFER_BYTES = 4 * 1024**2
+"""Written at once. A multiple of every page and sector size."""
+
+
+class UncachedFile:
+    """A new file, written once from front to back; where the system insists on its cache, through it.
+
+    Raises:
+        OSError: from every method, if the system refused.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        self._direct = _leave_cache(self._descriptor)
+        # Anonymous maps begin at a page, as writing past the cache wants it.
+        self._buffer = mmap.mmap(-1, _BUFFER_BYTES)
+        self._filled = 0
+
+    def write(self, data: memoryview) -> None:
+        """Takes bytes; they are on the disk after :meth:`finish`."""
+        while data:
+            part = data[: _BUFFER_BYTES - self._filled]
+            self._buffer[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            data = data[len(part) :]
+            if self._filled == _BUFFER_BYTES:
+                self._flush()
+
+    def finish(self) -> None:
+        """Forces everything to the disk."""
+        # The last bytes seldom fill a sector.
+        self._leave_direct()
+        self._flush()
+        sync_descriptor(self._descriptor)
+
+    def close(self) -> None:
+        """Closes the file, finished or not."""
+        os.close(self._descriptor)
+        self._buffer.close()
+
+    def _flush(self) -> None:
+        with memoryview(self._buffer) as whole, whole[: self._filled] as view:
+            self._write_all(view)
+        self._filled = 0
+
+    def _write_all(self, view: memoryview) -> None:
+        """A write may take only a part."""
+        done = 0
+        while done < len(view):
+            with view[done:] as rest:
+                written = self._write(rest)
+            if written <= 0:
+                raise FileWriteError("the disk accepts no more bytes; free some space and try again")
+            done += written
+
+    def _write(self, view: memoryview) -> int:
+        try:
+            return os.write(self._descriptor, view)
+        except OSError as error:
+            # Also after a write that took a part and ended within a sector.
+            if error.errno != errno.EINVAL or not self._direct:
+                raise
+            self._leave_direct()
+            return os.write(self._descriptor, view)
+
+    def _leave_direct(self) -> None:
+        if sys.platform != "darwin" and self._direct:
+            flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
+            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+            self._direct = False
+
+
+def _leave_cache(descriptor: int) -> bool:
+    """Asks the system to write past its cache; whether it now wants whole sectors from whole pages."""
+    if sys.platform == "darwin":
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(descriptor, fcntl.F_NOCACHE, 1)
+        return False
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_DIRECT)
+    except OSError:
+        return False  # Not on this filesystem.
+    return True
