@@ -5,7 +5,6 @@ The format belongs to the library; for a list only the title and the number of q
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ChatFileError, InvalidRequest
+from ..reading import parse_json, read_regular
 from .settings import as_path, data_path
 
 if TYPE_CHECKING:
@@ -124,8 +124,10 @@ def show_list() -> None:
 
 
 def _title(path: Path) -> str:
+    from ..chatfile import MAX_BYTES
+
     try:
-        content: Any = json.loads(path.read_bytes())
+        content: Any = parse_json(read_regular(path, MAX_BYTES))
         return str(content["title"] or "(no title)")
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "(damaged; --resume saves what it can)"

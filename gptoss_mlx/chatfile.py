@@ -17,7 +17,8 @@ from .reading import parse_json, read_regular
 __all__ = ["VERSION", "ChatContent", "read", "write"]
 
 VERSION: Final = 1
-_MAX_BYTES: Final = 256 * 2**20
+MAX_BYTES: Final = 256 * 2**20
+"""Of a saved chat; larger files are not read."""
 _BETWEEN: Final = re.compile(r"[\s,]*")
 
 
@@ -96,7 +97,7 @@ def read(path: str | Path, *, keep_readable: bool = False) -> ChatContent:
 
 def _read_object(path: Path, keep_readable: bool) -> dict[str, Any]:
     try:
-        content = read_regular(path, _MAX_BYTES)
+        content = read_regular(path, MAX_BYTES)
     except FileNotFoundError:
         raise ChatFileError(f"{path}: no such file") from None
     except OSError as error:

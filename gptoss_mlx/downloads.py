@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import re
 import shutil
@@ -18,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import DownloadError, FileWriteError, NotEnoughDisk
+from .config import read_json
+from .errors import CheckpointError, DownloadError, FileWriteError, NotEnoughDisk
 from .files import write_text
 
 __all__ = [
@@ -85,15 +85,15 @@ def _is_complete(directory: Path) -> bool:
         return False
     if not (directory / _INDEX).exists():
         return any(directory.glob("*.safetensors"))
-    shards = _index_shards((directory / _INDEX).read_bytes())
+    shards = _index_shards(directory / _INDEX)
     return bool(shards) and all((directory / shard).exists() for shard in shards)
 
 
-def _index_shards(index: bytes) -> frozenset[str]:
+def _index_shards(index: Path) -> frozenset[str]:
     """The shards an index names; empty if it cannot be read (reading the checkpoint says what is wrong)."""
     try:
-        return frozenset(map(str, json.loads(index)["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError):
+        return frozenset(map(str, read_json(index)["weight_map"].values()))
+    except (CheckpointError, KeyError, AttributeError):
         return frozenset()
 
 

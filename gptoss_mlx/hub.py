@@ -7,7 +7,6 @@ Nothing is ever downloaded unless that is asked for. Knows nothing of what is in
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -16,8 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from . import downloads
+from .config import read_json
 from .downloads import Progress, cached_snapshot
-from .errors import ConversionError, ModelNotFound
+from .errors import CheckpointError, ConversionError, ModelNotFound
 
 __all__ = [
     "ALIASES",
@@ -197,10 +197,9 @@ def _installed(name: str, path: Path, converted: bool) -> InstalledModel:
 
 def _precision(path: Path) -> str:
     try:
-        config = json.loads((path / "config.json").read_bytes())
-        quantization = config.get("quantization")
+        quantization = read_json(path / "config.json").get("quantization")
         return "bf16" if quantization is None else f"q{int(quantization['bits'])}"
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+    except (CheckpointError, ValueError, OverflowError, KeyError, TypeError):
         return "?"
 
 

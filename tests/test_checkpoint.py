@@ -73,12 +73,16 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
     "metadata holds numbers": ({"__metadata__": {"a": 1}, **A}, 4, "__metadata__"),
     "duplicate tensor": (b'{"a":%s,"a":%s}' % ((json.dumps(entry(0, 4)).encode(),) * 2), 4, "stands twice"),
     "duplicate inner key": (b'{"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}}', 4, "twice"),
-    "no JSON": (b"{'a'}", 0, "not valid JSON"),
+    "no JSON": (b"{'a'}", 0, "header cannot be read"),
     "a list": (b"[1, 2]", 0, "no safetensors header"),
-    "bytes that are no UTF-8": (b'{"\xff":1}', 0, "not valid JSON"),
-    "deep nesting": (b'{"a":' + b"[" * 20_000 + b"]" * 20_000 + b"}", 0, "not valid JSON"),
-    "wide nesting": (b'{"a":[' + b"[]," * 30_000 + b"[]]}", 0, "lists in lists"),
-    "10,001 tensors": ({f"t{n}": entry(n, n + 1) for n in range(10_001)}, 10_001, "more than 10000 tensors"),
+    "bytes that are no UTF-8": (b'{"\xff":1}', 0, "header cannot be read"),
+    "deep nesting": (b'{"a":' + b"[" * 20_000 + b"]" * 20_000 + b"}", 0, "header cannot be read"),
+    "wide nesting": (b'{"a":[' + b"[]," * 30_000 + b"[]]}", 0, "lists and objects"),
+    "10,001 tensors": (
+        {f"t{n}": entry(n, n + 1) for n in range(10_001)},
+        10_001,
+        "more than 30002 lists",
+    ),
 }
 
 

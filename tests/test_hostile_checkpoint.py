@@ -83,6 +83,19 @@ def test_refusing_takes_little_memory(name: str, tmp_path: Path) -> None:
     assert peak < len(LARGE[name]) + 64 * MiB
 
 
+def test_a_tokenizer_of_lists_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    content = b'{"model":[' + b"[]," * 2**20 + b"[]]}"
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TokenizerError, match="more than 1048576 lists and objects"):
+            Tokenizer.from_directory(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * len(content)
+
+
 def test_a_long_header_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes((2 * MiB + 1).to_bytes(8, "little") + b"{")

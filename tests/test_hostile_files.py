@@ -15,6 +15,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -233,15 +234,20 @@ def calls_that_write(path: Path) -> set[str]:
     return found
 
 
-def test_everything_that_saves_goes_through_the_one_writer() -> None:
-    package = Path(gptoss_mlx.__file__).parent
-    # cli and convert are links, which rglob does not follow; the demo's training is no part of what users run.
-    modules = [*package.rglob("*.py"), *(package / "cli").glob("*.py"), *(package / "convert").glob("*.py")]
-    offenders = {}
-    for path in modules:
+def modules(package: Path) -> Iterator[tuple[str, Path]]:
+    """What users run: all but the demo's training."""
+    # cli and convert are links, which rglob does not follow.
+    for path in [*package.rglob("*.py"), *(package / "cli").glob("*.py"), *(package / "convert").glob("*.py")]:
         name = str(path.relative_to(package))
+        if not name.startswith("demo/"):
+            yield name, path
+
+
+def test_everything_that_saves_goes_through_the_one_writer() -> None:
+    offenders = {}
+    for name, path in modules(Path(gptoss_mlx.__file__).parent):
         allowed = ALLOWED.get(name, set())
-        if allowed is not None and not name.startswith("demo/"):
+        if allowed is not None:
             writes = calls_that_write(path) - {
                 "write_text",
                 "write_bytes",
@@ -251,3 +257,33 @@ def test_everything_that_saves_goes_through_the_one_writer() -> None:
             if writes - allowed:
                 offenders[name] = writes - allowed
     assert not offenders
+
+
+# Who reads what a stranger may have written.
+
+READS = re.compile(r"open|.*\.(?:read_bytes|read_text|open)|(?:mx|np|numpy)\.load|tarfile\..*|zipfile\..*")
+READERS = {
+    # After checkpoint.py read and checked the file's header.
+    "cachefile.py": {"path.open", "mx.load"},
+    "weights.py": {"mx.load"},
+    # What the package brings with it, and what MLX wrote a moment ago.
+    "benchmark/transcript.py": {"resources.files(__package__).joinpath('chat.json').read_text"},
+    "benchmark/kernels.py": {"path.read_text"},
+    # The user's own settings.
+    "cli/settings.py": {"path.read_text"},
+}
+# Methods of our own of that name open no file.
+OWN = {"Checkpoint.open", "os.open", "self._open"}
+
+
+def calls_that_read(path: Path) -> set[str]:
+    calls = {
+        ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+    }
+    return {called for called in calls if READS.fullmatch(called)} - OWN
+
+
+def test_everything_that_reads_goes_through_the_one_reader() -> None:
+    package = Path(gptoss_mlx.__file__).parent
+    found = {name: calls_that_read(path) for name, path in modules(package) if name != "reading.py"}
+    assert {name: calls for name, calls in found.items() if calls} == READERS

@@ -100,6 +100,22 @@ def test_a_directory_is_itself(source: Path) -> None:
     assert hub.resolve(str(source)) == source
 
 
+@pytest.mark.parametrize("what", ["nested deeply", "a FIFO", "a list", "bits of infinity"])
+def test_a_config_that_cannot_be_read_is_listed_all_the_same(what: str, source: Path) -> None:
+    config = _convert(source, "mine") / "config.json"
+    config.unlink()
+    if what == "a FIFO":
+        os.mkfifo(config)
+    else:
+        contents = {
+            "nested deeply": "[" * 100_000,
+            "a list": "[]",
+            "bits of infinity": '{"quantization":{"bits":1e999}}',
+        }
+        config.write_text(contents[what])
+    assert [(model.name, model.precision) for model in hub.list_converted()] == [("mine", "?")]
+
+
 def test_a_file_is_no_model(source: Path) -> None:
     with pytest.raises(ModelNotFound, match="is not a directory"):
         hub.resolve(str(source / "config.json"))

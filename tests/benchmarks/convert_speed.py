@@ -6,12 +6,13 @@ Writes a 20b-shaped checkpoint into PLACE (4.2 GB for 4 layers; three times that
 take turns, each followed by a sync; medians and the ratios to the copy are printed, with the peak memory of
 each conversion. ``--peer`` adds mlx-lm's own conversion to 8 bits.
 
-On two hyperthreads of one core (2026-11-21), medians of three by turns, 4 layers: copy 9.2 s, bf16 6.5 s (0.71 times;
-in another run 6.9 and 5.7 s, 0.83 times), q8 12.3 s (1.35 times), mlx-lm 32.9 s (3.6 times, 4,647 MB). 24 layers
-(13.7 GB), one round: copy 41.8 s, bf16 18.8 s, q8 25.0 s. Peak memory of ours: 63 MB for bf16, 89 MB for q8, at 4 and
-at 24 layers. Copying goes through the system's cache, a conversion does not; where memory is cheap the copy is
-faster: its best was 5.4 s, beside 5.3 s for bf16. Loading took 1.62 s for 3.04 GB of the cache, ``cat`` 0.35 s (4.6
-times: memory has to be found for it), and 7.98 s for 12.08 GB that the cache did not hold, ``cat`` 7.44 s (1.07).
+On two hyperthreads of one core (2026-11-21), medians of three by turns, 4 layers: copy 9.2 s, bf16 6.5 s (0.71
+times; in another run 6.9 and 5.7 s, 0.83 times), q8 12.3 s (1.35 times), mlx-lm 32.9 s (3.6 times, 4,647 MB).
+24 layers (13.7 GB), one round: copy 41.8 s, bf16 18.8 s, q8 25.0 s. Peak memory of ours: 63 MB for bf16, 89 MB for
+q8, at 4 and at 24 layers. Copying goes through the system's cache, a conversion does not; where memory is cheap
+the copy is faster: its best was 5.4 s, beside 5.3 s for bf16. Loading took 1.62 s for 3.04 GB of the cache,
+``cat`` 0.35 s (4.6 times: memory has to be found for it), and 7.98 s for 12.08 GB that the cache did not hold,
+``cat`` 7.44 s (1.07).
 """
 
 from __future__ import annotations
