@@ -9,6 +9,7 @@ import weakref
 from array import array
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from gptoss_mlx import harmony
 from gptoss_mlx.errors import RenderError
 from gptoss_mlx.harmony import (
+    Channel,
     Conversation,
     DeveloperContent,
     Message,
@@ -157,6 +159,34 @@ def test_the_prefix_ends_with_the_first_message_of_anyone_else() -> None:
         assert rendering.prefix == len(render(Conversation(messages=leading), CODEC, None))
         # Where nobody answered there is nothing else to return to.
         assert rendering.boundaries == ([rendering.prefix] if leading else [])
+
+
+def test_a_turn_is_over_when_the_assistant_said_its_final_and_nobody_else() -> None:
+    thought, final = Message.assistant("hm", channel="analysis"), Message.assistant("2", channel="final")
+    note = Message.assistant("and", channel="commentary")
+    said = replace(Message.developer(DeveloperContent(instructions="Hi")), channel=Channel.FINAL)
+    ask = Message.user("Go on")
+    for messages, dropped in (
+        ((thought, ask), set()),  # nothing was answered before the first question
+        ((ask, thought, ask), set()),
+        ((ask, thought, said, ask), set()),
+        ((ask, thought, final, ask), {1}),
+        ((ask, thought, final, note, ask), {1}),
+        ((ask, thought, final), set()),
+        ((ask, thought, final, ask, thought, ask), {1}),
+    ):
+        assert dropped_messages(messages) == dropped
+        rendering = render_segments(Conversation(messages=messages), CODEC)
+        assert rendering.tokens == render(Conversation(messages=messages), CODEC)
+        kept = render_segments(Conversation(messages=messages), CODEC, drop_analysis=False)
+        assert not any(segment.dropped for segment in kept.segments)
+        assert kept.tokens == render(Conversation(messages=messages), CODEC, drop_analysis=False)
+
+
+def test_of_instructions_alone_the_prefix_is_all_but_the_next_header() -> None:
+    conversation = Conversation(messages=(Message.system(SystemContent()),))
+    rendering = render_segments(conversation, CODEC)
+    assert rendering.prefix == len(render(conversation, CODEC, None)) < len(rendering.tokens)
 
 
 def test_nothing_that_was_dropped_is_a_boundary() -> None:

@@ -136,6 +136,12 @@ def test_response_formats_follow_the_specification() -> None:
     )
 
 
+def test_a_response_format_without_a_description_has_no_comment() -> None:
+    content = DeveloperContent(response_formats=(ResponseFormat(name="x", schema={"type": "object"}),))
+    text = tokenizer().decode(render(Conversation(messages=(Message.developer(content),)), tokenizer(), None))
+    assert text == ('<|start|>developer<|message|># Response Formats\n\n## x\n\n{"type":"object"}<|end|>')
+
+
 def test_response_formats_survive_json_and_openai_harmony_ignores_them() -> None:
     entry = ResponseFormat(name="x", schema={"type": "object"})
     one = Conversation(messages=(Message.developer(DeveloperContent(response_formats=(entry,))),))
