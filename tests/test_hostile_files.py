@@ -169,6 +169,17 @@ def test_a_file_to_append_to_is_its_owners_alone_and_never_behind_a_link(tmp_pat
             files.private_file(tmp_path / name)
 
 
+def test_a_fifo_that_somebody_reads_is_no_private_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "history", 0o644)
+    reader = os.open(tmp_path / "history", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(FileWriteError, match="is no regular file"):
+            files.private_file(tmp_path / "history")
+    finally:
+        os.close(reader)
+    assert stat.S_IMODE((tmp_path / "history").stat().st_mode) == 0o644
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_download_that_is_cut_short_is_found_whole_or_not_at_all(fault: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
