@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import InvalidRequest
+from ..files import as_path
 from ..reading import open_regular
-from .settings import as_path
 
 __all__ = ["read_file", "with_files"]
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidRequest
-from .settings import EFFORTS, THINK_MODES, as_effort, as_path, as_think_mode
+from ..files import as_path
+from .settings import EFFORTS, THINK_MODES, as_effort, as_think_mode
 from .spans import BOLD, CYAN, DIM, GREEN, Row, Span, clip, row_width, wrap
 
 if TYPE_CHECKING:

@@ -140,4 +140,5 @@ def _self_test() -> Iterator[Finding]:
             "self-test: the demo model said nothing",
             "install gptoss-mlx again",
         )
+        return
     yield "ok", f"self-test: the demo model gave {reply.usage.completion_tokens} tokens in {seconds:.1f} s", ""

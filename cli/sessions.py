@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ChatFileError, InvalidRequest
+from ..files import as_path
 from ..reading import parse_json, read_regular
-from .settings import as_path, data_path
+from .settings import data_path
 
 if TYPE_CHECKING:
     from ..chatfile import ChatContent

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..errors import GptOssError, InvalidRequest
+from ..files import as_path
 
 if TYPE_CHECKING:
     from ..sampling import SamplingParams
@@ -24,7 +25,6 @@ __all__ = [
     "Settings",
     "ThinkMode",
     "as_effort",
-    "as_path",
     "as_think_mode",
     "config_path",
     "data_path",
@@ -91,7 +91,7 @@ def config_path() -> Path:
     """The TOML file: ``GPTOSS_CONFIG``, or in the user's configuration directory. Need not exist."""
     override = os.environ.get("GPTOSS_CONFIG")
     if override:
-        return Path(override).expanduser()
+        return as_path(override)
     import platformdirs
 
     return platformdirs.user_config_path("gptoss") / "config.toml"
@@ -189,21 +189,6 @@ def as_think_mode(text: str) -> ThinkMode:
         InvalidRequest: it is none.
     """
     return cast(ThinkMode, _choice("think", text, THINK_MODES))
-
-
-def as_path(text: str) -> Path:
-    """``text`` as a path, a home directory at its beginning spelled out.
-
-    Raises:
-        InvalidRequest: it names a user who is not there, or holds a NUL.
-    """
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError as error:
-        raise InvalidRequest(f"{text}: no such user's home; give the whole path") from error
-    if "\0" in text:
-        raise InvalidRequest(f"{text}: no file has a NUL in its name")
-    return path
 
 
 def _choice(name: str, text: str, choices: tuple[str, ...]) -> str:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from gptoss_mlx.errors import ConversionError
+from gptoss_mlx.errors import ConversionError, FileWriteError
+from gptoss_mlx.fit import DeviceInfo
 
 from .quantize import as_float32, mxfp4_values
 from .readers import BLOCK_BYTES, Reader
 from .source import SourceModel, open_source
 
 __all__ = ["Comparison", "LogitsComparison", "compare_logits", "compare_weights"]
+
+_POSITIONS = 128
+"""Compared at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +127,8 @@ def compare_logits(
     Raises:
         CheckpointError: either is in a layout that is not loaded directly.
         ConversionError: the text has no tokens.
+        NotEnoughMemory: for one of the models and the text.
+        FileWriteError: for the predictions of one; the temporary directory takes 0.8 MB a token.
         InvalidRequest: the model's keys and values cannot be kept in so many bits.
     """
     from gptoss_mlx.tokenizer import Tokenizer
@@ -129,28 +136,46 @@ def compare_logits(
     tokens = Tokenizer.from_directory(directory).encode(text)
     if not tokens:
         raise ConversionError("the text has no tokens; give one that has")
-    ours = _log_probabilities(Path(directory), tokens, kv_bits)
-    reference = _log_probabilities(Path(against), tokens, None)
-    kl = np.sum(np.exp(reference) * (reference - ours), axis=-1)
+    kl: list[npt.NDArray[np.float32]] = []
+    agreeing = 0
+    try:
+        # A token takes 0.8 MB: in a file, so that the text may be long.
+        with tempfile.TemporaryFile() as file:
+            for ours in _log_probabilities(Path(directory), tokens, kv_bits):
+                file.write(ours.data)
+            file.seek(0)
+            for reference in _log_probabilities(Path(against), tokens, None):
+                ours = np.frombuffer(file.read(reference.nbytes), np.float32).reshape(reference.shape)
+                kl.append(np.sum(np.exp(reference) * (reference - ours), axis=-1))
+                agreeing += int(np.sum(np.argmax(ours, axis=-1) == np.argmax(reference, axis=-1)))
+    except OSError as error:
+        raise FileWriteError(
+            f"what one model predicts cannot be kept in a temporary file ({error.strerror}); "
+            "free some space, or shorten the text"
+        ) from error
     return LogitsComparison(
         positions=len(tokens),
-        mean_kl=float(np.mean(kl)),
-        largest_kl=float(np.max(kl)),
-        top1_agreement=float(np.mean(np.argmax(ours, axis=-1) == np.argmax(reference, axis=-1))),
+        mean_kl=float(np.mean(np.concatenate(kl))),
+        largest_kl=float(np.max(np.concatenate(kl))),
+        top1_agreement=agreeing / len(tokens),
     )
 
 
-def _log_probabilities(directory: Path, tokens: list[int], kv_bits: int | None) -> npt.NDArray[np.float32]:
-    """Shape [positions, vocabulary]. The model is freed on return: two would not fit."""
+def _log_probabilities(
+    directory: Path, tokens: list[int], kv_bits: int | None
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Of shape [positions, vocabulary], in parts. The model is freed in the end: two do not fit."""
     import mlx.core as mx
 
+    from gptoss_mlx.budget import Budget
     from gptoss_mlx.cache import PromptCache
     from gptoss_mlx.config import ModelConfig
     from gptoss_mlx.model import load_transformer
 
-    cache = PromptCache(ModelConfig.from_directory(directory), kv_bits)
+    config = ModelConfig.from_directory(directory)
+    Budget(config=config, device=DeviceInfo.current(), kv_bits=kv_bits, context=len(tokens)).check_load()
+    cache = PromptCache(config, kv_bits)
     transformer = load_transformer(directory, dtype=mx.bfloat16)
-    logits = transformer(mx.array([tokens]), cache)[0].astype(mx.float32)
-    result = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    mx.eval(result)
-    return np.array(result)
+    for begin in range(0, len(tokens), _POSITIONS):
+        logits = transformer(mx.array([tokens[begin : begin + _POSITIONS]]), cache)[0].astype(mx.float32)
+        yield np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))

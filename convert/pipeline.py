@@ -7,9 +7,7 @@ read.
 from __future__ import annotations
 
 import json
-import os
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +17,7 @@ from typing import Any, Literal
 
 from gptoss_mlx import downloads, hub
 from gptoss_mlx.errors import CheckpointError, ConversionError, ModelNotFound, NotEnoughDisk
-from gptoss_mlx.files import atomic_directory
+from gptoss_mlx.files import as_path, atomic_directory, clear_remains
 from gptoss_mlx.fit import PRECISIONS, DeviceInfo, Precision, choose_precision
 from gptoss_mlx.reading import inside, parse_json, read_regular
 
@@ -188,7 +186,7 @@ def plan_conversion(
     if dense is not None and dense not in PRECISIONS:
         raise ConversionError(f"dense is {dense!r}; one of {', '.join(PRECISIONS)} is needed")
     reference = str(source)
-    target = Path(destination).expanduser() if destination is not None else hub.converted_path(reference)
+    target = as_path(destination) if destination is not None else hub.converted_path(reference)
     _check_target(target, force=force)
     directory = _locate(reference, target, to, download=download, progress=progress)
     _check_apart(target, directory)
@@ -214,7 +212,7 @@ def carry_out(plan: ConversionPlan, *, progress: ConversionProgress | None = Non
     target = plan.destination
     _make_parent(target)
     with plan.source, locked(target):
-        _clear_remains(target)
+        clear_remains(target)
         # Again, now that nobody else can be at work on it.
         _check_target(target, force=plan.force)
         _require_space(target, plan.disk_bytes)
@@ -284,6 +282,8 @@ def _check_target(target: Path, *, force: bool) -> None:
         raise ConversionError(
             f"{target}: {hub.DEMO} is the name of the built-in model; choose another destination"
         )
+    if target.name in ("", ".."):
+        raise ConversionError(f"{target}: call the destination by its own name")
     if target.is_symlink():
         raise ConversionError(f"{target}: is a symbolic link; name the directory it points to")
     if not target.exists():
@@ -297,11 +297,18 @@ def _check_target(target: Path, *, force: bool) -> None:
 
 
 def _check_apart(target: Path, source: Path) -> None:
-    here, there = target.resolve(), source.resolve()
-    if here.is_relative_to(there):
+    if _lies_in(target, source):
         raise ConversionError(f"{target}: lies in the source {source}; choose a destination outside it")
-    if there.is_relative_to(here):
+    if _lies_in(source, target):
         raise ConversionError(f"{target}: the source {source} lies in it; choose another destination")
+
+
+def _lies_in(path: Path, directory: Path) -> bool:
+    """Whether it is the directory or in it; one directory can have several names (mounts, case)."""
+    if not directory.exists():
+        return False
+    here = path.resolve()
+    return any(place.exists() and place.samefile(directory) for place in (here, *here.parents))
 
 
 def _make_parent(target: Path) -> None:
@@ -315,16 +322,6 @@ def _make_parent(target: Path) -> None:
             ) from error
     elif not target.parent.is_dir():
         raise ConversionError(f"{target}: the directory {target.parent} does not exist; make it first")
-
-
-def _clear_remains(target: Path) -> None:
-    """Removes what an interrupted conversion left; an old target it had moved aside comes back."""
-    retired = target.with_name(f".{target.name}.replaced")
-    if retired.is_dir() and not target.exists():
-        os.rename(retired, target)
-    for remains in (retired, target.with_name(f".{target.name}.partial")):
-        if remains.is_dir() and not remains.is_symlink():
-            shutil.rmtree(remains)
 
 
 def _require_space(target: Path, nbytes: int) -> None:

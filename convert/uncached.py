@@ -15,7 +15,6 @@ import os
 import sys
 from pathlib import Path
 
-from gptoss_mlx.errors import FileWriteError
 from gptoss_mlx.files import sync_descriptor
 
 __all__ = ["UncachedFile"]
@@ -32,11 +31,11 @@ class UncachedFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        self._direct = _leave_cache(self._descriptor)
         # Anonymous maps begin at a page, as writing past the cache wants it.
         self._buffer = mmap.mmap(-1, _BUFFER_BYTES)
         self._filled = 0
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._direct = _leave_cache(self._descriptor)
 
     def write(self, data: memoryview) -> None:
         """Takes bytes; they are on the disk after :meth:`finish`."""
@@ -56,7 +55,7 @@ class UncachedFile:
         sync_descriptor(self._descriptor)
 
     def close(self) -> None:
-        """Closes the file, finished or not."""
+        """Closes the file, finished or not; nobody may be writing to it."""
         os.close(self._descriptor)
         self._buffer.close()
 
@@ -72,7 +71,7 @@ class UncachedFile:
             with view[done:] as rest:
                 written = self._write(rest)
             if written <= 0:
-                raise FileWriteError("the disk accepts no more bytes; free some space and try again")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             done += written
 
     def _write(self, view: memoryview) -> int:

@@ -157,11 +157,11 @@ class DirectoryWriter:
         try:
             yield file
         except BaseException:
-            # The threads may still be at work on it.
+            # The threads may still be at work on it. Who interrupts this too leaves it to them.
             self.__exit__()
-            raise
-        finally:
             file.close()
+            raise
+        file.close()
 
 
 def _bytes_of(block: Block) -> memoryview:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,7 @@ from .config import ModelConfig
 from .errors import CacheFileError, CheckpointError
 from .files import atomic_file
 from .prefix import PrefixCache
+from .reading import shown
 
 __all__ = ["VERSION", "model_fingerprint", "read", "write"]
 
@@ -128,7 +130,7 @@ def _checksum(arrays: Mapping[str, mx.array]) -> str:
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(memoryview(array.view(mx.uint8) if array.size else array))  # type: ignore[arg-type]
+        digest.update(memoryview(array.reshape(-1).view(mx.uint8) if array.size else array))  # type: ignore[arg-type]
     return digest.hexdigest()
 
 
@@ -136,8 +138,8 @@ def _check_metadata(path: Path, metadata: Mapping[str, str], fingerprint: str) -
     if metadata.get("format") != _KIND:
         raise CacheFileError(f"{path}: is no prompt cache; name a file that gptoss-mlx wrote")
     version = metadata.get("version", "")
-    if not version.isascii() or not version.isdigit():
-        raise _damaged(path, f"its version is {version!r}")
+    if not re.fullmatch("[0-9]{1,9}", version):
+        raise _damaged(path, f"its version is {shown(version)}")
     if int(version) > VERSION:
         raise CacheFileError(
             f"{path}: is of format {version}, this gptoss-mlx reads up to {VERSION}; update gptoss-mlx"

@@ -12,7 +12,7 @@ from .errors import ChatFileError, HarmonyError
 from .files import write_text
 from .harmony import Message, Role
 from .harmony.fields import check_text
-from .reading import parse_json, read_regular
+from .reading import MAX_CONTAINERS, parse_json, read_regular
 
 __all__ = ["VERSION", "ChatContent", "read", "write"]
 
@@ -117,14 +117,15 @@ def _read_object(path: Path, keep_readable: bool) -> dict[str, Any]:
 
 def _beginning(text: str) -> Any:
     """The fields of a file that is no JSON and its messages up to the damage, which is one more; None if it does
-    not begin like a chat."""
-    opening = re.search(r',?\s*"messages"\s*:\s*\[', text)
-    if opening is None:
+    not begin like a chat, or if its lists could fill the memory (where strings end is not known any more)."""
+    opening = re.search(r'"messages"\s*:\s*\[', text)
+    if opening is None or text.count("[") + text.count("{") > MAX_CONTAINERS:
         return None
+    head = text[: opening.start()].rstrip().removesuffix(",")
     messages: list[Any] = []
     decoder, position = json.JSONDecoder(), opening.end()
     try:
-        fields = parse_json(f"{text[: opening.start()]}}}".encode())
+        fields = parse_json(f"{head}}}".encode())
     except (ValueError, RecursionError):
         return None
     try:

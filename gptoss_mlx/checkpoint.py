@@ -143,17 +143,19 @@ def _read_header_json(path: Path) -> tuple[dict[str, Any], int, int]:
     """The parsed header, where the data begins, and the size of the file."""
     try:
         file, file_bytes = open_regular(inside(path))
+        with file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= _MAX_HEADER_BYTES or 8 + length > file_bytes:
+                raise CheckpointError(
+                    f"{path}: a header of {length} bytes in a file of {file_bytes}; truncated or no safetensors"
+                )
+            text = file.read(length)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; download the checkpoint again") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be opened ({error.strerror})") from error
-    with file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= _MAX_HEADER_BYTES or 8 + length > file_bytes:
-            raise CheckpointError(
-                f"{path}: a header of {length} bytes in a file of {file_bytes}; truncated or no safetensors"
-            )
-        text = file.read(length)
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:  # a NUL
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
     if len(text) != length or not text.startswith(b"{"):
         raise CheckpointError(f"{path}: no safetensors header; download it again")
     try:

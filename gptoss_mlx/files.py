@@ -15,16 +15,17 @@ import re
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import FileWriteError, GptOssError, NotEnoughDisk
+from .errors import FileWriteError, GptOssError, InvalidRequest, NotEnoughDisk
 
 __all__ = [
+    "as_path",
     "atomic_directory",
     "atomic_file",
+    "clear_remains",
     "private_directory",
     "private_file",
     "sync_descriptor",
@@ -33,9 +34,27 @@ __all__ = [
     "write_text",
 ]
 
+_MAX_NAME_BYTES = 255
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _SUFFIX = ".gptoss.tmp"
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}" + re.escape(_SUFFIX), re.DOTALL)
+
+
+def as_path(text: str | Path) -> Path:
+    """What a user wrote as a path, a home directory at its beginning spelled out.
+
+    Raises:
+        InvalidRequest: it names a user who is not there, holds a NUL, or a name that no file can have.
+    """
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise InvalidRequest(f"{text}: no such user's home; give the whole path") from error
+    if "\0" in str(text):
+        raise InvalidRequest(f"{text}: no file has a NUL in its name")
+    if any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in path.parts):
+        raise InvalidRequest(f"{str(text)[:40]}…: no file has so long a name")
+    return path
 
 
 def write_text(path: str | Path, text: str, *, private: bool = False) -> None:
@@ -69,11 +88,9 @@ def atomic_file(path: str | Path, *, private: bool = False) -> Iterator[BinaryIO
         if target.is_dir():
             raise FileWriteError(f"{target}: is a directory; name a file")
         _remove_leftovers(target.parent)
-        descriptor, temporary = _temporary_file(target)
+        descriptor, temporary = _temporary_file(target, 0o600 if private else 0o666)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                if not private:
-                    os.fchmod(file.fileno(), 0o666 & ~_umask())
                 yield file
                 file.flush()
                 sync_descriptor(file.fileno())
@@ -86,17 +103,21 @@ def atomic_file(path: str | Path, *, private: bool = False) -> Iterator[BinaryIO
         sync_directory(target.parent)
 
 
-def _temporary_file(target: Path) -> tuple[int, Path]:
+def _temporary_file(target: Path, mode: int) -> tuple[int, Path]:
     """A new hidden file beside the target, open for writing, and locked as long as it is open."""
     while True:
-        # mkstemp opens with O_EXCL and 0600, so nobody else sees or swaps it before the rename.
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=_SUFFIX, dir=target.parent)
+        temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}{_SUFFIX}")
+        try:
+            # With O_EXCL nobody else sees or swaps it before the rename; the umask applies to the mode.
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        except FileExistsError:
+            continue
         # Before it was locked, another process may have taken it for a leftover.
-        if _lock(descriptor) is not False and os.path.exists(name):
-            return descriptor, Path(name)
+        if _lock(descriptor) is not False and temporary.exists():
+            return descriptor, temporary
         os.close(descriptor)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+            os.unlink(temporary)
 
 
 def _remove_leftovers(directory: Path) -> None:
@@ -151,7 +172,7 @@ def atomic_directory(
         NotEnoughDisk: the disk is full; the target is unchanged.
     """
     target = Path(path)
-    partial = Path(staging) if staging is not None else target.with_name(f".{target.name}.partial")
+    partial = Path(staging) if staging is not None else _partial(target)
     with _explained(target):
         _refuse_link(target)
         _refuse_link(partial)
@@ -170,19 +191,45 @@ def atomic_directory(
 
 def _rename_directory(partial: Path, target: Path) -> None:
     """Moves ``partial`` to ``target``, and an old target out of the way first."""
-    retired = target.with_name(f".{target.name}.replaced")
-    if target.exists():
-        shutil.rmtree(retired, ignore_errors=True)
-        os.rename(target, retired)
-        sync_directory(target.parent)
+    retired = _retired(target)
     try:
+        if target.exists():
+            shutil.rmtree(retired, ignore_errors=True)
+            os.rename(target, retired)
+            sync_directory(target.parent)
         os.rename(partial, target)
-    except OSError:
+    except BaseException:
         if retired.exists() and not target.exists():
             os.rename(retired, target)
         raise
     sync_directory(target.parent)
     shutil.rmtree(retired, ignore_errors=True)
+
+
+def clear_remains(path: str | Path) -> None:
+    """Removes what a killed :func:`atomic_directory` left beside its target; an old target moved aside comes back.
+
+    Nobody else may be at work on the target.
+
+    Raises:
+        FileWriteError: the system refused.
+    """
+    target = Path(path)
+    retired = _retired(target)
+    with _explained(target):
+        if retired.is_dir() and not target.exists():
+            os.rename(retired, target)
+        for remains in (retired, _partial(target)):
+            if remains.is_dir() and not remains.is_symlink():
+                shutil.rmtree(remains)
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
+
+
+def _retired(target: Path) -> Path:
+    return target.with_name(f".{target.name}.replaced")
 
 
 def private_directory(path: str | Path) -> Path:
@@ -255,13 +302,6 @@ def sync_directory(path: str | Path) -> None:
 def _refuse_link(path: Path) -> None:
     if path.is_symlink():
         raise FileWriteError(f"{path}: is a symbolic link; name the file it points to")
-
-
-def _umask() -> int:
-    # There is no way to read it but to set it.
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from . import downloads
 from .config import read_json
 from .downloads import Progress, cached_snapshot
 from .errors import CheckpointError, ConversionError, ModelNotFound
+from .files import as_path
 
 __all__ = [
     "ALIASES",
@@ -62,7 +63,7 @@ def data_directory() -> Path:
     """Where converted models are kept: ``GPTOSS_DATA``, or the user's data directory. Need not exist."""
     override = os.environ.get("GPTOSS_DATA")
     if override:
-        return Path(override).expanduser()
+        return as_path(override)
     import platformdirs
 
     return platformdirs.user_data_path("gptoss") / "models"
@@ -114,7 +115,7 @@ def find_source(reference: str, *, allow_download: bool = False, progress: Progr
     """
     if reference == DEMO:
         return _DEMO_CHECKPOINT
-    path = Path(reference).expanduser()
+    path = as_path(reference)
     if reference not in ALIASES and reference and path.is_dir():
         return path
     repo_id = repository_of(reference)

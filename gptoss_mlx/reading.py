@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import reprlib
@@ -16,9 +17,9 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["inside", "open_regular", "parse_json", "read_regular", "shown"]
+__all__ = ["MAX_CONTAINERS", "inside", "open_regular", "parse_json", "read_regular", "shown"]
 
-_MAX_CONTAINERS = 2**20
+MAX_CONTAINERS = 2**20
 """Two bytes of JSON make a list of 88; gpt-oss's tokenizer.json has 450,000 lists and objects."""
 _OUTSIDE_STRINGS = re.compile(rb'"[^"]*(?:"|\Z)|(?P<outside>[^"]+)')
 _NO_MARKS = bytes(value for value in range(256) if value not in b'[{"')
@@ -83,8 +84,8 @@ def inside(path: Path) -> Path:
     return path
 
 
-def parse_json(content: bytes, *, containers: int = _MAX_CONTAINERS) -> Any:
-    """JSON in UTF-8, without a key that stands twice and without -0.
+def parse_json(content: bytes, *, containers: int = MAX_CONTAINERS) -> Any:
+    """JSON in UTF-8, without a key that stands twice, -0, and numbers without an end.
 
     Args:
         content: the text. Nothing is guessed: other encodings are errors, and so are halves of surrogate pairs
@@ -103,7 +104,13 @@ def parse_json(content: bytes, *, containers: int = _MAX_CONTAINERS) -> Any:
 
     if _counts_more(content, containers):
         raise ValueError(f"more than {containers} lists and objects")
-    return json.loads(content.decode("utf-8"), object_pairs_hook=unique, parse_int=_integer)
+    return json.loads(
+        content.decode("utf-8"),
+        object_pairs_hook=unique,
+        parse_int=_integer,
+        parse_float=_finite,
+        parse_constant=_finite,
+    )
 
 
 def _counts_more(content: bytes, limit: int) -> bool:
@@ -125,6 +132,14 @@ def _integer(text: str) -> int:
     if text == "-0":
         raise ValueError("-0 is no whole number")
     return int(text)
+
+
+def _finite(text: str) -> float:
+    # NaN and Infinity are no JSON, and 1e999 is infinite to Python alone.
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{shown(text)} is no number of JSON")
+    return value
 
 
 def _twice(pairs: list[tuple[str, Any]]) -> str:

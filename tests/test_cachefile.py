@@ -146,6 +146,8 @@ def shortened(arrays: dict[str, mx.array], _metadata: dict[str, str]) -> None:
     [
         (lambda arrays, metadata: metadata.update(version="2"), "format 2"),
         (lambda arrays, metadata: metadata.update(version="x"), "damaged"),
+        (lambda arrays, metadata: metadata.update(version="9" * 5000), "damaged"),
+        (lambda arrays, metadata: arrays.update(tokens=mx.array(7, mx.int32)), "tokens"),
         (lambda arrays, metadata: metadata.update(format="chat"), "no prompt cache"),
         (lambda arrays, metadata: metadata.update(fingerprint="b"), "another model"),
         (lambda arrays, metadata: metadata.update(sha256="0" * 64), "checksum"),
@@ -167,6 +169,11 @@ def test_a_file_that_does_not_fit_is_refused(
     rewritten(path, change)
     with pytest.raises(CacheFileError, match=message):
         read(path)
+
+
+def test_a_path_with_a_nul_is_refused() -> None:
+    with pytest.raises(CacheFileError, match="null"):
+        read(Path("a\0b"))
 
 
 @pytest.fixture(scope="module")

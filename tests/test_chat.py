@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any, cast
 
@@ -398,3 +399,26 @@ def test_the_readable_beginning_of_a_damaged_chat_can_be_kept(tmp_path: Path) ->
     content = chatfile.read(path, keep_readable=True)
     assert [entry.text for entry in content.messages] == ["hi"]
     assert content.damaged == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"version": 1, "messages": [[' + "[]," * 2**20 + "]",  # would be parsed one by one
+        '{"version": 1' + " " * 200_000,  # where a search may begin at every space
+    ],
+    ids=["lists", "spaces"],
+)
+def test_a_damaged_chat_that_would_take_long_or_much_memory_is_refused(content: str, tmp_path: Path) -> None:
+    from gptoss_mlx import chatfile
+
+    path = tmp_path / "chat.json"
+    path.write_text(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ChatFileError, match="cannot be read as a chat"):
+            chatfile.read(path, keep_readable=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * len(content)

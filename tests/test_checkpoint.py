@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
 import shutil
@@ -333,3 +335,18 @@ def test_a_directory_without_weights_says_what_it_lacks(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=f"only {name}; pickles are never read"):
             Checkpoint.open(tmp_path)
         (tmp_path / name).unlink()
+
+
+def test_a_disk_that_fails_while_a_header_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(io.RawIOBase):
+        def readinto(self, buffer: object) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("gptoss_mlx.checkpoint.open_regular", lambda path: (io.BufferedReader(Failing()), 100))
+    with pytest.raises(CheckpointError, match=r"cannot be read \(Input/output error\)"):
+        read_header(tmp_path / "model.safetensors")
+
+
+def test_a_nul_is_in_no_name() -> None:
+    with pytest.raises(CheckpointError, match="null"):
+        read_header(Path("a\0b"))

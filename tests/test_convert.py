@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,15 @@ from gptoss_mlx.convert import carry_out, compare_weights, convert_checkpoint, p
 from gptoss_mlx.convert.manifest import Manifest
 from gptoss_mlx.convert.quantize import affine_quantise
 from gptoss_mlx.convert.writer import plan_shards
-from gptoss_mlx.errors import CheckpointError, ConversionError, GptOssError, ModelNotFound, NotEnoughDisk
+from gptoss_mlx.errors import (
+    CheckpointError,
+    ConversionError,
+    FileWriteError,
+    GptOssError,
+    InvalidRequest,
+    ModelNotFound,
+    NotEnoughDisk,
+)
 from gptoss_mlx.fit import PRECISIONS, DeviceInfo, Precision, weight_bytes
 from gptoss_mlx.model import load_transformer
 from tests.convert_sources import load_tensors, tensor_bytes, write_layout
@@ -423,6 +433,46 @@ def test_a_destination_in_the_source_is_refused_and_the_reverse(tmp_path: Path) 
     _refused(source, source, ConversionError, "exists|lies in the source")
     (tmp_path / "outer" / "config.json").write_text("{}")
     _refused(source, tmp_path / "outer", ConversionError, "the source .* lies in it", force=True)
+
+
+def test_a_second_name_of_the_source_is_no_place_for_its_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As mounts give one, and filesystems that take upper and lower case for the same: resolving does not tell."""
+    source = write_layout("hf", tmp_path / "real" / "source")
+    (tmp_path / "second").symlink_to(tmp_path / "real")
+    monkeypatch.setattr(Path, "resolve", lambda path, strict=False: path.absolute())
+    second = tmp_path / "second" / "source"
+    _refused(source, second, ConversionError, "lies in the source", force=True)
+    _refused(source, second / "out", ConversionError, "lies in the source")
+    assert (source / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "x/.."])
+def test_a_destination_needs_a_name(
+    name: str, sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _refused(sources["hf"], Path(name), ConversionError, "by its own name", force=True)
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x", "a\0b", "x" * 300])
+def test_what_no_path_can_be_is_refused(name: str, sources: dict[str, Path], tmp_path: Path) -> None:
+    for source, destination in ((sources["hf"], name), (name, tmp_path / "out")):
+        with pytest.raises(InvalidRequest, match=r"no such user|NUL|so long a name"):
+            convert_checkpoint(source, destination)
+
+
+def test_remains_that_cannot_be_removed_are_named(
+    sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".out.partial").mkdir()
+
+    def refuse(path: Path, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    _refused(sources["hf"], tmp_path / "out", FileWriteError, "no permission to write there")
 
 
 def test_a_destination_without_parent_is_refused(sources: dict[str, Path], tmp_path: Path) -> None:

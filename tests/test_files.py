@@ -51,11 +51,14 @@ def test_until_it_is_whole_a_file_is_hidden_beside_its_target(tmp_path: Path) ->
         assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
 
 
-def test_saving_leaves_the_umask_as_it_was(tmp_path: Path) -> None:
+def test_saving_never_touches_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It belongs to all threads: who sets it for a moment sets it for the others too."""
     before = os.umask(0o026)
     try:
-        files.write_text(tmp_path / "public", "")
-        assert os.umask(0o026) == 0o026
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "umask", failing(errno.EPERM))
+            files.write_text(tmp_path / "public", "")
+        assert stat.S_IMODE((tmp_path / "public").stat().st_mode) == 0o640
     finally:
         os.umask(before)
 
@@ -292,3 +295,22 @@ def test_a_failed_rename_puts_the_old_directory_back(tmp_path: Path, monkeypatch
     with pytest.raises(FileWriteError), files.atomic_directory(target, replace=True):
         pass
     assert names_in(target) == {"old"}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "input/output error"), KeyboardInterrupt()])
+def test_between_the_two_renames_the_old_directory_comes_back_too(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "old").write_text("")
+
+    def interrupted(path: Path) -> None:
+        if not target.exists():
+            raise error
+
+    monkeypatch.setattr(files, "sync_directory", interrupted)
+    with pytest.raises((FileWriteError, KeyboardInterrupt)), files.atomic_directory(target, replace=True):
+        pass
+    assert names_in(target) == {"old"}
+    assert names_in(tmp_path) == {"model"}

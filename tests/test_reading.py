@@ -51,3 +51,9 @@ def test_a_file_that_grows_is_not_read_further(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(reading, "open_regular", lambda path: (path.open("rb"), size))
     with pytest.raises(ValueError, match="grew while it was read"):
         reading.read_regular(path, 5)
+
+
+@pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"a": -Infinity}', "1e999", "-1e999"])
+def test_numbers_without_an_end_are_no_json(text: str) -> None:
+    with pytest.raises(ValueError, match="is no number of JSON"):
+        parse_json(text.encode())

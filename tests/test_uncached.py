@@ -16,6 +16,7 @@ import pytest
 
 from gptoss_mlx.convert import uncached
 from gptoss_mlx.convert.uncached import UncachedFile
+from gptoss_mlx.convert.writer import DirectoryWriter
 
 BUFFER = uncached._BUFFER_BYTES
 SECTOR = 512
@@ -109,6 +110,39 @@ def test_any_other_refusal_is_an_error(content: bytes, tmp_path: Path, monkeypat
     monkeypatch.setattr(uncached, "os", System(write))
     with pytest.raises(OSError, match="Input/output"):
         written(tmp_path / "file", [content])
+
+
+def test_a_disk_that_takes_nothing_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uncached, "os", System(lambda descriptor, view: 0))
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        written(tmp_path / "file", [b"x"])
+
+
+def test_without_memory_for_a_buffer_no_file_is_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: int) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with pytest.raises(OSError, match="Cannot allocate"):
+        UncachedFile(tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_second_interruption_closes_no_file_under_the_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[UncachedFile] = []
+    monkeypatch.setattr(UncachedFile, "close", closed.append)
+
+    def interrupt(**options: bool) -> None:
+        raise KeyboardInterrupt
+
+    directory = DirectoryWriter(tmp_path, lambda size: None)
+    with pytest.raises(KeyboardInterrupt), directory._created("file"):
+        directory._threads[0].shutdown()
+        monkeypatch.setattr(directory._threads[0], "shutdown", interrupt)
+        raise KeyboardInterrupt
+    assert not closed
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="how Linux tells what its cache holds")
