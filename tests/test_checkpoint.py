@@ -339,6 +339,9 @@ def test_a_directory_without_weights_says_what_it_lacks(tmp_path: Path) -> None:
 
 def test_a_disk_that_fails_while_a_header_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
         def readinto(self, buffer: object) -> int:
             raise OSError(errno.EIO, "Input/output error")
 
