@@ -43,7 +43,7 @@ class MemorySettings:
 
     def __init__(self, allocator: Allocator) -> None:
         self._allocator = allocator
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may release one model while another is loaded
         self._holders = 0
         self._before = (0, 0)
 
@@ -63,7 +63,7 @@ class MemorySettings:
             )
 
     def release(self, device: DeviceInfo) -> None:
-        """A model was closed."""
+        """A model was closed or forgotten."""
         if not device.is_mac:
             return
         with self._lock:

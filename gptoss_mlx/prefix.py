@@ -46,12 +46,13 @@ class PrefixCache:
         return len(self.tokens)
 
     def known(self, prompt: Sequence[int]) -> int:
-        """What :meth:`reuse` would return; nothing is changed."""
-        shared = common_length(self.tokens, prompt[:-1])
-        if shared == len(self.tokens):
+        """What :meth:`reuse` would return; nothing is changed. May be called from any thread."""
+        # Copies: the worker may be at them.
+        tokens, marks = list(self.tokens), tuple(self._marks)
+        shared = common_length(tokens, prompt[:-1])
+        if shared == len(tokens):
             return shared
-        # A copy: the worker may be at it.
-        return max((mark for mark in tuple(self._marks) if mark <= shared), default=0)
+        return max((mark for mark in marks if mark <= shared), default=0)
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Notes tokens that the transformer has added to the cache."""

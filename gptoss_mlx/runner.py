@@ -6,6 +6,7 @@ Knows tokens, caches and memory, but neither text nor conversations.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
@@ -34,7 +35,7 @@ class ModelRunner:
     Args:
         load: gives the transformer; called in the worker's thread.
         budget: what it may use of the machine.
-        memory: whose settings hold until :meth:`close`.
+        memory: whose settings hold until :meth:`close`, or as long as it is not forgotten.
 
     Raises:
         NotEnoughMemory: there is no room for it; nothing was read. What ``load`` raises goes through too.
@@ -51,8 +52,10 @@ class ModelRunner:
         self._chunk_size = ChunkSize()
         self._channels: set[Channel] = set()
         self._prefixes = PrefixPool()
-        self._memory = memory
-        self._memory.hold(budget.device)
+        memory.hold(budget.device)
+        # Also of a model that is forgotten and never closed.
+        self._release_memory = weakref.finalize(self, memory.release, budget.device)
+        self._release_memory.atexit = False
         self._transformer: Transformer | None = None
         try:
             self._transformer = self.call(load)
@@ -185,7 +188,7 @@ class ModelRunner:
             channel.cancel()
         self._worker.close()
         self._transformer = None
-        self._memory.release(self.budget.device)
+        self._release_memory()
         mx.clear_cache()
 
     def _make_room(self, prefix: PrefixCache, length: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 
 import mlx.core as mx
@@ -12,7 +13,7 @@ from gptoss_mlx.errors import CheckpointError, NotEnoughMemory
 from gptoss_mlx.fit import DeviceInfo
 from gptoss_mlx.metal import MemorySettings, is_out_of_memory
 from gptoss_mlx.model import Transformer
-from tests.conftest import DEMO
+from tests.conftest import DEMO, settled
 
 GB = 2**30
 MAC = DeviceInfo(name="Mac", memory_bytes=64 * GB, gpu_bytes=48 * GB, is_mac=True)
@@ -46,6 +47,17 @@ def test_the_limits_hold_while_a_model_is_loaded() -> None:
     second.close()
     assert (allocator.wired, allocator.kept) == (7, 11)
     assert allocator.calls == 2
+
+
+def test_a_model_that_is_forgotten_takes_them_back() -> None:
+    allocator = Recorded()
+    model = GptOss(DEMO, device=MAC, memory=MemorySettings(allocator))
+    settled(model)
+    thread = model._runner._worker._thread
+    del model
+    gc.collect()
+    thread.join(60)
+    assert (allocator.wired, allocator.kept) == (7, 11)
 
 
 def test_a_load_that_fails_takes_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
