@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import bench, convert
-from .edge import EdgeGroup, leave
+from .edge import EdgeGroup, leave, open_missing_streams
 from .parameters import PromptCommand
 
 __all__ = ["app", "main"]
@@ -256,6 +256,7 @@ bench.register(app)
 
 def main() -> None:
     """The entry point."""
+    open_missing_streams()
     try:
         app()
     except SystemExit as ended:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import time
@@ -110,11 +111,15 @@ def _places() -> Iterator[Finding]:
         "Hub cache": Path(constants.HF_HUB_CACHE),
     }
     for name, path in places.items():
-        yield "ok", f"{name}: {path}{'' if path.exists() else ' (not there yet)'}", ""
+        there = next(place for place in (path, *path.parents) if place.exists())
+        if os.access(there, os.W_OK):
+            yield "ok", f"{name}: {path}{'' if path.exists() else ' (not there yet)'}", ""
+        else:
+            yield "bad", f"{name}: {path}: no permission to write in {there}", "make it writable for you"
     try:
         explain_settings()
     except Exception as error:
-        yield "bad", str(error), "mend or delete that file"
+        yield "bad", str(error), "mend it where it stands"
 
 
 def _self_test() -> Iterator[Finding]:

@@ -24,7 +24,16 @@ from ..errors import (
 )
 from .parameters import unconverted
 
-__all__ = ["INTERRUPTED", "EdgeGroup", "error_line", "exit_code", "is_exit", "leave", "origin"]
+__all__ = [
+    "INTERRUPTED",
+    "EdgeGroup",
+    "error_line",
+    "exit_code",
+    "is_exit",
+    "leave",
+    "open_missing_streams",
+    "origin",
+]
 
 INTERRUPTED = 130
 
@@ -87,6 +96,18 @@ class EdgeGroup(TyperGroup):
             _report(error)
             raise typer.Exit(exit_code(error)) from None
         return result
+
+
+def open_missing_streams() -> None:
+    """Python has None for a standard stream that was closed when the program began (``<&-``): nothing is read or
+    written there, as with /dev/null. Also no file that is opened later takes its number."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def leave(ended: SystemExit) -> None:

@@ -17,7 +17,7 @@ _HOW = "get it with: gptoss convert 20b; or try the small demonstration model: -
 
 
 def choose_model(named: str | None, terminal: Terminal, interactive: bool) -> str:
-    """The model that was named, else the converted one used last, else what the user answers.
+    """The model that was named, else the default (see :func:`..hub.default_model`), else what the user answers.
 
     Raises:
         ModelNotFound: there is none, and nobody to ask or nothing chosen.
@@ -29,11 +29,11 @@ def choose_model(named: str | None, terminal: Terminal, interactive: bool) -> st
 
         resolve(named)
         return named
-    from ..hub import list_converted
+    from ..hub import default_model
 
-    converted = list_converted()
-    if converted:
-        return converted[0].name
+    default = default_model()
+    if default is not None:
+        return default
     if not interactive:
         raise ModelNotFound(f"no model on this machine yet; {_HOW}")
     return _ask(terminal)

@@ -78,18 +78,35 @@ def _need(config: ModelConfig, device: DeviceInfo, precision: Any, context: int)
     return {"bytes": needed.needed_bytes, "fits": needed.fits, "remedy": needed.remedy}
 
 
-def _architecture(config: ModelConfig) -> dict[str, Any]:
-    sliding = sum(kind == "sliding_attention" for kind in config.layer_types)
-    layers = config.num_hidden_layers
+def _architecture(config: ModelConfig) -> dict[str, int]:
     return {
-        "layers": f"{layers}: {sliding} sliding (window {config.sliding_window}), {layers - sliding} full",
-        "experts": f"{config.num_local_experts}, {config.num_experts_per_tok} active",
-        "hidden": f"{config.hidden_size}, experts {config.intermediate_size}",
-        "heads": f"{config.num_attention_heads} query, {config.num_key_value_heads} key-value",
-        "head dimension": f"{config.head_dim}",
-        "vocabulary": f"{config.vocab_size:,}",
-        "context": f"{config.max_position_embeddings:,}",
+        "layers": config.num_hidden_layers,
+        "sliding_layers": sum(kind == "sliding_attention" for kind in config.layer_types),
+        "sliding_window": config.sliding_window,
+        "experts": config.num_local_experts,
+        "active_experts": config.num_experts_per_tok,
+        "hidden_size": config.hidden_size,
+        "expert_size": config.intermediate_size,
+        "query_heads": config.num_attention_heads,
+        "key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "vocabulary": config.vocab_size,
+        "context": config.max_position_embeddings,
     }
+
+
+def _architecture_rows(of: dict[str, int]) -> list[Row]:
+    full = of["layers"] - of["sliding_layers"]
+    sliding = f"{of['sliding_layers']} sliding (window {of['sliding_window']})"
+    return [
+        _field("layers", f"{of['layers']}: {sliding}, {full} full"),
+        _field("experts", f"{of['experts']}, {of['active_experts']} active"),
+        _field("hidden", f"{of['hidden_size']}, experts {of['expert_size']}"),
+        _field("heads", f"{of['query_heads']} query, {of['key_value_heads']} key-value"),
+        _field("head dimension", f"{of['head_dim']}"),
+        _field("vocabulary", f"{of['vocabulary']:,}"),
+        _field("context", f"{of['context']:,}"),
+    ]
 
 
 def _parameters(config: ModelConfig) -> dict[str, int]:
@@ -114,8 +131,7 @@ def _parameters(config: ModelConfig) -> dict[str, int]:
 
 def _rows(reference: str, content: dict[str, Any]) -> list[Row]:
     rows: list[Row] = [(Span(reference, BOLD),)]
-    rows += [_field(name, value) for name, value in content["architecture"].items()]
-    rows += [()]
+    rows += [*_architecture_rows(content["architecture"]), ()]
     for name, count in content["parameters"].items():
         note = " for each token (the embedding is only looked up)" if name == "active" else ""
         rows.append(_field(name.replace("_", " "), f"{count:,}{note}"))

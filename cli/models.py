@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import InvalidRequest, ModelNotFound
-from ..hub import InstalledModel, list_converted, list_models
+from ..hub import InstalledModel, forget, list_converted, list_models
 from .spans import CYAN, DIM, Row, Span, clip
 from .terminal import Terminal
 
@@ -51,6 +51,7 @@ def remove_models(names: Sequence[str], *, confirmed: bool) -> None:
         if not confirmed:
             _confirm(model, terminal)
         shutil.rmtree(model.path)
+        forget(name)
         terminal.line(f"deleted {name}: {_size(model.nbytes)}")
 
 

@@ -84,7 +84,9 @@ _TYPES: Mapping[str, type] = {
     "kv_bits": int,
     "think": str,
 }
-_CHOICES: Mapping[str, tuple[str, ...]] = {"effort": EFFORTS, "think": THINK_MODES}
+_KINDS: Mapping[type, str] = {str: "text", int: "a whole number", float: "a number"}
+_CHOICES: Mapping[str, tuple[Any, ...]] = {"effort": EFFORTS, "think": THINK_MODES, "kv_bits": (8,)}
+_SAMPLING = ("temperature", "top_p", "seed", "max_tokens")
 
 
 def config_path() -> Path:
@@ -146,7 +148,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise GptOssError(f"{path}: cannot be read ({error})") from error
     except tomllib.TOMLDecodeError as error:
-        raise InvalidRequest(f"{path}: {error}; see 'gptoss config show' for the settings there are") from error
+        raise InvalidRequest(f"{path}: {error}; mend it, or delete the file") from error
     unknown = sorted(set(values) - set(_TYPES))
     if unknown:
         raise InvalidRequest(f"{path}: {unknown[0]}: no such setting; there are {', '.join(_TYPES)}")
@@ -157,8 +159,7 @@ def _converted(name: str, text: str, where: str) -> Any:
     try:
         return _TYPES[name](text)
     except ValueError as error:
-        kind = {int: "a whole number", float: "a number"}[_TYPES[name]]
-        raise InvalidRequest(f"{where} is {text!r}; {kind} is needed") from error
+        raise InvalidRequest(f"{where} is {text!r}; {_KINDS[_TYPES[name]]} is needed") from error
 
 
 def _checked(name: str, value: Any, where: str) -> Any:
@@ -166,11 +167,24 @@ def _checked(name: str, value: Any, where: str) -> Any:
     if expected is float and type(value) is int:
         value = float(value)
     if type(value) is not expected:
-        raise InvalidRequest(f"{where} is {value!r}; a value of type {expected.__name__} is needed")
+        raise InvalidRequest(f"{where} is {value!r}; {_KINDS[expected]} is needed")
     choices = _CHOICES.get(name)
     if choices is not None and value not in choices:
-        raise InvalidRequest(f"{where} is {value!r}; one of {', '.join(choices)} is needed")
+        which = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+        raise InvalidRequest(f"{where} is {value!r}; {which} is needed")
+    if name in _SAMPLING:
+        _check_sampling(name, value, where)
     return value
+
+
+def _check_sampling(name: str, value: Any, where: str) -> None:
+    """The library knows the ranges; here it is said where the value stands."""
+    from ..sampling import SamplingParams
+
+    try:
+        SamplingParams(**{name: value})
+    except InvalidRequest as error:
+        raise InvalidRequest(str(error).replace(name, where, 1)) from error
 
 
 def as_effort(text: str) -> Effort:

@@ -7,6 +7,7 @@ read.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gptoss_mlx import downloads, hub
-from gptoss_mlx.errors import CheckpointError, ConversionError, ModelNotFound, NotEnoughDisk
+from gptoss_mlx.errors import CheckpointError, ConversionError, FileWriteError, ModelNotFound, NotEnoughDisk
 from gptoss_mlx.files import as_path, atomic_directory, clear_remains
 from gptoss_mlx.fit import PRECISIONS, DeviceInfo, Precision, choose_precision
 from gptoss_mlx.reading import inside, parse_json, read_regular
@@ -186,8 +187,11 @@ def plan_conversion(
     if dense is not None and dense not in PRECISIONS:
         raise ConversionError(f"dense is {dense!r}; one of {', '.join(PRECISIONS)} is needed")
     reference = str(source)
+    if to != "mlx" and destination is None:
+        raise ConversionError(f"--to {to}: name a destination; models found by name are in gptoss's own layout")
     target = as_path(destination) if destination is not None else hub.converted_path(reference)
     _check_target(target, force=force)
+    _check_parent(target)
     directory = _locate(reference, target, to, download=download, progress=progress)
     _check_apart(target, directory)
     model = open_source(directory)
@@ -311,17 +315,26 @@ def _lies_in(path: Path, directory: Path) -> bool:
     return any(place.exists() and place.samefile(directory) for place in (here, *here.parents))
 
 
-def _make_parent(target: Path) -> None:
+def _check_parent(target: Path) -> None:
     """The data directory need not exist yet; a parent that the user named must."""
+    if target.parent == hub.data_directory():
+        there = next(place for place in target.parents if place.exists())
+    elif target.parent.is_dir():
+        there = target.parent
+    else:
+        raise ConversionError(f"{target}: the directory {target.parent} does not exist; make it first")
+    if not os.access(there, os.W_OK):
+        raise FileWriteError(f"{target}: no permission to write in {there}; choose another destination")
+
+
+def _make_parent(target: Path) -> None:
     if target.parent == hub.data_directory():
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConversionError(
+            raise FileWriteError(
                 f"{target.parent}: cannot be made ({error.strerror}); name a destination"
             ) from error
-    elif not target.parent.is_dir():
-        raise ConversionError(f"{target}: the directory {target.parent} does not exist; make it first")
 
 
 def _require_space(target: Path, nbytes: int) -> None:

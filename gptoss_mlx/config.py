@@ -7,7 +7,7 @@ silence. Knows nothing of tensors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -190,6 +190,10 @@ class _Fields:
         self.prefix = prefix
         self._read: set[str] = set()
 
+    @property
+    def names(self) -> Iterable[str]:
+        return self._values.keys()
+
     def get(self, name: str) -> Any:
         self._read.add(name)
         return self._values.get(name)
@@ -289,6 +293,9 @@ def _quantization(fields: _Fields) -> Quantization | None:
     table = fields.table("quantization")
     if table is None:
         return None
+    layers = (name for name in table.names if "." in name)
+    if table.get("mode") == "mxfp4" or any(isinstance(table.get(name), dict) for name in layers):
+        raise ConfigError("quantization is mlx-lm's, layer by layer; re-pack it first: gptoss convert DIRECTORY")
     table.literal("mode", "affine")
     quantization = Quantization(bits=table.integer("bits", 4, 8), group_size=table.integer("group_size", 32, 64))
     if quantization.bits not in (4, 8) or quantization.group_size not in (32, 64):

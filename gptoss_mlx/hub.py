@@ -25,7 +25,9 @@ __all__ = [
     "InstalledModel",
     "converted_path",
     "data_directory",
+    "default_model",
     "find_source",
+    "forget",
     "list_converted",
     "list_models",
     "mark_used",
@@ -168,6 +170,22 @@ def list_converted() -> list[InstalledModel]:
     return sorted(converted, key=lambda model: (-(model.last_used or 0), model.name))
 
 
+def default_model() -> str | None:
+    """What is meant where no model is named.
+
+    Returns:
+        The converted model used last, else a released one in the Hub's cache, else the demo once it was used; None
+        if there is nothing of that.
+    """
+    converted = list_converted()
+    if converted:
+        return converted[0].name
+    for alias, repo_id in ALIASES.items():
+        if cached_snapshot(repo_id) is not None:
+            return alias
+    return DEMO if _marker(DEMO).exists() else None
+
+
 def _converted_directories() -> list[Path]:
     home = data_directory()
     if not home.is_dir():
@@ -208,18 +226,29 @@ def mark_used(reference: str | Path) -> None:
     """Remembers that a model was loaded just now, so that it can be the default. Never fails.
 
     Args:
-        reference: a converted model's name or directory; anything else is not remembered.
+        reference: a converted model's or the demo's name or directory; anything else is not remembered.
     """
-    path = Path(reference)
+    name = _remembered_as(Path(reference))
+    if name is not None:
+        with contextlib.suppress(OSError):
+            marker = _marker(name)
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
+
+
+def _remembered_as(path: Path) -> str | None:
+    if path in (Path(DEMO), _DEMO_CHECKPOINT):
+        return DEMO
     home = data_directory()
     if len(path.parts) > 1 and path.parent != home:
-        return
-    if not (home / path.name / MANIFEST_NAME).is_file():
-        return
+        return None
+    return path.name if (home / path.name / MANIFEST_NAME).is_file() else None
+
+
+def forget(name: str) -> None:
+    """Forgets when a converted model was used: it is no longer there."""
     with contextlib.suppress(OSError):
-        marker = _marker(path.name)
-        marker.parent.mkdir(exist_ok=True)
-        marker.touch()
+        _marker(name).unlink()
 
 
 def _marker(name: str) -> Path:

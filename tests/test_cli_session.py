@@ -279,7 +279,7 @@ def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path) -> None:
 
 def test_a_setting_that_cannot_be_ends_the_chat_at_once(tmp_path: Path) -> None:
     person = Person([*CHAT, "--temperature", "-1"], tmp_path)
-    person.wait_for("error: temperature is -1.0; ")
+    person.wait_for("error: --temperature is -1.0; ")
     assert person.end() == 2
 
 

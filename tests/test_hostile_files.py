@@ -224,7 +224,7 @@ ALLOWED = {
     # The Hub's own cache: a directory for files.write_text.
     "downloads.py": {"refs.mkdir", "write_text"},
     # An empty marker whose time is what it says.
-    "hub.py": {"marker.parent.mkdir", "marker.touch"},
+    "hub.py": {"marker.parent.mkdir", "marker.touch", "_marker(name).unlink"},
     # Deleting a model, when asked to.
     "cli/models.py": {"shutil.rmtree"},
     # What was typed, appended to a file that files.private_file made; output to a closed pipe goes nowhere.

@@ -171,7 +171,7 @@ def test_marking_leaves_the_model_as_it_was_written(source: Path) -> None:
     hub.mark_used("demo")
     hub.mark_used(source)
     assert verify_checkpoint(target).ok
-    assert [model.name for model in hub.list_models() if model.last_used is not None] == ["20b"]
+    assert [model.name for model in hub.list_models() if model.last_used is not None] == ["20b", "demo"]
 
 
 # Downloads.
