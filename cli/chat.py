@@ -253,11 +253,17 @@ class ChatSession:
         self.show(stream)
 
     def show(self, stream: Stream, save: bool = True) -> Reply:
-        """Show an answer as it comes, save the conversation, say what it took."""
-        reply = self._show_interactive(stream) if self.interactive else self._show_plain(stream)
+        """Show an answer as it comes, save the conversation, say what it took.
+
+        What an answer that fails or is left has shown until then is saved too.
+        """
+        try:
+            reply = self._show_interactive(stream) if self.interactive else self._show_plain(stream)
+        finally:
+            if save:
+                self.save()
         self.stats.replies.append(reply)
         if save:
-            self.save()
             self.context = self.chat.context_used
         self._remarks(reply)
         return reply
@@ -271,7 +277,6 @@ class ChatSession:
             reply = show_live(stream, self.terminal, keyboard, view)
         except KeyboardInterrupt:
             self._interrupted_at = -_TWICE
-            self.save()
             self.leaving = True
             raise typer.Exit(INTERRUPTED) from None
         self.think = view.think

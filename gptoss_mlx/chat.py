@@ -234,7 +234,8 @@ class Chat(Transcript):
             raise InvalidRequest("there is no unfinished answer to continue; ask something")
         prompt = self._prompt()
         begun = prompt.rendered(self.model.tokenizer).segments[-1].tokens[:-1]
-        return self._turn(Step(sampling=self.sampling, begun=begun), replace(prompt, messages=self._messages[:-1]))
+        step = Step(sampling=self.sampling, begun=begun)
+        return self._turn(step, replace(prompt, messages=self._messages[:-1]), unfinished=last)
 
     def edit(self, index: int, text: str, **options: Unpack[AnswerOptions]) -> Reply:
         """Changes what the user said and asks again; what came after is thrown away.
@@ -378,25 +379,34 @@ class Chat(Transcript):
         effort = self.effort if effort is None else checked_effort(effort)
         return self._turn(step, replace(self._prompt(), messages=messages, effort=effort))
 
-    def _turn(self, step: Step, prompt: Prompt) -> Stream:
+    def _turn(self, step: Step, prompt: Prompt, unfinished: Message | None = None) -> Stream:
         """Starts a turn.
 
         Args:
             step: the first of it.
             prompt: the chat as it is to be; what is refused leaves the chat as it was.
+            unfinished: the message that goes on; it stays until the one that it becomes takes its place.
         """
         model, sampling, constraint = self.model, step.sampling, step.plan.constraint
         started = [step.start(model, prompt, self._prefix)]
-        self._messages, self.effort = list(prompt.messages), prompt.effort
+        # The turn's own: what it still says after another one began does not get into that one.
+        messages = self._messages = [*prompt.messages, *([] if unfinished is None else [unfinished])]
+        self.effort = prompt.effort
+
+        def add(more: Sequence[Message]) -> None:
+            if more and messages[-1] is unfinished:
+                del messages[-1]
+            messages.extend(more)
 
         def generate(used: Usage) -> Generation:
             if started:
                 return started.pop()
-            return step.after_a_call(used).start(model, self._prompt(), self._prefix)
+            following = replace(self._prompt(), messages=messages)
+            return step.after_a_call(used).start(model, following, self._prefix)
 
         turn_plan = TurnPlan(
             generate=generate,
-            add=self._messages.extend,
+            add=add,
             call=self._call,
             runs=lambda call: not call.is_complete or not self._tools.leaves(call.recipient or "", call.text),
             max_steps=self.max_steps,

@@ -102,7 +102,7 @@ class Transcript:
         """
         position = self._last_question()
         question = self._messages[position].text
-        del self._messages[position:]
+        self._messages = self._messages[:position]  # a stream that is still read adds to the other list
         return question
 
     def save(self, path: str | Path) -> None:

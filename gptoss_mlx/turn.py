@@ -44,7 +44,7 @@ class TurnPlan:
     generate: Callable[[Usage], Generation]
     """Renders the conversation as it stands and starts generating, told what the turn has used so far."""
     add: Callable[[Sequence[Message]], None]
-    """Adds messages to the conversation."""
+    """Adds messages to the conversation; the first one takes the place of that which goes on."""
     call: Callable[[Message], ToolResult]
     """Answers a tool call."""
     runs: Callable[[Message], bool]
@@ -169,19 +169,34 @@ class Turn:
 
     def _answer(self, call: Message) -> Iterator[Event]:
         result = self._plan.call(call)
-        yield result
         self._keep([call.answer(result.output)])
+        yield result
 
     def _generate(self, begun: Sequence[int]) -> Generator[Event, None, tuple[Sequence[Message], FinishReason]]:
-        """One request to the model. Returns its messages and why it ended."""
+        """One request to the model. Returns its messages and why it ended. They are kept however it ends: also if
+        the request fails, or nobody reads on."""
         parser = StreamParser(self._tokenizer, role="assistant")
         for token in begun:
             parser.process(token)
         reader = _Reader(self._tally, self._plan.stop)
-        loops, looping = LoopDetector() if self._plan.stop_loops else None, False
         self._generation = generation = self._plan.generate(self._tally.usage)
         if self._cancelled:
             generation.cancel()
+        try:
+            reason = yield from self._read(generation, parser, reader)
+            yield from reader.read(parser.close())
+        finally:
+            parser.close()
+            self._count(generation, reader)
+            stored = (_stored(message, reader) for message in parser.messages)
+            messages = self._keep([message for message in stored if message is not None])
+        return messages, reason or ("cancelled" if generation.cancelled else "length")
+
+    def _read(
+        self, generation: Generation, parser: StreamParser, reader: _Reader
+    ) -> Generator[Event, None, FinishReason | None]:
+        """The events of a generation's tokens. Returns why it ended, where a token says so."""
+        loops, looping = LoopDetector() if self._plan.stop_loops else None, False
         reason: FinishReason | None = None
         for item in generation.items():
             if isinstance(item, Progress):
@@ -202,18 +217,11 @@ class Turn:
                 yield from reader.read(changes)
             if reader.stopped:
                 generation.cancel()
-                reason = "stop"
-                break
+                return "stop"
             if looping:
                 generation.cancel()
-                reason = "loop"
-                break
-        yield from reader.read(parser.close())
-        self._count(generation, reader)
-        messages = self._keep(
-            [kept for message in parser.messages if (kept := _stored(message, reader)) is not None]
-        )
-        return messages, reason or ("cancelled" if generation.cancelled else "length")
+                return "loop"
+        return reason
 
     def _is_thinking(self, parser: StreamParser, token: int) -> bool:
         """Whether the parser's last token was text of analysis, be it half a character."""

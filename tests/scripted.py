@@ -8,19 +8,20 @@ from typing import Any, cast
 
 from gptoss_mlx.chat import Chat
 from gptoss_mlx.engine import GptOss
+from gptoss_mlx.errors import NotEnoughMemory
 from gptoss_mlx.generation import Channel as Wire
 from gptoss_mlx.generation import Generation
 from gptoss_mlx.sampling import SamplingParams
 from gptoss_mlx.tokenizer import Tokenizer
 from tests.harmony_fixtures import tokenizer
 
-__all__ = ["ScriptedModel", "wire"]
+__all__ = ["ScriptedModel", "failing", "wire"]
 
 
 class ScriptedModel:
     """Answers each request with the next of its scripts, and remembers the prompts."""
 
-    def __init__(self, *scripts: str | Iterable[int] | BaseException) -> None:
+    def __init__(self, *scripts: str | Iterable[int | BaseException] | BaseException) -> None:
         self.tokenizer: Tokenizer = tokenizer()
         self.config = SimpleNamespace(max_position_embeddings=131_072, vocab_size=201_088)
         self.context_limit = 131_072
@@ -64,12 +65,17 @@ class ScriptedModel:
         script = self.scripts.pop(0)
         if isinstance(script, BaseException):
             raise script
-        tokens = wire(script) if isinstance(script, str) else list(script)
+        items = wire(script) if isinstance(script, str) else list(script)
         channel = Wire()
-        for token in tokens[: sampling.max_tokens]:
-            channel.items.put(token)
+        for item in items[: sampling.max_tokens]:
+            channel.items.put(item)
         channel.items.put(None)
         return Generation(prompt, channel)
+
+
+def failing(text: str) -> list[int | BaseException]:
+    """The tokens of a drawn turn, and then there is no more memory."""
+    return [*wire(text), NotEnoughMemory("the memory ran out")]
 
 
 def wire(text: str) -> list[int]:

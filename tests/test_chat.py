@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import json
 import tracemalloc
@@ -13,10 +15,10 @@ import pytest
 from gptoss_mlx import SamplingParams
 from gptoss_mlx.chat import Chat
 from gptoss_mlx.engine import GptOss
-from gptoss_mlx.errors import ChatFileError, InvalidRequest
+from gptoss_mlx.errors import ChatFileError, InvalidRequest, NotEnoughMemory
 from gptoss_mlx.events import Done, Preamble, Text, Thinking, ToolCall, ToolResult
 from gptoss_mlx.harmony import Message
-from tests.scripted import ScriptedModel, wire
+from tests.scripted import ScriptedModel, failing, wire
 
 FINAL = "<|channel|>final<|message|>{}<|return|>"
 THOUGHT = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>"
@@ -317,6 +319,95 @@ def test_a_cut_answer_is_marked_and_can_be_continued() -> None:
     assert "".join(event.delta for event in events if isinstance(event, Text)) == ", three."
     assert model.shown[1].endswith("<|start|>assistant<|channel|>final<|message|>One, two")
     assert [message.text for message in chat.messages] == ["count", "One, two, three."]
+
+
+@pytest.mark.parametrize("more", [None, "", ", three", ", three<|return|>"])
+def test_an_unfinished_answer_is_never_lost_by_going_on_with_it(more: str | None) -> None:
+    model = ScriptedModel("<|channel|>final<|message|>One, two", failing(more or ""))
+    chat = model.chat()
+    chat.send("count")
+    stream = chat.continue_stream()
+    if more is None:
+        assert [message.text for message in chat.messages] == ["count", "One, two"]
+        del stream
+    else:
+        with pytest.raises(NotEnoughMemory):
+            stream.finish()
+    assert [message.text for message in chat.messages] == ["count", "One, two" + (more or "").partition("<")[0]]
+    assert chat.messages[-1].truncated == ("<|return|>" not in (more or ""))
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["failed", "forgotten"])
+def test_what_was_shown_is_kept_however_the_stream_ends(fails: bool, tmp_path: Path) -> None:
+    model = ScriptedModel(failing(THOUGHT.format("One, two").removesuffix("<|return|>")), ", three.<|return|>")
+    chat = model.chat()
+    stream = chat.stream("count")
+    shown = ""
+    with contextlib.suppress(NotEnoughMemory):
+        for event in stream:
+            shown += event.delta if isinstance(event, Text) else ""
+            if not fails and shown == "One, two":
+                break
+    del stream
+    gc.collect()
+    assert shown == "One, two"
+    assert [message.text for message in chat.messages] == ["count", "Hm.", "One, two"]
+    chat.save(tmp_path / "chat.json")
+    again = Chat.load(cast(GptOss, model), tmp_path / "chat.json")
+    with again.continue_stream() as stream:
+        assert stream.finish().text == ", three."
+    assert again.messages[-1].text == "One, two, three."
+
+
+def test_nothing_is_kept_of_an_answer_that_failed_before_it_began() -> None:
+    chat = ScriptedModel(failing(""), failing("<|channel|>analysis"), FINAL.format("Hello.")).chat()
+    for _ in range(2):
+        with pytest.raises(NotEnoughMemory):
+            chat.retry() if chat.messages else chat.send("hi")
+        assert [message.text for message in chat.messages] == ["hi"]
+    assert chat.retry().text == "Hello."
+
+
+def test_a_tools_result_is_kept_when_nobody_reads_on() -> None:
+    chat = ScriptedModel(CALL, FINAL.format("3")).chat(tools=[add])
+    for event in chat.stream("1+2?"):
+        if isinstance(event, ToolResult):
+            break
+    assert [message.text for message in chat.messages] == ["1+2?", '{"a": 1, "b": 2}', "3"]
+    with chat.continue_stream() as stream:
+        assert stream.finish().text == "3"
+
+
+def test_a_stream_that_is_read_after_another_one_began_does_not_disturb_it() -> None:
+    model = ScriptedModel(CALL, FINAL.format("Hello."), FINAL.format("3"))
+    chat = model.chat(tools=[add])
+    late = chat.stream("1+2?")
+    next(late)
+    assert chat.undo() == "1+2?"
+    chat.send("hi")
+    assert late.finish().text == "3"
+    assert [message.text for message in chat.messages] == ["hi", "Hello."]
+    assert "1+2?" in model.shown[2]
+    assert "hi" not in model.shown[2].partition("user<|message|>")[2]
+
+
+@pytest.mark.parametrize("name", ["functions.add", "python", "functions.nö", "user"])
+@pytest.mark.parametrize("tool", [add, OUTSIDE], ids=["ours", "the caller's"])
+def test_a_call_on_final_is_a_call_and_no_answer(name: str, tool: Any) -> None:
+    """The model goes on with the result, and what was thought before the call stays as long as the turn lasts."""
+    call = f' to={name}<|channel|>final<|message|>{{"a": 1, "b": 2}}<|call|>'
+    model = ScriptedModel("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant" + call, FINAL.format("3"))
+    chat = model.chat(tools=[tool])
+    reply = chat.send("1+2?")
+    if chat.pending_calls:
+        assert (reply.finish_reason, reply.text) == ("tool_calls", "")
+        reply = chat.send_results("3")
+    assert (reply.text, reply.finish_reason) == ("3", "stop")
+    assert list(chat.pending_calls) == []
+    assert [str(message.channel) for message in chat.messages[1:]] == [
+        *("analysis", "commentary", "commentary", "final")
+    ]
+    assert "Hm." in model.shown[1]
 
 
 def test_messages_that_follow_each_other_are_parted() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from gptoss_mlx.chatfile import read
 from gptoss_mlx.cli.markdown import render
 from gptoss_mlx.cli.spans import plain
 from tests.markdown_documents import DOCUMENTS
@@ -229,6 +230,37 @@ def test_an_error_of_ours_ends_the_command_and_not_the_chat(tmp_path: Path) -> N
     person.enter("/undo")  # the stand-in for a model does not expect it
     person.wait_for("(this is a bug")
     ask(person, "still here?")
+    assert person.leave() == 0
+
+
+STARVED = """
+from gptoss_mlx.cli import app
+from gptoss_mlx.model import Transformer
+forward, steps = Transformer.__call__, []
+def starved(self, tokens, *rest, **named):
+    steps.append(tokens.shape[1])
+    if steps[-1] == 1 and steps.count(1) == 20:
+        raise RuntimeError("[METAL] Insufficient Memory")
+    return forward(self, tokens, *rest, **named)
+Transformer.__call__ = starved
+app.main()
+"""
+
+
+def test_an_answer_that_fails_is_saved_as_far_as_it_was_shown_and_can_go_on(tmp_path: Path) -> None:
+    person = Person([sys.executable, "-c", STARVED, "chat", "-m", "demo"], tmp_path, 100, 30)
+    person.wait_for_prompt()
+    person.enter("What is 12+30?")
+    person.wait_for("error: the memory ran out")
+    person.wait_for_prompt()
+    (path,) = chats(tmp_path)
+    question, *begun = read(path).messages
+    assert question.text == "What is 12+30?"
+    assert begun[-1].truncated
+    ask(person, "/continue")
+    goes_on = read(path).messages[len(begun)].text
+    assert goes_on.startswith(begun[-1].text)
+    assert len(goes_on) > len(begun[-1].text) > 0
     assert person.leave() == 0
 
 
