@@ -249,3 +249,14 @@ def test_a_function_call_on_analysis_is_stored_on_commentary() -> None:
     built_in = Message.assistant("{}", channel="analysis", recipient="browser.search")
     assert call.stored().channel == "commentary"
     assert built_in.stored() is built_in
+
+
+@pytest.mark.parametrize("recipient", ["functions.f", "python", "all"])
+def test_no_call_is_stored_on_final_and_no_answer_to_one_is(recipient: str) -> None:
+    """A message on final says that the turn is over, and no tool message may be there."""
+    call = Message.assistant("{}", channel="final", recipient=recipient)
+    assert call.stored() == Message.assistant("{}", channel="commentary", recipient=recipient)
+    for asked in (call, call.stored()):
+        assert asked.answer("3") == call.stored().answer("3")
+    answer = Message.assistant("Yes.", channel="final")
+    assert answer.stored() is answer

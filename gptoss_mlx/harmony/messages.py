@@ -164,22 +164,25 @@ class Message:
         )
 
     def answer(self, text: str) -> Message:
-        """The tool message that answers this call, on its channel.
+        """The tool message that answers this call, on its channel; no tool message is on final.
 
         A model may call a tool of any name: one that no tool message could carry is answered under the
         nearest name that one can.
         """
         if self.recipient is None:
             raise RenderError("recipient: only a message with a recipient can be answered")
-        return Message.tool(as_tool_name(self.recipient), text, channel=self.channel)
+        channel = Channel.COMMENTARY if self.channel is Channel.FINAL else self.channel
+        return Message.tool(as_tool_name(self.recipient), text, channel=channel)
 
     def stored(self) -> Message:
-        """As it belongs into the history: a function call made while thinking moves to commentary.
+        """As it belongs into the history: a function call on analysis, and any call on final, moves to commentary.
 
-        Analysis is dropped once the turn is over; the call and its result must stay.
+        Analysis is dropped once the turn is over; the call and its result must stay. A message on final says that
+        the turn is over, which a call never does.
         """
-        is_function = self.recipient is not None and self.recipient.startswith("functions.")
-        if is_function and self.channel is Channel.ANALYSIS:
+        is_call = self.author.role is Role.ASSISTANT and self.recipient is not None
+        is_function = is_call and str(self.recipient).startswith("functions.")
+        if (is_function and self.channel is Channel.ANALYSIS) or (is_call and self.channel is Channel.FINAL):
             return replace(self, channel=Channel.COMMENTARY)
         return self
 
