@@ -44,13 +44,13 @@ def bench(
         str, typer.Argument(help="demo, 20b, 120b, a converted model, a directory or a Hub repository.")
     ] = "demo",
     depths: Annotated[
-        str | None, typer.Option(help="Lengths of the prompts [default: 512,2k,8k,32k].", metavar="N,N,…")
+        str | None, typer.Option(help="Lengths of the prompts.", metavar="N,N,…", show_default="512,2k,8k,32k")
     ] = None,
-    tokens: Annotated[int | None, typer.Option(help="Tokens decoded after each prompt [default: 64].")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens decoded after each prompt.", show_default="64")] = None,
     rounds: Annotated[
-        int | None, typer.Option(help="How often each depth is measured; the median counts [default: 3].")
+        int | None, typer.Option(help="How often each depth is measured; the median counts.", show_default="3")
     ] = None,
-    turns: Annotated[int | None, typer.Option(help="Turns of the fixed chat, 0 to 10 [default: 10].")] = None,
+    turns: Annotated[int | None, typer.Option(help="Turns of the fixed chat, 0 to 10.", show_default="10")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Prompts of 512 and 2k tokens, once, and four turns.")
     ] = False,
@@ -61,8 +61,9 @@ def bench(
 ) -> None:
     """Measure how fast a model runs here: prompts, tokens, turns of a chat, memory.
 
-    With --against mlx-lm the same weights are first exported to a temporary directory in mlx-lm's layout. mlx-lm
-    rounds YaRN's frequencies, so its text may differ; its work does not.
+    With --against mlx-lm the same weights are first exported to a temporary directory in mlx-lm's layout.
+
+    mlx-lm rounds YaRN's frequencies, so its text may differ; its work does not.
     """
     from ..benchmark import Benchmark, Plan
     from ..tokenizer import Tokenizer

@@ -67,8 +67,9 @@ def convert(
 ) -> None:
     """Download a model if need be and re-pack it, once, so that it loads fast.
 
-    Experts stay as they are, bit for bit. Whatever interrupts it, the destination is whole or not there; run
-    the same command again.
+    Experts stay as they are, bit for bit.
+
+    Whatever interrupts it, the destination is whole or not there; run the same command again.
     """
     from gptoss_mlx.convert import carry_out, plan_conversion
 
