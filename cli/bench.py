@@ -44,13 +44,13 @@ def bench(
         str, typer.Argument(help="demo, 20b, 120b, a converted model, a directory or a Hub repository.")
     ] = "demo",
     depths: Annotated[
-        str | None, typer.Option(help="Lengths of the prompts.", metavar="N,N,…", show_default="512,2k,8k,32k")
+        str | None, typer.Option(help="Lengths of the prompts; by default 512,2k,8k,32k.", metavar="N,N,…")
     ] = None,
-    tokens: Annotated[int | None, typer.Option(help="Tokens decoded after each prompt.", show_default="64")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens decoded after each prompt; by default 64.")] = None,
     rounds: Annotated[
-        int | None, typer.Option(help="How often each depth is measured; the median counts.", show_default="3")
+        int | None, typer.Option(help="How often each depth is measured; the median counts; by default 3.")
     ] = None,
-    turns: Annotated[int | None, typer.Option(help="Turns of the fixed chat, 0 to 10.", show_default="10")] = None,
+    turns: Annotated[int | None, typer.Option(help="Turns of the fixed chat, 0 to 10; by default 10.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Prompts of 512 and 2k tokens, once, and four turns.")
     ] = False,
