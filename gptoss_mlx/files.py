@@ -34,7 +34,6 @@ __all__ = [
     "write_text",
 ]
 
-_MAX_NAME_BYTES = 255
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _SUFFIX = ".gptoss.tmp"
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}" + re.escape(_SUFFIX), re.DOTALL)
@@ -52,8 +51,11 @@ def as_path(text: str | Path) -> Path:
         raise InvalidRequest(f"{text}: no such user's home; give the whole path") from error
     if "\0" in str(text):
         raise InvalidRequest(f"{text}: no file has a NUL in its name")
-    if any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in path.parts):
-        raise InvalidRequest(f"{str(text)[:40]}…: no file has so long a name")
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InvalidRequest(f"{str(text)[:40]}…: no file has so long a name") from error
     return path
 
 
