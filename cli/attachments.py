@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from ..errors import InvalidRequest
 from ..files import as_path
 from ..reading import open_regular
 
-__all__ = ["read_file", "with_files"]
+__all__ = ["read_file", "with_files", "without_files"]
 
 _LARGEST = 4 * 1024**2
+_FILES = re.compile(r"\A(?:File [^\n]*:\n\n(`{3,})\n.*?\n\1\n\n)+", re.DOTALL)
 
 
 def with_files(question: str, paths: Iterable[Path]) -> str:
@@ -22,6 +24,11 @@ def with_files(question: str, paths: Iterable[Path]) -> str:
     """
     parts = [f"File {path.name}:\n\n{_fenced(read_file(path))}" for path in paths]
     return "\n\n".join([*parts, question])
+
+
+def without_files(text: str) -> str:
+    """The question alone, of a text that `with_files` made."""
+    return _FILES.sub("", text)
 
 
 def read_file(path: Path) -> str:

@@ -20,7 +20,7 @@ from ..errors import GptOssError
 from .edge import INTERRUPTED, error_line, is_exit, origin
 from .first_start import choose_model
 from .loading import Loader
-from .sessions import find_chat, make_title, new_chat_path, read_chat
+from .sessions import find_chat, new_chat_path, read_chat
 from .settings import Effort, Settings, ThinkMode, as_effort, data_path
 from .spans import DIM, RED, YELLOW, Span, visible
 from .stats import SessionStats, memory_in_use, reply_line
@@ -82,10 +82,14 @@ class ChatSession:
         self.editing = False
         """The next question replaces the last one."""
         self.attachments: list[Path] = []
+        self.written: set[Path] = set()
+        """Files that the chat was saved or exported to besides its own, with links resolved."""
         self.leaving = False
         self.context = 0
         """Tokens of the conversation after the last answer."""
         self._chat: Chat | None = None
+        self._title: str | None = None
+        """The title the chat has from its first question; another one is the user's, and stays."""
         self._interrupted_at = -_TWICE
 
     # The conversation.
@@ -125,9 +129,15 @@ class ChatSession:
 
     def use_chat(self, chat: Chat | None, path: Path | None) -> None:
         """Go on with another conversation; None: with a new one."""
+        from .transcript import make_title
+
         self._effort = self.effort if chat is None else chat.effort
+        if path is None or path != self.path:
+            self.written.clear()
         self._chat, self.path, self.editing = chat, path, False
+        self._title = None
         if chat is not None:
+            self._title = make_title(chat)
             self.system = chat.instructions
         self.context = chat.context_used if chat is not None else 0
 
@@ -183,10 +193,19 @@ class ChatSession:
             title=visible(source.title) if source.title else None,  # a file may hold what cannot be saved again
         )
 
+    def owns(self, path: Path) -> bool:
+        """Whether this chat wrote the file: it may be written again."""
+        own = {self.path.resolve()} if self.path is not None else set()
+        return path.resolve() in self.written | own
+
     def save(self) -> None:
         """Save the conversation where it belongs. A failure is said and does not end the chat."""
-        if self._chat is None or not self._chat.messages:
+        from .transcript import make_title
+
+        if self._chat is None or not (self._chat.messages or self.path):
             return
+        if not self._chat.title or self._chat.title == self._title:
+            self._chat.title = self._title = make_title(self._chat)
         try:
             self.path = self.path or new_chat_path()
             self._chat.save(self.path)
@@ -211,9 +230,12 @@ class ChatSession:
             except EOFError:
                 break
             except KeyboardInterrupt:
+                if self.editing:
+                    self.editing = False
+                    self.say("no longer editing; the last question stays as it was")
+                    continue
                 if self._interrupted_twice():
                     return INTERRUPTED
-                self.editing = False
                 self.say("Ctrl-C again, or Ctrl-D, leaves")
                 continue
             try:
@@ -246,9 +268,6 @@ class ChatSession:
         text = with_files(question, self.attachments)
         chat = self.chat
         stream = chat.stream_edit(last_question(chat)[0], text) if self.editing else chat.stream(text)
-        self.editing = False
-        if not chat.title:
-            chat.title = make_title(question)
         self.attachments.clear()
         self.show(stream)
 
@@ -257,6 +276,7 @@ class ChatSession:
 
         What an answer that fails or is left has shown until then is saved too.
         """
+        self.editing = self.editing and not save
         try:
             reply = self._show_interactive(stream) if self.interactive else self._show_plain(stream)
         finally:
@@ -322,6 +342,7 @@ class ChatSession:
             data_path("history"),
             toolbar=self.status,
             toggle_thinking=self.toggle_thinking,
+            editing=lambda: self.editing,
             when_ready=lambda: self.loader.start(when_failed=prompt.fail),
         )
         return prompt
@@ -339,7 +360,8 @@ class ChatSession:
         if self.editing:
             parts.append("editing the last question")
         if self.attachments:
-            parts.append(f"{len(self.attachments)} files attached")
+            count = len(self.attachments)
+            parts.append(f"{count} file{'s' if count > 1 else ''} attached")
         if self._chat is not None:
             parts.append(f"{self.context:,} of {self._chat.context_limit:,} tokens")
         return " · ".join(parts)

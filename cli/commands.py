@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidRequest
 from ..files import as_path
 from .settings import EFFORTS, THINK_MODES, as_effort, as_think_mode
-from .spans import BOLD, CYAN, DIM, GREEN, Row, Span, clip, row_width, wrap
+from .spans import BOLD, CYAN, DIM, GREEN, Row, Span, clip
 
 if TYPE_CHECKING:
     from .chat import ChatSession
@@ -25,9 +27,11 @@ class Command:
 
     name: str
     usage: str = ""
-    """What may follow it."""
+    """What may follow it; nothing where this is empty."""
     summary: str
     act: Callable[[ChatSession, str], None]
+    act_over: Callable[[ChatSession, str], None] | None = None
+    """With a ``!`` behind its name: the same, over a file that is already there."""
     values: tuple[str, ...] = ()
     path: bool = False
 
@@ -45,8 +49,13 @@ class Commands:
             InvalidRequest: there is no such command, or not with this argument.
         """
         name, _, argument = line[1:].strip().partition(" ")
-        command = _find(name)
-        command.act(self._session, argument.strip())
+        command, argument = _find(name.removesuffix("!")), argument.strip()
+        act = command.act_over if name.endswith("!") else command.act
+        if act is None:
+            raise InvalidRequest(f"/{name}: there is no such form; it is /{command.name} {command.usage}".rstrip())
+        if argument and not command.usage:
+            raise InvalidRequest(f"/{command.name} {argument}: nothing can follow /{command.name}")
+        act(self._session, argument)
 
     def names(self) -> Iterable[tuple[str, str]]:
         return [(command.name, command.summary) for command in COMMANDS.values()]
@@ -65,7 +74,8 @@ class Commands:
         return COMMANDS[name].values if name in COMMANDS else ()
 
     def takes_path(self, name: str) -> bool:
-        return name in COMMANDS and COMMANDS[name].path
+        command = COMMANDS.get(name.removesuffix("!"))
+        return command is not None and command.path
 
 
 # What people type who come from another program.
@@ -84,59 +94,40 @@ def _find(name: str) -> Command:
     raise InvalidRequest(f"/{name}: no such command; {hint} (// sends a slash)")
 
 
-_KEYS = """Enter sends; Ctrl-J, Alt-Enter or a block in three quotes makes lines.
-Ctrl-R searches what you asked before; Ctrl-X Ctrl-E opens $EDITOR.
-Ctrl-T shows or hides thinking; Ctrl-C stops an answer; Ctrl-D leaves.
-/help and a command tells more of it."""
-
-_MORE = {
-    "effort": "It stands before all else that the model reads: after a change it reads the whole chat again.",
-    "think": (
-        "show writes it out, dim does so in grey, collapse shows it while it lasts, hide not at all. "
-        "It is not trained to the safety standard of answers."
-    ),
-    "system": "After a change the model reads the whole chat again.",
-    "retry": "An effort given here holds from now on.",
-    "edit": "Without a text, the last question is put into the prompt to be changed.",
-    "file": "UTF-8 text, at most 4 MB each; paths with spaces in quotes.",
-    "copy": "With the system's own tool, or through the terminal (OSC 52).",
-    "load": "Without a name, the last one. A part of its name is enough; so is the path of a chat's file.",
-    "export": "Markdown has questions and answers; JSON has everything, as saved chats do.",
-    "fork": "The chat so far stays saved under its own name.",
-    "compare": "Without a question, the last one. The chat itself stays as it is.",
-    "trace": "Analysis is dropped once its turn is over, as gpt-oss was trained. What is cached costs nothing.",
-    "model": "The conversation stays. Without a name, the models on this disk.",
-}
-"""What /help and the command say beyond its summary."""
+def _words(argument: str) -> list[str]:
+    """``argument`` as a shell takes it apart: quotes and backslashes keep spaces together."""
+    try:
+        return shlex.split(argument)
+    except ValueError as error:
+        raise InvalidRequest(f"{argument}: {error}; quote paths with spaces") from error
 
 
-_NARROWEST_SUMMARY = 24
+def _word(argument: str) -> str:
+    """The only word of ``argument``; empty if there is none."""
+    words = _words(argument)
+    if len(words) > 1:
+        raise InvalidRequest(f"{argument}: only one can be named; quote paths with spaces")
+    return words[0] if words else ""
+
+
+def _target(session: ChatSession, name: str, argument: str, over: bool) -> Path:
+    """The file to write: a new one, one that this chat wrote before, or any if ``over``."""
+    path = as_path(_word(argument))
+    if path.is_dir() or over or not path.exists() or session.owns(path):
+        return path
+    raise InvalidRequest(f"{path}: exists; name another, or write over it: /{name}! {argument}")
 
 
 def _help(session: ChatSession, argument: str) -> None:
+    from .help import KEYS, MORE, help_rows
+
     chosen = [_find(argument.removeprefix("/"))] if argument else list(COMMANDS.values())
-    session.terminal.rows(_help_rows(chosen, session.terminal.width))
+    session.terminal.rows(help_rows(chosen, session.terminal.width))
     if not argument:
         session.terminal.line()
-        session.say(_KEYS)
-    elif chosen[0].name in _MORE:
-        session.say(_MORE[chosen[0].name])
-
-
-def _help_rows(commands: list[Command], width: int) -> list[Row]:
-    """Usage and summary beside each other; below each other where the window is too narrow for that."""
-    column = max(len(f"/{command.name} {command.usage}") for command in commands) + 2
-    beside = width - 1 - column >= _NARROWEST_SUMMARY
-    rows: list[Row] = []
-    for command in commands:
-        usage = (Span(f"/{command.name}", CYAN), Span(f" {command.usage}", DIM))
-        summary = wrap((Span(command.summary),), width - 1 - column if beside else max(width - 5, 10))
-        if beside:
-            margins = [*usage, Span(" " * (column - row_width(usage)))], [Span(" " * column)]
-            rows += [(*margins[number > 0], *wrapped.row) for number, wrapped in enumerate(summary)]
-        else:
-            rows += [usage, *((Span("    "), *wrapped.row) for wrapped in summary)]
-    return rows
+        session.say(KEYS)
+    elif chosen[0].name in MORE:
+        session.say(MORE[chosen[0].name])
 
 
 def _effort(session: ChatSession, argument: str) -> None:
@@ -181,11 +172,20 @@ def _edit(session: ChatSession, argument: str) -> None:
         session.editing, session.typed = True, question
 
 
-def _undo(session: ChatSession, _argument: str) -> None:
-    question = session.chat.undo()
+def _undo(session: ChatSession, argument: str) -> None:
+    if argument and not (argument.isdecimal() and int(argument)):
+        raise InvalidRequest(f"/undo {argument}: how many turns? a whole number from 1 on")
+    count = int(argument or 1)
+    asked = sum(message.author.role == "user" for message in session.chat.messages)
+    if count > max(asked, 1):  # where nothing was asked, the chat says so
+        raise InvalidRequest(f"/undo {count}: there are only {asked} turns")
+    for _ in range(count):
+        question = session.chat.undo()
+    session.editing = False
     session.save()
     session.context = session.chat.context_used
-    session.say(f"taken back: {' '.join(question.split())[:60]}")
+    turns = f"{count} turns, back to: " if count > 1 else ""
+    session.say(f"taken back: {turns}{' '.join(question.split())[:60]}")
 
 
 def _continue(session: ChatSession, _argument: str) -> None:
@@ -195,17 +195,20 @@ def _continue(session: ChatSession, _argument: str) -> None:
 def _file(session: ChatSession, argument: str) -> None:
     from .attachments import read_file
 
-    try:
-        words = shlex.split(argument)
-    except ValueError as error:
-        raise InvalidRequest(f"{argument}: {error}; quote paths with spaces") from error
-    paths = [as_path(word) for word in words]
-    if not paths:
-        raise InvalidRequest("which file? /file PATH…")
-    for path in paths:
-        read_file(path)
-    session.attachments += paths
-    session.say(f"with the next question: {', '.join(map(str, session.attachments))}")
+    if argument == "clear":
+        session.attachments.clear()
+    else:
+        paths = [as_path(word) for word in _words(argument)]
+        for path in paths:
+            read_file(path)
+        # The same file twice, under whatever name, goes once.
+        named = {path.resolve(): path for path in [*session.attachments, *paths]}
+        session.attachments = list(named.values())
+    if session.attachments:
+        waiting = ", ".join(map(str, session.attachments))
+        session.say(f"with the next question: {waiting}; /file clear leaves them out")
+    else:
+        session.say("no files go with the next question; /file PATH… adds some")
 
 
 def _copy(session: ChatSession, _argument: str) -> None:
@@ -216,10 +219,11 @@ def _copy(session: ChatSession, _argument: str) -> None:
     session.say(f"copied {len(text):,} characters ({copy(text, session.terminal)})")
 
 
-def _save(session: ChatSession, argument: str) -> None:
+def _save(session: ChatSession, argument: str, over: bool = False) -> None:
     if argument:
-        path = as_path(argument)
+        path = _target(session, "save", argument, over)
         session.chat.save(path)
+        session.written.add(path.resolve())
         session.say(f"saved a copy as {path}")
     else:
         session.chat  # noqa: B018  (so that there is something to save)
@@ -230,25 +234,27 @@ def _save(session: ChatSession, argument: str) -> None:
 def _load(session: ChatSession, argument: str) -> None:
     from .sessions import find_chat
 
-    session.open_chat(find_chat(argument))
+    session.open_chat(find_chat(_word(argument)))
 
 
-def _export(session: ChatSession, argument: str) -> None:
+def _export(session: ChatSession, argument: str, over: bool = False) -> None:
     from ..files import write_text
     from .transcript import as_markdown
 
     if not argument:
         raise InvalidRequest("where to? /export PATH.md or PATH.json")
-    path = as_path(argument)
+    path = _target(session, "export", argument, over)
     if path.suffix == ".json":
         session.chat.save(path)
     else:
         write_text(path, as_markdown(session.chat, session.loader.reference), private=True)
+    session.written.add(path.resolve())
     session.say(f"wrote {path}")
 
 
 def _new(session: ChatSession, _argument: str) -> None:
     session.use_chat(None, None)
+    session.attachments.clear()
     session.say("a new chat")
 
 
@@ -292,7 +298,8 @@ def _trace(session: ChatSession, _argument: str) -> None:
         state = ("cached" if entry.cached else "to prefill") if entry.kept else "dropped"
         style = DIM if not entry.kept else GREEN if entry.cached else ""
         message = entry.message
-        head = f"{message.author.role!s:<10} {message.channel or '':<11} {entry.tokens:>7,}  {state:<10}  "
+        # Figures first: in a narrow window the end of the row is cut off.
+        head = f"{entry.tokens:>7,}  {state:<10}  {message.author.role!s:<10} {message.channel or '':<11} "
         rows.append(_one_line((Span(head, style), Span(" ".join(message.text.split())[:200], DIM)), session))
     session.terminal.rows(rows)
     prompt = sum(entry.tokens for entry in entries if entry.kept)
@@ -312,7 +319,7 @@ def _stats(session: ChatSession, _argument: str) -> None:
 
 def _model(session: ChatSession, argument: str) -> None:
     if argument:
-        session.use_model(argument)
+        session.use_model(_word(argument))
         session.say(f"model {session.loader.reference}")
         return
     from ..hub import list_models
@@ -346,20 +353,33 @@ COMMANDS: dict[str, Command] = {
         ),
         Command(name="retry", usage="[EFFORT]", summary="Answer again", act=_retry, values=EFFORTS),
         Command(name="edit", usage="[TEXT]", summary="Change the last question", act=_edit),
-        Command(name="undo", summary="Take the last turn back", act=_undo),
+        Command(name="undo", usage="[N]", summary="Take the last turn back, or N turns", act=_undo),
         Command(name="continue", summary="Go on with an answer that was cut off", act=_continue),
-        Command(name="file", usage="PATH…", summary="Send files with the next question", act=_file, path=True),
+        Command(
+            name="file",
+            usage="[PATH…|clear]",
+            summary="Send files with the next question",
+            act=_file,
+            values=("clear",),
+            path=True,
+        ),
         Command(name="copy", summary="Copy the last answer", act=_copy),
         Command(
             name="save",
             usage="[PATH]",
             summary="Save a copy; every turn is saved by itself",
             act=_save,
+            act_over=functools.partial(_save, over=True),
             path=True,
         ),
         Command(name="load", usage="[NAME|PATH]", summary="Go on with a saved chat", act=_load, path=True),
         Command(
-            name="export", usage="PATH", summary="Write the chat as Markdown (.md) or JSON", act=_export, path=True
+            name="export",
+            usage="PATH",
+            summary="Write the chat as Markdown (.md) or JSON",
+            act=_export,
+            act_over=functools.partial(_export, over=True),
+            path=True,
         ),
         Command(name="new", summary="Begin a new chat", act=_new),
         Command(name="history", summary="Show the chat so far", act=_history),

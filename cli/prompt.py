@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -64,7 +65,8 @@ class Reader(Protocol):
     """Where questions come from."""
 
     def read(self, typed: str = "") -> str:
-        """The next question. EOFError: there is none; KeyboardInterrupt: Ctrl-C on an empty line."""
+        """The next question. EOFError: there is none; KeyboardInterrupt: Ctrl-C on an empty line, or on one that
+        was to replace a question."""
         ...
 
 
@@ -110,11 +112,12 @@ class ChatPrompt:
         history: Path | None,
         toolbar: Callable[[], str],
         toggle_thinking: Callable[[], None],
+        editing: Callable[[], bool],
         when_ready: Callable[[], None],
     ) -> None:
         self.session: PromptSession[str] = PromptSession(
             multiline=True,
-            key_bindings=_bindings(toggle_thinking),
+            key_bindings=_bindings(toggle_thinking, editing),
             history=_history(history),
             completer=_CommandCompleter(words),
             complete_while_typing=Condition(lambda: self._completing()),
@@ -159,7 +162,7 @@ for _sequence in ("\x1b[13;2u", "\x1b[27;2;13~"):
     ANSI_SEQUENCES[_sequence] = (Keys.Escape, Keys.ControlM)
 
 
-def _bindings(toggle_thinking: Callable[[], None]) -> KeyBindings:
+def _bindings(toggle_thinking: Callable[[], None], editing: Callable[[], bool]) -> KeyBindings:
     bindings = KeyBindings()
     # Elsewhere, in a search of the history, these keys have their usual meaning.
     asking = has_focus(DEFAULT_BUFFER)
@@ -186,8 +189,9 @@ def _bindings(toggle_thinking: Callable[[], None]) -> KeyBindings:
     def _clear(event: KeyPressEvent) -> None:
         if event.current_buffer.text:
             event.current_buffer.reset()
-        else:
-            event.app.exit(exception=KeyboardInterrupt())
+            if not editing():
+                return
+        event.app.exit(exception=KeyboardInterrupt())
 
     @bindings.add("c-t")
     def _toggle(event: KeyPressEvent) -> None:
@@ -212,6 +216,10 @@ def _signs(text: str) -> str:
     return "".join(sign if len(sign := visible(character)) == 1 else "\ufffd" for character in text)
 
 
+_LAST_WORD = re.compile(r"(?:\\.|[^\s\\])*\Z")
+"""Spaces behind a backslash belong to it."""
+
+
 class _CommandCompleter(Completer):
     """Commands, then their values or paths."""
 
@@ -229,7 +237,8 @@ class _CommandCompleter(Completer):
                 if command.startswith(name):
                     yield Completion(f"/{command}", -len(text), display_meta=summary)
             return
-        word = rest.rpartition(" ")[2]
+        match = _LAST_WORD.search(rest)
+        word = match.group() if match else ""
         for value in self._words.values(name):
             if value.startswith(word):
                 yield Completion(value, -len(word))
@@ -237,6 +246,8 @@ class _CommandCompleter(Completer):
             yield from self._path_completions(word, complete_event)
 
     def _path_completions(self, word: str, complete_event: CompleteEvent) -> Iterator[Completion]:
-        for completion in self._paths.get_completions(Document(word), complete_event):
+        typed = Document(re.sub(r"\\(.)", r"\1", word))
+        for completion in self._paths.get_completions(typed, complete_event):
             display: Any = visible(completion.display_text)
-            yield Completion(completion.text, completion.start_position, display=display)
+            escaped = re.sub(r"([\s'\"\\])", r"\\\1", completion.text)
+            yield Completion(escaped, completion.start_position, display=display)

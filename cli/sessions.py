@@ -19,9 +19,7 @@ from .settings import data_path
 if TYPE_CHECKING:
     from ..chatfile import ChatContent
 
-__all__ = ["SavedChat", "find_chat", "make_title", "new_chat_path", "read_chat", "saved_chats", "show_list"]
-
-_TITLE_LENGTH = 60
+__all__ = ["SavedChat", "find_chat", "new_chat_path", "read_chat", "saved_chats", "show_list"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +61,8 @@ def _files() -> list[Path]:
 
 
 def find_chat(name: str) -> Path:
-    """The chat whose name contains ``name``, or a chat file of that path; the last one if it is empty.
+    """The chat of that name, else the file of that path, else the chat whose name contains ``name``; the last one
+    if it is empty.
 
     Raises:
         ChatFileError: there is no such chat.
@@ -74,16 +73,18 @@ def find_chat(name: str) -> Path:
         if not paths:
             raise ChatFileError("no chat is saved yet; start one with: gptoss chat")
         return paths[-1]
-    if "/" in name and as_path(name).is_file():
+    matches = sorted(path for path in _files() if name in path.name)
+    exact = [path for path in matches if name in (path.stem, path.name)]
+    if exact:
+        return exact[0]
+    if as_path(name).is_file():
         return as_path(name)
-    matches = sorted(path for path in _files() if name in path.stem)
-    exact = [path for path in matches if path.stem == name]
-    if len(exact or matches) == 1:
-        return (exact or matches)[0]
+    if len(matches) == 1:
+        return matches[0]
     if matches:
         names = ", ".join(path.stem for path in matches[:5])
         raise InvalidRequest(f"{name}: {len(matches)} chats match: {names}; give more of the name")
-    raise ChatFileError(f"{name}: no such chat; gptoss chat --list shows them")
+    raise ChatFileError(f"{name}: no such chat, and no such file; gptoss chat --list shows the chats")
 
 
 def read_chat(path: Path) -> tuple[ChatContent, Path | None, str]:
@@ -103,12 +104,6 @@ def read_chat(path: Path) -> tuple[ChatContent, Path | None, str]:
     return content, None, f"{path}: damaged; {lost} cannot be read, the rest goes on in a copy"
 
 
-def make_title(question: str) -> str:
-    """A chat's title: the beginning of its first question, in one line."""
-    text = " ".join(question.split())
-    return text if len(text) <= _TITLE_LENGTH else text[: _TITLE_LENGTH - 1].rstrip() + "…"
-
-
 def show_list() -> None:
     """Print the saved chats."""
     from .spans import CYAN, DIM, Span, clip
@@ -125,10 +120,20 @@ def show_list() -> None:
 
 
 def _title(path: Path) -> str:
-    from ..chatfile import MAX_BYTES
+    """The title, and what is wrong with the file, if it is.
+
+    Messages are not read where nothing else is wrong: there may be many chats.
+    """
+    from ..chatfile import MAX_BYTES, VERSION, read
 
     try:
         content: Any = parse_json(read_regular(path, MAX_BYTES))
-        return str(content["title"] or "(no title)")
+        if content["version"] in range(1, VERSION + 1) and isinstance(content["messages"], list):
+            return str(content["title"] or "(no title)")
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "(damaged; --resume saves what it can)"
+        pass
+    try:
+        title = read(path, keep_readable=True).title or "(no title)"
+    except ChatFileError as error:
+        return f"({str(error).removeprefix(f'{path}: ')})"
+    return f"{title} (damaged; --resume keeps what can be read)"

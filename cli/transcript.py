@@ -6,14 +6,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidRequest
+from .attachments import without_files
 from .markdown import render
-from .spans import BOLD, CYAN, DIM, Row, Span, wrap
+from .spans import BOLD, CYAN, DIM, Row, Span, visible, wrap
 from .terminal import Terminal
 
 if TYPE_CHECKING:
     from ..chat import Chat
 
-__all__ = ["as_markdown", "last_answer", "last_question", "show_last_turn", "show_transcript"]
+__all__ = ["as_markdown", "last_answer", "last_question", "make_title", "show_last_turn", "show_transcript"]
+
+
+_TITLE_LENGTH = 60
 
 
 def turns(chat: Chat) -> Iterator[tuple[str, str]]:
@@ -35,6 +39,15 @@ def last_question(chat: Chat) -> tuple[int, str]:
         if message.author.role == "user":
             return position, message.text
     raise InvalidRequest("nothing was asked yet")
+
+
+def make_title(chat: Chat) -> str | None:
+    """A chat's title: the beginning of its first question, without the files that went with it, in one line."""
+    first = next((text for role, text in turns(chat) if role == "user"), None)
+    if first is None:
+        return None
+    text = " ".join(visible(without_files(first)).split())
+    return text if len(text) <= _TITLE_LENGTH else text[: _TITLE_LENGTH - 1].rstrip() + "…"
 
 
 def last_answer(chat: Chat) -> str:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gptoss_mlx
+from gptoss_mlx import chatfile
 from gptoss_mlx.events import Done, Event, Progress, Reply, Text, Thinking, Timings, Usage
-from gptoss_mlx.files import write_text
 from gptoss_mlx.harmony import Message
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class FakeChat:
         self.instructions = options.get("instructions")
         self.effort = options.get("effort", "medium")
         self.messages: tuple[Message, ...] = ()
-        self.title = ""
+        self.title: str | None = None
         self.context_used, self.context_limit = 42, 131072
 
     def stream(self, text: str, effort: str | None = None) -> FakeStream:
@@ -115,9 +115,15 @@ class FakeChat:
     def tokens_to_prefill(self, effort: str | None = None) -> int:
         return self.context_used if effort else 3
 
-    def undo(self) -> None:
+    def stream_edit(self, index: int, text: str) -> FakeStream:
+        self.messages = self.messages[:index]
+        return self.stream(text)
+
+    def undo(self) -> str:
         last = max(number for number, message in enumerate(self.messages) if message.author.role == "user")
+        question = self.messages[last].text
         self.messages = self.messages[:last]
+        return question
 
     def fork(self) -> FakeChat:
         return copy.copy(self)
@@ -131,8 +137,7 @@ class FakeChat:
         ]
 
     def save(self, path: str | Path) -> None:
-        content = {"title": self.title, "messages": [message.to_dict() for message in self.messages]}
-        write_text(path, json.dumps(content, ensure_ascii=False), private=True)
+        chatfile.write(path, chatfile.ChatContent(title=self.title, messages=self.messages))
 
 
 class FakeModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,20 +12,26 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner
 
 import gptoss_mlx
 from gptoss_mlx import chatfile, errors
+from gptoss_mlx.chat import Chat
 from gptoss_mlx.cli import edge, sessions, settings
 from gptoss_mlx.cli.app import app
 from gptoss_mlx.cli.attachments import read_file, with_files
-from gptoss_mlx.cli.commands import _MORE, COMMANDS
+from gptoss_mlx.cli.chat import ChatSession
+from gptoss_mlx.cli.commands import COMMANDS
 from gptoss_mlx.cli.first_start import offers
+from gptoss_mlx.cli.help import MORE
+from gptoss_mlx.cli.loading import Loader
+from gptoss_mlx.cli.settings import Settings
 from gptoss_mlx.cli.spans import DIM, ITALIC, Span, plain
 from gptoss_mlx.cli.stats import reply_line
+from gptoss_mlx.cli.terminal import Terminal
 from gptoss_mlx.cli.turn import TurnView
 from gptoss_mlx.events import Done, Reply, Text, Thinking, Timings, Usage
 from gptoss_mlx.fit import DeviceInfo
@@ -134,6 +141,76 @@ def test_a_chat_is_exported_as_markdown(home: Path) -> None:
     assert gptoss("chat", "-m", "demo", stdin=f"**so**\n/export {home}/x.md\n").returncode == 0
     parts = ("# **so**", "*demo, effort medium*", "## Question", "**so**", "## Answer", "**so**")
     assert (home / "x.md").read_text() == "\n\n".join(parts) + "\n"
+
+
+def said_by(*commands: str) -> str:
+    """The last thing that a chat of these lines says to its user."""
+    done = gptoss("chat", "-m", "demo", stdin="".join(f"{command}\n" for command in commands))
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def test_a_file_that_a_chat_did_not_write_is_overwritten_only_on_purpose(home: Path) -> None:
+    notes, mine = home / "my notes.md", home / "mine"
+    notes.write_text("dear")
+    for command in ("export", "save"):
+        refused = said_by("hello", f"/{command} '{notes}'")
+        assert refused == f"error: {notes}: exists; name another, or write over it: /{command}! '{notes}'"
+        assert said_by("hello", f"/{command} {mine}", "more", f"/{command} {mine}").endswith(f" {mine}")
+        assert "exists" in said_by("hello", f"/{command} {mine}")
+        assert "exists" in said_by("hello", f"/{command}! {mine}", "/new", f"/{command} {mine}")
+    assert notes.read_text() == "dear"
+    assert said_by("hello", f"/export! '{notes}'") == f"wrote {notes}"
+    assert notes.read_text().startswith("# hello\n")
+    assert "/copy!" in said_by("hello", "/copy!")
+
+
+def test_a_title_follows_the_first_question(home: Path) -> None:
+    (home / "a.txt").write_text("content")
+    for lines, title in (
+        (["one", "/undo", "two", "three"], "two"),
+        (["one", "/edit two"], "two"),
+        (["one", "two", "/edit three"], "one"),
+        ([f"/file {home}/a.txt", "one"], "one"),
+        (["one", "/undo"], "(no title)"),
+    ):
+        said_by(*lines, "/stats")
+        assert sessions.saved_chats()[0].title == title
+        os.utime(sessions.find_chat(""), (0, 0))
+    given, session = (
+        fake_gptoss.FakeChat(),
+        ChatSession(Terminal(io.StringIO()), Loader("", {}), Settings(), False),
+    )
+    given.messages, given.title = (Message.user("one"),), "mine"
+    session.use_chat(cast(Chat, given), home / "given")
+    session.editing = True
+    session.ask("two")
+    assert ([turn.text for turn in asked_in(home / "given")], given.title) == (["two"], "mine")
+
+
+def test_files_wait_once_and_can_be_taken_back(home: Path) -> None:
+    one, two = home / "one.txt", home / "two words.txt"
+    one.write_text("first")
+    two.write_text("second")
+    waiting = f"with the next question: {one}, {two}; /file clear leaves them out"
+    twice = (f"/file {one} '{two}'", f"/file {home}/./one.txt".replace("/./", "/x/../"))
+    (home / "x").mkdir()
+    assert said_by(*twice[:1], twice[0], "/file") == waiting
+    assert said_by(*twice, "/file").count("one.txt") == 1
+    for ends in ("/file clear", "/new"):
+        assert said_by(twice[0], ends, "/file").startswith("no files go with the next question")
+    assert "quote" in said_by("/file 'one")
+    assert "quote" in said_by(f"/export {two}")
+
+
+def test_undo_takes_as_many_turns_back_as_it_is_told(home: Path) -> None:
+    assert said_by("one", "two", "three", "/undo 2") == "taken back: 2 turns, back to: two"
+    assert [turn.text for turn in asked_in(sessions.find_chat(""))] == ["one"]
+    for number, says in (("3", "only 2 turns"), ("0", "how many"), ("x", "how many"), ("-1", "how many")):
+        assert says in said_by("one", "two", f"/undo {number}")
+        assert len(asked_in(sessions.find_chat(""))) == 2
+        os.utime(sessions.find_chat(""), (0, 0))
+    assert "nothing can follow" in said_by("one", "/copy 2")
 
 
 def asked_in(path: Path) -> list[Message]:
@@ -259,7 +336,9 @@ def test_a_wrong_setting_is_named(home: Path, content: str) -> None:
         settings.load_settings()
 
 
-def test_chats_are_found_by_a_part_of_their_name(home: Path) -> None:
+def test_chats_are_found_by_a_part_of_their_name_and_by_their_path(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = [sessions.new_chat_path() for _ in range(2)]
     for age, path in enumerate(paths):
         path.write_text('{"title": "t", "messages": []}')
@@ -267,6 +346,12 @@ def test_chats_are_found_by_a_part_of_their_name(home: Path) -> None:
     assert paths[0].parent.stat().st_mode & 0o777 == 0o700
     assert sessions.find_chat("") == paths[0]
     assert sessions.find_chat(paths[1].stem[-4:]) == paths[1]
+    monkeypatch.chdir(home)
+    for name in ("saved.json", paths[0].name, paths[1].stem):
+        (home / name).write_text("{}")
+    assert sessions.find_chat("saved.json") == Path("saved.json")
+    assert sessions.find_chat(paths[0].name) == paths[0]
+    assert sessions.find_chat(paths[1].stem) == paths[1]
     with pytest.raises(errors.InvalidRequest, match="2 chats"):
         sessions.find_chat("-")
 
@@ -284,11 +369,18 @@ def test_a_chat_that_is_cut_off_keeps_its_readable_turns(home: Path) -> None:
         assert content.messages[:2] == messages[:2]
         assert (content.title, content.date) == ("t", "2026-01-02")
         assert "damaged" in damage
+        assert sessions.saved_chats()[0].title == "t (damaged; --resume keeps what can be read)"
     path.write_text(whole.replace('"role": "user"', '"role": "nobody"', 1))
     assert sessions.read_chat(path)[0].messages == ()
-    path.write_text("nothing of the kind")
-    with pytest.raises(errors.ChatFileError):
-        sessions.read_chat(path)
+    for text, says in (
+        ("{bad", "(cannot be read"),
+        ("{}", "(is no saved"),
+        (whole.replace("1", "9", 1), "(is of format 9"),
+    ):
+        path.write_text(text)
+        assert says in sessions.saved_chats()[0].title
+        with pytest.raises(errors.ChatFileError):
+            sessions.read_chat(path)
 
 
 def test_only_regular_files_are_opened(home: Path) -> None:
@@ -328,7 +420,7 @@ def test_every_command_has_help_and_a_handler() -> None:
     )
     assert set(f"{wanted} trace stats model quit".split()) == set(COMMANDS)
     assert all(command.summary for command in COMMANDS.values())
-    assert set(_MORE) < set(COMMANDS)
+    assert set(MORE) < set(COMMANDS)
 
 
 def test_help_imports_nothing_heavy() -> None:

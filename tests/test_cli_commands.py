@@ -98,21 +98,26 @@ def test_what_is_pasted_or_edited_is_shown_and_not_obeyed(tmp_path: Path) -> Non
     assert not {"\u202e", "\u2066", "\x9b", "\x07"} & set(person.written.decode())
     assert person.text().count("a\ufffdb\ufffd31mc␛]0;owned␇d\ufffde!") == 2
     person.send("\x03")
+    person.wait_for("no longer editing; the last question stays as it was")
+    person.wait_for_prompt()
+    ask(person, "another")
+    asked = [message["content"][0]["text"] for message in saved(tmp_path) if message["role"] == "user"]
+    assert asked == [text, "another"]
     assert person.leave() == 0
 
 
 def test_paths_are_completed(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "notes.txt").write_text("what it says")
+    (tmp_path / "folder" / "no tes.txt").write_text("what it says")
     person = start(tmp_path, width=200)
     person.send(f"/file {tmp_path}/fol")
     person.wait_for("folder/")  # in the menu
     person.send("\t")
     person.wait_for(f"{tmp_path}/folder")
     person.send("/no")
-    person.wait_for("notes.txt")
+    person.wait_for("no tes.txt")
     person.send("\t")
-    person.wait_for("/folder/notes.txt")
+    person.wait_for("/folder/no\\ tes.txt")
     person.send("\r")
     person.wait_for("with the next question")
     ask(person, "well?")
