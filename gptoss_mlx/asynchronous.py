@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
@@ -265,8 +265,12 @@ class AsyncChat:
 
     def _started(self, start: Callable[[], Stream]) -> AsyncStream:
         def begin(loop: asyncio.AbstractEventLoop) -> Stream:
-            self.chat.loop = loop
-            return start()
+            # For this turn alone: the chat may outlive the loop.
+            before, self.chat.loop = self.chat.loop, loop
+            try:
+                return start()
+            finally:
+                self.chat.loop = before
 
         return AsyncStream(begin)
 
@@ -293,10 +297,15 @@ class AsyncStream(AsyncIterator[Event]):
         self._start = start
         self._stream: Stream | None = None
         self._closed = False
+        self._drained: Future[None] | None = None
         # A thread of its own: a request that waits for another must not keep others from being waited for.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gptoss-stream")
 
     async def __anext__(self) -> Event:
+        if self._closed:
+            if self._drained is not None:
+                await asyncio.shield(asyncio.wrap_future(self._drained))
+            raise StopAsyncIteration
         event = await self._run(lambda: next(self._begun(), None))
         if event is None:
             await self.aclose()
@@ -313,14 +322,16 @@ class AsyncStream(AsyncIterator[Event]):
         """The whole answer.
 
         Raises:
-            InvalidRequest: the stream has not ended.
+            InvalidRequest: the stream has not ended, or was closed before it began.
         """
+        if self._stream is None and self._closed:
+            raise InvalidRequest("the stream was closed before it began; ask again")
         if self._stream is None:
             raise InvalidRequest("the stream has not begun; iterate it to its end first, or await finish()")
         return self._stream.reply
 
     async def finish(self) -> Reply:
-        """Waits for the end.
+        """Waits for the end; of a stream that was closed, until what still runs is over.
 
         Example:
             >>> asyncio.run(AsyncGptOss(model).stream("Yes?", choices=["yes"]).finish()).text
@@ -338,9 +349,9 @@ class AsyncStream(AsyncIterator[Event]):
         stream = self._stream
         if stream is not None:
             stream.cancel()
-            ended = asyncio.get_running_loop().run_in_executor(self._thread, _drain, stream)
+            self._drained = self._thread.submit(_drain, stream)
             # A tool may hold the thread for longer; nobody is to wait for that.
-            await asyncio.wait({ended}, timeout=_PATIENCE)
+            await asyncio.wait({asyncio.wrap_future(self._drained)}, timeout=_PATIENCE)
         self._thread.shutdown(wait=False)
 
     async def __aenter__(self) -> Self:

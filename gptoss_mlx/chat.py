@@ -102,7 +102,8 @@ class Chat(Transcript):
         self.after_call = checked_hook("after_call", after_call)
         self.max_steps = checked_steps(max_steps)
         self.loop: asyncio.AbstractEventLoop | None = None
-        """Where async tools run; by default each call has a loop of its own."""
+        """Where async tools run in the turns that begin from now on; by default, and while it does not run, each
+        call has a loop of its own."""
         self._prefix = model.make_prefix()
 
     @property
@@ -391,7 +392,7 @@ class Chat(Transcript):
         started = [step.start(model, prompt, self._prefix)]
         # The turn's own: what it still says after another one began does not get into that one.
         messages = self._messages = [*prompt.messages, *([] if unfinished is None else [unfinished])]
-        self.effort = prompt.effort
+        self.effort, loop = prompt.effort, self.loop
 
         def add(more: Sequence[Message]) -> None:
             if more and messages[-1] is unfinished:
@@ -407,7 +408,7 @@ class Chat(Transcript):
         turn_plan = TurnPlan(
             generate=generate,
             add=add,
-            call=self._call,
+            call=lambda message: self._call(message, loop),
             runs=lambda call: not call.is_complete or not self._tools.leaves(call.recipient or "", call.text),
             max_steps=self.max_steps,
             max_tokens=sampling.max_tokens,
@@ -419,12 +420,12 @@ class Chat(Transcript):
         turn = Turn(turn_plan, model.tokenizer, model.stop_tokens, on_end=self._settle)
         return Stream(turn.events(), turn.cancel)
 
-    def _call(self, message: Message) -> ToolResult:
+    def _call(self, message: Message, loop: asyncio.AbstractEventLoop | None) -> ToolResult:
         assert message.recipient is not None
         if not message.is_complete:
             output = f"Error: {message.recipient}: the call's header is not complete; write the whole call again"
             return ToolResult(name=message.recipient, output=output, error=True)
-        outcome = self._tools.call(message.recipient, message.text, self.before_call, self.after_call, self.loop)
+        outcome = self._tools.call(message.recipient, message.text, self.before_call, self.after_call, loop)
         return ToolResult(name=message.recipient, output=outcome.output, error=outcome.error)
 
     def _settle(self, reply: Reply) -> None:

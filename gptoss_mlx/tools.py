@@ -20,6 +20,7 @@ import inspect
 import json
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
@@ -40,6 +41,7 @@ AfterCall: TypeAlias = Callable[[ToolCall, ToolResult], ToolResult | str | None]
 """Told every result, errors too: None leaves it, a ToolResult or a text is what the model gets in its place."""
 
 _NAMESPACE: Final = "functions"
+_GLANCE: Final = 0.5  # seconds between two looks at whether a loop still runs
 _KEYS: Final = ("name", "description", "parameters", "function")
 # Beside a function's own keys in OpenAI's two notations.
 _IGNORED_KEYS: Final = ("type", "strict")
@@ -240,7 +242,8 @@ b: this argument is missing
             arguments: as the model wrote them: JSON, if it made no mistake.
             before_call: may veto the call or change it.
             after_call: may change what the model is told.
-            loop: where async functions run, while this thread waits; by default in a loop of their own.
+            loop: where async functions run, while this thread waits; by default, and if it does not run, in a
+                loop of their own.
 
         Raises:
             InvalidRequest: a hook returned something it may not. What a hook raises goes through too.
@@ -312,8 +315,8 @@ def _wait(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop | None
         running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
     except RuntimeError:
         running = None
-    if loop is not None and loop is not running:
-        return asyncio.run_coroutine_threadsafe(work, loop).result()
+    if loop is not None and loop is not running and loop.is_running():
+        return _wait_for(asyncio.run_coroutine_threadsafe(work, loop), loop)
     if running is None:
         return asyncio.run(work)
     # A loop runs in this thread already and cannot run a second one.
@@ -333,6 +336,19 @@ def _wait(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop | None
     if failure is not None:
         raise failure
     return result
+
+
+def _wait_for(work: Future[Any], loop: asyncio.AbstractEventLoop) -> Any:
+    """The result of what another thread's loop runs.
+
+    Raises:
+        ToolError: the loop ended before the work did.
+    """
+    while not wait({work}, _GLANCE).done:
+        if not loop.is_running():
+            work.cancel()
+            raise ToolError("the event loop ended before the function did")
+    return work.result()
 
 
 def result_text(result: Any) -> str:

@@ -373,6 +373,94 @@ def test_asyncio_streams_and_runs_async_tools_in_its_own_loop(demo: GptOss) -> N
     assert isinstance(events[-1], Done)
 
 
+def test_a_chat_outlives_the_loop_that_it_was_used_in() -> None:
+    """Async tools run in the loop of the turn, and without one in a loop of their own."""
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def where() -> str:
+        """Where."""
+        loops.append(asyncio.get_running_loop())
+        return "here"
+
+    call = "<|channel|>commentary to=functions.where <|constrain|>json<|message|>{}<|call|>"
+    scripts = (call, "<|channel|>final<|message|>There.<|return|>")
+    chat = ScriptedModel(*scripts * 3).chat(tools=[where])
+
+    async def main() -> asyncio.AbstractEventLoop:
+        await gptoss.AsyncChat(chat).send("Where?")
+        return asyncio.get_running_loop()
+
+    first = asyncio.run(main())
+    assert chat.send("Where?").text == "There."
+    last = asyncio.run(main())
+    assert [loop for loop in loops if loop in (first, last)] == [first, last]
+    assert len(loops) == 3
+    assert [message.text for message in chat.messages if message.role == "tool"] == ["here"] * 3
+
+
+def test_a_stream_that_has_ended_says_the_same_again(demo: GptOss) -> None:
+    form: dict[str, Any] = {"choices": ["yes"], "max_thinking_tokens": 0}
+
+    async def main() -> None:
+        stream = gptoss.AsyncGptOss(demo).stream("Yes?", **form)
+        assert "".join([delta async for delta in stream.text]) == "yes"
+        for _ in range(2):
+            assert (await stream.finish()).text == stream.reply.text == "yes"
+            assert [event async for event in stream] == []
+
+    stream = demo.stream("Yes?", **form)
+    assert "".join(stream.text) == "yes"
+    assert stream.finish().text == "yes"
+    assert list(stream) == []
+    asyncio.run(main())
+
+
+def test_a_stream_that_was_closed_ends_as_cancelled(demo: GptOss) -> None:
+    async def main() -> None:
+        stream = gptoss.AsyncGptOss(demo).stream("Hi", regex="[a-z]{100000}", max_thinking_tokens=0)
+        async with stream:
+            await anext(stream)
+        assert (await stream.finish()).finish_reason == "cancelled"
+        assert [event async for event in stream] == []
+        unread = gptoss.AsyncGptOss(demo).stream("Hi")
+        await unread.aclose()
+        with pytest.raises(InvalidRequest, match="closed before it began"):
+            await unread.finish()
+
+    with demo.stream("Hi", regex="[a-z]{100000}", max_thinking_tokens=0) as stream:
+        next(stream)
+    assert stream.finish().finish_reason == "cancelled"
+    asyncio.run(main())
+
+
+def test_a_closed_stream_has_its_reply_once_its_tool_is_over() -> None:
+    """Closing waits for no tool; who asks for the reply does."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        """Slow."""
+        begun.set()
+        assert gate.wait(60)
+        return "done"
+
+    call = "<|channel|>commentary to=functions.slow <|constrain|>json<|message|>{}<|call|>"
+    chat = gptoss.AsyncChat(ScriptedModel(call).chat(tools=[slow]))
+
+    async def main() -> None:
+        stream = chat.stream("Go.")
+        reading = asyncio.create_task(stream.finish())
+        await asyncio.to_thread(begun.wait, 60)
+        await stream.aclose()
+        asking = asyncio.create_task(stream.finish())
+        await asyncio.sleep(0)
+        assert not asking.done()
+        gate.set()
+        assert (await asking).finish_reason == (await reading).finish_reason == "cancelled"
+
+    asyncio.run(main())
+    assert chat.chat.messages[-1].text == "done"
+
+
 def test_a_stream_of_which_nothing_was_read_has_no_reply(demo: GptOss) -> None:
     for stream in (demo.stream("Hi"), gptoss.AsyncGptOss(demo).stream("Hi")):
         with pytest.raises(InvalidRequest, match=r"finish\(\)"):

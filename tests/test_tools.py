@@ -9,6 +9,8 @@ import enum
 import functools
 import json
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -242,6 +244,38 @@ def test_async_functions_in_the_loop_that_was_given() -> None:
         return outcome.output
 
     assert asyncio.run(main()) == "here"
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_async_functions_whose_loop_no_longer_runs_have_one_of_their_own(closed: bool) -> None:
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(asyncio.sleep(0))
+    if closed:
+        loop.close()
+    assert ToolBox([double]).call("functions.double", '{"n": 4}', loop=loop).output == "8"
+    loop.close()
+
+
+def test_a_loop_that_ends_before_the_function_is_not_waited_for() -> None:
+    begun = threading.Event()
+
+    async def forever() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever).start()
+    while not loop.is_running():
+        time.sleep(0.001)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(ToolBox([forever]).call, "functions.forever", "{}", loop=loop)
+        assert begun.wait(60)
+        loop.call_soon_threadsafe(loop.stop)
+        assert call.result(60).output == "Error: functions.forever: the event loop ended before the function did"
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
 
 
 def test_an_async_function_that_cancels_itself_is_an_error_text() -> None:
