@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ import typer
 from ..errors import GptOssError
 from .edge import INTERRUPTED, error_line, is_exit, origin
 from .first_start import choose_model
+from .keyboard import Keyboard, keys_as_sent
 from .loading import Loader
 from .sessions import find_chat, new_chat_path, read_chat
 from .settings import Effort, Settings, ThinkMode, as_effort, data_path
@@ -51,9 +53,10 @@ def start_chat(settings: Settings, resume: str | None) -> None:
     session = ChatSession(terminal, loader, settings, interactive)
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        if path is not None:
-            session.open_chat(path)
-        raise typer.Exit(session.talk())
+        with keys_as_sent() if interactive else nullcontext():
+            if path is not None:
+                session.open_chat(path)
+            raise typer.Exit(session.talk())
     finally:
         session.loader.close()
 
@@ -79,6 +82,8 @@ class ChatSession:
         self.path: Path | None = None
         self.typed = ""
         """What the next prompt starts with."""
+        self.keys = ""
+        """What was typed ahead: the next prompt takes it as if it were typed there."""
         self.editing = False
         """The next question replaces the last one."""
         self.attachments: list[Path] = []
@@ -225,8 +230,8 @@ class ChatSession:
             self.terminal.line()
         while not self.leaving:
             try:
-                typed, self.typed = self.typed, ""
-                question = reader.read(typed)
+                typed, self.typed, keys, self.keys = self.typed, "", self.keys, ""
+                question = reader.read(typed, keys)
             except EOFError:
                 break
             except KeyboardInterrupt:
@@ -289,7 +294,6 @@ class ChatSession:
         return reply
 
     def _show_interactive(self, stream: Stream) -> Reply:
-        from .keyboard import Keyboard
         from .turn import TurnView, show_live
 
         view, keyboard = TurnView(self.think, apart=True), Keyboard()
@@ -299,10 +303,12 @@ class ChatSession:
             self._interrupted_at = -_TWICE
             self.leaving = True
             raise typer.Exit(INTERRUPTED) from None
+        finally:
+            self.keys = keyboard.typed()
         self.think = view.think
-        self.typed = keyboard.typed()
         if reply.finish_reason == "cancelled":
             self._interrupted_at = time.monotonic()
+            self.keys = self.keys.replace("\r", "\n")  # nothing is sent any more, but waits in the prompt
         return reply
 
     def _show_plain(self, stream: Stream) -> Reply:

@@ -1,4 +1,4 @@
-"""The keyboard while an answer is written: Ctrl-C and Ctrl-T are heard, the rest waits for the next prompt."""
+"""The keyboard while no prompt is open: Ctrl-C and Ctrl-T are heard, the rest waits for the next prompt."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
-__all__ = ["Keyboard", "on_interrupt"]
+__all__ = ["Keyboard", "keys_as_sent", "on_interrupt"]
 
 CTRL_T = "\x14"
 
@@ -35,8 +36,42 @@ def on_interrupt(callback: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
+@contextmanager
+def _changed(descriptor: int, change: Callable[[list[Any]], None]) -> Iterator[None]:
+    """The terminal's mode changed for a stretch, and restored however it ends."""
+    before, mode = termios.tcgetattr(descriptor), termios.tcgetattr(descriptor)
+    change(mode)
+    termios.tcsetattr(descriptor, termios.TCSANOW, mode)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)
+
+
+def _as_sent(mode: list[Any]) -> None:
+    mode[0] &= ~termios.ICRNL
+    mode[3] &= ~(termios.ICANON | termios.ECHO)
+
+
+def _quiet(mode: list[Any]) -> None:
+    _as_sent(mode)
+    # IEXTEN off also keeps macOS from taking Ctrl-T for itself.
+    mode[3] &= ~termios.IEXTEN
+    mode[6][termios.VMIN], mode[6][termios.VTIME] = 0, 0
+    # Stopped here, Ctrl-Z would leave the shell without a cursor; at the prompt it works.
+    mode[6][termios.VSUSP] = bytes([os.fpathconf(sys.stdin.fileno(), "PC_VDISABLE")])
+
+
+@contextmanager
+def keys_as_sent() -> Iterator[None]:
+    """A stretch of prompts with other things between them: what is typed there waits for the next prompt as the
+    keyboard sent it. Enter is a carriage return, which a terminal would make a line feed of, as Ctrl-J is."""
+    with _changed(sys.stdin.fileno(), _as_sent):
+        yield
+
+
 class Keyboard:
-    """Standard input without echo and line editing, restored afterwards however the stretch ends."""
+    """Standard input without echo and line editing, and what is typed there."""
 
     def __init__(self) -> None:
         self._typed = ""
@@ -49,19 +84,11 @@ class Keyboard:
         if self._descriptor < 0:
             yield
             return
-        before = termios.tcgetattr(self._descriptor)
-        mode = termios.tcgetattr(self._descriptor)
-        # IEXTEN off also keeps macOS from taking Ctrl-T for itself.
-        mode[3] &= ~(termios.ICANON | termios.ECHO | termios.IEXTEN)
-        mode[6][termios.VMIN], mode[6][termios.VTIME] = 0, 0
-        # Stopped here, Ctrl-Z would leave the shell without a cursor; at the prompt it works.
-        mode[6][termios.VSUSP] = bytes([os.fpathconf(self._descriptor, "PC_VDISABLE")])
-        termios.tcsetattr(self._descriptor, termios.TCSANOW, mode)
-        try:
-            yield
-            self.toggles()
-        finally:
-            termios.tcsetattr(self._descriptor, termios.TCSANOW, before)
+        with _changed(self._descriptor, _quiet):
+            try:
+                yield
+            finally:
+                self.toggles()
 
     def toggles(self) -> int:
         """How often Ctrl-T was pressed since the last call."""
@@ -77,9 +104,6 @@ class Keyboard:
         return count
 
     def typed(self) -> str:
-        """What was typed ahead, as text for the next prompt; keys that are not text are dropped."""
-        text, self._typed = self._typed, ""
-        if "\x1b" in text:
-            return ""
-        text = text.replace("\r", "\n")
-        return "".join(character for character in text if character >= " " or character == "\n")
+        """What was typed ahead, as the terminal sent it: Enter is a carriage return."""
+        typed, self._typed = self._typed, ""
+        return typed

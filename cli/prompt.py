@@ -17,7 +17,9 @@ from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.input.typeahead import store_typeahead
+from prompt_toolkit.input.vt100_parser import Vt100Parser
+from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
 from prompt_toolkit.output.color_depth import ColorDepth
@@ -64,8 +66,9 @@ class CommandWords(Protocol):
 class Reader(Protocol):
     """Where questions come from."""
 
-    def read(self, typed: str = "") -> str:
-        """The next question. EOFError: there is none; KeyboardInterrupt: Ctrl-C on an empty line, or on one that
+    def read(self, typed: str = "", keys: str = "") -> str:
+        """The next question, of a line that starts as ``typed``, and of ``keys`` that were pressed before as the
+        terminal sent them. EOFError: there is none; KeyboardInterrupt: Ctrl-C on an empty line, or on one that
         was to replace a question."""
         ...
 
@@ -89,7 +92,7 @@ class LineReader:
     def __init__(self, prompt: Callable[[], None]) -> None:
         self._prompt = prompt
 
-    def read(self, typed: str = "") -> str:
+    def read(self, typed: str = "", keys: str = "") -> str:
         self._prompt()
         text = self._line()
         while in_block(text):
@@ -132,7 +135,8 @@ class ChatPrompt:
         # Not before the prompt is on the screen: what it starts competes for the processor.
         self.session.app.after_render += lambda _app: when_ready()
 
-    def read(self, typed: str = "") -> str:
+    def read(self, typed: str = "", keys: str = "") -> str:
+        store_typeahead(self.session.app.input, _key_presses(keys))
         text = self.session.prompt([("class:prompt", "› ")], default=typed)
         return without_quotes(text)
 
@@ -160,6 +164,18 @@ def _history(path: Path | None) -> History:
 # Terminals that tell Shift-Enter apart send one of these; it means the same as Alt-Enter.
 for _sequence in ("\x1b[13;2u", "\x1b[27;2;13~"):
     ANSI_SEQUENCES[_sequence] = (Keys.Escape, Keys.ControlM)
+
+
+_PASTE, _PASTED = "\x1b[200~", "\x1b[201~"
+
+
+def _key_presses(keys: str) -> list[KeyPress]:
+    """What a terminal sent, as keys."""
+    presses: list[KeyPress] = []
+    if keys.rfind(_PASTE) > keys.rfind(_PASTED):
+        keys += _PASTED
+    Vt100Parser(presses.append).feed_and_flush(keys)
+    return presses
 
 
 def _bindings(toggle_thinking: Callable[[], None], editing: Callable[[], bool]) -> KeyBindings:

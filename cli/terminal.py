@@ -21,6 +21,7 @@ __all__ = ["Terminal"]
 
 _ESC = "\x1b"
 _RESET = f"{_ESC}[0m"
+_BRACKET_PASTES, _PLAIN_PASTES = f"{_ESC}[?2004h", f"{_ESC}[?2004l"
 _HIDE_CURSOR, _SHOW_CURSOR = f"{_ESC}[?25l", f"{_ESC}[?25h"
 
 _REFLOWING = ("TMUX", "VTE_VERSION", "KITTY_WINDOW_ID", "ALACRITTY_WINDOW_ID", "WT_SESSION", "WEZTERM_PANE")
@@ -99,15 +100,16 @@ class Terminal:
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """A stretch of frames: the cursor is hidden meanwhile, and shown again however it ends."""
+        """A stretch of frames: the cursor is hidden meanwhile, and shown again however it ends. What is pasted
+        comes in brackets, as at a prompt, so that its lines are not taken for so many presses of Enter."""
         if not self.interactive:
             yield
             return
-        self._emit(_HIDE_CURSOR)
+        self._emit(_HIDE_CURSOR + _BRACKET_PASTES)
         try:
             yield
         finally:
-            self._emit(self._erase() + _SHOW_CURSOR)
+            self._emit(self._erase() + _PLAIN_PASTES + _SHOW_CURSOR)
 
     def copy(self, text: str) -> None:
         """Ask the terminal to put ``text`` on its clipboard (OSC 52: base64, so it carries no escapes)."""

@@ -186,6 +186,44 @@ def test_what_is_typed_ahead_waits_in_the_prompt(tmp_path: Path) -> None:
     assert person.leave() == 0
 
 
+@pytest.mark.parametrize("ends", ["by itself", "by Ctrl-C"])
+def test_what_is_typed_ahead_means_what_it_means_at_the_prompt(tmp_path: Path, ends: str) -> None:
+    """Enter sends a line, Ctrl-J and what is pasted make lines; nothing is sent after Ctrl-C."""
+    person = start(tmp_path, height=60, GPTOSS_FAKE_DELAY="0.02")
+    person.enter("think 60")
+    person.wait_for("thinking")
+    person.send("/think show\r/effort low\rone\ntwo\x1b[200~\rthree\x1b[201~")
+    person.look(0.2)
+    if ends == "by Ctrl-C":
+        person.send("\x03")
+        person.wait_for("· three")
+        assert person.text().count("· ") >= 3
+        assert "thinking show" not in person.text()
+    else:
+        person.wait_for("effort low · thinking show")
+        person.wait_for("· three")
+        ask(person, "")
+        (path,) = chats(tmp_path)
+        asked = json.loads(path.read_text())["messages"][2]
+        assert asked["content"][0]["text"] == "one\ntwo\nthree"
+    person.send("\x03")
+    assert person.leave() == 0
+
+
+def test_what_is_typed_while_a_model_loads_is_sent_too(tmp_path: Path) -> None:
+    person = start(tmp_path, height=40, GPTOSS_FAKE_LOADING="1")
+    person.enter("first")
+    person.wait_for("loading demo")
+    person.send("second\r")
+    person.wait_for("second")
+    began = time.monotonic()
+    while person.text().count("TTFT") < 2:
+        assert time.monotonic() - began < 30, person.text()
+        person.look(0.05)
+    assert person.text().count("second") == 2
+    assert person.leave() == 0
+
+
 def test_a_session_with_the_demo_model_survives_a_kill(tmp_path: Path) -> None:
     gptoss = [sys.executable, "-m", "gptoss_mlx.cli", "chat", "-m", "demo", "--max-tokens", "24", "--seed", "1"]
     person = Person(gptoss, tmp_path, 100, 50)

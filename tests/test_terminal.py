@@ -57,7 +57,9 @@ def test_a_tail_is_erased_before_anything_else_is_written() -> None:
     with screen.live():
         screen.frame((), [(Span("one"),), (Span("two"),)])
         screen.frame([(Span("done"),)], [(Span("tail"),)])
-    assert stream.getvalue() == ("\x1b[?25lone\ntwo\r\x1b[1A\x1b[Jdone\ntail\r\x1b[J\x1b[?25h")
+    assert stream.getvalue() == (
+        "\x1b[?25l\x1b[?2004hone\ntwo\r\x1b[1A\x1b[Jdone\ntail\r\x1b[J\x1b[?2004l\x1b[?25h"
+    )
 
 
 def test_a_paragraph_breaks_between_words_and_only_in_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +199,7 @@ def test_the_cursor_is_shown_again_however_it_ends() -> None:
     with pytest.raises(RuntimeError), screen.live():
         screen.frame((), [(Span("tail"),)])
         raise RuntimeError
-    assert stream.getvalue() == "\x1b[?25ltail\r\x1b[J\x1b[?25h"
+    assert stream.getvalue() == "\x1b[?25l\x1b[?2004htail\r\x1b[J\x1b[?2004l\x1b[?25h"
     screen, stream = terminal({"TERM": "dumb"})
     with screen.live():
         screen.frame((), [(Span("tail"),)])
