@@ -170,9 +170,12 @@ def run(
     think: Think = None,
 ) -> None:
     """Answer one question: the answer on standard output, thinking on standard error."""
+    from ..errors import InvalidRequest
     from .run import Request, answer
     from .settings import load_settings
 
+    if json and jsonl:
+        raise InvalidRequest("--json and --jsonl: only one form can be printed; leave one of them out")
     settings = load_settings(
         model=model,
         effort=effort,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ..errors import InvalidRequest
 from ..files import as_path
 from ..reading import open_regular
 
-__all__ = ["read_file", "with_files", "without_files"]
+__all__ = ["read_file", "read_piped", "with_files", "without_files"]
 
 _LARGEST = 4 * 1024**2
 _FILES = re.compile(r"\A(?:File [^\n]*:\n\n(`{3,})\n.*?\n\1\n\n)+", re.DOTALL)
@@ -43,12 +44,25 @@ def read_file(path: Path) -> str:
             content = file.read(_LARGEST + 1)
     except OSError as error:
         raise InvalidRequest(f"{path}: {error.strerror or error}") from error
+    return _as_text(content, str(path))
+
+
+def read_piped() -> str:
+    """What is piped into standard input.
+
+    Raises:
+        InvalidRequest: it is larger than 4 MB, or is no UTF-8 text.
+    """
+    return _as_text(sys.stdin.buffer.read(_LARGEST + 1), "standard input")
+
+
+def _as_text(content: bytes, source: str) -> str:
     if len(content) > _LARGEST:
-        raise InvalidRequest(f"{path}: is larger than 4 MB, more than any context holds")
+        raise InvalidRequest(f"{source}: is larger than 4 MB, more than any context holds")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{path}: is not UTF-8 text (byte {error.start})") from error
+        raise InvalidRequest(f"{source}: is not UTF-8 text (byte {error.start})") from error
 
 
 def _fenced(text: str) -> str:

@@ -144,8 +144,11 @@ def show(benchmark: Benchmark, subject: Subject) -> None:
     """Prints tables and a chart."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    console = Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    window = sys.stdout.isatty()
+    width = None if window else _PIPE_WIDTH
+    console = Console(
+        file=sys.stdout, width=width, markup=False, highlight=False, emoji=False, soft_wrap=not window
+    )
     machine = _machine(subject)
     place = f"{machine['device']} ({machine['backend']}), mlx {machine['mlx']}, {machine['date']}"
     console.print(visible(f"{subject.name} on {place}"))
@@ -160,23 +163,30 @@ def show(benchmark: Benchmark, subject: Subject) -> None:
         )
     measured = [result for result in benchmark.results if any(row.token_seconds for row in result.depths)]
     if measured:
-        console.print(_depth_table(measured, subject))
+        console.print(_depth_table(measured, subject, console))
         _show_chart(console, measured)
     if any(result.turns for result in benchmark.results):
-        console.print(_turn_table(benchmark.results))
+        console.print(_turn_table(benchmark.results, console))
     ratios = _ratios(benchmark.results)
     if ratios is not None:
-        console.print(_ratio_table(ratios, benchmark.results[1].name))
+        console.print(_ratio_table(ratios, benchmark.results[1].name, console))
 
 
-def _depth_table(results: Sequence[EngineResult], subject: Subject) -> Table:
-    table = _table(
-        "tokens", "engine", "prefill tokens/s", "first token s", "decode tokens/s", "of limit", "peak GB"
+def _depth_table(results: Sequence[EngineResult], subject: Subject, console: Console) -> Table:
+    headings = (
+        "tokens",
+        "engine",
+        "prefill tokens/s",
+        "first token s",
+        "decode tokens/s",
+        "of limit",
+        "peak GB",
     )
-    for rows in _by_depth(results):
-        for result, row in rows:
-            figures = _depth_content(row, subject)
-            table.add_row(
+    cells: list[tuple[str, ...]] = []
+    for result, row in (pair for pairs in _by_depth(results) for pair in pairs):
+        figures = _depth_content(row, subject)
+        cells.append(
+            (
                 f"{row.depth:,}",
                 result.name,
                 f"{row.prefill_rate:,.0f}",
@@ -185,7 +195,11 @@ def _depth_table(results: Sequence[EngineResult], subject: Subject) -> Table:
                 f"{figures['share_of_limit']:.1%}",
                 f"{row.peak_bytes / 1e9:.2f}",
             )
-    return table
+        )
+    # What another column tells too goes first.
+    engine = () if len(results) > 1 else ("engine",)
+    spare = (*engine, "first token s", "of limit", "peak GB", "prefill tokens/s")
+    return _table(console, headings, cells, spare)
 
 
 def _by_depth(results: Sequence[EngineResult]) -> list[list[tuple[EngineResult, DepthResult]]]:
@@ -195,36 +209,55 @@ def _by_depth(results: Sequence[EngineResult]) -> list[list[tuple[EngineResult, 
     return [[pair for pair in rows if pair[1].depth == depth] for depth in depths]
 
 
-def _turn_table(results: Sequence[EngineResult]) -> Table:
+def _turn_table(results: Sequence[EngineResult], console: Console) -> Table:
     """The turns side by side."""
     present = [result for result in results if result.turns]
     columns = [f"{result.name} {what}" for result in present for what in ("computed", "first token s")]
-    table = _table("turn", "prompt tokens", *columns)
+    cells: list[tuple[str, ...]] = []
     for rows in zip(*(result.turns for result in present), strict=False):
-        cells = [cell for row in rows for cell in (f"{row.computed_tokens:,}", f"{row.first_token_seconds:.3f}")]
-        table.add_row(str(rows[0].turn), f"{rows[0].prompt_tokens:,}", *cells)
-    return table
+        figures = [cell for row in rows for cell in (f"{row.computed_tokens:,}", f"{row.first_token_seconds:.3f}")]
+        cells.append((str(rows[0].turn), f"{rows[0].prompt_tokens:,}", *figures))
+    return _table(console, ("turn", "prompt tokens", *columns), cells, ("prompt tokens", "computed"))
 
 
-def _ratio_table(ratios: dict[str, Any], peer: str) -> Table:
-    table = _table(f"gptoss-mlx / {peer}", "ratio")
+def _ratio_table(ratios: dict[str, Any], peer: str, console: Console) -> Table:
+    cells: list[tuple[str, ...]] = []
     for name, value in ratios.items():
         values = value.items() if isinstance(value, dict) else [("", value)]
         for key, ratio in values:
             place = f" at {int(key):,}" if name.endswith(("prefill_time", "decode_time", "memory")) else f" {key}"
             label = name.replace("_", " ").replace("first token time", "first token, turn")
-            table.add_row(f"{label}{place if key else ''}", "–" if ratio is None else f"{ratio:.2f}")
-    return table
+            cells.append((f"{label}{place if key else ''}", "–" if ratio is None else f"{ratio:.2f}"))
+    return _table(console, (f"gptoss-mlx / {peer}", "ratio"), cells)
 
 
-def _table(first: str, *others: str) -> Table:
+def _table(
+    console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str] = ()
+) -> Table:
+    """A table as wide as there is room for: whole; with headings of several lines; or without the first of the
+    ``spare`` columns (the ends of their headings), until it fits."""
+    whole = _laid_out(headings, rows, without=(), broken=False)
+    narrower = (_laid_out(headings, rows, without=spare[:count], broken=True) for count in range(len(spare) + 1))
+    tables = [whole, *narrower]
+    unbounded = console.options.update(max_width=1 << 10)
+    fitting = (table for table in tables if console.measure(table, options=unbounded).maximum <= console.width)
+    return next(fitting, tables[-1])
+
+
+def _laid_out(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], *, without: Sequence[str], broken: bool
+) -> Table:
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column(first)
-    for name in others:
-        table.add_column(name, justify="left" if name == "engine" else "right")
+    kept = [number for number, name in enumerate(headings) if not name.endswith(tuple(without))]
+    for number in kept:
+        name = headings[number]
+        text = name.replace(" ", "\n") if broken else name
+        table.add_column(text, justify="left" if number == 0 or name == "engine" else "right")
+    for row in rows:
+        table.add_row(*(row[number] for number in kept))
     return table
 
 
@@ -233,7 +266,9 @@ def _show_chart(console: Console, results: Sequence[EngineResult]) -> None:
     rows = [pair for pairs in _by_depth(results) for pair in pairs]
     most = max(row.decode_rate for _, row in rows)
     width = max(len(result.name) for result in results)
+    rate_width = len(f" {most:,.1f}")
+    cells = min(_BAR_CELLS, console.width - len(f"{0:>8}  {'':<{width}}  ") - rate_width)
     console.print("decode, tokens/s")
     for result, row in rows:
-        bar = "█" * max(1, round(_BAR_CELLS * row.decode_rate / most))
+        bar = "█" * max(1, round(cells * row.decode_rate / most))
         console.print(f"{row.depth:>8,}  {result.name:<{width}}  {bar} {row.decode_rate:,.1f}")

@@ -362,7 +362,8 @@ class ChatSession:
 
     def status(self) -> str:
         """The line below the prompt."""
-        parts = [self.loader.reference, f"effort {self.effort}", f"thinking {self.think}"]
+        spare = [f"thinking {self.think}", f"effort {self.effort}", self.loader.reference]
+        parts = spare[::-1]
         if self.editing:
             parts.append("editing the last question")
         if self.attachments:
@@ -370,6 +371,8 @@ class ChatSession:
             parts.append(f"{count} file{'s' if count > 1 else ''} attached")
         if self._chat is not None:
             parts.append(f"{self.context:,} of {self._chat.context_limit:,} tokens")
+        while spare and len(parts) > 1 and len(" · ".join(parts)) > self.terminal.width:
+            parts.remove(spare.pop(0))
         return " · ".join(parts)
 
     def toggle_thinking(self) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..errors import InvalidRequest
 from ..files import as_path
 from .settings import EFFORTS, THINK_MODES, as_effort, as_think_mode
-from .spans import BOLD, CYAN, DIM, GREEN, Row, Span, clip
+from .spans import BOLD, CYAN, Span
 
 if TYPE_CHECKING:
     from .chat import ChatSession
@@ -292,25 +292,12 @@ def _compare(session: ChatSession, argument: str) -> None:
 
 
 def _trace(session: ChatSession, _argument: str) -> None:
-    rows: list[Row] = []
+    from .trace import trace_rows, trace_summary
+
     entries = session.chat.trace()
-    for entry in entries:
-        state = ("cached" if entry.cached else "to prefill") if entry.kept else "dropped"
-        style = DIM if not entry.kept else GREEN if entry.cached else ""
-        message = entry.message
-        # Figures first: in a narrow window the end of the row is cut off.
-        head = f"{entry.tokens:>7,}  {state:<10}  {message.author.role!s:<10} {message.channel or '':<11} "
-        rows.append(_one_line((Span(head, style), Span(" ".join(message.text.split())[:200], DIM)), session))
-    session.terminal.rows(rows)
-    prompt = sum(entry.tokens for entry in entries if entry.kept)
-    cached = sum(entry.tokens for entry in entries if entry.cached)
-    dropped = sum(entry.tokens for entry in entries if not entry.kept)
-    prefill = prompt - cached
-    session.say(f"prompt {prompt:,} tokens: {cached:,} cached, {prefill:,} to prefill; {dropped:,} dropped")
-
-
-def _one_line(row: Row, session: ChatSession) -> Row:
-    return clip(row, max(session.terminal.width - 1, 10)) if session.interactive else row
+    width = max(session.terminal.width - 1, 10) if session.interactive else None
+    session.terminal.rows(trace_rows(entries, width))
+    session.say(trace_summary(entries))
 
 
 def _stats(session: ChatSession, _argument: str) -> None:

@@ -22,10 +22,11 @@ def show_models() -> None:
     terminal = Terminal(sys.stdout)
     models = list_models()
     width = max((len(model.name) for model in models), default=0)
+    precise = max((len(_precision(model)) for model in models), default=0)
     for model in models:
         row: Row = (
             Span(f"{model.name:<{width}}", CYAN),
-            Span(f"  {_size(model.nbytes):>9}  {_precision(model):<9} {_when(model):<16}  "),
+            Span(f"  {_size(model.nbytes):>9}  {_precision(model):<{precise}}  {_when(model):<16}  "),
             Span(str(model.path), DIM),
         )
         terminal.rows([clip(row, max(terminal.width, 40)) if terminal.interactive else row])

@@ -25,7 +25,7 @@ from prompt_toolkit.layout.processors import Processor, Transformation, Transfor
 from prompt_toolkit.output.color_depth import ColorDepth
 from prompt_toolkit.styles import Style
 
-from ..errors import FileWriteError
+from ..errors import FileWriteError, InvalidRequest
 from ..files import private_file
 from .spans import visible
 
@@ -100,7 +100,10 @@ class LineReader:
         return without_quotes(text)
 
     def _line(self) -> str:
-        line = sys.stdin.readline()
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest("standard input: is not UTF-8 text; convert it first") from error
         if not line:
             raise EOFError
         return line.rstrip("\n")

@@ -12,7 +12,8 @@ import typer
 
 from ..errors import InvalidRequest
 from ..events import Done, Reply
-from .attachments import read_file, with_files
+from ..reading import parse_json
+from .attachments import read_file, read_piped, with_files
 from .edge import INTERRUPTED
 from .first_start import choose_model
 from .keyboard import on_interrupt
@@ -64,9 +65,7 @@ def answer(request: Request, settings: Settings) -> None:
 
 def _prompt(request: Request) -> str:
     """Question, standard input and files as one text."""
-    piped = ""
-    if not sys.stdin.isatty():
-        piped = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
+    piped = "" if sys.stdin.isatty() else read_piped().strip()
     parts = [part for part in (piped, request.question) if part]
     if not parts:
         raise InvalidRequest("no question: gptoss run 'Why is the sky blue?', or pipe one in")
@@ -74,9 +73,10 @@ def _prompt(request: Request) -> str:
 
 
 def _schema(path: Path) -> dict[str, Any]:
+    text = read_file(path)
     try:
-        schema = json.loads(read_file(path))
-    except ValueError as error:
+        schema = parse_json(text.encode())
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path}: {error}") from error
     if not isinstance(schema, dict):
         raise InvalidRequest(f"{path}: a JSON schema is an object")

@@ -169,6 +169,8 @@ def _checked(name: str, value: Any, where: str) -> Any:
     if type(value) is not expected:
         raise InvalidRequest(f"{where} is {value!r}; {_KINDS[expected]} is needed")
     choices = _CHOICES.get(name)
+    if choices is not None and isinstance(value, str):
+        value = value.lower()
     if choices is not None and value not in choices:
         which = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
         raise InvalidRequest(f"{where} is {value!r}; {which} is needed")

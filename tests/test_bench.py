@@ -14,8 +14,18 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 from typer.testing import CliRunner
 
-from gptoss_mlx.bandwidth import CHIPS, copy_bandwidth, memory_bandwidth, stated_bandwidth
-from gptoss_mlx.benchmark import Benchmark, GptOssEngine, Plan, recorded_chat, recorded_replies
+from gptoss_mlx.bandwidth import CHIPS, Bandwidth, copy_bandwidth, memory_bandwidth, stated_bandwidth
+from gptoss_mlx.benchmark import (
+    Benchmark,
+    DepthResult,
+    EngineResult,
+    GptOssEngine,
+    Plan,
+    recorded_chat,
+    recorded_replies,
+)
+from gptoss_mlx.benchmark.measure import TurnResult
+from gptoss_mlx.cli import bench_report
 from gptoss_mlx.cli.app import app
 from gptoss_mlx.engine import GptOss
 from gptoss_mlx.errors import InvalidRequest
@@ -204,6 +214,37 @@ def test_without_a_terminal_there_are_tables_and_no_escapes() -> None:
     for expected in ("gptoss-mlx", "prefill tokens/s", "of limit", "█", "kernels a token", "turn", "GB/s"):
         assert expected in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_in_a_narrow_window_columns_are_left_out_and_none_is_cut(
+    width: int, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_report, "_PIPE_WIDTH", width)
+    depths = [
+        DepthResult(depth=n, first_token_seconds=[n / 2500], token_seconds=[0.004], peak_bytes=13 * 10**9)
+        for n in (512, 131_072)
+    ]
+    turns = [TurnResult(turn=1, prompt_tokens=26_143, computed_tokens=1493, first_token_seconds=1.5)]
+    benchmark = Benchmark(Plan(), GPT_OSS_20B, tokenizer)
+    benchmark.results += [
+        EngineResult(name=name, version="1", load_seconds=1.0, weight_bytes=1, depths=depths, turns=turns)
+        for name in ("gptoss-mlx", "mlx-lm")
+    ]
+    bandwidth = Bandwidth(bytes_per_second=1e11, source="stated")
+    device = DeviceInfo.current()
+    bench_report.show(
+        benchmark,
+        bench_report.Subject(
+            name="demo", directory=Path(), config=GPT_OSS_20B, device=device, bandwidth=bandwidth
+        ),
+    )
+    tables = capsys.readouterr().out.split("loaded in")[-1].split("\n", 1)[1]
+    assert "…" not in tables
+    assert all(len(line.rstrip()) <= width for line in tables.splitlines())
+    wider = ("13.00", "2,500", "1,493") if width == 60 else ()
+    for expected in ("131,072", "250.0", "decode", "█", "1.500", *wider):
+        assert expected in tables
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import gptoss_mlx
 from gptoss_mlx import chatfile, errors
 from gptoss_mlx.chat import Chat
-from gptoss_mlx.cli import edge, sessions, settings
+from gptoss_mlx.cli import edge, models, sessions, settings
 from gptoss_mlx.cli.app import app
 from gptoss_mlx.cli.attachments import read_file, with_files
 from gptoss_mlx.cli.chat import ChatSession
@@ -32,10 +32,13 @@ from gptoss_mlx.cli.settings import Settings
 from gptoss_mlx.cli.spans import DIM, ITALIC, Span, plain
 from gptoss_mlx.cli.stats import reply_line
 from gptoss_mlx.cli.terminal import Terminal
+from gptoss_mlx.cli.trace import trace_rows
 from gptoss_mlx.cli.turn import TurnView
 from gptoss_mlx.events import Done, Reply, Text, Thinking, Timings, Usage
 from gptoss_mlx.fit import DeviceInfo
 from gptoss_mlx.harmony import Message
+from gptoss_mlx.hub import InstalledModel
+from gptoss_mlx.prompt import TraceEntry
 from tests import fake_gptoss
 from tests.pty_session import FAKE
 
@@ -69,7 +72,7 @@ class Run:
     returncode: int
 
 
-def gptoss(*arguments: str, stdin: str = "") -> Run:
+def gptoss(*arguments: str, stdin: str | bytes = "") -> Run:
     """The program in this process: its start-up is not what these tests are about."""
     result = CliRunner().invoke(app, arguments, input=stdin)
     return Run(result.stdout, result.stderr, result.exit_code)
@@ -88,9 +91,17 @@ def test_questions_come_from_pipes_and_files_too(home: Path) -> None:
     assert done.stdout == "File a.txt:\n\n````\ncontent ``` of a\n````\n\npiped\n\nwhy?\n"
 
 
+def test_what_is_piped_is_text(home: Path) -> None:
+    for command in ("run", "chat"):
+        done = gptoss(command, "-m", "demo", stdin=b"caf\xe9\n")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert "error: standard input: is not UTF-8 text" in done.stderr
+
+
 def test_json_is_one_object_and_jsonl_the_events(home: Path) -> None:
     reply = json.loads(gptoss("run", "-m", "demo", "--json", "think 2").stdout)
     assert (reply["text"], reply["finish_reason"]) == ("think 2", "stop")
+    assert gptoss("run", "-m", "demo", "--json", "--effort", "HIGH", "think 2").returncode == 0
     lines = gptoss("run", "-m", "demo", "--jsonl", "think 2").stdout.splitlines()
     kinds = [json.loads(line)["type"] for line in lines]
     assert kinds == ["progress", "thinking", "thinking", "text", "done"]
@@ -203,6 +214,30 @@ def test_files_wait_once_and_can_be_taken_back(home: Path) -> None:
     assert "quote" in said_by(f"/export {two}")
 
 
+def test_a_trace_cuts_no_count_however_narrow_the_window() -> None:
+    entries = [
+        TraceEntry(message=Message.user("why? " * 9), tokens=105, kept=True, cached=True),
+        TraceEntry(message=Message.assistant("so", channel="commentary"), tokens=12_345, kept=False, cached=False),
+    ]
+    for width in range(10, 100):
+        rows = [plain(row) for row in trace_rows(entries, width)]
+        assert max(map(len, rows)) <= width
+        assert [row.split()[0] for row in rows] == ["105", "12,345"]
+    assert plain(trace_rows(entries, None)[1]) == "12,345  dropped  assistant  commentary  so"
+
+
+def test_the_line_below_the_prompt_fits_the_window(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = ChatSession(Terminal(io.StringIO()), Loader("demo", {}), Settings(), False)
+    session.use_chat(cast(Chat, fake_gptoss.FakeChat()), None)
+    session.attachments = [home]
+    whole = "demo · effort medium · thinking collapse · 1 file attached · 42 of 131,072 tokens"
+    for width in range(40, 100):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert len(session.status()) <= width
+        assert session.status().endswith("1 file attached · 42 of 131,072 tokens")
+    assert session.status() == whole
+
+
 def test_undo_takes_as_many_turns_back_as_it_is_told(home: Path) -> None:
     assert said_by("one", "two", "three", "/undo 2") == "taken back: 2 turns, back to: two"
     assert [turn.text for turn in asked_in(sessions.find_chat(""))] == ["one"]
@@ -225,6 +260,8 @@ def test_an_answer_follows_a_schema(user: Path) -> None:
     (user / "schema.json").write_text('["no object"]')
     done = gptoss("run", "-m", "demo", "--schema", str(user / "schema.json"), "q")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    done = gptoss("run", "-m", "demo", "--schema", str(user / "missing"), "q")
+    assert done.stderr == f"error: {user / 'missing'}: No such file or directory\n"
 
 
 def test_a_cut_answer_says_so_on_standard_error(user: Path) -> None:
@@ -262,6 +299,7 @@ def test_thinking_is_shown_as_it_was_asked_for() -> None:
         (("run", "-m", "demo"), 2, "no question"),
         (("run", "-m", "demo", "-e", "huge", "x"), 2, "low, medium, high"),
         (("run", "-m", "demo", "-f", "/no/such\x1b[31m", "x"), 2, "␛[31m"),
+        (("run", "-m", "demo", "--json", "--jsonl", "x"), 2, "only one form"),
         (("run", "--nonsense"), 2, "No such option"),
         (("chat", "abc"), 2, "--resume"),
         (("chat", "--resume", "abc"), 1, "--list"),
@@ -483,6 +521,24 @@ def test_a_first_start_says_what_fits_and_what_would_make_it_fit() -> None:
     assert tight.count("does not fit") == 2
     assert "13.8 GB to download" in tight
     assert "wired_limit" not in said(8, 5)
+
+
+def test_columns_of_models_stand_below_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [
+        InstalledModel(
+            name=precision,
+            path=Path("/path"),
+            nbytes=10**9,
+            precision=precision,
+            last_used=None,
+            converted=True,
+        )
+        for precision in ("q8", "bf16", "a longer one")
+    ]
+    monkeypatch.setattr(models, "list_models", lambda: listed)
+    rows = gptoss("models").stdout.splitlines()
+    for column in ("GB", "never used", "/path"):
+        assert len({row.index(column) for row in rows}) == 1
 
 
 def test_info_states_the_known_figures(home: Path) -> None:
