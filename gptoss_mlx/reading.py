@@ -160,6 +160,11 @@ class _Short(reprlib.Repr):
         self.maxlist = self.maxdict = 8
         self.maxlevel = 3
 
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write out more digits than sys.set_int_max_str_digits allows: 640 in any case.
+        bits = x.bit_length()
+        return super().repr_int(x, level) if bits <= 2048 else f"<a whole number of {bits} bits>"
+
 
 def shown(value: Any) -> str:
     """A value for an error message: in one line, printable, and short whatever it is."""

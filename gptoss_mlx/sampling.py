@@ -6,7 +6,6 @@ the raw logits. Anything else is mlx-lm's filters on normalised log-probabilitie
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -14,11 +13,15 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from .errors import InvalidRequest
+from .reading import shown
 
 __all__ = ["Sampler", "SamplingParams", "make_sampler"]
 
 Sampler = Callable[[mx.array], mx.array]
 """Logits [B, V] -> token ids [B]."""
+_COLDEST = 1e-9
+"""Temperatures below are greedy. Here the least difference between two logits of a usual size, 1e-6 in float32,
+has become 1,000, and the noise that sampling adds is within 25; far below, the quotient would overflow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +41,7 @@ class SamplingParams:
     """
 
     temperature: float = 1.0
-    """0 is greedy."""
+    """0 is greedy, and so is anything below 1e-9."""
     top_p: float = 1.0
     """Only the most likely tokens that together reach this probability; 1 is all."""
     top_k: int = 0
@@ -65,18 +68,16 @@ class SamplingParams:
         if self.top_p == 0:
             raise InvalidRequest("top_p is 0; use temperature 0 for the most likely token")
         _check_integer("top_k", self.top_k, 0, 2**31 - 1)
-        _check_number("repetition_penalty", self.repetition_penalty, 0.0, 100.0)
-        if self.repetition_penalty == 0:
-            raise InvalidRequest("repetition_penalty is 0; 1 is off, and little more than 1 is enough")
+        _check_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
         if type(self.stop_loops) is not bool:
-            raise InvalidRequest(f"stop_loops is {self.stop_loops!r}; True or False is needed")
+            raise InvalidRequest(f"stop_loops is {shown(self.stop_loops)}; True or False is needed")
         if self.seed is not None:
             _check_integer("seed", self.seed, 0, 2**64 - 1)
         if self.max_tokens is not None:
             _check_integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
         stop: object = self.stop
         if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
-            raise InvalidRequest(f"stop is {stop!r}; a tuple of texts that are not empty is needed")
+            raise InvalidRequest(f"stop is {shown(stop)}; a tuple of texts that are not empty is needed")
         object.__setattr__(self, "stop", tuple(stop))
 
 
@@ -96,7 +97,7 @@ def make_sampler(params: SamplingParams, control_tokens: Collection[int] = ()) -
 
 
 def _chooser(params: SamplingParams) -> Sampler:
-    if params.temperature == 0:
+    if params.temperature < _COLDEST:
         return lambda logits: mx.argmax(logits, axis=-1)
     filters = _filters(params)
     scale = 1 / params.temperature
@@ -144,7 +145,7 @@ def _filters(params: SamplingParams) -> list[Callable[[mx.array], mx.array]]:
 
     filters: list[Callable[[mx.array], mx.array]] = []
     if params.top_p < 1:
-        filters.append(lambda logprobs: apply_top_p(logprobs, params.top_p))
+        filters.append(lambda logprobs: _keeping_the_first(logprobs, apply_top_p(logprobs, params.top_p)))
     if params.min_p > 0:
         filters.append(lambda logprobs: apply_min_p(logprobs, params.min_p))
     if params.top_k > 0:
@@ -152,11 +153,17 @@ def _filters(params: SamplingParams) -> list[Callable[[mx.array], mx.array]]:
     return filters
 
 
+def _keeping_the_first(logprobs: mx.array, kept: mx.array) -> mx.array:
+    """``kept``, with the most likely tokens in any case: a small top_p is lost in the rounding of the sum of all
+    probabilities, and nothing would be left."""
+    return mx.where(logprobs == logprobs.max(axis=-1, keepdims=True), logprobs, kept)
+
+
 def _check_number(name: str, value: float, low: float, high: float) -> None:
-    if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
-        raise InvalidRequest(f"{name} is {value!r}; a number from {low:g} to {high:g} is needed")
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise InvalidRequest(f"{name} is {shown(value)}; a number from {low:g} to {high:g} is needed")
 
 
 def _check_integer(name: str, value: int, low: int, high: int) -> None:
     if type(value) is not int or not low <= value <= high:
-        raise InvalidRequest(f"{name} is {value!r}; a whole number from {low} to {high} is needed")
+        raise InvalidRequest(f"{name} is {shown(value)}; a whole number from {low} to {high} is needed")

@@ -23,13 +23,13 @@ def draws(count: int, **params: Any) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize(
     "params",
     [
-        *({"temperature": value} for value in (-0.1, math.nan, math.inf, "1", True, 101)),
+        *({"temperature": value} for value in (-0.1, math.nan, math.inf, "1", True, 101, 10**400, 10**5000)),
         *({"top_p": value} for value in (-1, 0, 1.1, math.nan, None)),
         *({"min_p": value} for value in (-1, 2, math.nan)),
         *({"top_k": value} for value in (-1, 1.5, 2**31)),
-        *({"repetition_penalty": value} for value in (0, -1, math.nan, math.inf, "1")),
+        *({"repetition_penalty": value} for value in (0, 1e-40, -1, math.nan, math.inf, "1")),
         *({"stop_loops": value} for value in (1, None)),
-        *({"seed": value} for value in (-1, 1.0, 2**64)),
+        *({"seed": value} for value in (-1, 1.0, 2**64, 10**5000)),
         *({"max_tokens": value} for value in (0, -1, 2.0)),
         *({"stop": value} for value in ("text", ("",), (1,), 3)),
     ],
@@ -42,6 +42,23 @@ def test_values_out_of_range_are_named(params: dict[str, Any]) -> None:
 
 def test_temperature_zero_is_greedy() -> None:
     assert set(draws(100, temperature=0)) == {1}
+
+
+@pytest.mark.parametrize("params", [{}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.01}])
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-40, 1e-38, 1e-20, 1e-9, 1e-6])
+def test_the_smallest_temperatures_are_greedy(temperature: float, params: dict[str, Any]) -> None:
+    logits = mx.array([[0.0, 1.0, 30.0, 9.0, 2.0], [-3.0, 29.999, 30.0, -30.0, 30.001]])
+    sampler = make_sampler(SamplingParams(seed=3, temperature=temperature, **params))
+    for _ in range(20):
+        assert np.array(sampler(logits)).tolist() == [2, 4]
+
+
+def test_however_small_top_p_is_the_most_likely_token_is_left() -> None:
+    """Over a real vocabulary, whose probabilities in float32 do not add up to 1."""
+    logits = mx.random.normal((1, 201_088), key=mx.random.key(1))
+    for top_p in (1e-300, 1e-9, 1e-6):
+        sampler = make_sampler(SamplingParams(seed=3, top_p=top_p))
+        assert sampler(logits).item() == mx.argmax(logits).item()
 
 
 @pytest.mark.parametrize("params", [{"top_k": 1}, {"top_p": 0.01}, {"min_p": 1.0}])
