@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar, cast, get_args
 
-from .errors import InvalidRequest
+from .errors import InvalidRequest, RenderError
 from .harmony import Message, Role
+from .harmony.fields import check_text
 from .reading import shown
 from .sampling import SamplingParams
 
@@ -70,9 +71,14 @@ def checked_question(text: object) -> str:
 
 def checked_text(name: str, text: object) -> str | None:
     """Text, or None."""
-    if text is not None and not isinstance(text, str):
+    if text is None:
+        return None
+    if not isinstance(text, str):
         raise InvalidRequest(f"{name} is {shown(text)}; text or None is needed")
-    return text
+    try:
+        return check_text(text, name)
+    except RenderError as error:
+        raise InvalidRequest(str(error)) from None
 
 
 def checked_flag(name: str, value: object) -> bool:
@@ -109,8 +115,14 @@ def checked_hook(name: str, hook: Hook) -> Hook:
 
 def checked_path(path: object) -> Path:
     """The path of a file."""
-    if not isinstance(path, str | os.PathLike):
+    if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
         raise InvalidRequest(f"path is {shown(path)}; a path is needed")
+    try:
+        named = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        named = False
+    if not named:
+        raise InvalidRequest(f"path is {shown(path)}; no file can have that name")
     return Path(path)
 
 

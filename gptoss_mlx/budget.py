@@ -28,6 +28,7 @@ from .fit import (
 )
 from .prefix import MAX_MARK_BYTES, MAX_MARKS
 from .quantized import KV_BITS, group_size_of
+from .reading import shown
 
 __all__ = ["CHUNKS", "Budget"]
 
@@ -59,11 +60,13 @@ class Budget:
     def __post_init__(self) -> None:
         most = self.config.max_position_embeddings
         if self.context is not None and (type(self.context) is not int or not 1 <= self.context <= most):
-            raise InvalidRequest(f"context is {self.context!r}; a whole number from 1 to {most} is needed")
+            raise InvalidRequest(f"context is {shown(self.context)}; a whole number from 1 to {most} is needed")
         if self.max_cache_bytes is not None and (
             type(self.max_cache_bytes) is not int or self.max_cache_bytes < 1
         ):
-            raise InvalidRequest(f"max_cache_bytes is {self.max_cache_bytes!r}; a whole number from 1 is needed")
+            raise InvalidRequest(
+                f"max_cache_bytes is {shown(self.max_cache_bytes)}; a whole number from 1 is needed"
+            )
 
     @functools.cached_property
     def weight_bytes(self) -> int:

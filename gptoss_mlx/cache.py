@@ -16,6 +16,7 @@ import mlx.core as mx
 from .config import ModelConfig
 from .errors import InvalidRequest
 from .quantized import KV_BITS, QuantizedStates, group_size_of
+from .reading import shown
 
 __all__ = [
     "FullKVCache",
@@ -357,7 +358,9 @@ def check_kv_bits(kv_bits: int | None, config: ModelConfig) -> None:
     if kv_bits is None:
         return
     if type(kv_bits) is not int or kv_bits != KV_BITS:
-        raise InvalidRequest(f"kv_bits is {kv_bits!r}; {KV_BITS}, or None to keep keys and values as they are")
+        raise InvalidRequest(
+            f"kv_bits is {shown(kv_bits)}; {KV_BITS}, or None to keep keys and values as they are"
+        )
     if group_size_of(config.head_dim) is None:
         raise InvalidRequest(
             f"kv_bits is {kv_bits}, but the heads have {config.head_dim} values, no multiple of 32; leave it out"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack
 import mlx.core as mx
 
 from . import cachefile, hub
-from .arguments import Effort, checked_sampling, checked_tokens
+from .arguments import Effort, checked_path, checked_sampling, checked_tokens
 from .budget import Budget
 from .cache import check_kv_bits
 from .config import ModelConfig, read_json
@@ -79,10 +79,10 @@ def load(
         ...     model.ask("hi", effort="low").finish_reason
         'stop'
     """
-    if dtype not in tuple(_DTYPES):
-        raise InvalidRequest(f"dtype is {dtype!r}; {' or '.join(_DTYPES)} is needed")
+    _check_dtype(dtype)
     if not isinstance(reference, str | os.PathLike):
-        raise InvalidRequest(f"reference is {reference!r}; a name, a directory or a repository id is needed")
+        raise InvalidRequest(f"reference is {shown(reference)}; a name, a directory or a repository id is needed")
+    checked_path(reference)
     directory = hub.resolve(str(reference), download=download)
     model = GptOss(
         directory,
@@ -112,6 +112,9 @@ class GptOss:
         device: the machine; by default this one.
         memory: whose settings hold while the model is loaded.
 
+    Raises:
+        As :func:`load`, but for ModelNotFound.
+
     Example:
         >>> with GptOss(model.directory, dtype="float32", context=2048) as exact:
         ...     exact.name, exact.context_limit, exact.budget.context
@@ -130,7 +133,8 @@ class GptOss:
         device: DeviceInfo | None = None,
         memory: MemorySettings = MLX_MEMORY,
     ) -> None:
-        self.directory = Path(directory)
+        _check_dtype(dtype)
+        self.directory = checked_path(directory)
         self.name = name or self.directory.name
         self.dtype = dtype
         self.kv_bits = kv_bits
@@ -205,7 +209,7 @@ class GptOss:
             True
         """
         if prefix is not None and not isinstance(prefix, PrefixCache):
-            raise InvalidRequest(f"prefix is {prefix!r}; one of make_prefix() is needed")
+            raise InvalidRequest(f"prefix is {shown(prefix)}; one of make_prefix() is needed")
         return self._generate(checked_tokens(tokens), checked_sampling(sampling), prefix or self.make_prefix())
 
     def make_prefix(self) -> PrefixCache:
@@ -227,7 +231,7 @@ class GptOss:
             >>> model.load_prefix(directory / "prefix.cache").tokens == prefix.tokens
             True
         """
-        self._runner.call(lambda: cachefile.write(path, prefix, self._fingerprint))
+        self._runner.call(lambda: cachefile.write(checked_path(path), prefix, self._fingerprint))
 
     def load_prefix(self, path: str | Path) -> PrefixCache:
         """A prompt cache that :meth:`save_prefix` wrote, in this process or another.
@@ -238,7 +242,7 @@ class GptOss:
         """
         dtype, empty = _DTYPES[self.dtype], self.make_prefix()
         return self._runner.call(
-            lambda: cachefile.read(path, empty, self._fingerprint, config=self.config, dtype=dtype)
+            lambda: cachefile.read(checked_path(path), empty, self._fingerprint, config=self.config, dtype=dtype)
         )
 
     @functools.cached_property
@@ -398,6 +402,11 @@ class GptOss:
 
     def _compute_ahead(self, tokens: list[int], prefix: PrefixCache, boundaries: Sequence[int]) -> None:
         self._runner.compute_ahead(tokens, prefix, boundaries)
+
+
+def _check_dtype(dtype: object) -> None:
+    if dtype not in tuple(_DTYPES):
+        raise InvalidRequest(f"dtype is {shown(dtype)}; {' or '.join(_DTYPES)} is needed")
 
 
 def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, directory: Path) -> None:

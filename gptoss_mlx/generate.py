@@ -19,6 +19,7 @@ from .errors import InvalidRequest, NotEnoughMemory
 from .metal import is_out_of_memory
 from .model import Transformer
 from .prefix import PrefixCache
+from .reading import shown
 from .sampling import Sampler
 
 __all__ = ["ChunkSize", "Request", "Steering", "check_prompt", "computing", "decode", "prefill"]
@@ -84,7 +85,7 @@ def check_prompt(prompt: Sequence[int], vocab_size: int) -> None:
         raise InvalidRequest("the prompt is empty; at least one token is needed")
     wrong = next((token for token in prompt if type(token) is not int or not 0 <= token < vocab_size), None)
     if wrong is not None:
-        raise InvalidRequest(f"token {wrong!r} is out of range (0 to {vocab_size - 1})")
+        raise InvalidRequest(f"token {shown(wrong)} is out of range (0 to {vocab_size - 1})")
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InvalidRequest
+from .reading import shown
 from .structured import END_TOKENS, Constraint, Matcher
 from .tokenizer import Tokenizer
 
@@ -68,14 +69,14 @@ class GuidePlan:
     def __post_init__(self) -> None:
         budget = self.max_thinking_tokens
         if budget is not None and (type(budget) is not int or budget < 0):
-            raise InvalidRequest(f"max_thinking_tokens is {budget!r}; a whole number from 0 is needed")
+            raise InvalidRequest(f"max_thinking_tokens is {shown(budget)}; a whole number from 0 is needed")
         names = tuple(self.tools or ())
         choice = self.tool_choice
         if choice in ("auto", "none"):
             return
         if not names or (choice != "required" and choice not in names):
             known = ", ".join(("auto", "none", *(("required", *names) if names else ())))
-            raise InvalidRequest(f"tool_choice is {choice!r}; it may be {known}")
+            raise InvalidRequest(f"tool_choice is {shown(choice)}; it may be {known}")
 
     @property
     def guides(self) -> bool:

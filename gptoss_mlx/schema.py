@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import pydantic
+import pydantic_core
 import typing_extensions
 
-from .errors import SchemaError
+from .errors import RenderError, SchemaError
+from .harmony.content import Schema
 
 __all__ = ["check_schema", "engine_schema", "schema_of", "subschemas"]
 
@@ -60,10 +62,7 @@ def check_schema(schema: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[s
     import jsonschema  # type: ignore[import-untyped]
     import referencing
 
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(schema), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise SchemaError(f"schema: no JSON ({error}); use dict, list, str, number, bool or None") from None
+    plain = _plain(schema)
     kind = jsonschema.Draft202012Validator
     try:
         kind.check_schema(plain)
@@ -92,11 +91,12 @@ def schema_of(kind: Any) -> tuple[dict[str, Any], Callable[[str], Any]]:
     try:
         adapter = pydantic.TypeAdapter[Any](_known_typed_dict(kind))
         schema = adapter.json_schema()
-    except (pydantic.errors.PydanticUserError, TypeError, NameError) as error:
-        reason = str(error).partition("\n")[0]
+    except (pydantic.errors.PydanticUserError, pydantic_core.SchemaError, TypeError, NameError) as error:
+        reason = " ".join(str(error).partition("\nFor further information")[0].split())
         raise SchemaError(
             f"schema is {kind!r}: {reason}; a pydantic model, a TypedDict or a JSON schema is needed"
         ) from None
+    schema = _plain(schema)
     for _, part in subschemas(schema):
         # What is not asked for is not wanted.
         if "properties" in part:
@@ -106,6 +106,14 @@ def schema_of(kind: Any) -> tuple[dict[str, Any], Callable[[str], Any]]:
             part["anyOf"] = part.pop("oneOf")
     _check_keywords(schema)
     return schema, adapter.validate_json
+
+
+def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema as JSON's own types."""
+    try:
+        return Schema(schema).to_dict()
+    except RenderError as error:
+        raise SchemaError(str(error)) from None
 
 
 def _known_typed_dict(kind: Any) -> Any:

@@ -15,7 +15,8 @@ import pydantic
 import pydantic_core
 from pydantic.json_schema import GenerateJsonSchema
 
-from .errors import ToolError
+from .errors import RenderError, ToolError
+from .harmony.content import Schema
 from .reading import shown
 
 __all__ = ["ArgumentCheck", "Declaration", "check_by_schema", "declare"]
@@ -68,8 +69,8 @@ def declare(function: Callable[..., Any], name: str) -> Declaration:
     try:
         adapter = pydantic.TypeAdapter[dict[str, Any]](cast(Any, collect))
         schema = adapter.json_schema(schema_generator=_Schema)
-    except (pydantic.errors.PydanticUserError, NameError) as error:
-        reason = str(error).partition("\n")[0]
+    except (pydantic.errors.PydanticUserError, pydantic_core.SchemaError, NameError) as error:
+        reason = " ".join(str(error).partition("\nFor further information")[0].split())
         raise ToolError(
             f"tool {name}: {reason}; use types that pydantic knows, or give the schema yourself"
         ) from None
@@ -184,7 +185,7 @@ def check_by_schema(schema: Mapping[str, Any] | None, name: str) -> ArgumentChec
     """The check of arguments against a JSON schema that someone wrote.
 
     Raises:
-        ToolError: it is no JSON schema, or not one of an object.
+        ToolError: it is no JSON schema, not one of an object, or nested too deeply.
     """
     if schema is not None and (not isinstance(schema, Mapping) or schema.get("type", "object") != "object"):
         raise ToolError(
@@ -197,7 +198,12 @@ def check_by_schema(schema: Mapping[str, Any] | None, name: str) -> ArgumentChec
     plain = dict(schema) if schema is not None else {"additionalProperties": False}
     kind = jsonschema.Draft202012Validator
     try:
+        Schema(plain, f"tool {name}: parameters")
         kind.check_schema(plain)
+    except RenderError as error:
+        raise ToolError(str(error)) from None
+    except RecursionError:
+        raise ToolError(f"tool {name}: parameters: nested too deeply; make them flatter") from None
     except jsonschema.SchemaError as error:
         raise ToolError(
             f"tool {name}: parameters{error.json_path[1:]}: {error.message}; correct the schema"

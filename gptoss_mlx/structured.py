@@ -31,8 +31,9 @@ import pydantic
 from numpy.typing import NDArray
 
 from .digits import DigitLimit
-from .errors import InvalidRequest, OutputError, SchemaError
+from .errors import InvalidRequest, OutputError, RenderError, SchemaError
 from .harmony import ResponseFormat
+from .harmony.fields import check_text
 from .reading import shown
 from .schema import check_schema, engine_schema, schema_of
 from .tokenizer import Tokenizer
@@ -48,6 +49,8 @@ END_TOKENS: Final = ("<|return|>", "<|end|>")
 # What may stand between JSON's tokens: a space, or a new line and its indentation. Without a bound, a model that
 # samples freely could write white space for ever.
 _WHITESPACE: Final = r" |\n {0,32}"
+# How the engine says that JSON is nested deeper than it reads.
+_DEPTH: Final = "recursion limit exceeded"
 # Every escape but \u: half a surrogate pair would be valid JSON and no text.
 _ESCAPES: Final = 'nrbtf\\"'
 
@@ -88,16 +91,17 @@ check the answer yourself
             name: what the model reads as the schema's name; by default the type's.
 
         Raises:
-            SchemaError: a keyword that cannot be kept to, with its place; or no schema at all.
+            SchemaError: a keyword that cannot be kept to, with its place; one nested too deeply; or no schema at
+                all.
         """
-        if isinstance(schema, Mapping):
-            plain, parse = check_schema(schema)
-        else:
-            plain, parse = schema_of(schema)
-        grammar = _schema_grammar(engine_schema(plain))
-        reason = _refusal(grammar)
-        if reason is not None:
-            raise SchemaError(f"schema: {_located(plain, reason)}")
+        try:
+            plain, parse = check_schema(schema) if isinstance(schema, Mapping) else schema_of(schema)
+            grammar = _schema_grammar(engine_schema(plain))
+            reason = _refusal(grammar)
+            if reason is not None:
+                raise SchemaError(f"schema: {_located(plain, reason)}")
+        except RecursionError:
+            raise _too_deep() from None
         title = name or getattr(schema, "__name__", None) or plain.get("title")
         told = ResponseFormat(name=_safe_name(title), schema=plain)
         return cls(grammar=grammar, parse=_parser(parse), response_format=told, is_json=True)
@@ -113,12 +117,15 @@ check the answer yourself
             SchemaError: it does not compile.
         """
         if not isinstance(pattern, str) or not pattern:
-            raise SchemaError(f"regex is {pattern!r}; a regular expression is needed")
+            raise SchemaError(f"regex is {shown(pattern)}; a regular expression is needed")
+        _check_text("regex", pattern)
         grammar = llguidance.LLMatcher.grammar_from_regex(pattern)
         reason = _refusal(grammar)
         if reason is not None:
             detail = " ".join(reason.split("\n")[-1].split())
-            raise SchemaError(f"regex {pattern!r}: {detail}; look-around and back references are not supported")
+            raise SchemaError(
+                f"regex {shown(pattern)}: {detail}; look-around and back references are not supported"
+            )
         return cls(grammar=grammar, parse=str)
 
     @classmethod
@@ -131,6 +138,8 @@ check the answer yourself
         given = list(choices) if isinstance(choices, Iterable) and not isinstance(choices, str) else []
         if not given or not all(isinstance(choice, str) and choice for choice in given):
             raise SchemaError(f"choices is {shown(choices)}; a list of texts that are not empty is needed")
+        for choice in given:
+            _check_text("choices", choice)
         alternatives = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in given)
         grammar = llguidance.LLMatcher.grammar_from_lark(f"start: {alternatives}")
         reason = _refusal(grammar)
@@ -260,19 +269,34 @@ def _end_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def _schema_grammar(schema: Mapping[str, Any]) -> str:
-    # Overrides, so that no x-guidance of the schema's own can loosen them.
-    return llguidance.LLMatcher.grammar_from_json_schema(
-        json.dumps(schema, ensure_ascii=False),
-        overrides={
-            "lenient": False,
-            "coerce_one_of": False,
-            "item_separator": ",",
-            "key_separator": ":",
-            "whitespace_flexible": False,
-            "whitespace_pattern": _WHITESPACE,
-            "json_allowed_escapes": _ESCAPES,
-        },
-    )
+    try:
+        # Overrides, so that no x-guidance of the schema's own can loosen them.
+        return llguidance.LLMatcher.grammar_from_json_schema(
+            json.dumps(schema, ensure_ascii=False),
+            overrides={
+                "lenient": False,
+                "coerce_one_of": False,
+                "item_separator": ",",
+                "key_separator": ":",
+                "whitespace_flexible": False,
+                "whitespace_pattern": _WHITESPACE,
+                "json_allowed_escapes": _ESCAPES,
+            },
+        )
+    except ValueError as error:
+        # The engine reads JSON of a bounded depth, and the grammar's own levels count.
+        raise _too_deep() if _DEPTH in str(error) else SchemaError(f"schema: {shown(str(error))}") from None
+
+
+def _too_deep() -> SchemaError:
+    return SchemaError("schema: nested too deeply for an answer; make it flatter")
+
+
+def _check_text(name: str, text: str) -> None:
+    try:
+        check_text(text, name)
+    except RenderError as error:
+        raise SchemaError(str(error)) from None
 
 
 def _refusal(grammar: str) -> str | None:
@@ -283,6 +307,8 @@ def _refusal(grammar: str) -> str | None:
 
 def _located(schema: Mapping[str, Any], reason: str) -> str:
     """The engine's reason, with the place of the innermost part that it refuses."""
+    if _DEPTH in reason:
+        raise _too_deep()
     from .schema import subschemas
 
     shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
@@ -301,7 +327,7 @@ def _parser(parse: Callable[[str], Any]) -> Callable[[str], Any]:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"]) or "the answer"
             raise OutputError(f"{place}: {first['msg']}; the text is {shown(text)}", text) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise OutputError(f"{error}; the text is {shown(text)}", text) from error
 
     return checked

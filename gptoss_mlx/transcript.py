@@ -20,6 +20,7 @@ from .errors import InvalidRequest
 from .events import ToolCall
 from .harmony import Conversation, Message, Role
 from .prompt import Prompt
+from .reading import shown
 from .tools import ToolBox
 
 __all__ = ["Transcript"]
@@ -110,6 +111,7 @@ class Transcript:
 
         Raises:
             FileWriteError: it cannot be written; what stood there before is unchanged.
+            InvalidRequest: a title, instructions or a date that were changed to something that is none.
 
         Example:
             >>> path = directory / "chat.json"
@@ -118,10 +120,10 @@ class Transcript:
             'Be terse.'
         """
         content = chatfile.ChatContent(
-            title=self.title,
+            title=checked_text("title", self.title),
             effort=self.effort,
-            instructions=self.instructions,
-            date=self.date,
+            instructions=checked_text("instructions", self.instructions),
+            date=checked_date(self.date),
             messages=self.messages,
         )
         chatfile.write(checked_path(path), content)
@@ -148,5 +150,5 @@ class Transcript:
         count = len(self._messages)
         users = [position for position, message in enumerate(self._messages) if message.role is Role.USER]
         if type(index) is not int or not (index in users or index + count in users):
-            raise InvalidRequest(f"message {index!r} is not the user's; those are {users}")
+            raise InvalidRequest(f"message {shown(index)} is not the user's; those are {users}")
         return [*self._messages[: index % count], Message.user(checked_question(text))]

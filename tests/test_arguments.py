@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 import gptoss_mlx
 from gptoss_mlx.engine import GptOss
 from gptoss_mlx.errors import ChatFileError, GptOssError, InvalidRequest, RenderError, SchemaError, ToolError
+from gptoss_mlx.guide import _arguments_form
 from gptoss_mlx.harmony import Message
+from gptoss_mlx.structured import Constraint
+from gptoss_mlx.transcript import Transcript
 from tests.scripted import ScriptedModel
 
+F16: Any = "float16"
 # Without types, as a script may be written.
 gptoss: Any = gptoss_mlx
 
 CHATS: list[tuple[dict[str, Any], type[GptOssError], str]] = [
     ({"instructions": ["Be terse."]}, InvalidRequest, r"instructions is \['Be terse\.'\]; text or None"),
     ({"title": 3}, InvalidRequest, "title is 3; text or None"),
+    ({"title": "\ud800"}, InvalidRequest, "title: half a surrogate pair"),
+    ({"instructions": "\ud800"}, InvalidRequest, "instructions: half a surrogate pair"),
     ({"effort": "off"}, InvalidRequest, "effort is 'off'; low, medium or high is needed"),
     ({"effort": []}, InvalidRequest, r"effort is \[\]; low, medium or high"),
     (
@@ -33,6 +39,7 @@ CHATS: list[tuple[dict[str, Any], type[GptOssError], str]] = [
     ({"date": 20260102}, InvalidRequest, "date is 20260102"),
     ({"max_steps": 0}, InvalidRequest, "max_steps is 0; a whole number from 1"),
     ({"max_steps": True}, InvalidRequest, "max_steps is True"),
+    ({"max_steps": -(10**5000)}, InvalidRequest, "max_steps is <a whole number of 16610 bits>; a whole"),
     ({"before_call": 3}, InvalidRequest, "before_call is 3, which cannot be called; give a function"),
     ({"after_call": "x"}, InvalidRequest, "after_call is 'x', which cannot be called"),
     ({"tools": [3]}, ToolError, "tool 3 is no function; give a function"),
@@ -79,6 +86,11 @@ REQUESTS: list[tuple[dict[str, Any], type[GptOssError], str]] = [
     ({"regex": 3}, SchemaError, "regex is 3; a regular expression is needed"),
     ({"choices": "yes"}, SchemaError, "choices is 'yes'; a list of texts"),
     ({"choices": 3}, SchemaError, "choices is 3; a list of texts"),
+    ({"choices": ["yes", "\ud800"]}, SchemaError, "choices: half a surrogate pair"),
+    ({"regex": "a\ud800"}, SchemaError, "regex: half a surrogate pair .* at position 1"),
+    ({"schema": {"enum": ["\ud800"]}}, SchemaError, "schema: half a surrogate pair"),
+    ({"schema": {"properties": {"\ud800": {}}}}, SchemaError, "schema: property name: half a surrogate pair"),
+    ({"schema": Literal["\ud800"]}, SchemaError, "a pydantic model, a TypedDict or a JSON schema is needed"),
 ]
 
 
@@ -111,6 +123,12 @@ def test_only_the_users_messages_can_be_edited(index: Any) -> None:
     [
         (lambda model: gptoss.load(3), InvalidRequest, "reference is 3; a name, a directory"),
         (lambda model: gptoss.load("demo", dtype=[]), InvalidRequest, r"dtype is \[\]; bfloat16 or float32"),
+        (lambda model: gptoss.load("demo", dtype="float16"), InvalidRequest, "dtype is 'float16'; bfloat16 or"),
+        (lambda model: GptOss(model.directory, dtype=F16), InvalidRequest, "dtype is 'float16'; bfloat16 or"),
+        (lambda model: gptoss.load("\ud800"), InvalidRequest, "no file can have that name"),
+        (lambda model: gptoss.load("demo", kv_bits=10**5000), InvalidRequest, "kv_bits is <a whole number"),
+        (lambda model: gptoss.load("demo", context=10**5000), InvalidRequest, "context is <a whole number"),
+        (lambda model: model.generate([10**5000]), InvalidRequest, "is out of range"),
         (lambda model: model.generate(3), InvalidRequest, "tokens is 3; a list of token ids"),
         (lambda model: model.generate("hi"), InvalidRequest, "tokens is 'hi'; .*tokenizer.encode"),
         (lambda model: model.generate([]), InvalidRequest, "the prompt is empty"),
@@ -118,6 +136,8 @@ def test_only_the_users_messages_can_be_edited(index: Any) -> None:
         (lambda model: model.generate([1], {}), InvalidRequest, "sampling is {}; SamplingParams"),
         (lambda model: model.generate([1], prefix=3), InvalidRequest, "prefix is 3; one of make_prefix"),
         (lambda model: model.chat().save(3), InvalidRequest, "path is 3; a path is needed"),
+        (lambda model: model.chat().save("\ud800"), InvalidRequest, "path is .*; no file can have that name"),
+        (lambda model: model.chat().save_cache("a\0"), InvalidRequest, "path is .*; no file can have that name"),
         (lambda model: model.load_chat(3), InvalidRequest, "path is 3; a path is needed"),
         (lambda model: model.load_chat("/nowhere"), ChatFileError, "/nowhere: no such file"),
         (lambda model: model.chat().undo(), InvalidRequest, "nothing was asked yet"),
@@ -135,6 +155,36 @@ def test_every_other_argument(
 ) -> None:
     with pytest.raises(kind, match=said):
         call(demo)
+
+
+@pytest.mark.parametrize("name", ["title", "instructions", "date"])
+def test_what_cannot_be_read_again_is_not_saved(name: str, tmp_path: Path) -> None:
+    transcript = Transcript()
+    setattr(transcript, name, "\ud800")
+    with pytest.raises(InvalidRequest, match=name):
+        transcript.save(tmp_path / "chat.json")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("depth", [30, 62, 64, 80, 110, 150, 1000])
+@pytest.mark.parametrize("kind", ["properties", "items", "anyOf"])
+def test_a_schema_of_any_depth_is_taken_or_refused(depth: int, kind: str) -> None:
+    """As the form of an answer, as a tool's parameters, and as the form of a call that is required."""
+    inner: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        values: dict[str, Any] = {"properties": {"a": inner}, "items": inner, "anyOf": [inner]}
+        inner = {kind: values[kind]}
+    parameters = {"type": "object", "properties": {"a": inner}}
+    refused = []
+    for make in (lambda: Constraint.from_schema(inner), lambda: gptoss.Tool(name="f", parameters=parameters)):
+        try:
+            make()
+        except (SchemaError, ToolError) as error:
+            refused.append(str(error))
+    assert all("nested" in reason for reason in refused)
+    assert depth != 30 or not refused
+    assert depth < 150 or len(refused) == 2
+    assert _arguments_form(parameters).is_json
 
 
 def test_a_chat_file_of_a_newer_version_says_what_to_do(demo: GptOss, tmp_path: Path) -> None:
