@@ -111,7 +111,7 @@ def schema_of(kind: Any) -> tuple[dict[str, Any], Callable[[str], Any]]:
 def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The schema as JSON's own types."""
     try:
-        return Schema(schema).to_dict()
+        return Schema(dict(schema)).to_dict()
     except RenderError as error:
         raise SchemaError(str(error)) from None
 

@@ -285,9 +285,12 @@ def test_choices_that_are_none_are_refused(choices: Any) -> None:
         Constraint.from_choices(choices)
 
 
-@pytest.mark.parametrize("text", ["", '{"name": "A', '{"title": "M"}', "null", '{"title": 3, "year": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", '{"name": "A', '{"title": "M"}', "null", '{"title": 3, "year": 1}', "[" * 100_000 + "]" * 100_000]
+)
 def test_an_answer_that_was_cut_short_is_an_error_with_its_text(text: str) -> None:
-    for constraint in (Constraint.from_schema(Movie), Constraint.from_choices(["yes"])):
+    forms = (Movie, {"type": "object", "required": ["name"]})
+    for constraint in (*map(Constraint.from_schema, forms), Constraint.from_choices(["yes"])):
         with pytest.raises(OutputError) as caught:
             constraint.parse(text)
         assert caught.value.text == text

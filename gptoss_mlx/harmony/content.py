@@ -44,7 +44,10 @@ class Schema(Mapping[str, Any]):
             raise RenderError(f"{field}: a JSON object is needed, not {type(schema).__name__}")
         plain = schema.to_dict() if isinstance(schema, Schema) else schema
         _check_json(plain, field)
-        self._text: str = json.dumps(plain, ensure_ascii=False, allow_nan=False)
+        try:
+            self._text: str = json.dumps(plain, ensure_ascii=False, allow_nan=False)
+        except ValueError as error:
+            raise RenderError(f"{field}: no JSON ({error})") from None  # a whole number of thousands of digits
 
     def to_dict(self) -> dict[str, Any]:
         """A fresh copy."""
