@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -342,6 +343,24 @@ def test_an_interrupt_ends_a_run_with_130(home: Path) -> None:
         process.stderr.read()
         assert process.wait(10) == edge.INTERRUPTED
         assert time.monotonic() - began < 3
+
+
+def test_an_interrupt_while_the_program_is_imported_ends_it_with_130() -> None:
+    code = """
+import sys
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+sys.argv = ["gptoss", "--help"]
+from gptoss_mlx.cli.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (edge.INTERRUPTED, "", "")
+    scripts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"gptoss": "gptoss_mlx.cli.__main__:main"}
 
 
 def test_every_error_has_the_code_that_the_readme_promises() -> None:

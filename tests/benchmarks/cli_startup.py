@@ -35,7 +35,7 @@ for name in "chat run models info doctor convert verify bench config".split():
 app()
 """
 GPTOSS = [sys.executable, "-m", "gptoss_mlx.cli"]
-OURS = "from gptoss_mlx.cli.app import main; main()"
+OURS = "from gptoss_mlx.cli.__main__ import main; main()"
 
 
 def help_seconds(code: str) -> float:
