@@ -127,7 +127,8 @@ class Chat(Transcript):
             return events.finish()
 
     def stream(self, text: str, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> Stream:
-        """Says something; the answer comes as events.
+        """Says something; the answer comes as events. One that fails midway, or that nobody reads on, stays in the
+        chat as far as it came, for :meth:`continue_stream`.
 
         Args:
             text: the user's message.
@@ -212,8 +213,8 @@ class Chat(Transcript):
         return self._ask(self._messages[: self._last_question() + 1], effort, options)
 
     def continue_stream(self) -> Stream:
-        """Goes on with an answer that was cut short by ``max_tokens``, ``max_steps`` or an interrupt. A form that
-        the answer had to have (``schema``, ``regex``, ``choices``) is not carried on.
+        """Goes on with an answer that was cut short by ``max_tokens``, ``max_steps``, an interrupt or a failure. A
+        form that the answer had to have (``schema``, ``regex``, ``choices``) is not carried on.
 
         Raises:
             InvalidRequest: the last answer is complete, or calls wait for their results.
