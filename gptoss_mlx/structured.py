@@ -19,6 +19,7 @@ Knows nothing of models, channels or MLX.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -122,10 +123,8 @@ check the answer yourself
         grammar = llguidance.LLMatcher.grammar_from_regex(pattern)
         reason = _refusal(grammar)
         if reason is not None:
-            detail = " ".join(reason.split("\n")[-1].split())
-            raise SchemaError(
-                f"regex {shown(pattern)}: {detail}; look-around and back references are not supported"
-            )
+            error = re.search(r"^error: (.+)$", reason, re.MULTILINE)
+            raise SchemaError(f"regex {shown(pattern)}: {error[1] if error else ' '.join(reason.split())}")
         return cls(grammar=grammar, parse=str)
 
     @classmethod

@@ -273,9 +273,20 @@ def test_regex_and_choices(small_vocabulary: Tokenizer) -> None:
         assert re.fullmatch(pattern, sample(Constraint.from_regex(pattern), small_vocabulary, rng))
 
 
-@pytest.mark.parametrize("pattern", ["", "(", "(?=a)", r"(a)\1", None])
-def test_a_regex_that_does_not_compile_is_refused(pattern: Any) -> None:
-    with pytest.raises(SchemaError, match="regex"):
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("", "a regular expression is needed"),
+        (None, "a regular expression is needed"),
+        ("(", "unclosed group"),
+        ("[0-9", "unclosed character class"),
+        ("*", "repetition operator missing expression"),
+        ("(?=a)", "look-around, .* is not supported"),
+        (r"(a)\1", "backreferences are not supported"),
+    ],
+)
+def test_a_regex_that_does_not_compile_is_refused(pattern: Any, says: str) -> None:
+    with pytest.raises(SchemaError, match=rf"regex .*{says}"):
         Constraint.from_regex(pattern)
 
 
