@@ -304,7 +304,7 @@ class ChatSession:
             self.leaving = True
             raise typer.Exit(INTERRUPTED) from None
         finally:
-            self.keys = keyboard.typed()
+            self.keys += keyboard.typed()
         self.think = view.think
         if reply.finish_reason == "cancelled":
             self._interrupted_at = time.monotonic()

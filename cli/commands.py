@@ -178,7 +178,8 @@ def _undo(session: ChatSession, argument: str) -> None:
     count = int(argument or 1)
     asked = sum(message.author.role == "user" for message in session.chat.messages)
     if count > max(asked, 1):  # where nothing was asked, the chat says so
-        raise InvalidRequest(f"/undo {count}: there are only {asked} turns")
+        turns = "1 turn" if asked == 1 else f"{asked} turns"
+        raise InvalidRequest(f"/undo {count}: only {turns} can be taken back")
     for _ in range(count):
         question = session.chat.undo()
     session.editing = False

@@ -242,7 +242,7 @@ def test_the_line_below_the_prompt_fits_the_window(home: Path, monkeypatch: pyte
 def test_undo_takes_as_many_turns_back_as_it_is_told(home: Path) -> None:
     assert said_by("one", "two", "three", "/undo 2") == "taken back: 2 turns, back to: two"
     assert [turn.text for turn in asked_in(sessions.find_chat(""))] == ["one"]
-    for number, says in (("3", "only 2 turns"), ("0", "how many"), ("x", "how many"), ("-1", "how many")):
+    for number, says in (("3", "only 2 turns can"), ("0", "how many"), ("x", "how many"), ("-1", "how many")):
         assert says in said_by("one", "two", f"/undo {number}")
         assert len(asked_in(sessions.find_chat(""))) == 2
         os.utime(sessions.find_chat(""), (0, 0))

@@ -177,7 +177,7 @@ def test_ctrl_t_writes_the_thinking_out(tmp_path: Path) -> None:
 
 def test_what_is_typed_ahead_waits_in_the_prompt(tmp_path: Path) -> None:
     person = start(tmp_path, GPTOSS_FAKE_DELAY="0.02")
-    person.enter("think 40")
+    person.enter("/compare think 20")
     person.wait_for("thinking")
     person.send("next question")
     person.wait_for("› next question")
