@@ -93,6 +93,8 @@ class EdgeGroup(TyperGroup):
         except Exception as error:
             if is_exit(error):
                 raise
+            if isinstance(error.__cause__, KeyboardInterrupt):  # MLX makes an ImportError of one while it loads
+                raise typer.Exit(INTERRUPTED) from None
             _report(error)
             raise typer.Exit(exit_code(error)) from None
         return result

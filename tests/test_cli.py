@@ -363,6 +363,15 @@ main()
     assert scripts == {"gptoss": "gptoss_mlx.cli.__main__:main"}
 
 
+def test_an_interrupt_while_mlx_is_imported_ends_with_130(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise ImportError("Encountered an error while initializing the extension.") from KeyboardInterrupt()
+
+    monkeypatch.setattr(gptoss_mlx, "load", load)
+    done = gptoss("run", "-m", "demo", "x")
+    assert (done.returncode, done.stderr) == (edge.INTERRUPTED, "")
+
+
 def test_every_error_has_the_code_that_the_readme_promises() -> None:
     assert edge.exit_code(errors.ConfigError("x")) == 3
     assert edge.exit_code(errors.DownloadError("x")) == 3
