@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import signal
@@ -21,6 +22,7 @@ from gptoss_mlx.benchmark import (
     EngineResult,
     GptOssEngine,
     Plan,
+    engines,
     recorded_chat,
     recorded_replies,
 )
@@ -141,7 +143,11 @@ def test_what_an_engine_is_asked_is_the_recorded_chat_as_rendered(tokenizer: Tok
     assert [*replies[-1].prompt, *replies[-1].tokens][:-1] == whole[:-1]
 
 
-def test_a_turn_costs_its_new_tokens_and_without_time_before_it_the_last_turn_without_thinking() -> None:
+def test_a_turn_costs_its_new_tokens_and_without_time_before_it_the_last_turn_without_thinking(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A CPU computes it in a quarter of the time.
+    monkeypatch.setattr(engines, "GptOss", functools.partial(GptOss, dtype="float32"))
     engine = GptOssEngine(DEMO)
     replies = list(recorded_replies(engine.model.tokenizer))[:5]
     idle, hurried = engine.chat(), engine.chat(idle=False)
