@@ -48,8 +48,7 @@ def start_chat(settings: Settings, resume: str | None) -> None:
     path = find_chat(resume) if resume is not None else None
     interactive = terminal.interactive and sys.stdin.isatty()
     model = choose_model(settings.model, terminal, interactive)
-    # What would be wrong with every answer is said before there is a question.
-    loader = Loader(model, settings.loading, check=settings.sampling)
+    loader = Loader(model, settings.loading)
     session = ChatSession(terminal, loader, settings, interactive)
     signal.signal(signal.SIGTERM, _terminated)
     try:

@@ -22,14 +22,10 @@ class Loader:
     Args:
         reference: which.
         options: of ``gptoss_mlx.load``.
-        check: called first, in the thread; what it raises ends the loading.
     """
 
-    def __init__(
-        self, reference: str, options: Mapping[str, Any], check: Callable[[], object] = lambda: None
-    ) -> None:
+    def __init__(self, reference: str, options: Mapping[str, Any]) -> None:
         self.reference = reference
-        self._check = check
         self._options = options
         self._model: GptOss | None = None
         self._error: BaseException | None = None
@@ -74,7 +70,6 @@ class Loader:
         try:
             from .. import load
 
-            self._check()
             self._model = load(self.reference, **self._options)
         except BaseException as error:
             self._error = error

@@ -16,7 +16,7 @@ from ..errors import GptOssError, InvalidRequest
 from ..files import as_path
 
 if TYPE_CHECKING:
-    from ..sampling import SamplingParams
+    from ..params import SamplingParams
 
 __all__ = [
     "EFFORTS",
@@ -60,7 +60,7 @@ class Settings:
 
     def sampling(self, stop: tuple[str, ...] = (), *, stop_loops: bool = False) -> SamplingParams:
         """As the library takes it."""
-        from ..sampling import SamplingParams
+        from ..params import SamplingParams
 
         return SamplingParams(
             temperature=self.temperature,
@@ -181,7 +181,7 @@ def _checked(name: str, value: Any, where: str) -> Any:
 
 def _check_sampling(name: str, value: Any, where: str) -> None:
     """The library knows the ranges; here it is said where the value stands."""
-    from ..sampling import SamplingParams
+    from ..params import SamplingParams
 
     try:
         SamplingParams(**{name: value})

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .events import Usage as Usage
     from .generation import Generation as Generation
     from .options import AnswerOptions as AnswerOptions
-    from .sampling import SamplingParams as SamplingParams
+    from .params import SamplingParams as SamplingParams
     from .stream import Stream as Stream
     from .tokenizer import Tokenizer as Tokenizer
     from .tools import Tool as Tool
@@ -64,7 +64,7 @@ _HOMES = {
     ),
     **dict.fromkeys(["Generation"], "generation"),
     **dict.fromkeys(["AnswerOptions"], "options"),
-    **dict.fromkeys(["SamplingParams"], "sampling"),
+    **dict.fromkeys(["SamplingParams"], "params"),
     **dict.fromkeys(["Stream"], "stream"),
     **dict.fromkeys(["Tokenizer"], "tokenizer"),
     **dict.fromkeys(["Tool"], "tools"),

@@ -92,7 +92,7 @@ SIGNATURES = {
 }
 OPTIONS = {"schema", "regex", "choices", "max_thinking_tokens", "tool_choice", "logprobs"}
 DOCTESTED = """
-asynchronous chat config engine errors events generation options sampling stream structured tokenizer tools
+asynchronous chat config engine errors events generation options params stream structured tokenizer tools
 transcript
 """.split()  # noqa: SIM905
 
