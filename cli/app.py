@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import bench, convert
-from .edge import EdgeGroup, leave, open_missing_streams
+from .errors import EdgeGroup, leave, open_missing_streams
 from .parameters import PromptCommand
 
 __all__ = ["app", "main"]
@@ -27,22 +27,22 @@ app.add_typer(config_app, name="config")
 
 def _installed(incomplete: str) -> list[str]:
     """For the shell's completion: models that are here."""
-    from ..hub import list_models
+    from ..hub.models import list_models
 
     return [model.name for model in list_models() if model.name.startswith(incomplete)]
 
 
 def _known(incomplete: str) -> list[str]:
     """For the shell's completion: those, and the released models."""
-    from ..fit import KNOWN
+    from ..memory.sizes import RELEASED
 
-    released = [name for name in KNOWN if name.startswith(incomplete)]
+    released = [name for name in RELEASED if name.startswith(incomplete)]
     return list(dict.fromkeys(_installed(incomplete) + released))
 
 
 def _saved(incomplete: str) -> list[str]:
     """For the shell's completion: saved chats."""
-    from .sessions import saved_chats
+    from .chat.saved import saved_chats
 
     return [chat.name for chat in saved_chats() if chat.name.startswith(incomplete)]
 
@@ -127,7 +127,7 @@ def chat(
     if session is not None and not resume:
         raise InvalidRequest(f"{session!r}: to go on with a saved chat: gptoss chat --resume {session}")
     if list_:
-        from .sessions import show_list
+        from .chat.saved import show_list
 
         show_list()
         return
@@ -143,7 +143,7 @@ def chat(
         kv_bits=kv_bits,
         think=think,
     )
-    from .chat import start_chat
+    from .chat.session import start_chat
 
     start_chat(settings, resume=(session or "") if resume else None)
 
@@ -171,7 +171,7 @@ def run(
 ) -> None:
     """Answer one question: the answer on standard output, thinking on standard error."""
     from ..errors import InvalidRequest
-    from .run import Request, answer
+    from .chat.run import Request, answer
     from .settings import load_settings
 
     if json and jsonl:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .spans import DIM, Span
+from .screen.spans import DIM, Span
 
 if TYPE_CHECKING:
     from ..benchmark import Benchmark
     from .bench_report import Subject
-    from .terminal import Terminal
+    from .screen.terminal import Terminal
 
 __all__ = ["register"]
 
@@ -68,7 +68,7 @@ def bench(
     from ..benchmark import Benchmark, Plan
     from ..tokenizer import Tokenizer
     from .bench_report import content, show
-    from .terminal import Terminal
+    from .screen.terminal import Terminal
 
     chosen = {"depths": _parsed_depths(depths), "tokens": tokens, "rounds": rounds, "turns": turns}
     given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
@@ -111,11 +111,11 @@ def _parsed_depths(text: str | None) -> tuple[int, ...] | None:
 
 
 def _subject(model: str) -> Subject:
-    from .. import hub
-    from ..bandwidth import memory_bandwidth
     from ..config import ModelConfig
     from ..errors import NotEnoughMemory
-    from ..fit import DeviceInfo, fit
+    from ..hub import models as hub
+    from ..memory.bandwidth import memory_bandwidth
+    from ..memory.sizes import DeviceInfo, fit
     from .bench_report import Subject
 
     directory = hub.resolve(model)
@@ -140,7 +140,7 @@ def _measure(
 ) -> None:
     """Opens the engines and measures them: together if both fit, otherwise one after the other."""
     from ..benchmark import GptOssEngine, MlxLmEngine
-    from ..fit import weight_bytes
+    from ..memory.sizes import weight_bytes
 
     with contextlib.ExitStack() as stack:
         directory = subject.directory

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bandwidth import Bandwidth
 from ..benchmark import Benchmark, DepthResult, EngineResult
 from ..config import ModelConfig
-from ..fit import DeviceInfo, bytes_per_token, precision_of, tokens_per_second_limit, weight_bytes
-from .spans import visible
+from ..memory.bandwidth import Bandwidth
+from ..memory.sizes import DeviceInfo, bytes_per_token, precision_of, tokens_per_second_limit, weight_bytes
+from .screen.spans import visible
 
 if TYPE_CHECKING:
     from rich.console import Console

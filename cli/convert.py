@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .spans import visible
+from .screen.spans import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from gptoss_mlx.convert import Comparison, ConversionPlan, ConversionReport, LogitsComparison, VerifyReport
     from gptoss_mlx.convert.pipeline import ConversionProgress
-    from gptoss_mlx.downloads import Download
+    from gptoss_mlx.hub.downloads import Download
 
 __all__ = ["register"]
 
@@ -90,9 +90,10 @@ def convert(
 
 def _show_plan(source: str, destination: Path | None, options: dict[str, Any], *, as_json: bool) -> None:
     """``--dry-run``: of a source that is not here only what the Hub says can be shown."""
-    from gptoss_mlx import downloads, hub
     from gptoss_mlx.convert import plan_conversion
     from gptoss_mlx.errors import ModelNotFound
+    from gptoss_mlx.hub import downloads
+    from gptoss_mlx.hub import models as hub
 
     try:
         content = _plan_content(plan_conversion(source, destination, **options))
@@ -111,7 +112,7 @@ def _show_plan(source: str, destination: Path | None, options: dict[str, Any], *
 
 
 def _plan_content(plan: ConversionPlan) -> dict[str, Any]:
-    from gptoss_mlx.downloads import free_space
+    from gptoss_mlx.hub.downloads import free_space
 
     return {
         "source": str(plan.source.directory),
@@ -132,7 +133,9 @@ def _plan_content(plan: ConversionPlan) -> dict[str, Any]:
 
 
 def _download_content(source: str, destination: Path | None, dense: str | None, plan: Download) -> dict[str, Any]:
-    from gptoss_mlx import downloads, fit, hub
+    from gptoss_mlx.hub import downloads
+    from gptoss_mlx.hub import models as hub
+    from gptoss_mlx.memory import sizes as fit
 
     target = destination or hub.converted_path(source)
     content: dict[str, Any] = {
@@ -142,7 +145,7 @@ def _download_content(source: str, destination: Path | None, dense: str | None, 
         "bytes_to_download": plan.missing_bytes,
         "bytes_free": downloads.free_space(target.parent),
     }
-    known = fit.KNOWN.get(source)
+    known = fit.RELEASED.get(source)
     if known is None:
         # Dense layers shrink or stay: a conversion is no larger than its source.
         return content | {"bytes_out": plan.nbytes}
@@ -171,8 +174,8 @@ def verify(
 
     Exit code 3 if anything differs from what was written.
     """
-    from gptoss_mlx import hub
     from gptoss_mlx.convert import compare_logits, compare_weights, verify_checkpoint
+    from gptoss_mlx.hub import models as hub
 
     if prompt is not None and against is None and kv_bits is None:
         raise typer.BadParameter("needs --against: the model to compare with", param_hint="--prompt")
@@ -255,7 +258,7 @@ def _print_report(report: ConversionReport) -> None:
 
 def _called(destination: Path) -> str:
     """What ``--model`` takes: the name alone where it is found by it."""
-    from gptoss_mlx.hub import data_directory
+    from gptoss_mlx.hub.models import data_directory
 
     return destination.name if destination.parent == data_directory() else str(destination)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import typer
 
+from .screen.spans import DIM, GREEN, RED, YELLOW, Span
+from .screen.terminal import Terminal
 from .settings import config_path, data_path, explain_settings
-from .spans import DIM, GREEN, RED, YELLOW, Span
-from .terminal import Terminal
 
 __all__ = ["examine", "show_config", "show_config_path", "show_version"]
 
@@ -26,7 +26,7 @@ Finding = tuple[str, str, str]
 
 def show_version() -> None:
     """This program, MLX, and the device they run on."""
-    from ..fit import DeviceInfo
+    from ..memory.sizes import DeviceInfo
 
     version, mlx = metadata.version("gptoss-mlx"), metadata.version("mlx")
     Terminal(sys.stdout).line(f"gptoss {version} · mlx {mlx} · {_device()} ({DeviceInfo.current().name})")
@@ -75,14 +75,14 @@ def _versions() -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    from ..fit import KNOWN, DeviceInfo, choose_precision
+    from ..memory.sizes import RELEASED, DeviceInfo, choose_precision
 
     device = DeviceInfo.current()
     memory = f"{device.memory_bytes / 1e9:.0f} GB of memory, {device.gpu_bytes / 1e9:.0f} GB of it for models"
     yield "ok", f"{device.name}: {memory}", ""
     if _device() == "cpu":
         yield "note", "MLX runs on the CPU", "on Apple silicon it would use the GPU" if not device.is_mac else ""
-    for name, config in KNOWN.items():
+    for name, config in RELEASED.items():
         choice = choose_precision(config, device)
         state = "ok" if choice.fit.fits else "note"
         remedy = f"it fits after: {choice.fit.remedy}" if choice.fit.remedy else ""
@@ -90,7 +90,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
-    from ..hub import list_converted
+    from ..hub.models import list_converted
 
     converted = list_converted()
     if converted:
@@ -102,7 +102,7 @@ def _models() -> Iterator[Finding]:
 def _places() -> Iterator[Finding]:
     from huggingface_hub import constants
 
-    from ..hub import data_directory
+    from ..hub.models import data_directory
 
     places = {
         "models": data_directory(),

@@ -6,11 +6,12 @@ import json
 import sys
 from typing import Any
 
-from ..bandwidth import stated_bandwidth
 from ..config import ModelConfig
-from ..fit import (
-    KNOWN,
+from ..hub.models import resolve
+from ..memory.bandwidth import stated_bandwidth
+from ..memory.sizes import (
     PRECISIONS,
+    RELEASED,
     DeviceInfo,
     bytes_per_token,
     cache_bytes,
@@ -20,9 +21,8 @@ from ..fit import (
     tokens_per_second_limit,
     weight_bytes,
 )
-from ..hub import resolve
-from .spans import BOLD, GREEN, RED, YELLOW, Row, Span
-from .terminal import Terminal
+from .screen.spans import BOLD, GREEN, RED, YELLOW, Row, Span
+from .screen.terminal import Terminal
 
 __all__ = ["describe", "show_info"]
 
@@ -35,7 +35,7 @@ def show_info(reference: str, *, as_json: bool) -> None:
     Raises:
         ModelNotFound: it is neither here nor one whose shape is known.
     """
-    config = KNOWN[reference] if reference in KNOWN else ModelConfig.from_directory(resolve(reference))
+    config = RELEASED[reference] if reference in RELEASED else ModelConfig.from_directory(resolve(reference))
     content = describe(config, DeviceInfo.current())
     terminal = Terminal(sys.stdout)
     if as_json:

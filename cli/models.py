@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import InvalidRequest, ModelNotFound
-from ..hub import InstalledModel, forget, list_converted, list_models
-from .spans import CYAN, DIM, Row, Span, clip
-from .terminal import Terminal
+from ..hub.models import InstalledModel, forget, list_converted, list_models
+from .screen.spans import CYAN, DIM, Row, Span, clip
+from .screen.terminal import Terminal
 
 __all__ = ["remove_models", "show_models"]
 

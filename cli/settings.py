@@ -10,18 +10,15 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from ..errors import GptOssError, InvalidRequest
-from ..files import as_path
-
-if TYPE_CHECKING:
-    from ..params import SamplingParams
+from ..files.write import as_path
+from ..sampling import Effort, SamplingParams
 
 __all__ = [
     "EFFORTS",
     "THINK_MODES",
-    "Effort",
     "Settings",
     "ThinkMode",
     "as_effort",
@@ -32,7 +29,6 @@ __all__ = [
     "load_settings",
 ]
 
-Effort = Literal["low", "medium", "high"]
 ThinkMode = Literal["show", "dim", "collapse", "hide"]
 EFFORTS: tuple[Effort, ...] = ("low", "medium", "high")
 THINK_MODES: tuple[ThinkMode, ...] = ("show", "dim", "collapse", "hide")
@@ -60,7 +56,6 @@ class Settings:
 
     def sampling(self, stop: tuple[str, ...] = (), *, stop_loops: bool = False) -> SamplingParams:
         """As the library takes it."""
-        from ..params import SamplingParams
 
         return SamplingParams(
             temperature=self.temperature,
@@ -181,7 +176,6 @@ def _checked(name: str, value: Any, where: str) -> Any:
 
 def _check_sampling(name: str, value: Any, where: str) -> None:
     """The library knows the ranges; here it is said where the value stands."""
-    from ..params import SamplingParams
 
     try:
         SamplingParams(**{name: value})

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss_mlx.errors import ConversionError, FileWriteError
-from gptoss_mlx.fit import DeviceInfo
+from gptoss_mlx.memory.sizes import DeviceInfo
 
 from .quantize import as_float32, mxfp4_values
 from .readers import BLOCK_BYTES, Reader
@@ -167,10 +167,10 @@ def _log_probabilities(
     """Of shape [positions, vocabulary], in parts. The model is freed in the end: two do not fit."""
     import mlx.core as mx
 
-    from gptoss_mlx.budget import Budget
-    from gptoss_mlx.cache import PromptCache
+    from gptoss_mlx.cache.layered import PromptCache
     from gptoss_mlx.config import ModelConfig
-    from gptoss_mlx.model import load_transformer
+    from gptoss_mlx.memory.budget import Budget
+    from gptoss_mlx.model.transformer import load_transformer
 
     config = ModelConfig.from_directory(directory)
     Budget(config=config, device=DeviceInfo.current(), kv_bits=kv_bits, context=len(tokens)).check_load()

@@ -1,8 +1,8 @@
 """The layouts that are read and written besides the model's own: each a table of exact names.
 
-The Hugging Face table and the model's own are in ``gptoss_mlx.weights``. A table says which tensors make a
-parameter of the model; read backwards it says which tensors an export cuts the parameter into. A tensor that
-no row names is an error.
+The Hugging Face table and the model's own are in ``gptoss_mlx.checkpoint.layouts``. A table says which tensors
+make a parameter of the model; read backwards it says which tensors an export cuts the parameter into. A tensor
+that no row names is an error.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gptoss_mlx.checkpoint import Checkpoint
+from gptoss_mlx.checkpoint.layouts import HUGGING_FACE, MLX, Row, Source, Transform
+from gptoss_mlx.checkpoint.safetensors import Checkpoint
 from gptoss_mlx.config import MAX_LAYERS
 from gptoss_mlx.errors import CheckpointError, ConfigError
-from gptoss_mlx.weights import HUGGING_FACE, MLX, Row, Source, Transform
 
 __all__ = ["FINE_TUNE", "LAYOUTS", "MLX_LM", "ORIGINAL", "Layout", "hugging_face_config", "recognise"]
 

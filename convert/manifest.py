@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gptoss_mlx.checkpoint import MAX_NAME_BYTES
+from gptoss_mlx.checkpoint.safetensors import MAX_NAME_BYTES
 from gptoss_mlx.errors import CheckpointError
-from gptoss_mlx.reading import inside, parse_json, read_regular, shown
+from gptoss_mlx.files.read import inside, parse_json, read_regular, short_repr
 
 __all__ = ["FORMAT", "MANIFEST_NAME", "FileEntry", "Manifest", "TensorEntry"]
 
@@ -85,7 +85,7 @@ class Manifest:
             version = content["format"]
             if version != FORMAT:
                 raise CheckpointError(
-                    f"{path}: of format {shown(version)}, this version knows {FORMAT}; update gptoss-mlx"
+                    f"{path}: of format {short_repr(version)}, this version knows {FORMAT}; update gptoss-mlx"
                 )
             manifest = cls(
                 source=content["source"],

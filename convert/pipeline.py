@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gptoss_mlx import downloads, hub
 from gptoss_mlx.errors import CheckpointError, ConversionError, FileWriteError, ModelNotFound, NotEnoughDisk
-from gptoss_mlx.files import as_path, atomic_directory, clear_remains
-from gptoss_mlx.fit import PRECISIONS, DeviceInfo, Precision, choose_precision
-from gptoss_mlx.reading import inside, parse_json, read_regular
+from gptoss_mlx.files.read import inside, parse_json, read_regular
+from gptoss_mlx.files.write import as_path, atomic_directory, clear_remains
+from gptoss_mlx.hub import downloads
+from gptoss_mlx.hub import models as hub
+from gptoss_mlx.memory.sizes import PRECISIONS, DeviceInfo, Precision, choose_precision
 
 from .locking import locked
 from .manifest import MANIFEST_NAME, Manifest

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from gptoss_mlx.checkpoint import TensorRecord
+from gptoss_mlx.checkpoint.safetensors import TensorRecord
 from gptoss_mlx.errors import CheckpointError
 
 __all__ = [

@@ -14,11 +14,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from gptoss_mlx.checkpoint import INDEX_NAME, Checkpoint, TensorRecord, read_header
+from gptoss_mlx.checkpoint.layouts import FLOATS, Row, Transform, check_tensors, expand
+from gptoss_mlx.checkpoint.safetensors import INDEX_NAME, Checkpoint, TensorRecord, read_header
 from gptoss_mlx.config import ModelConfig, read_json
 from gptoss_mlx.errors import CheckpointError, ConfigError
-from gptoss_mlx.reading import shown
-from gptoss_mlx.weights import FLOATS, Row, Transform, check_tensors, expand
+from gptoss_mlx.files.read import short_repr
 
 from .layouts import MLX_LM, ORIGINAL, Layout, hugging_face_config, recognise
 from .quantize import Dequantised, Mxfp4Tensors, QuantizationError, ToBfloat16
@@ -150,7 +150,7 @@ def _settings(directory: Path, quantization: Any, module: str) -> tuple[int, int
     bits, group_size, mode = entry.get("bits"), entry.get("group_size"), entry.get("mode", "affine")
     # A global entry may describe the experts; then a module's form shows in its tensors, as mlx-lm reads it.
     if mode != "affine" or bits not in (2, 3, 4, 5, 6, 8) or group_size not in (32, 64, 128):
-        raise ConfigError(f"{path}: quantization of {module} is {shown(entry)}; affine, 2 to 8 bits is needed")
+        raise ConfigError(f"{path}: quantization of {module} is {short_repr(entry)}; affine, 2 to 8 bits needed")
     return bits, group_size
 
 

@@ -12,10 +12,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gptoss_mlx.checkpoint import DTYPE_BYTES
+from gptoss_mlx.checkpoint.layouts import (
+    FLOATS,
+    HUGGING_FACE,
+    QUANTISED,
+    Row,
+    Source,
+    Transform,
+    expand,
+    mlx_layout,
+    sizes,
+)
+from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES
 from gptoss_mlx.config import MXFP4_GROUP_SIZE, ModelConfig, Quantization, RopeConfig
-from gptoss_mlx.fit import Precision, quantization_for, with_precision
-from gptoss_mlx.weights import FLOATS, HUGGING_FACE, QUANTISED, Row, Source, Transform, expand, mlx_layout, sizes
+from gptoss_mlx.memory.sizes import Precision, quantization_for, with_precision
 
 from .layouts import MLX_LM
 from .quantize import AffineTensors

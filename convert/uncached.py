@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from gptoss_mlx.files import sync_descriptor
+from gptoss_mlx.files.write import sync_descriptor
 
 __all__ = ["UncachedFile"]
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptoss_mlx.checkpoint import TensorRecord, read_header
+from gptoss_mlx.checkpoint.safetensors import TensorRecord, read_header
 from gptoss_mlx.errors import CheckpointError
-from gptoss_mlx.reading import inside, open_regular
+from gptoss_mlx.files.read import inside, open_regular
 
 from .manifest import MANIFEST_NAME, Manifest
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from gptoss_mlx.checkpoint import INDEX_NAME
+from gptoss_mlx.checkpoint.safetensors import INDEX_NAME
 
 from .manifest import FileEntry, TensorEntry
 from .readers import Block, blocks

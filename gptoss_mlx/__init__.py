@@ -16,15 +16,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .arguments import Effort as Effort
-    from .asynchronous import AsyncChat as AsyncChat
-    from .asynchronous import AsyncGptOss as AsyncGptOss
-    from .asynchronous import AsyncStream as AsyncStream
-    from .asynchronous import load_async as load_async
-    from .chat import Chat as Chat
+    from .aio import AsyncChat as AsyncChat
+    from .aio import AsyncGptOss as AsyncGptOss
+    from .aio import AsyncStream as AsyncStream
+    from .aio import load_async as load_async
+    from .chat.chat import Chat as Chat
+    from .chat.options import AnswerOptions as AnswerOptions
+    from .chat.stream import Stream as Stream
     from .config import ModelConfig as ModelConfig
-    from .engine import GptOss as GptOss
-    from .engine import load as load
+    from .engine.engine import GptOss as GptOss
+    from .engine.engine import load as load
+    from .engine.generation import Generation as Generation
     from .errors import GptOssError as GptOssError
     from .errors import OutputError as OutputError
     from .events import Done as Done
@@ -39,21 +41,18 @@ if TYPE_CHECKING:
     from .events import ToolCall as ToolCall
     from .events import ToolResult as ToolResult
     from .events import Usage as Usage
-    from .generation import Generation as Generation
-    from .options import AnswerOptions as AnswerOptions
-    from .params import SamplingParams as SamplingParams
-    from .stream import Stream as Stream
+    from .sampling import Effort as Effort
+    from .sampling import SamplingParams as SamplingParams
     from .tokenizer import Tokenizer as Tokenizer
-    from .tools import Tool as Tool
+    from .tools.toolbox import Tool as Tool
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    **dict.fromkeys(["AsyncChat", "AsyncGptOss", "AsyncStream", "load_async"], "asynchronous"),
-    **dict.fromkeys(["Chat"], "chat"),
+    **dict.fromkeys(["AsyncChat", "AsyncGptOss", "AsyncStream", "load_async"], "aio"),
+    **dict.fromkeys(["Chat"], "chat.chat"),
     **dict.fromkeys(["ModelConfig"], "config"),
-    **dict.fromkeys(["Effort"], "arguments"),
-    **dict.fromkeys(["GptOss", "load"], "engine"),
+    **dict.fromkeys(["GptOss", "load"], "engine.engine"),
     **dict.fromkeys(["GptOssError", "OutputError"], "errors"),
     **dict.fromkeys(
         [
@@ -62,12 +61,12 @@ _HOMES = {
         ],
         "events",
     ),
-    **dict.fromkeys(["Generation"], "generation"),
-    **dict.fromkeys(["AnswerOptions"], "options"),
-    **dict.fromkeys(["SamplingParams"], "params"),
-    **dict.fromkeys(["Stream"], "stream"),
+    **dict.fromkeys(["Generation"], "engine.generation"),
+    **dict.fromkeys(["AnswerOptions"], "chat.options"),
+    **dict.fromkeys(["Effort", "SamplingParams"], "sampling"),
+    **dict.fromkeys(["Stream"], "chat.stream"),
     **dict.fromkeys(["Tokenizer"], "tokenizer"),
-    **dict.fromkeys(["Tool"], "tools"),
+    **dict.fromkeys(["Tool"], "tools.toolbox"),
 }
 
 __all__ = [

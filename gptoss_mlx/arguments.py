@@ -10,16 +10,15 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar, cast, get_args
+from typing import TypeVar, cast, get_args
 
 from .errors import InvalidRequest, RenderError
+from .files.read import short_repr
 from .harmony import Message, Role
 from .harmony.fields import check_text
-from .reading import shown
-from .sampling import SamplingParams
+from .sampling import Effort, SamplingParams
 
 __all__ = [
-    "Effort",
     "checked_date",
     "checked_effort",
     "checked_flag",
@@ -33,8 +32,6 @@ __all__ = [
     "checked_tokens",
 ]
 
-Effort = Literal["low", "medium", "high"]
-
 Hook = TypeVar("Hook")
 
 
@@ -42,7 +39,8 @@ def checked_effort(effort: object) -> Effort:
     """How long the model thinks."""
     if effort not in get_args(Effort):
         raise InvalidRequest(
-            f"effort is {shown(effort)}; low, medium or high is needed (gpt-oss always thinks: low is the least)"
+            f"effort is {short_repr(effort)}; low, medium or high is needed "
+            "(gpt-oss always thinks: low is the least)"
         )
     return cast(Effort, effort)
 
@@ -56,14 +54,14 @@ def checked_date(date: object) -> str | None:
             raise ValueError
         datetime.date.fromisoformat(date)
     except ValueError:
-        raise InvalidRequest(f"date is {shown(date)}; a date as YYYY-MM-DD is needed") from None
+        raise InvalidRequest(f"date is {short_repr(date)}; a date as YYYY-MM-DD is needed") from None
     return date
 
 
 def checked_question(text: object) -> str:
     """What the user says: text that is not empty."""
     if not isinstance(text, str):
-        raise InvalidRequest(f"the message is {shown(text)}; text is needed")
+        raise InvalidRequest(f"the message is {short_repr(text)}; text is needed")
     if not text.strip():
         raise InvalidRequest("the message is empty; say something")
     return text
@@ -74,7 +72,7 @@ def checked_text(name: str, text: object) -> str | None:
     if text is None:
         return None
     if not isinstance(text, str):
-        raise InvalidRequest(f"{name} is {shown(text)}; text or None is needed")
+        raise InvalidRequest(f"{name} is {short_repr(text)}; text or None is needed")
     try:
         return check_text(text, name)
     except RenderError as error:
@@ -84,14 +82,14 @@ def checked_text(name: str, text: object) -> str | None:
 def checked_flag(name: str, value: object) -> bool:
     """True or False."""
     if not isinstance(value, bool):
-        raise InvalidRequest(f"{name} is {shown(value)}; True or False is needed")
+        raise InvalidRequest(f"{name} is {short_repr(value)}; True or False is needed")
     return value
 
 
 def checked_steps(max_steps: object) -> int:
     """How many steps a turn may take."""
     if type(max_steps) is not int or max_steps < 1:
-        raise InvalidRequest(f"max_steps is {shown(max_steps)}; a whole number from 1 is needed")
+        raise InvalidRequest(f"max_steps is {short_repr(max_steps)}; a whole number from 1 is needed")
     return max_steps
 
 
@@ -101,7 +99,7 @@ def checked_sampling(sampling: object) -> SamplingParams:
         return SamplingParams()
     if not isinstance(sampling, SamplingParams):
         raise InvalidRequest(
-            f"sampling is {shown(sampling)}; SamplingParams is needed, such as SamplingParams(temperature=0)"
+            f"sampling is {short_repr(sampling)}; SamplingParams is needed, such as SamplingParams(temperature=0)"
         )
     return sampling
 
@@ -109,20 +107,20 @@ def checked_sampling(sampling: object) -> SamplingParams:
 def checked_hook(name: str, hook: Hook) -> Hook:
     """A function, or None."""
     if hook is not None and not callable(hook):
-        raise InvalidRequest(f"{name} is {shown(hook)}, which cannot be called; give a function or None")
+        raise InvalidRequest(f"{name} is {short_repr(hook)}, which cannot be called; give a function or None")
     return hook
 
 
 def checked_path(path: object) -> Path:
     """The path of a file."""
     if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
-        raise InvalidRequest(f"path is {shown(path)}; a path is needed")
+        raise InvalidRequest(f"path is {short_repr(path)}; a path is needed")
     try:
         named = b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:
         named = False
     if not named:
-        raise InvalidRequest(f"path is {shown(path)}; no file can have that name")
+        raise InvalidRequest(f"path is {short_repr(path)}; no file can have that name")
     return Path(path)
 
 
@@ -130,7 +128,7 @@ def checked_tokens(tokens: object) -> list[int]:
     """A prompt; what each token may be is checked by the engine."""
     if isinstance(tokens, str) or not isinstance(tokens, Sequence):
         raise InvalidRequest(
-            f"tokens is {shown(tokens)}; a list of token ids is needed: tokenizer.encode gives one"
+            f"tokens is {short_repr(tokens)}; a list of token ids is needed: tokenizer.encode gives one"
         )
     return list(tokens)
 
@@ -138,10 +136,10 @@ def checked_tokens(tokens: object) -> list[int]:
 def checked_messages(messages: object) -> list[Message]:
     """What was said before, without the system and developer messages: a chat makes those itself."""
     if isinstance(messages, str) or not isinstance(messages, Sequence):
-        raise InvalidRequest(f"messages is {shown(messages)}; a list of Message is needed")
+        raise InvalidRequest(f"messages is {short_repr(messages)}; a list of Message is needed")
     for position, message in enumerate(messages):
         if not isinstance(message, Message):
-            raise InvalidRequest(f"messages[{position}] is {shown(message)}; a Message is needed")
+            raise InvalidRequest(f"messages[{position}] is {short_repr(message)}; a Message is needed")
         if message.role in (Role.SYSTEM, Role.DEVELOPER):
             raise InvalidRequest(
                 f"messages[{position}] is a {message.role} message; give its text as instructions instead"

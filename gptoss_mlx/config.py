@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import CheckpointError, ConfigError
-from .reading import inside, parse_json, read_regular, shown
+from .files.read import inside, parse_json, read_regular, short_repr
 
 __all__ = ["MAX_LAYERS", "LayerType", "ModelConfig", "Quantization", "RopeConfig", "read_json"]
 
@@ -208,7 +208,7 @@ class _Fields:
         value = self.required(name)
         if type(value) is not int or not low <= value <= high:
             needed = f"a whole number from {low} to {high} is needed"
-            raise ConfigError(f"{self.prefix}{name} is {shown(value)}; {needed}")
+            raise ConfigError(f"{self.prefix}{name} is {short_repr(value)}; {needed}")
         return value
 
     def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
@@ -218,7 +218,7 @@ class _Fields:
         # NaN is in no range, and a whole number may be too large to become a float.
         if type(value) not in (int, float) or not low <= value <= high:
             needed = f"a number from {low:g} to {high:g} is needed"
-            raise ConfigError(f"{self.prefix}{name} is {shown(value)}; {needed}")
+            raise ConfigError(f"{self.prefix}{name} is {short_repr(value)}; {needed}")
         return float(value)
 
     def literal(self, name: str, expected: Any, *, required: bool = False) -> None:
@@ -226,14 +226,14 @@ class _Fields:
         value = self.required(name) if required else self.get(name)
         # In Python True == 1; in a config it does not.
         if value is not None and (value != expected or isinstance(value, bool) != isinstance(expected, bool)):
-            raise ConfigError(f"{self.prefix}{name} is {shown(value)}; gpt-oss has {expected!r}")
+            raise ConfigError(f"{self.prefix}{name} is {short_repr(value)}; gpt-oss has {expected!r}")
 
     def table(self, name: str) -> _Fields | None:
         value = self.get(name)
         if value is None:
             return None
         if not isinstance(value, dict):
-            raise ConfigError(f"{self.prefix}{name} is {shown(value)}; an object is needed")
+            raise ConfigError(f"{self.prefix}{name} is {short_repr(value)}; an object is needed")
         return _Fields(value, f"{self.prefix}{name}.")
 
     def unused(self) -> tuple[str, ...]:
@@ -243,8 +243,8 @@ class _Fields:
         """For objects in which a key that is not understood would change the model."""
         unknown = sorted(name for name in set(self._values) - self._read if self._values[name] is not None)
         if unknown:
-            name = unknown[0] if unknown[0].isidentifier() else shown(unknown[0])
-            raise ConfigError(f"{self.prefix}{name} is unknown: {shown(self._values[unknown[0]])}")
+            name = unknown[0] if unknown[0].isidentifier() else short_repr(unknown[0])
+            raise ConfigError(f"{self.prefix}{name} is unknown: {short_repr(self._values[unknown[0]])}")
 
 
 def _rope(fields: _Fields) -> RopeConfig:
@@ -263,7 +263,7 @@ def _rope(fields: _Fields) -> RopeConfig:
     table.literal("rope_type", "yarn", required=True)
     truncate = table.get("truncate")
     if truncate not in (None, True, False) or type(truncate) not in (type(None), bool):
-        raise ConfigError(f"{table.prefix}truncate is {shown(truncate)}; true or false is needed")
+        raise ConfigError(f"{table.prefix}truncate is {short_repr(truncate)}; true or false is needed")
     rope = RopeConfig(
         theta=theta,
         factor=table.number("factor", 1.0, 1e4),
@@ -284,7 +284,7 @@ def _layer_types(fields: _Fields, num_hidden_layers: int) -> tuple[LayerType, ..
     for position, name in enumerate(names):
         if name not in ("sliding_attention", "full_attention"):
             raise ConfigError(
-                f"layer_types[{position}] is {shown(name)}; 'sliding_attention' or 'full_attention' is needed"
+                f"layer_types[{position}] is {short_repr(name)}; 'sliding_attention' or 'full_attention' is needed"
             )
     return tuple(names)
 

@@ -16,7 +16,7 @@ from typing import Any
 import tiktoken
 
 from .errors import InvalidRequest, TokenizerError
-from .reading import inside, parse_json, read_regular, shown
+from .files.read import inside, parse_json, read_regular, short_repr
 
 __all__ = ["CONTROL_TOKENS", "O200K_PATTERN", "Tokenizer"]
 
@@ -225,20 +225,22 @@ def _parse_tokenizer_json(content: Any) -> tuple[dict[bytes, int], dict[str, int
             # Byte-level BPE writes each byte as one printable character: map those back to bytes.
             ranks[piece.translate(byte_of).encode("latin-1")] = _id(token, piece)
         except UnicodeEncodeError:
-            raise TokenizerError(f"model.vocab entry {shown(piece)} is not in the byte-level alphabet") from None
+            raise TokenizerError(
+                f"model.vocab entry {short_repr(piece)} is not in the byte-level alphabet"
+            ) from None
     return ranks, special, _split_pattern(content.get("pre_tokenizer"))
 
 
 def _id(value: Any, name: Any) -> int:
     if type(value) is not int:
-        raise TokenizerError(f"the id of {shown(name)} is {shown(value)}, not an integer")
+        raise TokenizerError(f"the id of {short_repr(name)} is {short_repr(value)}, not an integer")
     return value
 
 
 def _text(entry: dict[str, Any], key: str) -> str:
     value = entry.get(key)
     if not isinstance(value, str) or not value or not value.isprintable():
-        raise TokenizerError(f"an added token has {key} {shown(value)}; printable text is needed")
+        raise TokenizerError(f"an added token has {key} {short_repr(value)}; printable text is needed")
     return value
 
 

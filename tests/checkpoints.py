@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from gptoss_mlx.checkpoint.layouts import HUGGING_FACE, expand, sizes
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.weights import HUGGING_FACE, expand, sizes
 
 __all__ = ["SHAPES", "load_shape", "random_config", "random_tokens", "write_random_checkpoint"]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from gptoss_mlx.engine import GptOss
-from gptoss_mlx.model import Transformer, load_transformer
+from gptoss_mlx.engine.engine import GptOss
+from gptoss_mlx.model.transformer import Transformer, load_transformer
+from tests import DEMO
 from tests.checkpoints import SHAPES, load_shape
 
 if os.environ.get("CI"):
@@ -22,8 +23,6 @@ if os.environ.get("CI"):
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell starts its background jobs; Ctrl-C is among the things tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-DEMO = Path(__file__).parent.parent / "gptoss_mlx" / "demo" / "checkpoint"
 
 
 @pytest.fixture(autouse=True, scope="session")

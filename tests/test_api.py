@@ -19,19 +19,18 @@ import pydantic
 import pytest
 
 import gptoss_mlx as gptoss
-from gptoss_mlx.cli.run import _show_json
-from gptoss_mlx.cli.terminal import Terminal
-from gptoss_mlx.engine import GptOss
+from gptoss_mlx.chat.stream import Stream
+from gptoss_mlx.cli.chat.run import _show_json
+from gptoss_mlx.cli.screen.terminal import Terminal
+from gptoss_mlx.engine.engine import GptOss
 from gptoss_mlx.errors import InvalidRequest, OutputError
 from gptoss_mlx.events import Done, Event, Text, TokenLogprob, ToolCall, ToolResult
-from gptoss_mlx.guide import Guide, GuidePlan
 from gptoss_mlx.sampling import SamplingParams
-from gptoss_mlx.stream import Stream
-from gptoss_mlx.structured import Constraint
+from gptoss_mlx.structured.constraint import Constraint
+from gptoss_mlx.structured.guide import Guide, GuidePlan
 from gptoss_mlx.tokenizer import Tokenizer
-from tests import user_script
-from tests.conftest import DEMO
-from tests.scripted import ScriptedModel
+from tests import DEMO, ROOT, user_script
+from tests.chat.scripted import ScriptedModel
 
 PUBLIC = """
 AnswerOptions AsyncChat AsyncGptOss AsyncStream Chat Done Effort Event Generation GptOss GptOssError ModelConfig
@@ -92,8 +91,8 @@ SIGNATURES = {
 }
 OPTIONS = {"schema", "regex", "choices", "max_thinking_tokens", "tool_choice", "logprobs"}
 DOCTESTED = """
-asynchronous chat config engine errors events generation options params stream structured tokenizer tools
-transcript
+aio chat.chat chat.options chat.stream chat.transcript config engine.engine engine.generation errors events
+sampling structured.constraint tokenizer tools.toolbox
 """.split()  # noqa: SIM905
 
 
@@ -155,7 +154,7 @@ def test_the_examples_run(name: str, demo: GptOss, tmp_path: Path) -> None:
 def test_the_readme_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 4
     monkeypatch.chdir(tmp_path)

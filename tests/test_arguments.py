@@ -9,13 +9,13 @@ from typing import Any, Literal
 import pytest
 
 import gptoss_mlx
-from gptoss_mlx.engine import GptOss
+from gptoss_mlx.chat.transcript import Transcript
+from gptoss_mlx.engine.engine import GptOss
 from gptoss_mlx.errors import ChatFileError, GptOssError, InvalidRequest, RenderError, SchemaError, ToolError
-from gptoss_mlx.guide import _arguments_form
 from gptoss_mlx.harmony import Message
-from gptoss_mlx.structured import Constraint
-from gptoss_mlx.transcript import Transcript
-from tests.scripted import ScriptedModel
+from gptoss_mlx.structured.constraint import Constraint
+from gptoss_mlx.structured.guide import _arguments_form
+from tests.chat.scripted import ScriptedModel
 
 F16: Any = "float16"
 # Without types, as a script may be written.

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from gptoss_mlx.errors import InvalidRequest, TokenizerError
 from gptoss_mlx.tokenizer import CONTROL_TOKENS, O200K_PATTERN, Tokenizer
-from tests.harmony_fixtures import OracleConversation, tokenizer
+from tests import DATA, DEMO
+from tests.harmony.fixtures import OracleConversation, tokenizer
 
-VOCABULARY = Path(__file__).parent / "data" / "o200k_base.tiktoken"
-DEMO = Path(__file__).parent.parent / "gptoss_mlx" / "demo" / "checkpoint"
+VOCABULARY = DATA / "o200k_base.tiktoken"
 TEXTS = [
     "",
     "Hello, world! I'm 12345 years old; it's 3.14159.",

@@ -10,10 +10,10 @@ Times are those a user waits: from the request to the first token, and from toke
 
 from __future__ import annotations
 
+from .conversation import RecordedReply, recorded_chat, recorded_replies
 from .engines import Engine, GptOssEngine, MlxLmEngine
 from .kernels import count_kernels
 from .measure import Benchmark, DepthResult, EngineResult, Plan, Skipped, TurnResult
-from .transcript import RecordedReply, recorded_chat, recorded_replies
 
 __all__ = [
     "Benchmark",

@@ -15,12 +15,13 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from ..engine import GptOss
-from ..generate import ChunkSize, Request, decode, prefill
-from ..model import Transformer
-from ..prefix import PrefixCache
-from ..sampling import SamplingParams, make_sampler
-from .transcript import RecordedReply
+from ..cache.store import PrefixCache
+from ..engine.engine import GptOss
+from ..engine.generate import ChunkSize, Request, decode, prefill
+from ..engine.sampler import make_sampler
+from ..model.transformer import Transformer
+from ..sampling import SamplingParams
+from .conversation import RecordedReply
 
 __all__ = ["Engine", "EngineChat", "GptOssEngine", "MlxLmEngine", "decode_step", "peer_decode_step"]
 

@@ -17,11 +17,11 @@ import mlx.core as mx
 
 from ..config import ModelConfig
 from ..errors import InvalidRequest
-from ..fit import DeviceInfo, fit
+from ..memory.sizes import DeviceInfo, fit
 from ..tokenizer import Tokenizer
+from .conversation import recorded_chat, recorded_replies
 from .engines import Engine
 from .kernels import count_kernels
-from .transcript import recorded_chat, recorded_replies
 
 __all__ = ["Benchmark", "DepthResult", "EngineResult", "Plan", "Skipped", "TurnResult"]
 

@@ -13,15 +13,7 @@ from typing import Any
 
 from ..errors import RenderError
 from .content import Content, DeveloperContent, SystemContent, TextContent, is_sequence
-from .fields import (
-    Channel,
-    Role,
-    as_choice,
-    check_content_type,
-    check_name,
-    check_recipient,
-    check_tool_name,
-)
+from .fields import Channel, Role, as_choice, check_content_type, check_name, check_recipient, check_tool_name
 
 __all__ = ["Author", "Conversation", "Message", "Repair", "RepairKind"]
 

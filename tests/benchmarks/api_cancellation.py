@@ -25,7 +25,7 @@ from pathlib import Path
 import mlx.core as mx
 
 import gptoss_mlx as gptoss
-from tests.endless import WAYS_TO_STOP, endless
+from tests.engine.endless import WAYS_TO_STOP, endless
 
 BRIEF = gptoss.SamplingParams(temperature=0, max_tokens=20)
 

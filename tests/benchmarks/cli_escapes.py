@@ -2,8 +2,8 @@
 
 python -m tests.benchmarks.cli_escapes [PAYLOADS]
 
-The long run behind ``tests/test_terminal.py``. Prints for each place how many payloads left an escape sequence
-that is not the program's own.
+The long run behind ``tests/cli/screen/test_terminal.py``. Prints for each place how many payloads left an escape
+sequence that is not the program's own.
 
 2026-11-21: 5,000 payloads in each of the seven places (answers, thinking, text, rows, errors, names of files and
 saved chats), none came through.
@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 
-from tests.escapes import PLACES, only_ours, payloads
+from tests.cli.screen.escapes import PLACES, only_ours, payloads
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.pty_session import Person
+from tests.cli.pty_session import Person
 
 
 def seconds(person: Person, question: str, sign: str, pause: float) -> float:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.pty_session import FAKE
+from tests.cli.pty_session import FAKE
 
 
 def kill(home: Path, after: float) -> tuple[int, int]:

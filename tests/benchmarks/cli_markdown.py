@@ -15,9 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from gptoss_mlx.cli.markdown import MarkdownStream
-from gptoss_mlx.cli.terminal import Terminal
-from tests.markdown_documents import DOCUMENTS
+from gptoss_mlx.cli.screen.markdown import MarkdownStream
+from gptoss_mlx.cli.screen.terminal import Terminal
+from tests.cli.screen.documents import DOCUMENTS
 
 TOKENS, TOKENS_A_SECOND, FRAMES_A_SECOND = 4000, 50, 16
 

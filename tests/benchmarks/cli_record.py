@@ -18,7 +18,7 @@ from xml.sax.saxutils import escape
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.pty_session import Person
+from tests.cli.pty_session import Person
 
 WIDTH, HEIGHT = 84, 24
 CELL, LINE, MARGIN, BAR = 8.4, 19, 16, 34

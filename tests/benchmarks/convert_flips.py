@@ -14,7 +14,7 @@ import numpy as np
 
 from gptoss_mlx.convert import convert_checkpoint, verify_checkpoint
 from gptoss_mlx.errors import CheckpointError
-from tests.convert_sources import write_layout
+from tests.convert.sources import write_layout
 
 
 def main() -> None:

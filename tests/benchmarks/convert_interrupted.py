@@ -1,4 +1,4 @@
-"""The long run behind ``tests/test_convert_safety.py``: kills and failing disks, by the hundred.
+"""The long run behind ``tests/convert/test_safety.py``: kills and failing disks, by the hundred.
 
     python -m tests.benchmarks.convert_interrupted [--kills 200]
 
@@ -27,8 +27,8 @@ from typing import Any
 
 from gptoss_mlx.convert import convert_checkpoint
 from gptoss_mlx.errors import GptOssError, NotEnoughDisk
-from tests.convert_faults import CALLS, faulty
-from tests.convert_sources import write_layout
+from tests.convert.faults import CALLS, faulty
+from tests.convert.sources import write_layout
 from tests.forks import begin, end_of, in_fork
 
 _KILLED_AT = ("fsync", "rename", "replace")

@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx_lm.utils import load_model
 
 from gptoss_mlx.convert import convert_checkpoint
-from gptoss_mlx.model import Transformer, load_transformer
+from gptoss_mlx.model.transformer import Transformer, load_transformer
 from tests.checkpoints import write_random_checkpoint
 
 __all__ = ["SHAPE", "Row", "alternate", "checkpoint", "load_ours", "load_peer", "tokens"]

@@ -27,7 +27,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from gptoss_mlx.model import Transformer
+from gptoss_mlx.model.transformer import Transformer
 from tests.benchmarks.engine_models import SHAPE, Row, alternate, checkpoint, load_ours, load_peer, tokens
 
 __all__ = ["measure"]

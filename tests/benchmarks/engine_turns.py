@@ -19,7 +19,7 @@ import mlx.core as mx
 from gptoss_mlx.benchmark import GptOssEngine, MlxLmEngine, recorded_replies
 from gptoss_mlx.benchmark.engines import EngineChat
 from gptoss_mlx.convert import convert_checkpoint
-from gptoss_mlx.hub import resolve
+from gptoss_mlx.hub.models import resolve
 from tests.benchmarks.engine_models import Row
 
 __all__ = ["measure"]

@@ -6,7 +6,7 @@ A conversation has system and developer messages with tools and nested schemas, 
 control tokens in every text; all its tokens must be equal. A stream is valid or mutated (insert, delete,
 replace, double, swap, splice, truncate); strict parsing must accept and reject as the oracle does, with equal
 messages, and recovering parsing must not raise, lose no text and equal strict parsing where that succeeds.
-Excepted are the documented differences (tests/test_harmony_differences.py), which the expectations apply.
+Excepted are the documented differences (tests/harmony/test_differences.py), which the expectations apply.
 
 Last full run, against openai-harmony 0.0.8, seeds from 1,000,000: 20,000 conversations of 8,269,576 tokens, all
 equal (18,015 of them where both libraries drop the same messages); 100,000 streams of 5,791,763 tokens, all
@@ -21,8 +21,8 @@ import time
 
 from gptoss_mlx.harmony import Conversation, render
 from gptoss_mlx.harmony.render import dropped_messages
-from tests.harmony_fixtures import oracle_dropped, oracle_render, random_conversation, tokenizer
-from tests.harmony_streams import check_stream, mutate, random_stream
+from tests.harmony.fixtures import oracle_dropped, oracle_render, random_conversation, tokenizer
+from tests.harmony.streams import check_stream, mutate, random_stream
 
 STEP = 5_000
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from gptoss_mlx.harmony import Conversation, Message, StreamParser, SystemContent, render
 from gptoss_mlx.tokenizer import Tokenizer
-from tests.harmony_fixtures import WORDS, OracleConversation, OracleParser, OracleRole, oracle, tokenizer
+from tests.harmony.fixtures import WORDS, OracleConversation, OracleParser, OracleRole, oracle, tokenizer
 
 MESSAGES = 100
 TOKENS = 10_000

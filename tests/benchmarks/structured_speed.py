@@ -34,10 +34,10 @@ import numpy as np
 
 import gptoss_mlx as gptoss
 from gptoss_mlx.errors import GptOssError, OutputError
-from gptoss_mlx.guide import Guide, GuidePlan
-from gptoss_mlx.structured import Constraint, prepare
-from tests.harmony_fixtures import tokenizer
-from tests.structured_cases import SCHEMAS
+from gptoss_mlx.structured.constraint import Constraint, prepare
+from gptoss_mlx.structured.guide import Guide, GuidePlan
+from tests.harmony.fixtures import tokenizer
+from tests.structured.cases import SCHEMAS
 
 CASES: dict[str, tuple[dict[str, Any], Any]] = {
     "small": (

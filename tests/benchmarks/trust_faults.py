@@ -22,18 +22,19 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from gptoss_mlx import cachefile, chatfile
-from gptoss_mlx.cache import PromptCache
+from gptoss_mlx.cache import file as cachefile
+from gptoss_mlx.cache.layered import PromptCache
+from gptoss_mlx.cache.store import PrefixCache
+from gptoss_mlx.chat import file as chatfile
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import FileWriteError, NotEnoughDisk
 from gptoss_mlx.harmony import Message
-from gptoss_mlx.prefix import PrefixCache
 from tests.checkpoints import random_config
-from tests.convert_sources import write_layout
-from tests.download_faults import FAULTS, Downloads, die, fail
-from tests.fake_hub import serving
+from tests.convert.sources import write_layout
+from tests.files.faults import Save
 from tests.forks import in_fork
-from tests.save_faults import Save
+from tests.hub.fake_hub import serving
+from tests.hub.faults import FAULTS, Downloads, die, fail
 
 _REPO = "someone/small-gpt-oss"
 _FAULTS = {

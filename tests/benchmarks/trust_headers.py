@@ -1,4 +1,4 @@
-"""The long run of ``tests/test_hostile_checkpoint.py``: safetensors files that are wrong in every way.
+"""The long run of ``tests/hostile/test_checkpoint.py``: safetensors files that are wrong in every way.
 
     python -m tests.benchmarks.trust_headers [--headers 100000]
 
@@ -6,7 +6,7 @@
    safetensors library must accept too, with the same tensors; whatever is refused must be refused with one typed,
    short line. A violation is an assertion that stops it.
 2. How long the headers take that were made to take long, in seconds of the processor, and what they take of the
-   memory (that of tests/test_hostile_checkpoint.py).
+   memory (that of tests/hostile/test_checkpoint.py).
 
 On 21 November 2026: 15,554 of 100,000 accepted, the others refused within 6 ms each; of the second part, 0.3 s and
 46 MiB beside the file at most.
@@ -21,10 +21,10 @@ import time
 import tracemalloc
 from pathlib import Path
 
-from gptoss_mlx.checkpoint import read_header
+from gptoss_mlx.checkpoint.safetensors import read_header
 from gptoss_mlx.errors import CheckpointError
-from tests.hostile_corpus import write_header
-from tests.hostile_headers import LARGE, accepted, mutated
+from tests.hostile.corpus import write_header
+from tests.hostile.headers import LARGE, accepted, mutated
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The long run of ``tests/test_hostile_text.py``: conversations whose texts try to become control tokens.
+"""The long run of ``tests/hostile/test_text.py``: conversations whose texts try to become control tokens.
 
     python -m tests.benchmarks.trust_text [--conversations 100000]
 
@@ -14,7 +14,7 @@ import time
 
 from hypothesis import HealthCheck, given, settings
 
-from tests.hostile_texts import check, conversations
+from tests.hostile.texts import check, conversations
 
 
 def main() -> None:

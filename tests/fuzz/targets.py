@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
-from gptoss_mlx import chatfile
+from gptoss_mlx.chat import file as chatfile
 from gptoss_mlx.errors import ChatFileError, GptOssError, ParseError, TokenizerError
 from gptoss_mlx.harmony import Conversation, Message, StreamParser, render
 from gptoss_mlx.tokenizer import CONTROL_TOKENS, Tokenizer
-from tests.hostile_corpus import small_tokenizer_json
-from tests.hostile_headers import accepted
+from tests.hostile.corpus import small_tokenizer_json
+from tests.hostile.headers import accepted
 
 __all__ = ["TARGETS", "seeds"]
 

@@ -1,0 +1,104 @@
+"""Which model to use when none is named, and what a first start says. Nothing is downloaded unasked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...errors import ModelNotFound
+from ..screen.spans import BOLD, CYAN, DIM, GREEN, RED, YELLOW, Row, Span
+from ..screen.terminal import Terminal
+
+if TYPE_CHECKING:
+    from ...memory.sizes import DeviceInfo
+
+__all__ = ["choose_model", "offers"]
+
+_HOW = "get it with: gptoss convert 20b; or try the small demonstration model: --model demo"
+
+
+def choose_model(named: str | None, terminal: Terminal, interactive: bool) -> str:
+    """The model that was named, else the default (see :func:`..hub.default_model`), else what the user answers.
+
+    Raises:
+        ModelNotFound: there is none, and nobody to ask or nothing chosen.
+    """
+    if named == "demo":  # without looking: the prompt should be up at once
+        return named
+    if named:
+        from ...hub.models import resolve
+
+        resolve(named)
+        return named
+    from ...hub.models import default_model
+
+    default = default_model()
+    if default is not None:
+        return default
+    if not interactive:
+        raise ModelNotFound(f"no model on this machine yet; {_HOW}")
+    return _ask(terminal)
+
+
+def _ask(terminal: Terminal) -> str:
+    """Say what is missing and what it would take; the user chooses."""
+    from ...memory.sizes import DeviceInfo
+
+    rows = [
+        (Span("No gpt-oss model is on this machine yet.", BOLD),),
+        (),
+        *offers(DeviceInfo.current()),
+        (),
+        (Span("1  ", CYAN), Span("download gpt-oss-20b and convert it now")),
+        (Span("2  ", CYAN), Span("try the demonstration model that comes with this program")),
+        (Span("q  ", CYAN), Span("leave")),
+        (),
+    ]
+    for row in rows:
+        terminal.paragraph(*row)
+    while True:
+        choice = _read_choice()
+        if choice == "1":
+            return _convert(terminal)
+        if choice == "2":
+            return "demo"
+        if choice in ("q", ""):
+            raise ModelNotFound(f"no model was chosen; {_HOW}")
+        terminal.line("1, 2 or q", DIM)
+
+
+def offers(device: DeviceInfo) -> list[Row]:
+    """The released models: how large they are, and whether the machine holds them or what it takes."""
+    from ...memory.sizes import RELEASED, choose_precision, gigabytes, weight_bytes
+
+    rows: list[Row] = []
+    for name, config in RELEASED.items():
+        needed = choose_precision(config, device).fit
+        download = gigabytes(weight_bytes(config, "bf16"))
+        sizes = f"{download:>8} to download   {gigabytes(needed.needed_bytes):>8} of memory   "
+        verdict = Span("fits", GREEN) if needed.fits else Span("does not fit", RED)
+        rows.append((Span(f"gpt-oss-{name:<5}"), Span(sizes), verdict))
+        if needed.remedy is not None:
+            rows.append((Span("it fits after: "), Span(needed.remedy, YELLOW)))
+    rows.append((Span(f"Models may use {gigabytes(device.gpu_bytes)} of this machine's memory.", DIM),))
+    return rows
+
+
+def _read_choice() -> str:
+    from prompt_toolkit import prompt
+
+    try:
+        return prompt("Your choice [1/2/q]: ").strip().lower()
+    except EOFError:
+        return "q"
+
+
+def _convert(terminal: Terminal) -> str:
+    """Download and convert the 20b, as ``gptoss convert 20b`` does."""
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "gptoss_mlx.cli", "convert", "20b"]
+    if subprocess.run(command, check=False).returncode != 0:
+        raise ModelNotFound("the conversion did not finish; gptoss convert 20b takes it up again")
+    terminal.line()
+    return "20b"

@@ -1,0 +1,104 @@
+"""A conversation that is already there: shown again, or written as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ...errors import InvalidRequest
+from ..screen.markdown import render
+from ..screen.spans import BOLD, CYAN, DIM, Row, Span, visible, wrap
+from ..screen.terminal import Terminal
+from .attachments import without_files
+
+if TYPE_CHECKING:
+    from ...chat.chat import Chat
+
+__all__ = ["as_markdown", "last_answer", "last_question", "make_title", "show_last_turn", "show_transcript"]
+
+
+_TITLE_LENGTH = 60
+
+
+def turns(chat: Chat) -> Iterator[tuple[str, str]]:
+    """Role and text of what a person would call the conversation: questions and final answers."""
+    for message in chat.messages:
+        role = str(message.author.role)
+        if role == "user" or (role == "assistant" and message.channel == "final"):
+            yield role, message.text
+
+
+def last_question(chat: Chat) -> tuple[int, str]:
+    """Where the last question stands among the messages, and its text.
+
+    Raises:
+        InvalidRequest: nothing was asked yet.
+    """
+    for position in range(len(chat.messages) - 1, -1, -1):
+        message = chat.messages[position]
+        if message.author.role == "user":
+            return position, message.text
+    raise InvalidRequest("nothing was asked yet")
+
+
+def make_title(chat: Chat) -> str | None:
+    """A chat's title: the beginning of its first question, without the files that went with it, in one line."""
+    first = next((text for role, text in turns(chat) if role == "user"), None)
+    if first is None:
+        return None
+    text = " ".join(visible(without_files(first)).split())
+    return text if len(text) <= _TITLE_LENGTH else text[: _TITLE_LENGTH - 1].rstrip() + "…"
+
+
+def last_answer(chat: Chat) -> str:
+    """The answer to the last question that has one.
+
+    Raises:
+        InvalidRequest: there is no answer yet.
+    """
+    turn: list[str] = []
+    for role, text in reversed(list(turns(chat))):
+        if role == "assistant":
+            turn.append(text)
+        elif turn:
+            break
+    if not turn:
+        raise InvalidRequest("there is no answer to copy yet")
+    return "\n\n".join(reversed(turn))
+
+
+def show_transcript(chat: Chat, terminal: Terminal) -> None:
+    """The whole conversation."""
+    for role, text in turns(chat):
+        _show(role, text, terminal)
+
+
+def show_last_turn(chat: Chat, terminal: Terminal) -> None:
+    """Where a conversation stood."""
+    shown = list(turns(chat))
+    start = max((number for number, (role, _) in enumerate(shown) if role == "user"), default=0)
+    if start:
+        terminal.line(f"earlier messages: {start}; /history shows them", DIM)
+    for role, text in shown[start:]:
+        _show(role, text, terminal)
+
+
+def _show(role: str, text: str, terminal: Terminal) -> None:
+    width = max(terminal.width - 1, 10)
+    if role == "user":
+        rows: list[Row] = []
+        for line in text.split("\n"):
+            rows += [wrapped.row for wrapped in wrap((Span(line),), width - 2)] or [()]
+        marks = [Span("› ", f"{BOLD};{CYAN}")] + [Span("· ", DIM)] * (len(rows) - 1)
+        terminal.rows([(mark, *row) for mark, row in zip(marks, rows, strict=True)])
+    else:
+        terminal.rows(render(text, width))
+    terminal.rows([()])
+
+
+def as_markdown(chat: Chat, model: str) -> str:
+    """The conversation as a Markdown document."""
+    parts = [f"# {chat.title or 'Chat'}", f"*{model}, effort {chat.effort}*"]
+    for role, text in turns(chat):
+        parts += [f"## {'Question' if role == 'user' else 'Answer'}", text.strip()]
+    return "\n\n".join(parts) + "\n"

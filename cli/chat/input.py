@@ -1,0 +1,272 @@
+"""Reading a question: an editor line in a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+from prompt_toolkit.document import Document
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import Condition, has_focus
+from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
+from prompt_toolkit.input.typeahead import store_typeahead
+from prompt_toolkit.input.vt100_parser import Vt100Parser
+from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
+from prompt_toolkit.keys import Keys
+from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
+from prompt_toolkit.output.color_depth import ColorDepth
+from prompt_toolkit.styles import Style
+
+from ...errors import FileWriteError, InvalidRequest
+from ...files.write import private_file
+from ..screen.spans import visible
+
+__all__ = ["ChatPrompt", "CommandWords", "LineReader", "Reader", "in_block"]
+
+_STYLE = Style.from_dict(
+    {
+        "prompt": "ansicyan bold",
+        "continuation": "ansibrightblack",
+        "bottom-toolbar": "noreverse ansibrightblack",
+        "completion-menu": "bg:default",
+        "completion-menu.completion": "bg:default fg:ansicyan",
+        "completion-menu.completion.current": "noreverse bg:ansicyan fg:ansiblack",
+        "completion-menu.meta.completion": "bg:default fg:ansibrightblack",
+        "completion-menu.meta.completion.current": "bg:default fg:default",
+        "scrollbar.background": "bg:default",
+        "scrollbar.button": "bg:ansibrightblack",
+    }
+)
+
+
+class CommandWords(Protocol):
+    """What the completer must know of the commands."""
+
+    def names(self) -> Iterable[tuple[str, str]]:
+        """Names with their summaries."""
+        ...
+
+    def values(self, name: str) -> Iterable[str]:
+        """Words that may follow a command."""
+        ...
+
+    def takes_path(self, name: str) -> bool:
+        """Whether paths may follow it."""
+        ...
+
+
+class Reader(Protocol):
+    """Where questions come from."""
+
+    def read(self, typed: str = "", keys: str = "") -> str:
+        """The next question, of a line that starts as ``typed``, and of ``keys`` that were pressed before as the
+        terminal sent them. EOFError: there is none; KeyboardInterrupt: Ctrl-C on an empty line, or on one that
+        was to replace a question."""
+        ...
+
+
+def in_block(text: str) -> bool:
+    """Whether a block opened by three quotes is still open."""
+    return text.count('"""') % 2 == 1
+
+
+def without_quotes(text: str) -> str:
+    """The text of a block."""
+    stripped = text.strip()
+    if len(stripped) >= 6 and stripped.startswith('"""') and stripped.endswith('"""'):
+        return stripped[3:-3].strip("\n")
+    return text
+
+
+class LineReader:
+    """Plain lines of standard input, without editing; ``prompt`` is called before each question."""
+
+    def __init__(self, prompt: Callable[[], None]) -> None:
+        self._prompt = prompt
+
+    def read(self, typed: str = "", keys: str = "") -> str:
+        self._prompt()
+        text = self._line()
+        while in_block(text):
+            text += "\n" + self._line()
+        return without_quotes(text)
+
+    def _line(self) -> str:
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest("standard input: is not UTF-8 text; convert it first") from error
+        if not line:
+            raise EOFError
+        return line.rstrip("\n")
+
+
+class ChatPrompt:
+    """The editor line: history, completion, several lines, an external editor."""
+
+    def __init__(
+        self,
+        words: CommandWords,
+        history: Path | None,
+        toolbar: Callable[[], str],
+        toggle_thinking: Callable[[], None],
+        editing: Callable[[], bool],
+        when_ready: Callable[[], None],
+    ) -> None:
+        self.session: PromptSession[str] = PromptSession(
+            multiline=True,
+            key_bindings=_bindings(toggle_thinking, editing),
+            history=_history(history),
+            completer=_CommandCompleter(words),
+            complete_while_typing=Condition(lambda: self._completing()),
+            enable_suspend=True,
+            tempfile_suffix=".md",
+            input_processors=[_Shown()],
+            bottom_toolbar=lambda: FormattedText([("class:bottom-toolbar", visible(toolbar()))]),
+            prompt_continuation=lambda width, line, wrapped: [("class:continuation", "· ".rjust(width))],
+            style=_STYLE,
+            color_depth=ColorDepth.MONOCHROME if os.environ.get("NO_COLOR") else None,
+        )
+        # Not before the prompt is on the screen: what it starts competes for the processor.
+        self.session.app.after_render += lambda _app: when_ready()
+
+    def read(self, typed: str = "", keys: str = "") -> str:
+        store_typeahead(self.session.app.input, _key_presses(keys))
+        text = self.session.prompt([("class:prompt", "› ")], default=typed)
+        return without_quotes(text)
+
+    def fail(self, error: BaseException) -> None:
+        """From another thread: end the prompt that is open, if any, with ``error``."""
+        app = self.session.app
+        if app.is_running and app.loop is not None:
+            app.loop.call_soon_threadsafe(lambda: app.exit(exception=error) if app.is_running else None)
+
+    def _completing(self) -> bool:
+        text = self.session.default_buffer.text
+        return text.startswith("/") and not text.startswith("//") and "\n" not in text
+
+
+def _history(path: Path | None) -> History:
+    if path is None:
+        return InMemoryHistory()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return FileHistory(str(private_file(path)))
+    except (OSError, FileWriteError):
+        return InMemoryHistory()
+
+
+# Terminals that tell Shift-Enter apart send one of these; it means the same as Alt-Enter.
+for _sequence in ("\x1b[13;2u", "\x1b[27;2;13~"):
+    ANSI_SEQUENCES[_sequence] = (Keys.Escape, Keys.ControlM)
+
+
+_PASTE, _PASTED = "\x1b[200~", "\x1b[201~"
+
+
+def _key_presses(keys: str) -> list[KeyPress]:
+    """What a terminal sent, as keys."""
+    presses: list[KeyPress] = []
+    if keys.rfind(_PASTE) > keys.rfind(_PASTED):
+        keys += _PASTED
+    Vt100Parser(presses.append).feed_and_flush(keys)
+    return presses
+
+
+def _bindings(toggle_thinking: Callable[[], None], editing: Callable[[], bool]) -> KeyBindings:
+    bindings = KeyBindings()
+    # Elsewhere, in a search of the history, these keys have their usual meaning.
+    asking = has_focus(DEFAULT_BUFFER)
+
+    @bindings.add("enter", filter=asking)
+    def _send(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if in_block(buffer.text):
+            buffer.insert_text("\n")
+        elif buffer.text.strip():
+            buffer.validate_and_handle()
+
+    @bindings.add("c-j", filter=asking)
+    @bindings.add("escape", "enter", filter=asking)
+    def _newline(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @bindings.add("c-x", "c-e", filter=asking)
+    def _edit(event: KeyPressEvent) -> None:
+        # Not sent at once: whoever leaves the editor without saving wants to think again.
+        event.current_buffer.open_in_editor()
+
+    @bindings.add("c-c", filter=asking)
+    def _clear(event: KeyPressEvent) -> None:
+        if event.current_buffer.text:
+            event.current_buffer.reset()
+            if not editing():
+                return
+        event.app.exit(exception=KeyboardInterrupt())
+
+    @bindings.add("c-t")
+    def _toggle(event: KeyPressEvent) -> None:
+        toggle_thinking()
+        event.app.invalidate()
+
+    return bindings
+
+
+class _Shown(Processor):
+    """Characters of the line that a terminal would obey, or that would reorder it, as one sign each."""
+
+    def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
+        fragments = transformation_input.fragments
+        return Transformation([(style, _signs(text), *rest) for style, text, *rest in fragments])  # type: ignore[misc]
+
+
+def _signs(text: str) -> str:
+    """As long as ``text``, so that the cursor stands where it should."""
+    if visible(text) == text:
+        return text
+    return "".join(sign if len(sign := visible(character)) == 1 else "\ufffd" for character in text)
+
+
+_LAST_WORD = re.compile(r"(?:\\.|[^\s\\])*\Z")
+"""Spaces behind a backslash belong to it."""
+
+
+class _CommandCompleter(Completer):
+    """Commands, then their values or paths."""
+
+    def __init__(self, words: CommandWords) -> None:
+        self._words = words
+        self._paths = PathCompleter(expanduser=True)
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        text = document.text_before_cursor
+        if not text.startswith("/") or text.startswith("//") or "\n" in text:
+            return
+        name, space, rest = text[1:].partition(" ")
+        if not space:
+            for command, summary in self._words.names():
+                if command.startswith(name):
+                    yield Completion(f"/{command}", -len(text), display_meta=summary)
+            return
+        match = _LAST_WORD.search(rest)
+        word = match.group() if match else ""
+        for value in self._words.values(name):
+            if value.startswith(word):
+                yield Completion(value, -len(word))
+        if self._words.takes_path(name):
+            yield from self._path_completions(word, complete_event)
+
+    def _path_completions(self, word: str, complete_event: CompleteEvent) -> Iterator[Completion]:
+        typed = Document(re.sub(r"\\(.)", r"\1", word))
+        for completion in self._paths.get_completions(typed, complete_event):
+            display: Any = visible(completion.display_text)
+            escaped = re.sub(r"([\s'\"\\])", r"\\\1", completion.text)
+            yield Completion(escaped, completion.start_position, display=display)

@@ -1,0 +1,221 @@
+"""One answer on the screen, while it comes: what is final goes up, what is open stays in a short tail.
+
+The model's events are fetched by a thread; the screen, the keyboard and the clock belong to the caller's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from ...events import Done, Event, Preamble, Progress, Reply, Text, Thinking, ToolCall, ToolResult
+from ..screen.keyboard import Keyboard, on_interrupt
+from ..screen.markdown import MarkdownStream
+from ..screen.plain import PlainStream
+from ..screen.spans import BLUE, DIM, ITALIC, RED, Row, Span, visible, wrap
+from ..screen.terminal import Terminal
+from ..settings import ThinkMode
+
+if TYPE_CHECKING:
+    from ...chat.stream import Stream
+
+__all__ = ["TurnView", "show_live"]
+
+TAIL_ROWS = 6
+_FRAME = 0.05
+"""Seconds between frames, at least."""
+_SHARE = 50
+"""A frame may cost one part in so many of the time until the next: drawing takes at most 2 % of a core."""
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+
+
+class TurnView:
+    """Turns the events of one answer into rows. Draws nothing itself, so it can be read in tests.
+
+    Args:
+        think: how thinking is shown.
+        apart: whether an answer that nobody thought about begins with an empty row, below its question.
+    """
+
+    def __init__(self, think: ThinkMode, *, apart: bool = False) -> None:
+        self.think = think
+        self._apart = apart
+        self._section: MarkdownStream | PlainStream | None = None
+        self._kind = ""
+        self._status = "reading"
+        self._rows: list[Row] = []
+        self._shown = False
+        self._thinking = ""
+        self._thinking_tokens = 0
+        self._thinking_since = 0.0
+
+    @property
+    def expanded(self) -> bool:
+        """Whether thinking is written for good, and not only while it lasts."""
+        return self.think in ("show", "dim")
+
+    def toggle(self) -> None:
+        """Ctrl-T: write the thinking out, from its beginning, or stop writing it."""
+        self.think = "collapse" if self.expanded else "dim"
+        if self._kind == "thinking":
+            self._section = self._thinking_stream() if self.expanded else None
+            if self._section is not None:
+                self._section.feed(self._thinking)
+
+    def add(self, event: Event, width: int) -> None:
+        """Take the next event."""
+        if isinstance(event, Progress):
+            self._status = f"reading {event.done:,} of {event.total:,} tokens" if event.total > 1 else "reading"
+        elif isinstance(event, Thinking):
+            self._add_thinking(event.delta, width)
+        elif isinstance(event, Text | Preamble):
+            self._begin(event.type, width)
+            assert self._section is not None
+            self._section.feed(event.delta)
+        elif isinstance(event, ToolCall):
+            self._begin("tool", width)
+            self._line(width, Span("→ ", BLUE), Span(f"{event.name} {event.arguments}", DIM))
+            self._status = f"running {event.name}"
+        elif isinstance(event, ToolResult):
+            self._begin("tool", width)
+            self._line(width, Span("← ", RED if event.error else BLUE), Span(event.output, DIM))
+        elif isinstance(event, Done):
+            self._begin("", width)
+
+    def rows(self, width: int) -> list[Row]:
+        """The rows that are final and not given yet."""
+        if self._section is not None:
+            self._push(self._section.rows(width))
+        rows, self._rows = self._rows, []
+        return rows
+
+    def tail(self, width: int, elapsed: float) -> list[Row]:
+        """The open rows, and a sign of life where there are none."""
+        if self._kind == "thinking" and self.think == "collapse":
+            preview = PlainStream(f"{DIM};{ITALIC}")
+            preview.feed(self._thinking[-width * TAIL_ROWS * 2 :])
+            return [
+                *preview.finish(width)[1 - TAIL_ROWS :],
+                _spinner(f"thinking {elapsed:.0f} s · Ctrl-T shows it", elapsed),
+            ]
+        rows = self._section.tail(width, TAIL_ROWS) if self._section is not None else []
+        if not rows and self._kind in ("", "tool", "thinking"):
+            status = "thinking" if self._kind == "thinking" else self._status
+            rows = [_spinner(f"{status} {elapsed:.0f} s" if elapsed >= 1 else status, elapsed)]
+        return rows
+
+    def _add_thinking(self, delta: str, width: int) -> None:
+        if self._kind != "thinking":
+            self._begin("thinking", width)
+            self._thinking, self._thinking_tokens, self._thinking_since = "", 0, time.monotonic()
+            delta = delta.lstrip("\n")  # that part it from the analysis before a tool's call
+        self._thinking += delta
+        self._thinking_tokens += 1
+        if self._section is not None:
+            self._section.feed(delta)
+
+    def _begin(self, kind: str, width: int) -> None:
+        """Close the section there is, if it is of another kind, and open the next."""
+        if kind == self._kind and kind != "":
+            return
+        if self._section is not None:
+            self._push(self._section.finish(width))
+            self._section = None
+        if self._kind == "thinking" and self.think != "hide":
+            seconds = time.monotonic() - self._thinking_since
+            self._push([(Span(f"thought for {seconds:.1f} s · {self._thinking_tokens} tokens", DIM),)])
+        self._kind = kind
+        self._status = "working"
+        if (self._shown and kind not in ("", "tool")) or (self._apart and kind in ("text", "preamble")):
+            self._push([()])
+        if kind in ("text", "preamble"):
+            self._section = MarkdownStream()
+        elif kind == "thinking" and self.expanded:
+            self._section = self._thinking_stream()
+
+    def _thinking_stream(self) -> PlainStream:
+        return PlainStream(ITALIC if self.think == "show" else f"{DIM};{ITALIC}")
+
+    def _line(self, width: int, *spans: Span) -> None:
+        """One row, cut where the window ends."""
+        texts = [" ".join(visible(span.text).split()) for span in spans]
+        wrapped = wrap((Span(texts[0] + " ", spans[0].style), Span(texts[1], spans[1].style)), width - 1)
+        row = wrapped[0].row if wrapped else ()
+        self._push([(*row, Span("…", DIM)) if len(wrapped) > 1 else row])
+
+    def _push(self, rows: list[Row]) -> None:
+        self._shown = self._shown or bool(rows)
+        self._rows += rows
+
+
+def show_live(stream: Stream, terminal: Terminal, keyboard: Keyboard, view: TurnView) -> Reply:
+    """Draw ``stream`` until it ends. Ctrl-C cancels it; what came until then stays.
+
+    Raises:
+        whatever the stream raises; KeyboardInterrupt at the second Ctrl-C.
+    """
+    interrupts = itertools.count(1)
+
+    def interrupted() -> None:
+        stream.cancel()
+        if next(interrupts) > 1:
+            raise KeyboardInterrupt
+
+    events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
+    fetcher = threading.Thread(target=_fetch, args=(stream, events), daemon=True)
+    with on_interrupt(interrupted), keyboard.quiet(), terminal.live():
+        fetcher.start()
+        reply = _draw(events, terminal, keyboard, view)
+        terminal.rows(view.rows(_room(terminal)))
+    fetcher.join()
+    return reply
+
+
+def _fetch(stream: Stream, events: queue.SimpleQueue[Event | BaseException]) -> None:
+    try:
+        with stream:
+            for event in stream:
+                events.put(event)
+    except BaseException as error:
+        events.put(error)
+
+
+def _draw(
+    events: queue.SimpleQueue[Event | BaseException], terminal: Terminal, keyboard: Keyboard, view: TurnView
+) -> Reply:
+    """Frame after frame, until the last event."""
+    began = time.monotonic()
+    due = 0.0
+    while True:
+        try:
+            event = events.get(timeout=max(due - time.monotonic(), 0.001))
+        except queue.Empty:
+            event = None
+        if isinstance(event, BaseException):
+            raise event
+        if event is not None:
+            view.add(event, _room(terminal))
+            if isinstance(event, Done):
+                return event.reply
+        now = time.monotonic()
+        if now < due:
+            continue
+        for _ in range(keyboard.toggles()):
+            view.toggle()
+        cost = time.thread_time()
+        width = _room(terminal)
+        terminal.frame(view.rows(width), view.tail(width, now - began))
+        cost = time.thread_time() - cost
+        due = now + max(_FRAME, cost * _SHARE)
+
+
+def _room(terminal: Terminal) -> int:
+    """Cells a row may take: one less than there are, so that the cursor never waits at the edge."""
+    return max(terminal.width - 1, 10)
+
+
+def _spinner(text: str, elapsed: float) -> Row:
+    return (Span(f"{_SPINNER[int(elapsed * 10) % len(_SPINNER)]} {text}", DIM),)

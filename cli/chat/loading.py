@@ -1,0 +1,84 @@
+"""A model that loads while the user already types."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..screen.spans import DIM, Span
+from ..screen.terminal import Terminal
+
+if TYPE_CHECKING:
+    from ...engine.engine import GptOss
+
+__all__ = ["Loader"]
+
+
+class Loader:
+    """Loads one model in a thread, once.
+
+    Args:
+        reference: which.
+        options: of ``gptoss_mlx.load``.
+    """
+
+    def __init__(self, reference: str, options: Mapping[str, Any]) -> None:
+        self.reference = reference
+        self._options = options
+        self._model: GptOss | None = None
+        self._error: BaseException | None = None
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model is there."""
+        return self._model is not None
+
+    def start(self, when_failed: Callable[[BaseException], None] | None = None) -> None:
+        """Begin loading, if that did not happen yet."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._load, args=(when_failed,), daemon=True)
+            self._thread.start()
+
+    def wait(self, terminal: Terminal) -> GptOss:
+        """The model, as soon as it is there; says on the terminal that it is being waited for.
+
+        Raises:
+            GptOssError: it cannot be loaded.
+        """
+        self.start()
+        began = time.monotonic()
+        with terminal.live():
+            while not self._done.wait(0.1):
+                terminal.frame((), [(Span(f"loading {self.reference} {time.monotonic() - began:.0f} s", DIM),)])
+        if self._error is not None:
+            raise self._error
+        assert self._model is not None
+        return self._model
+
+    def close(self) -> None:
+        """Give the model's memory back, or have it given back as soon as it was loaded."""
+        self._closed = True
+        if self._model is not None:
+            self._model.close()
+
+    def _load(self, when_failed: Callable[[BaseException], None] | None) -> None:
+        try:
+            from ... import load
+
+            self._model = load(self.reference, **self._options)
+        except BaseException as error:
+            self._error = error
+            if when_failed is not None:
+                when_failed(error)
+        finally:
+            self._done.set()
+        if self._model is not None and self._closed:
+            self._model.close()
+        elif self._model is not None:
+            # Imported now, while nobody waits, rather than at the first word of the first answer.
+            from . import live as turn  # noqa: F401

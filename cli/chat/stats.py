@@ -1,0 +1,102 @@
+"""The line after each answer, and the sums of a session."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ...events import Reply
+
+__all__ = ["SessionStats", "memory_in_use", "reply_line"]
+
+
+@dataclass
+class SessionStats:
+    """Sums over the answers of one sitting."""
+
+    replies: list[Reply] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """One line for each figure."""
+        usages = [reply.usage for reply in self.replies]
+        prefill = sum(reply.timings.prefill for reply in self.replies)
+        decode = sum(reply.timings.decode for reply in self.replies)
+        prompt = sum(usage.prompt_tokens for usage in usages)
+        cached = sum(usage.cached_tokens for usage in usages)
+        completion = sum(usage.completion_tokens for usage in usages)
+        reasoning = sum(usage.reasoning_tokens for usage in usages)
+        return [
+            f"answers     {len(usages)}",
+            f"prompts     {prompt:,} tokens, {cached:,} of them cached",
+            f"generated   {completion:,} tokens, {reasoning:,} of them thinking",
+            f"prefill     {prefill:.1f} s, {_rate(prompt - cached, prefill)} tokens/s",
+            f"decode      {decode:.1f} s, {_rate(completion, decode)} tokens/s",
+        ]
+
+
+def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int, width: int) -> str:
+    """What one answer took, in one line of at most ``width`` cells: in fewer words, then with fewer
+    figures, where they would not fit.
+
+    TTFT is the time to the first token; ``8+76 tok`` are thinking and answer; in and out are prefill and decode.
+    """
+    usage, timings = reply.usage, reply.timings
+    thinking, answer = usage.reasoning_tokens, usage.completion_tokens - usage.reasoning_tokens
+    cached, limit = usage.cached_tokens, f"{context_limit // 1024}k"
+    prefill = _rate(usage.prompt_tokens - cached, timings.prefill)
+    decode = _rate(usage.completion_tokens, timings.decode)
+    held = f"{memory / 1e9:.1f} GB" if memory >= 10**9 else f"{memory / 1e6:.0f} MB"
+    first = f"TTFT {timings.first_token:.2f} s" if timings.first_token < 1 else f"TTFT {timings.first_token:.1f} s"
+    long = (
+        first,
+        f"prefill {prefill} tok/s",
+        f"decode {decode} tok/s",
+        f"thinking {thinking:,} + answer {answer:,} tok",
+        f"{cached:,} cached",
+        f"context {context_used:,} of {limit}",
+        f"memory {held}",
+    )
+    short = (
+        first,
+        f"prefill {prefill}/s",
+        f"decode {decode}/s",
+        f"{thinking:,}+{answer:,} tok",
+        f"{cached:,} cached",
+        f"{context_used:,}/{limit}",
+        held,
+    )
+    terse = [
+        first,
+        f"in {prefill}/s",
+        f"out {decode}/s",
+        f"{_thousands(thinking)}+{_thousands(answer)} tok",
+        f"{_thousands(cached)} cached",
+        f"{_thousands(context_used)}/{limit}",
+        held,
+    ]
+    for parts in (long, short, terse):
+        if len(line := " · ".join(parts)) <= width:
+            return line
+    terse[3] = terse[3].removesuffix(" tok")
+    while len(terse) > 1 and len(" · ".join(terse)) > width:
+        terse.pop()
+    return " · ".join(terse)[:width]
+
+
+def memory_in_use() -> int:
+    """Bytes that MLX holds; 0 before it is loaded."""
+    mlx = sys.modules.get("mlx.core")
+    return int(mlx.get_active_memory()) if mlx is not None else 0
+
+
+def _rate(tokens: int, seconds: float) -> str:
+    if seconds <= 0 or tokens <= 0:
+        return "0"
+    rate = tokens / seconds
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+
+
+def _thousands(tokens: int) -> str:
+    return f"{tokens:,}" if tokens < 1000 else f"{tokens / 1000:.{0 if tokens >= 9950 else 1}f}k"

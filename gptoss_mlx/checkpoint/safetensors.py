@@ -1,0 +1,262 @@
+"""Reading a checkpoint directory: every byte of a header is checked before MLX sees the file.
+
+A safetensors file is eight bytes of length, a JSON header, and the tensors' bytes back to back. MLX trusts
+the header; this module does not: it refuses what safetensors refuses and more (see ``read_header``).
+Knows nothing of which tensors a model needs: that is ``weights``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ..config import read_json
+from ..errors import CheckpointError
+from ..files.read import inside, open_regular, parse_json, short_repr
+
+__all__ = ["DTYPE_BYTES", "MAX_NAME_BYTES", "Checkpoint", "TensorRecord", "read_header"]
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+
+DTYPE_BYTES: Mapping[str, int] = MappingProxyType(
+    {
+        "BOOL": 1,
+        "U8": 1,
+        "I8": 1,
+        "F8_E4M3": 1,
+        "F8_E5M2": 1,
+        "U16": 2,
+        "I16": 2,
+        "F16": 2,
+        "BF16": 2,
+        "U32": 4,
+        "I32": 4,
+        "F32": 4,
+        "U64": 8,
+        "I64": 8,
+        "F64": 8,
+    }
+)
+
+MAX_NAME_BYTES = 255  # of a file, on any disk
+_MAX_TENSORS = 10_000  # a 120b in the widest layout has about 800
+# So many tensors of 200 bytes each. safetensors allows 100 MB, which can take gigabytes once parsed.
+_MAX_HEADER_BYTES = 2 * 2**20
+# An object and two lists a tensor, and the objects around them.
+_MAX_CONTAINERS = 3 * _MAX_TENSORS + 2
+_MAX_DIMENSIONS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorRecord:
+    """Where one tensor lies."""
+
+    name: str
+    dtype: str
+    """safetensors' name, for example ``BF16``."""
+    shape: tuple[int, ...]
+    file: Path
+    begin: int
+    """Of its bytes, counted from the start of the file."""
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.end - self.begin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A directory of safetensors files whose headers were all checked."""
+
+    directory: Path
+    files: tuple[Path, ...]
+    tensors: Mapping[str, TensorRecord]
+
+    @classmethod
+    def open(cls, directory: str | Path) -> Checkpoint:
+        """Finds the shards (the index decides, where there is one) and reads every header.
+
+        Raises:
+            CheckpointError: no checkpoint there, a shard missing or damaged, or index and shards disagree.
+        """
+        directory = Path(directory)
+        if not directory.is_dir():
+            raise CheckpointError(f"{directory}: no such directory; name a checkpoint directory")
+        index = directory / INDEX_NAME
+        weight_map = _read_index(index) if index.exists() else None
+        names = sorted(set(weight_map.values())) if weight_map is not None else [_single_file(directory)]
+        tensors: dict[str, TensorRecord] = {}
+        for name in names:
+            for record in read_header(directory / name).values():
+                if record.name in tensors:
+                    raise CheckpointError(
+                        f"{record.file}: tensor {record.name} is also in {tensors[record.name].file.name}"
+                    )
+                tensors[record.name] = record
+        if weight_map is not None:
+            _check_index(index, weight_map, tensors)
+        return cls(
+            directory=directory,
+            files=tuple(directory / name for name in names),
+            tensors=MappingProxyType(tensors),
+        )
+
+
+def read_header(path: Path) -> dict[str, TensorRecord]:
+    """The tensors of one safetensors file, in the order of their bytes.
+
+    Refused: what is no regular file, or a link out of its directory; a header longer than the file or than
+    2 MB, or not in UTF-8; duplicate keys; unknown dtypes; shapes that are not whole numbers or whose product
+    overflows; offsets out of range; tensors that overlap, leave holes or are followed by other bytes; a shape
+    whose bytes are not the span; names with control characters; more than 10,000 tensors.
+
+    Raises:
+        CheckpointError: any of these, naming the file and the tensor.
+    """
+    header, data_begin, file_bytes = _read_header_json(path)
+    _check_metadata(path, header.pop("__metadata__", None))
+    records = [_record(path, name, entry, data_begin) for name, entry in header.items()]
+    # Empty tensors sort before the one that begins where they do.
+    records.sort(key=lambda record: (record.begin, record.end))
+    position = data_begin
+    for record in records:
+        if record.begin != position:
+            what = "overlaps the tensor before it" if record.begin < position else "leaves a hole before it"
+            raise CheckpointError(f"{path}: tensor {record.name} {what}; the file is damaged")
+        position = record.end
+    if position != file_bytes:
+        what = "is truncated" if position > file_bytes else "has bytes after its last tensor"
+        raise CheckpointError(
+            f"{path}: {what} ({file_bytes} bytes, the header says {position}); download it again"
+        )
+    return {record.name: record for record in records}
+
+
+def _read_header_json(path: Path) -> tuple[dict[str, Any], int, int]:
+    """The parsed header, where the data begins, and the size of the file."""
+    try:
+        file, file_bytes = open_regular(inside(path))
+        with file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= _MAX_HEADER_BYTES or 8 + length > file_bytes:
+                raise CheckpointError(
+                    f"{path}: a header of {length} bytes in a file of {file_bytes}; truncated or no safetensors"
+                )
+            text = file.read(length)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing; download the checkpoint again") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:  # a NUL
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    if len(text) != length or not text.startswith(b"{"):
+        raise CheckpointError(f"{path}: no safetensors header; download it again")
+    try:
+        header = parse_json(text, containers=_MAX_CONTAINERS)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: the header cannot be read ({error}); download it again") from error
+    return header, 8 + length, file_bytes
+
+
+def _check_metadata(path: Path, metadata: Any) -> None:
+    if metadata is None:  # MLX writes null where it was given none.
+        return
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(f"{path}: __metadata__ must map text to text; download it again")
+    try:
+        "".join([*metadata, *metadata.values()]).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{path}: __metadata__ holds half a surrogate pair; download it again") from None
+
+
+def _record(path: Path, name: str, entry: Any, data_begin: int) -> TensorRecord:
+    """One entry of the header, checked by itself."""
+    where = f"{path}: tensor {short_repr(name)}"
+    if not name or not name.isprintable():
+        raise CheckpointError(f"{where}: a name must be printable text")
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise CheckpointError(f"{where}: dtype, shape and data_offsets are needed, nothing else")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        raise CheckpointError(f"{where}: dtype {short_repr(dtype)} is unknown")
+    if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS or not all(map(_is_size, shape)):
+        raise CheckpointError(f"{where}: shape {short_repr(shape)} is no list of whole numbers")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
+        raise CheckpointError(f"{where}: data_offsets {short_repr(offsets)} are no two whole numbers")
+    begin, end = offsets
+    # Without the zeros too: [2^62, 2^62, 0] is empty, and overflows whoever multiplies from the left.
+    largest = math.prod(filter(None, shape)) * DTYPE_BYTES[dtype]
+    if end - begin != math.prod(shape) * DTYPE_BYTES[dtype] or not _is_size(largest):
+        raise CheckpointError(f"{where}: {dtype} {shape} does not fill bytes {begin} to {end}")
+    return TensorRecord(
+        name=name,
+        dtype=dtype,
+        shape=tuple(shape),
+        file=path,
+        begin=data_begin + begin,
+        end=data_begin + end,
+    )
+
+
+def _is_size(value: Any) -> bool:
+    # type(), not isinstance(): True is an int in Python.
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """Tensor name → file name."""
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path}: weight_map is missing; download it again")
+    for tensor, name in weight_map.items():
+        if not _is_shard_name(name):
+            raise CheckpointError(
+                f"{path}: tensor {short_repr(tensor)} is said to lie in {short_repr(name)}, outside the directory"
+            )
+    return weight_map
+
+
+def _is_shard_name(name: Any) -> bool:
+    return (
+        isinstance(name, str)
+        and name.endswith(".safetensors")
+        and name.isprintable()
+        and len(name.encode()) <= MAX_NAME_BYTES
+        and Path(name).name == name
+    )
+
+
+def _check_index(path: Path, weight_map: Mapping[str, str], tensors: Mapping[str, TensorRecord]) -> None:
+    for tensor, name in weight_map.items():
+        if tensor not in tensors or tensors[tensor].file.name != name:
+            raise CheckpointError(f"{path}: tensor {short_repr(tensor)} is not in {name}; download both again")
+    for tensor, record in tensors.items():
+        if tensor not in weight_map:
+            raise CheckpointError(f"{record.file}: tensor {tensor!r} is not in the index")
+
+
+def _single_file(directory: Path) -> str:
+    """The one shard of a directory without an index."""
+    shards = sorted(path.name for path in directory.glob("*.safetensors"))
+    if SINGLE_NAME in shards:
+        return SINGLE_NAME
+    if len(shards) == 1:
+        return shards[0]
+    if shards:
+        raise CheckpointError(f"{directory}: {len(shards)} shards but no {INDEX_NAME}; download it too")
+    pickles = next(_pickles(directory), None)
+    if pickles is not None:
+        raise CheckpointError(f"{directory}: only {pickles.name}; pickles are never read, get the safetensors")
+    raise CheckpointError(f"{directory}: no safetensors files; this is not a checkpoint directory")
+
+
+def _pickles(directory: Path) -> Iterator[Path]:
+    for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl"):
+        yield from directory.glob(pattern)

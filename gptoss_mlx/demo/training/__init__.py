@@ -1,0 +1,4 @@
+"""What trained the demonstration model. Needs torch and is not part of the wheel.
+
+The library never imports it.
+"""

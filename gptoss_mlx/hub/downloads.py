@@ -1,0 +1,299 @@
+"""The Hugging Face Hub: what of a repository is in its cache, what is not, and getting it.
+
+Files are downloaded by the Hub's own library into its own cache, where other tools find them, with its own
+retries. Its errors become one line with what to do, its warnings lines of this module's logger, which nobody
+sees who does not ask for it. Knows nothing of what is in a checkpoint, only which files make one up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import read_json
+from ..errors import CheckpointError, DownloadError, FileWriteError, NotEnoughDisk
+from ..files.write import write_text
+
+__all__ = [
+    "Download",
+    "Progress",
+    "cached_snapshot",
+    "download",
+    "free_space",
+    "plan_download",
+    "shares_disk_with_cache",
+]
+
+_logger = logging.getLogger(__name__)
+_logger.addHandler(logging.NullHandler())
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in all, from any thread."""
+
+_INDEX = "model.safetensors.index.json"
+# Beside the weights; everything else in a repository (original/, metal/, pickles, images) stays there.
+_SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "LICENSE",
+    _INDEX,
+)
+_DISK_RESERVE = 256 * 1024**2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Download:
+    """What would be downloaded: the files of one revision of a repository."""
+
+    repo_id: str
+    revision: str
+    files: tuple[str, ...]
+    nbytes: int
+    """Of all the files."""
+    missing_bytes: int
+    """Of those that are not in the Hub's cache yet."""
+
+
+def cached_snapshot(repo_id: str) -> Path | None:
+    """The newest revision of a repository in the Hub's cache, if every file needed is there.
+
+    The contents are not looked at; reading the checkpoint does that.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(repo_id, "config.json")
+    if not isinstance(config, str):
+        return None
+    directory = Path(config).parent
+    return directory if _is_complete(directory) else None
+
+
+def _is_complete(directory: Path) -> bool:
+    """Whether config, tokenizer and every shard the index names are there. Contents are not looked at."""
+    if not all((directory / name).exists() for name in ("config.json", "tokenizer.json")):
+        return False
+    if not (directory / _INDEX).exists():
+        return any(directory.glob("*.safetensors"))
+    shards = _index_shards(directory / _INDEX)
+    return bool(shards) and all((directory / shard).exists() for shard in shards)
+
+
+def _index_shards(index: Path) -> frozenset[str]:
+    """The shards an index names; empty if it cannot be read (reading the checkpoint says what is wrong)."""
+    try:
+        return frozenset(map(str, read_json(index)["weight_map"].values()))
+    except (CheckpointError, KeyError, AttributeError):
+        return frozenset()
+
+
+def plan_download(repo_id: str, revision: str | None = None) -> Download:
+    """Asks the Hub which files there are and how large they are; downloads nothing.
+
+    Raises:
+        DownloadError: no such repository, no access, no network, or no safetensors in it.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    with _explained(repo_id):
+        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    files = tuple(sorted(_needed(sizes)))
+    if not any(name.endswith(".safetensors") for name in files):
+        raise DownloadError(f"{repo_id}: holds no safetensors; pickles are never read, name another repository")
+    if "config.json" not in files or info.sha is None:
+        raise DownloadError(f"{repo_id}: holds no config.json; this is not a model repository")
+    cached = {name for name in files if isinstance(try_to_load_from_cache(repo_id, name, revision=info.sha), str)}
+    return Download(
+        repo_id=repo_id,
+        revision=info.sha,
+        files=files,
+        nbytes=sum(sizes[name] for name in files),
+        missing_bytes=sum(sizes[name] for name in files if name not in cached),
+    )
+
+
+def _needed(names: Iterable[str]) -> Iterator[str]:
+    """The files a conversion reads: those at the top, no pickles."""
+    for name in names:
+        if "/" not in name and (name in _SMALL_FILES or name.endswith(".safetensors")):
+            yield name
+
+
+def download(plan: Download, *, progress: Progress | None = None) -> Path:
+    """Downloads into the Hub's own cache, where other tools find it, and gives the directory.
+
+    An interrupted download goes on where it stopped.
+
+    Raises:
+        DownloadError: the Hub refused, the connection broke for good, or files are missing afterwards.
+        NotEnoughDisk: it would not fit.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    _check_disk(Path(constants.HF_HUB_CACHE), plan)
+    with _explained(plan.repo_id):
+        directory = Path(
+            snapshot_download(
+                plan.repo_id,
+                revision=plan.revision,
+                allow_patterns=list(plan.files),
+                tqdm_class=_progress_bar(progress or (lambda done, total: None), plan),
+            )
+        )
+    missing = [name for name in plan.files if not (directory / name).exists()]
+    if missing or not _is_complete(directory):
+        what = missing[0] if missing else "a shard or tokenizer.json"
+        raise DownloadError(f"{plan.repo_id}: {what} did not arrive; run the same command again")
+    _remember_main(plan)
+    if progress is not None:
+        progress(plan.nbytes, plan.nbytes)
+    return directory
+
+
+def _remember_main(plan: Download) -> None:
+    """Lets the cache find this revision as ``main``, as a download by branch name would."""
+    from huggingface_hub import constants
+
+    refs = Path(constants.HF_HUB_CACHE) / f"models--{plan.repo_id.replace('/', '--')}" / "refs"
+    with contextlib.suppress(OSError, FileWriteError):
+        refs.mkdir(parents=True, exist_ok=True)
+        write_text(refs / "main", plan.revision)
+
+
+def free_space(place: Path) -> int:
+    """Free bytes on the disk of a directory that need not exist yet."""
+    return shutil.disk_usage(_existing(place)).free
+
+
+def shares_disk_with_cache(place: Path) -> bool:
+    """Whether what is downloaded and what is written to ``place`` compete for the same space."""
+    from huggingface_hub import constants
+
+    return _existing(place).stat().st_dev == _existing(Path(constants.HF_HUB_CACHE)).stat().st_dev
+
+
+def _existing(place: Path) -> Path:
+    """The place itself or the nearest directory above it that exists."""
+    place = place.absolute()
+    return next(path for path in (place, *place.parents) if path.exists())
+
+
+def _check_disk(cache: Path, plan: Download) -> None:
+    free = free_space(cache)
+    if free < plan.missing_bytes + _DISK_RESERVE:
+        raise NotEnoughDisk(
+            f"{cache}: {plan.missing_bytes / 1e9:.1f} GB to download and {free / 1e9:.1f} GB free; "
+            "free some, or set HF_HOME to a larger disk"
+        )
+
+
+def _progress_bar(report: Progress, plan: Download) -> type[Any]:
+    """A tqdm that draws nothing and passes the bytes on."""
+    from tqdm.std import tqdm  # type: ignore[import-untyped]
+
+    counted: dict[int, float] = {}
+    already = plan.nbytes - plan.missing_bytes
+
+    class Silent(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            self._counts_bytes = kwargs.get("unit") == "B"
+            super().__init__(*args, **{**kwargs, "disable": False, "gui": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.n += n or 0
+            if self._counts_bytes:
+                # Some versions of the Hub's library have two bars for the same bytes: on the wire and on disk.
+                counted[id(self)] = self.n
+                report(min(plan.nbytes, already + int(max(counted.values()))), plan.nbytes)
+            return None
+
+        def display(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    return Silent
+
+
+class _Retelling(logging.Handler):
+    """Logs a record of the Hub's library as this module's: one line, of an address only the file's name."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = re.sub(r"\w+://\S*/([^\s/?:]*)[^\s:]*", r"\1", record.getMessage())
+        _logger.log(record.levelno, "the Hub: %s", _first_line(text))
+
+
+@contextlib.contextmanager
+def _retold() -> Iterator[None]:
+    """Keeps the Hub's library from writing its retries to standard error."""
+    library = logging.getLogger("huggingface_hub")
+    before, library.handlers = library.handlers, [_Retelling()]
+    try:
+        yield
+    finally:
+        library.handlers = before
+
+
+@contextlib.contextmanager
+def _explained(repo_id: str) -> Iterator[None]:
+    """Turns the Hub library's errors into one line with what to do."""
+    from huggingface_hub import errors
+
+    # The transport's own root: httpx or its successor, whichever the installed version uses.
+    transport: type[Exception] = errors.HfHubHTTPError.__bases__[0]
+    try:
+        with _retold():
+            yield
+    except errors.GatedRepoError as error:
+        raise DownloadError(
+            f"{repo_id}: access is restricted; accept its terms on huggingface.co/{repo_id}, then: hf auth login"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise DownloadError(
+            f"{repo_id}: no such repository on the Hub, or a private one; check the name, or: hf auth login"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise DownloadError(f"{repo_id}: no such revision on the Hub; check the name") from error
+    except errors.HfHubHTTPError as error:
+        raise _http_error(repo_id, error) from error
+    except errors.OfflineModeIsEnabled as error:
+        raise DownloadError(f"{repo_id}: HF_HUB_OFFLINE is set; unset it to download") from error
+    except (errors.LocalEntryNotFoundError, ConnectionError, transport) as error:
+        raise DownloadError(
+            f"{repo_id}: the Hub cannot be reached or the connection broke ({_first_line(error)}); "
+            "check the network and run the same command again: what arrived is kept"
+        ) from error
+    except errors.HFValidationError as error:
+        raise DownloadError(f"{repo_id}: is no repository id; they look like org/name") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NotEnoughDisk(f"{repo_id}: the disk is full; free some and try again") from error
+        raise DownloadError(
+            f"{repo_id}: the download failed ({_first_line(error)}); run the same command again"
+        ) from error
+
+
+def _http_error(repo_id: str, error: Any) -> DownloadError:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status == 401:
+        return DownloadError(f"{repo_id}: the Hub does not accept the token (401); log in again: hf auth login")
+    if status == 404:
+        return DownloadError(f"{repo_id}: a file is not on the Hub (404); it may have changed, try again")
+    return DownloadError(f"{repo_id}: the Hub answered {status}; wait a while and run the same command again")
+
+
+def _first_line(error: object) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

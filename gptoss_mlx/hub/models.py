@@ -1,0 +1,256 @@
+"""From what a user calls a model to a directory on this machine.
+
+A reference is ``demo``, ``20b``, ``120b``, the name of a converted model, a directory, or a Hub repository id.
+Nothing is ever downloaded unless that is asked for. Knows nothing of what is in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from ..config import read_json
+from ..errors import CheckpointError, ConversionError, ModelNotFound
+from ..files.write import as_path
+from . import downloads
+from .downloads import Progress, cached_snapshot
+
+__all__ = [
+    "ALIASES",
+    "InstalledModel",
+    "converted_path",
+    "data_directory",
+    "default_model",
+    "find_source",
+    "forget",
+    "list_converted",
+    "list_models",
+    "mark_used",
+    "repository_of",
+    "resolve",
+]
+
+ALIASES: Mapping[str, str] = MappingProxyType({"20b": "openai/gpt-oss-20b", "120b": "openai/gpt-oss-120b"})
+MANIFEST_NAME = "manifest.json"
+DEMO = "demo"
+"""The name of the model that comes with the package, and of no other."""
+
+_DEMO_CHECKPOINT = Path(__file__).parents[1] / "demo" / "checkpoint"
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstalledModel:
+    """A model that can be loaded without downloading anything."""
+
+    name: str
+    """What ``gptoss chat --model`` takes."""
+    path: Path
+    nbytes: int
+    precision: str
+    """Of the dense layers: ``bf16``, ``q8`` or ``q4``; ``?`` where config.json cannot be read."""
+    last_used: float | None
+    """Seconds since the epoch; None if never."""
+    converted: bool
+    """Written by ``gptoss convert`` (False: the demo, or a download in the Hub's cache)."""
+
+
+def data_directory() -> Path:
+    """Where converted models are kept: ``GPTOSS_DATA``, or the user's data directory. Need not exist."""
+    override = os.environ.get("GPTOSS_DATA")
+    if override:
+        return as_path(override)
+    import platformdirs
+
+    return platformdirs.user_data_path("gptoss") / "models"
+
+
+def converted_path(reference: str) -> Path:
+    """Where the conversion of a model goes, and is found by name, unless another place is named.
+
+    Raises:
+        ConversionError: the reference has no part that could be a name.
+    """
+    name = Path(reference).name or Path(reference).resolve().name
+    if name == DEMO:  # that name always means the one in the package
+        name = f"{DEMO}-converted"
+    if not _NAME.fullmatch(name):
+        raise ConversionError(f"{reference}: no name to keep the converted model under; name a destination")
+    return data_directory() / name
+
+
+def resolve(reference: str, *, download: bool = False, progress: Progress | None = None) -> Path:
+    """The directory of the model called ``reference``.
+
+    Looked for in this order: the demo; a converted model of that name; a directory; the Hub's cache.
+
+    Args:
+        reference: ``demo``, ``20b``, ``120b``, a converted model's name, a directory or a Hub repository id.
+        download: get it from the Hub if it is not here.
+        progress: called while downloading.
+
+    Raises:
+        ModelNotFound: it is not on this machine; the message names the command that gets it.
+        DownloadError, NotEnoughDisk: only with ``download``.
+    """
+    if reference == DEMO:
+        return _DEMO_CHECKPOINT
+    if _NAME.fullmatch(reference):
+        converted = data_directory() / reference
+        if (converted / MANIFEST_NAME).is_file():
+            return converted
+    return find_source(reference, allow_download=download, progress=progress)
+
+
+def find_source(reference: str, *, allow_download: bool = False, progress: Progress | None = None) -> Path:
+    """As :func:`resolve`, without the converted models: where ``gptoss convert`` takes its input from.
+
+    Raises:
+        ModelNotFound: it is not on this machine; the message names the command that gets it.
+        DownloadError, NotEnoughDisk: only with ``allow_download``.
+    """
+    if reference == DEMO:
+        return _DEMO_CHECKPOINT
+    path = as_path(reference)
+    if reference not in ALIASES and reference and path.is_dir():
+        return path
+    repo_id = repository_of(reference)
+    if repo_id is None:
+        raise ModelNotFound(_unknown(reference, path))
+    cached = cached_snapshot(repo_id)
+    if cached is not None:
+        return cached
+    if allow_download:
+        return downloads.download(downloads.plan_download(repo_id), progress=progress)
+    raise ModelNotFound(f"{reference}: not on this machine; get it with: gptoss convert {reference}")
+
+
+def repository_of(reference: str) -> str | None:
+    """The Hub repository a reference names; None if it can only be a path or a converted model's name."""
+    if reference in ALIASES:
+        return ALIASES[reference]
+    return reference if _REPO_ID.fullmatch(reference) and not _looks_like_path(reference) else None
+
+
+def _looks_like_path(reference: str) -> bool:
+    return reference.startswith((".", "~", "/")) or reference.endswith("/")
+
+
+def _unknown(reference: str, path: Path) -> str:
+    if not reference:
+        return "no model was named; try: demo, or get one with: gptoss convert 20b"
+    if path.exists():
+        return f"{reference}: is not a directory; name the directory that holds config.json"
+    if _NAME.fullmatch(reference):
+        return f"{reference}: no model of that name here; see 'gptoss models', or get one: gptoss convert 20b"
+    return f"{reference}: no such directory; name one that holds config.json, or get one with: gptoss convert 20b"
+
+
+def list_models() -> list[InstalledModel]:
+    """The models that can be loaded now: converted ones (last used first), the demo, then the Hub's cache."""
+    converted = list_converted()
+    names = {model.name for model in converted}
+    others = [_installed(DEMO, _DEMO_CHECKPOINT, False)] if _DEMO_CHECKPOINT.is_dir() else []
+    for alias, repo_id in ALIASES.items():
+        cached = cached_snapshot(repo_id)
+        if cached is not None:
+            others.append(_installed(repo_id if alias in names else alias, cached, False))
+    return converted + others
+
+
+def list_converted() -> list[InstalledModel]:
+    """The models that ``gptoss convert`` wrote, last used first; the Hub's cache takes longer to look into."""
+    converted = [_installed(path.name, path, True) for path in _converted_directories()]
+    return sorted(converted, key=lambda model: (-(model.last_used or 0), model.name))
+
+
+def default_model() -> str | None:
+    """What is meant where no model is named.
+
+    Returns:
+        The converted model used last, else a released one in the Hub's cache, else the demo once it was used; None
+        if there is nothing of that.
+    """
+    converted = list_converted()
+    if converted:
+        return converted[0].name
+    for alias, repo_id in ALIASES.items():
+        if cached_snapshot(repo_id) is not None:
+            return alias
+    return DEMO if _marker(DEMO).exists() else None
+
+
+def _converted_directories() -> list[Path]:
+    home = data_directory()
+    if not home.is_dir():
+        return []
+    return [
+        path
+        for path in home.iterdir()
+        if _NAME.fullmatch(path.name) and path.name != DEMO and (path / MANIFEST_NAME).is_file()
+    ]
+
+
+def _installed(name: str, path: Path, converted: bool) -> InstalledModel:
+    sizes = []
+    for file in path.iterdir():
+        with contextlib.suppress(OSError):
+            sizes.append(file.stat().st_size)
+    marker = _marker(name)
+    last_used = marker.stat().st_mtime if marker.exists() else None
+    return InstalledModel(
+        name=name,
+        path=path,
+        nbytes=sum(sizes),
+        precision=_precision(path),
+        last_used=last_used,
+        converted=converted,
+    )
+
+
+def _precision(path: Path) -> str:
+    try:
+        quantization = read_json(path / "config.json").get("quantization")
+        return "bf16" if quantization is None else f"q{int(quantization['bits'])}"
+    except (CheckpointError, ValueError, OverflowError, KeyError, TypeError):
+        return "?"
+
+
+def mark_used(reference: str | Path) -> None:
+    """Remembers that a model was loaded just now, so that it can be the default. Never fails.
+
+    Args:
+        reference: a converted model's or the demo's name or directory; anything else is not remembered.
+    """
+    name = _remembered_as(Path(reference))
+    if name is not None:
+        with contextlib.suppress(OSError):
+            marker = _marker(name)
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
+
+
+def _remembered_as(path: Path) -> str | None:
+    if path in (Path(DEMO), _DEMO_CHECKPOINT):
+        return DEMO
+    home = data_directory()
+    if len(path.parts) > 1 and path.parent != home:
+        return None
+    return path.name if (home / path.name / MANIFEST_NAME).is_file() else None
+
+
+def forget(name: str) -> None:
+    """Forgets when a converted model was used: it is no longer there."""
+    with contextlib.suppress(OSError):
+        _marker(name).unlink()
+
+
+def _marker(name: str) -> Path:
+    """An empty file whose time is the model's last use. Not in the model: that is as it was written."""
+    return data_directory() / ".used" / name

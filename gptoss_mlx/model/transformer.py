@@ -1,0 +1,380 @@
+"""The gpt-oss transformer, in dependency order: attention, experts, mixture, block, transformer.
+
+Shapes: B batch, L new positions, H hidden, A query heads, K key-value heads, D head dim, E experts,
+T active experts per token, I expert intermediate, W sliding window, V vocabulary.
+
+One decoded token should cost few kernels: on a GPU their launches, not their arithmetic, are what is left to
+win. So q, k and v are one product and one rotation, biases ride on ``addmm``, both biases of an expert come
+in one gather, and the end of a block is one compiled kernel that also adds the next layer's output bias.
+
+It should cost little Python either: for one token what comes before and after the attention of a block has always
+the same shapes, so it is compiled, and replayed instead of built anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.nn.layers.base import Module
+
+from ..cache.layered import LayerCache, PromptCache, SlidingKVCache
+from ..cache.quantized import QuantizedStates, quantized_attention
+from ..checkpoint.layouts import load_weights
+from ..config import ModelConfig
+from .attention import banded_attention, sliding_mask
+from .layers import Dense, Embedding, MXFP4Weight, RMSNorm
+from .rope import yarn_concentration, yarn_wavelengths
+
+__all__ = ["Transformer", "load_transformer"]
+
+
+# OpenAI's constant in gate · sigmoid(1.702 · gate), the sigmoid form of GELU.
+_SWIGLU_ALPHA = 1.702
+
+
+class Attention(Module):
+    """Grouped-query attention with rotary positions and one learned sink logit a query head."""
+
+    def __init__(self, config: ModelConfig, wavelengths: mx.array) -> None:
+        super().__init__()
+        queries, keys = config.query_size, config.key_value_size
+        dense = partial(Dense, bias=True, quantization=config.quantization)
+        self.qkv_proj = dense(queries + 2 * keys, config.hidden_size)
+        self.o_proj = dense(config.hidden_size, queries)
+        self.sinks = mx.zeros((config.num_attention_heads,))
+        self._query_heads = config.num_attention_heads
+        self._key_heads = config.num_key_value_heads
+        self._head_dim = config.head_dim
+        self._window = config.sliding_window
+        self._wavelengths = wavelengths
+        # YaRN's concentration multiplies queries and keys: squared, it is a factor of the scores.
+        self._scale = config.head_dim**-0.5 * yarn_concentration(config.rope) ** 2
+
+    def project(self, x: mx.array, offset: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Queries, keys and values of new positions, the first two rotated.
+
+        Args:
+            x: [B, L, H], normed.
+            offset: [], where the first of them stands.
+
+        Returns:
+            [B, A, L, D] and twice [B, K, L, D].
+        """
+        B, L, _ = x.shape
+        A, K, D = self._query_heads, self._key_heads, self._head_dim
+        heads = self.qkv_proj(x).reshape(B, L, A + 2 * K, D).swapaxes(1, 2)  # [B, A + 2K, L, D]
+        rotated = mx.fast.rope(
+            heads[:, : A + K],
+            D,
+            traditional=False,
+            base=None,
+            scale=1.0,
+            offset=offset,
+            freqs=self._wavelengths,
+        )
+        return rotated[:, :A], rotated[:, A:], heads[:, A + K :]
+
+    def attend(
+        self, queries: mx.array, new_keys: mx.array, new_values: mx.array, cache: LayerCache, mask: mx.array | None
+    ) -> mx.array:
+        """What each query sees of the cache and of the new positions, which are added to it.
+
+        Args:
+            queries, new_keys, new_values: from :meth:`project`.
+            cache: this layer's.
+            mask: for sliding layers with L > 1.
+
+        Returns:
+            [B, A, L, D].
+        """
+        keys, values = cache.append(new_keys, new_values)
+        if isinstance(keys, QuantizedStates):
+            assert isinstance(values, QuantizedStates)
+            return quantized_attention(queries, keys, values, scale=self._scale, sinks=self.sinks)
+        assert isinstance(values, mx.array)
+        if mask is not None and mask.ndim == 4:
+            return banded_attention(
+                queries, keys, values, window=self._window, scale=self._scale, mask=mask, sinks=self.sinks
+            )
+        return mx.fast.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            scale=self._scale,
+            # "causal" lets the kernel skip whole blocks of keys; an array never does.
+            mask=mask if mask is not None else "causal" if queries.shape[2] > 1 else None,
+            sinks=self.sinks,
+        )
+
+    def output(self, attended: mx.array, addend: mx.array) -> mx.array:
+        """The heads joined and projected, plus ``addend``: the residual with the output bias already in it.
+
+        Args:
+            attended: [B, A, L, D].
+            addend: [B, L, H].
+        """
+        B, A, L, D = attended.shape
+        return self.o_proj(attended.swapaxes(1, 2).reshape(B, L, A * D), addend)
+
+
+# Once for all lengths. For one token it becomes a part of what a block compiles.
+_compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = partial(mx.compile, shapeless=True)
+
+
+@_compiled
+def swiglu(gate: mx.array, gate_bias: mx.array, up: mx.array, up_bias: mx.array, limit: mx.array) -> mx.array:
+    """gate · sigmoid(1.702 · gate) · (up + 1), gate clamped above and up on both sides; in float32 inside."""
+    dtype = gate.dtype
+    gate = mx.minimum(gate.astype(mx.float32) + gate_bias, limit)
+    up = mx.clip(up.astype(mx.float32) + up_bias, -limit, limit)
+    return (gate * mx.sigmoid(_SWIGLU_ALPHA * gate) * (up + 1)).astype(dtype)
+
+
+class Experts(Module):
+    """All experts of a layer, in MXFP4: two products over the rows that the router chose."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        E, H, I = config.num_local_experts, config.hidden_size, config.intermediate_size
+        self.gate_up_proj = MXFP4Weight(E, 2 * I, H)
+        self.down_proj = MXFP4Weight(E, H, I)
+        self.bias = mx.zeros((E, 2 * I + H))
+        self._intermediate_size = I
+        self._limit = mx.array(config.swiglu_limit)
+        # For one token: its row serves T experts, whose T rows serve one each. Made once, not every step.
+        self._one_row = mx.zeros((1, config.num_experts_per_tok), dtype=mx.uint32)
+        self._own_rows = mx.arange(config.num_experts_per_tok, dtype=mx.uint32)[None]
+        mx.eval(self._limit, self._one_row, self._own_rows)
+
+    def __call__(self, x: mx.array, experts: mx.array) -> tuple[mx.array, mx.array]:
+        """What each token's experts say, before the down bias.
+
+        Args:
+            x: [N, H].
+            experts: [N, T], their numbers.
+
+        Returns:
+            [N, T, H], and the down bias of each, [N, T, H].
+        """
+        # From four rows an expert on, sorted rows let the kernel work in tiles.
+        if experts.size >= 4 * self.bias.shape[0]:
+            return self._sorted(x, experts)
+        N, T = experts.shape
+        bias = self.bias[experts]  # [N, T, 2I + H]
+        one, own = self._one_row, self._own_rows
+        if N > 1:
+            own = mx.arange(N * T, dtype=mx.uint32).reshape(N, T)
+            one = own // T
+        hidden = self.gate_up_proj(x[:, None], experts, rows=one)  # [N, T, 1, 2I]
+        hidden = self._activate(hidden[:, :, 0], bias)
+        down = self.down_proj(hidden.reshape(N * T, 1, -1), experts, rows=own)  # [N, T, 1, H]
+        return down[:, :, 0], bias[..., 2 * self._intermediate_size :]
+
+    def _sorted(self, x: mx.array, experts: mx.array) -> tuple[mx.array, mx.array]:
+        N, T = experts.shape
+        order = mx.argsort(experts.flatten())
+        chosen = experts.flatten()[order]
+        bias = self.bias[chosen]  # [N * T, 2I + H]
+        hidden = self.gate_up_proj(x[order // T][:, None], chosen)  # [N * T, 1, 2I]
+        down = self.down_proj(self._activate(hidden[:, 0], bias)[:, None], chosen)[:, 0]
+        place = mx.argsort(order)
+        H = down.shape[-1]
+        return down[place].reshape(N, T, H), bias[:, 2 * self._intermediate_size :][place].reshape(N, T, H)
+
+    def _activate(self, hidden: mx.array, bias: mx.array) -> mx.array:
+        """[..., 2I] -> [..., I]; even rows are gate, odd rows up."""
+        width = 2 * self._intermediate_size
+        activated: mx.array = swiglu(
+            hidden[..., ::2],
+            bias[..., 0:width:2],
+            hidden[..., 1::2],
+            bias[..., 1:width:2],
+            self._limit,
+        )
+        return activated
+
+
+def _weighted_sum(
+    residual: mx.array, weights: list[mx.array], outputs: list[mx.array], biases: list[mx.array]
+) -> mx.array:
+    # Unrolled over the experts so that it compiles into one kernel: a sum over an axis would be another. Added in
+    # pairs because the compiler fuses only so deep.
+    terms = [
+        weight.astype(mx.float32) * (output.astype(mx.float32) + bias.astype(mx.float32))
+        for weight, output, bias in zip(weights, outputs, biases, strict=True)
+    ]
+    while len(terms) > 1:
+        terms = [sum(terms[n + 1 : n + 2], terms[n]) for n in range(0, len(terms), 2)]
+    return residual.astype(mx.float32) + terms[0]
+
+
+@_compiled
+def combine(
+    residual: mx.array, weights: list[mx.array], outputs: list[mx.array], biases: list[mx.array]
+) -> mx.array:
+    """residual + Σ weight · (output + bias), in float32 inside."""
+    return _weighted_sum(residual, weights, outputs, biases).astype(residual.dtype)
+
+
+@_compiled
+def combine_twice(
+    residual: mx.array,
+    weights: list[mx.array],
+    outputs: list[mx.array],
+    biases: list[mx.array],
+    next_bias: mx.array,
+) -> tuple[mx.array, mx.array]:
+    """:func:`combine`, and that plus the next layer's output bias."""
+    total = _weighted_sum(residual, weights, outputs, biases).astype(residual.dtype)
+    return total, total + next_bias
+
+
+class MoE(Module):
+    """Mixture of experts: the router's best T, weighted by the softmax over those T."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.router = Dense(config.num_local_experts, config.hidden_size, bias=True, quantization=None)
+        self.experts = Experts(config)
+        self._active = config.num_experts_per_tok
+
+    def __call__(self, x: mx.array, residual: mx.array, next_bias: mx.array | None) -> tuple[mx.array, mx.array]:
+        """Adds the mixture to the residual.
+
+        Args:
+            x: [B, L, H], normed.
+            residual: [B, L, H].
+            next_bias: [H], the output bias of the next layer's attention; None after the last.
+
+        Returns:
+            The sum, and the sum with ``next_bias`` in it (without one, the same again): [B, L, H] each.
+        """
+        B, L, H = x.shape
+        T = self._active
+        x = x.reshape(B * L, H)
+        scores = self.router(x)  # [N, E]
+        experts = mx.argpartition(scores, kth=-T, axis=-1)[:, -T:]  # [N, T]
+        weights = mx.softmax(mx.take_along_axis(scores, experts, axis=-1), axis=-1, precise=True)
+        weights, outputs, biases = (rows.reshape(B, L, T, -1) for rows in (weights, *self.experts(x, experts)))
+        parts = tuple([rows[:, :, t] for t in range(T)] for rows in (weights, outputs, biases))
+        if next_bias is None:
+            total: mx.array = combine(residual, *parts)
+            return total, total
+        # Given on as they are: where one of them were looked at in another shape, the two would not be fused.
+        both: tuple[mx.array, mx.array] = combine_twice(residual, *parts, next_bias)
+        return both
+
+
+class TransformerBlock(Module):
+    """Attention, then the mixture of experts, each on a normed input and added to the residual."""
+
+    def __init__(self, config: ModelConfig, wavelengths: mx.array) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config)
+        self.self_attn = Attention(config, wavelengths)
+        self.post_attention_layernorm = RMSNorm(config)
+        self.mlp = MoE(config)
+
+    @property
+    def output_bias(self) -> mx.array:
+        """[H], of the attention. Added where the block is entered, so that the product need not."""
+        return self.self_attn.o_proj.bias
+
+    def enter(self, x: mx.array, offset: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Up to the attention: see :meth:`Attention.project`; x is [B, L, H]."""
+        return self.self_attn.project(self.input_layernorm(x), offset)
+
+    def leave(
+        self, attended: mx.array, x_with_bias: mx.array, next_bias: mx.array | None
+    ) -> tuple[mx.array, mx.array]:
+        """From the attention on.
+
+        Args:
+            attended: [B, A, L, D], from :meth:`Attention.attend`.
+            x_with_bias: [B, L, H], what entered, with this layer's output bias.
+            next_bias: see :class:`MoE`.
+
+        Returns:
+            What enters the next block, and the same with ``next_bias`` in it: [B, L, H] each.
+        """
+        x = self.self_attn.output(attended, x_with_bias)
+        return self.mlp(self.post_attention_layernorm(x), x, next_bias)
+
+
+class Transformer(Module):
+    """gpt-oss, from token ids to logits. Works for any config: 20b, 120b, or the demo's."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        wavelengths = yarn_wavelengths(config.head_dim, config.rope)
+        mx.eval(wavelengths)
+        self._config = config
+        self.embed_tokens = Embedding(config)
+        self.layers = [TransformerBlock(config, wavelengths) for _ in range(config.num_hidden_layers)]
+        self.norm = RMSNorm(config)
+        self.lm_head = Dense(config.vocab_size, config.hidden_size, bias=False, quantization=config.quantization)
+        self.recompile()
+
+    def recompile(self) -> None:
+        """Forgets what was compiled for one token; it holds the weights, so a change of them asks for this."""
+        self._as_they_are = [(block.enter, block.leave) for block in self.layers]
+        self._for_one_token = [(mx.compile(enter), mx.compile(leave)) for enter, leave in self._as_they_are]
+
+    def __call__(self, tokens: mx.array, cache: PromptCache | None = None, *, last_only: bool = False) -> mx.array:
+        """The logits of the next token after each position.
+
+        Args:
+            tokens: [B, L], ids.
+            cache: what stands before them; they are added to it. By default they begin a prompt.
+            last_only: only the last position's logits, [B, 1, V]: over the vocabulary the others are costly.
+
+        Returns:
+            [B, L, V], in the model's dtype.
+        """
+        cache = cache if cache is not None else self.make_cache()
+        blocks = self._for_one_token if tokens.size == 1 else self._as_they_are
+        mask, offset = self._sliding_mask(cache, tokens.shape[1]), mx.array(cache.offset)
+        output_biases = [layer.output_bias for layer in self.layers]
+        x = self.embed_tokens.rows(tokens)
+        x_with_bias = x + output_biases[0]
+        for (enter, leave), layer, layer_cache, next_bias in zip(
+            blocks, self.layers, cache.layers, (*output_biases[1:], None), strict=True
+        ):
+            layer_mask = mask if isinstance(layer_cache, SlidingKVCache) else None
+            attended = layer.self_attn.attend(*enter(x, offset), layer_cache, layer_mask)
+            x, x_with_bias = leave(attended, x_with_bias, next_bias)
+        if last_only:
+            x = x[:, -1:]
+        return self.lm_head.product(self.norm(x))
+
+    def make_cache(self) -> PromptCache:
+        """An empty cache for this model."""
+        return PromptCache(self._config)
+
+    def _sliding_mask(self, cache: PromptCache, length: int) -> mx.array | None:
+        """One mask for all sliding layers; a single token needs none: its ring is its window."""
+        window = self._config.sliding_window
+        if length == 1:
+            return None
+        return sliding_mask(window, min(cache.offset, window), length)
+
+
+def load_transformer(directory: str | Path, dtype: mx.Dtype = mx.bfloat16) -> Transformer:
+    """The model of a checkpoint directory, every weight evaluated.
+
+    Args:
+        directory: in the Hugging Face layout or as ``gptoss convert`` writes it.
+        dtype: bfloat16, or float32 for comparisons. float16 overflows in the deep layers.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read or trusted.
+    """
+    config = ModelConfig.from_directory(directory)
+    transformer = Transformer(config)
+    transformer.load_weights(list(load_weights(directory, config, dtype).items()), strict=True)
+    transformer.eval()
+    return transformer

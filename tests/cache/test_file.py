@@ -1,0 +1,210 @@
+"""Saved prompt caches: what comes back is what was saved, and nothing else is ever taken for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gptoss_mlx.cache import file as cachefile
+from gptoss_mlx.cache.layered import PromptCache
+from gptoss_mlx.cache.store import PrefixCache
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.engine.engine import GptOss
+from gptoss_mlx.errors import CacheFileError
+from gptoss_mlx.model.transformer import Transformer, load_transformer
+from gptoss_mlx.sampling import SamplingParams
+from tests import DEMO
+from tests.checkpoints import SHAPES, load_shape, random_config, random_tokens
+
+GREEDY = SamplingParams(temperature=0, max_tokens=20)
+TOKENS = random_tokens("many_heads", 200)
+CONFIG = ModelConfig.from_dict(random_config(**SHAPES["many_heads"]))
+
+
+@pytest.fixture(scope="module")
+def transformer(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    return load_transformer(load_shape(tmp_path_factory.mktemp("heads"), "many_heads"), mx.float32)
+
+
+def empty(kv_bits: int | None = None) -> PrefixCache:
+    return PrefixCache(PromptCache(CONFIG, kv_bits))
+
+
+def filled(transformer: Transformer, ends: list[int], kv_bits: int | None = None) -> PrefixCache:
+    """A prefix with a mark at each of the positions."""
+    prefix = empty(kv_bits)
+    for end in ends:
+        tokens = TOKENS[len(prefix.tokens) : end]
+        mx.eval(transformer(mx.array([tokens]), prefix.cache))
+        prefix.extend(tokens)
+        prefix.mark()
+    return prefix
+
+
+def read(path: Path, fingerprint: str = "a", kv_bits: int | None = None) -> PrefixCache:
+    return cachefile.read(path, empty(kv_bits), fingerprint, config=CONFIG, dtype=mx.float32)
+
+
+def following(transformer: Transformer, prefix: PrefixCache) -> mx.array:
+    logits = transformer(mx.array([TOKENS[len(prefix.tokens) :]]), prefix.cache)
+    mx.eval(logits)
+    return logits
+
+
+@pytest.mark.parametrize("kv_bits", [None, 8])
+@pytest.mark.parametrize("ends", [[10], [40, 64], [30, 90, 150]])
+def test_what_was_saved_comes_back_with_its_marks(
+    ends: list[int], kv_bits: int | None, transformer: Transformer, tmp_path: Path
+) -> None:
+    prefix, path = filled(transformer, ends, kv_bits), tmp_path / "cache"
+    cachefile.write(path, prefix, "a")
+    for position in (None, *ends):
+        again = read(path, kv_bits=kv_bits)
+        assert (again.tokens, again.marks) == (prefix.tokens, prefix.marks)
+        twin = prefix.fork()
+        if position is not None:
+            for side in (again, twin):
+                assert side.reuse([*TOKENS[:position], 0, 0]) == position
+        assert mx.array_equal(following(transformer, again), following(transformer, twin))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_an_empty_one_comes_back_empty(tmp_path: Path) -> None:
+    cachefile.write(tmp_path / "cache", empty(), "a")
+    again = read(tmp_path / "cache")
+    assert (again.tokens, again.cache.offset, again.nbytes) == ([], 0, 0)
+
+
+CONTINUE = """
+import sys, json
+from gptoss_mlx.engine.engine import GptOss
+from gptoss_mlx.sampling import SamplingParams
+directory, path, prompt = sys.argv[1:]
+with GptOss(directory, dtype="float32") as model:
+    prefix = model.load_prefix(path)
+    generation = model.generate(json.loads(prompt), SamplingParams(temperature=0, max_tokens=20), prefix=prefix)
+    print(json.dumps([list(generation), generation.cached_tokens]))
+"""
+
+
+def test_another_process_goes_on_with_the_same_tokens(demo: GptOss, tmp_path: Path) -> None:
+    prompt, path = demo.tokenizer.encode("What is MXFP4? ") * 9, tmp_path / "cache"
+    prefix = demo.make_prefix()
+    list(demo.generate(prompt, GREEDY, prefix=prefix))
+    demo.save_prefix(prefix, path)
+    known = len(prefix.tokens)
+    longer = [*prefix.tokens, *demo.tokenizer.encode(" Who are you?")]
+    expected = list(demo.generate(longer, GREEDY, prefix=prefix))
+    assert expected == list(demo.generate(longer, GREEDY))
+    command = [sys.executable, "-c", CONTINUE, str(DEMO), str(path), json.dumps(longer)]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    assert json.loads(shown) == [expected, known]
+
+
+def test_a_fingerprint_tells_models_and_settings_apart(tmp_path: Path) -> None:
+    place = load_shape(tmp_path / "a", "small")
+    known = {cachefile.model_fingerprint(place, "float32", None)}
+    assert cachefile.model_fingerprint(place, "float32", None) in known
+    known.add(cachefile.model_fingerprint(place, "bfloat16", None))
+    known.add(cachefile.model_fingerprint(place, "float32", 8))
+    content = bytearray((place / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (place / "model.safetensors").write_bytes(content)
+    known.add(cachefile.model_fingerprint(place, "float32", None))
+    assert len(known) == 4
+
+
+def rewritten(path: Path, change: Callable[[dict[str, mx.array], dict[str, str]], object]) -> None:
+    """The file with other arrays or metadata, and a checksum that fits them."""
+    loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
+    arrays, metadata = loaded
+    mx.eval(arrays)
+    metadata["sha256"] = ""
+    change(arrays, metadata)
+    metadata["sha256"] = metadata["sha256"] or cachefile._checksum(arrays)
+    mx.save_safetensors(str(path) + ".safetensors", arrays, metadata)
+    os.replace(str(path) + ".safetensors", path)
+
+
+def shortened(arrays: dict[str, mx.array], _metadata: dict[str, str]) -> None:
+    arrays["tokens"] = arrays["tokens"][:-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arrays, metadata: metadata.update(version="2"), "format 2"),
+        (lambda arrays, metadata: metadata.update(version="x"), "damaged"),
+        (lambda arrays, metadata: metadata.update(version="9" * 5000), "damaged"),
+        (lambda arrays, metadata: arrays.update(tokens=mx.array(7, mx.int32)), "tokens"),
+        (lambda arrays, metadata: metadata.update(format="chat"), "no prompt cache"),
+        (lambda arrays, metadata: metadata.update(fingerprint="b"), "another model"),
+        (lambda arrays, metadata: metadata.update(sha256="0" * 64), "checksum"),
+        (lambda arrays, metadata: arrays.pop("tokens"), "tokens is missing"),
+        (lambda arrays, metadata: arrays.pop("layers.1.0"), r"layers\.1\.0 is None"),
+        (lambda arrays, metadata: arrays.update(more=mx.zeros(3)), "more is"),
+        (lambda arrays, metadata: arrays.update(marks=mx.array([90, 40])), "marks are not in order"),
+        (lambda arrays, metadata: arrays.update(marks=mx.array([40, 91])), "marks are not in order"),
+        (lambda arrays, metadata: arrays.update(tokens=mx.full((90,), 320)), "token is out of range"),
+        (lambda arrays, metadata: arrays.update({"layers.0.0": arrays["layers.0.0"].astype(mx.int32)}), "layers"),
+        (shortened, "marks are not in order"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(
+    change: Callable[..., object], message: str, transformer: Transformer, tmp_path: Path
+) -> None:
+    path = tmp_path / "cache"
+    cachefile.write(path, filled(transformer, [40, 90]), "a")
+    rewritten(path, change)
+    with pytest.raises(CacheFileError, match=message):
+        read(path)
+
+
+def test_a_path_with_a_nul_is_refused() -> None:
+    with pytest.raises(CacheFileError, match="null"):
+        read(Path("a\0b"))
+
+
+@pytest.fixture(scope="module")
+def saved(transformer: Transformer, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("saved") / "cache"
+    cachefile.write(path, filled(transformer, [40, 90]), "a")
+    return path.read_bytes()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0, 10**9), bit=st.integers(0, 7), cut=st.booleans())
+def test_no_flipped_bit_and_no_cut_passes(place: int, bit: int, cut: bool, saved: bytes, tmp_path: Path) -> None:
+    content = bytearray(saved)
+    place %= len(content)
+    # Every other change goes into the header, where most of the ways to go wrong are.
+    place = place % 4000 if bit % 2 else place
+    content[place] ^= 1 << bit
+    (tmp_path / "cache").write_bytes(content[:place] if cut else content)
+    header_padding = not cut and saved[place : place + 1] == b" "
+    try:
+        again = read(tmp_path / "cache")
+    except CacheFileError:
+        return
+    assert header_padding
+    assert again.tokens == TOKENS[:90]
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, b"\x02\0\0\0\0\0\0\0{}"])
+def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_bytes(content)
+    with pytest.raises(CacheFileError, match="prompt cache"):
+        read(tmp_path / "cache")
+    with pytest.raises(CacheFileError, match="prompt cache"):
+        read(tmp_path / "nothing")

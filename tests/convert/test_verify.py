@@ -1,0 +1,181 @@
+"""``verify`` names whatever differs from what was written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+from gptoss_mlx.cli.convert import register
+from gptoss_mlx.convert import compare_logits, compare_weights, convert_checkpoint, verify_checkpoint
+from gptoss_mlx.errors import CheckpointError, ConversionError
+from gptoss_mlx.memory.sizes import PRECISIONS
+from tests import DEMO
+from tests.convert.sources import write_layout
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint."""
+    return write_layout("hf", tmp_path_factory.mktemp("source") / "hf", num_hidden_layers=1, vocab_size=64)
+
+
+@pytest.fixture
+def converted(source: Path, tmp_path: Path) -> Path:
+    """Its conversion."""
+    convert_checkpoint(source, tmp_path / "out", dense="q8")
+    return tmp_path / "out"
+
+
+def _named(directory: Path) -> list[str]:
+    """What verify says, a changed manifest included."""
+    try:
+        return list(verify_checkpoint(directory).problems)
+    except CheckpointError as error:
+        return [str(error)]
+
+
+def test_any_flipped_bit_is_named(converted: Path) -> None:
+    """100 flips, in every file; the long run in ``tests/benchmarks/convert_flips.py`` makes 1,000."""
+    rng = np.random.default_rng(11)
+    files = sorted(converted.iterdir())
+    for number in range(100):
+        path = files[number % len(files)]
+        original = path.read_bytes()
+        changed = bytearray(original)
+        bit = int(rng.integers(len(original) * 8))
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        assert any(path.name in problem for problem in _named(converted)), (path.name, bit)
+        path.write_bytes(original)
+    assert verify_checkpoint(converted).ok
+
+
+def test_a_changed_tensor_is_named(converted: Path) -> None:
+    (shard,) = converted.glob("*.safetensors")
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    (problem,) = verify_checkpoint(converted).problems
+    assert problem == f"{shard}: tensor lm_head.biases differs"
+
+
+def test_missing_truncated_and_added_files_are_named(converted: Path) -> None:
+    (converted / "tokenizer.json").unlink()
+    (converted / "extra.safetensors").write_bytes(b"")
+    (converted / "config.json").write_text("{}")
+    named = "\n".join(verify_checkpoint(converted).problems)
+    for words in (
+        "tokenizer.json: missing",
+        "extra.safetensors: is not in the manifest",
+        "config.json: has 2 bytes",
+    ):
+        assert words in named
+
+
+def test_a_directory_without_manifest_cannot_be_verified(source: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"manifest.json: missing; only what 'gptoss convert' wrote"):
+        verify_checkpoint(source)
+
+
+def test_a_manifest_of_a_newer_version_says_so(converted: Path) -> None:
+    path = converted / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    with pytest.raises(CheckpointError, match="of format 2, this version knows 1"):
+        verify_checkpoint(converted)
+
+
+def test_differences_from_the_source_are_the_quantisation_and_nothing_else(source: Path, converted: Path) -> None:
+    changed = {entry.kind for entry in compare_weights(converted, source) if entry.largest != 0}
+    assert changed == {
+        "embed_tokens.weight",
+        "self_attn.qkv_proj.weight",
+        "self_attn.o_proj.weight",
+        "lm_head.weight",
+    }
+
+
+def test_another_model_cannot_be_compared(converted: Path, tmp_path: Path) -> None:
+    other = write_layout("hf", tmp_path / "other", num_hidden_layers=2)
+    with pytest.raises(ConversionError, match=r"config.json is of another model"):
+        compare_weights(converted, other)
+
+
+class _Letters:
+    """Stands for a tokenizer: these random checkpoints have none."""
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) % 64 for letter in text]
+
+
+def test_predictions_are_compared_on_a_text(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gptoss_mlx.tokenizer.Tokenizer.from_directory", lambda directory: _Letters())
+    text = "Any text will do, if it is long enough."
+    for dense in PRECISIONS:
+        convert_checkpoint(source, tmp_path / dense, dense=dense)
+    results = {dense: compare_logits(tmp_path / dense, source, text) for dense in PRECISIONS}
+    assert results["bf16"].positions == len(text)
+    assert results["bf16"].mean_kl == results["bf16"].largest_kl == 0
+    assert results["bf16"].top1_agreement == 1
+    assert 0 < results["q8"].mean_kl < results["q4"].mean_kl
+    with pytest.raises(ConversionError, match="the text has no tokens"):
+        compare_logits(source, source, "")
+
+
+def test_keys_and_values_in_8_bits_change_predictions_little() -> None:
+    text = "The user asks for a fact about gpt-oss: layers. What is 12+30? " * 6
+    exact, quantised = (compare_logits(DEMO, DEMO, text, kv_bits=bits) for bits in (None, 8))
+    assert (exact.mean_kl, exact.top1_agreement) == (0, 1)
+    assert 0 < quantised.mean_kl < 0.005
+    assert quantised.top1_agreement > 0.95
+
+
+# The commands.
+
+
+@pytest.fixture
+def app() -> Typer:
+    """Both commands, alone."""
+    application = Typer()
+    register(application)
+    return application
+
+
+def test_convert_and_verify_by_command(app: Typer, source: Path, tmp_path: Path) -> None:
+    target = str(tmp_path / "out")
+    result = CliRunner().invoke(app, ["convert", str(source), target, "--dense", "bf16", "--json"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["dense"] == "bf16"
+    result = CliRunner().invoke(app, ["verify", target, "--against", str(source)])
+    assert result.exit_code == 0
+    assert "all as written" in result.stdout
+    with (tmp_path / "out/config.json").open("ab") as file:
+        file.write(b" ")
+    result = CliRunner().invoke(app, ["verify", target, "--json"])
+    assert result.exit_code == 3
+    assert not json.loads(result.stdout)["ok"]
+
+
+def test_a_dry_run_writes_nothing(app: Typer, source: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out"), "--dry-run", "--json"])
+    assert result.exit_code == 0
+    plan = json.loads(result.stdout)
+    assert plan["bytes_needed"] > plan["bytes_out"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_report_names_the_next_command(
+    app: Typer, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPTOSS_DATA", str(tmp_path / "data"))
+    named = tmp_path / "mine"
+    shutil.copytree(source, named)
+    result = CliRunner().invoke(app, ["convert", str(named), "--dense", "q8"])
+    assert result.exit_code == 0
+    assert "next: gptoss chat -m mine" in result.stdout
+    assert (tmp_path / "data/mine/manifest.json").exists()

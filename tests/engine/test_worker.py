@@ -1,0 +1,171 @@
+"""The thread that owns MLX: no job ends it, and it ends with its worker."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from gptoss_mlx.cache.store import PrefixCache
+from gptoss_mlx.engine.engine import GptOss, load
+from gptoss_mlx.engine.worker import Worker
+from gptoss_mlx.errors import ModelClosed, NotEnoughMemory
+from gptoss_mlx.model.transformer import Transformer
+from gptoss_mlx.sampling import SamplingParams
+from tests.conftest import settled
+
+GREEDY = SamplingParams(temperature=0, max_tokens=40)
+ERRORS = [RuntimeError("[METAL] insufficient memory"), MemoryError(), SystemExit(1), KeyboardInterrupt()]
+
+
+def fail(error: BaseException) -> Any:
+    raise error
+
+
+def signal(event: threading.Event) -> bool:
+    event.set()
+    return True
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_no_job_ends_the_thread(error: BaseException) -> None:
+    worker, begun = Worker(), threading.Event()
+    worker.submit_idle(lambda: signal(begun) and fail(error))
+    assert begun.wait(60)
+    future: Future[None] = worker.submit(lambda: fail(error))
+    with pytest.raises(type(error)):
+        future.result(60)
+    assert worker.submit(lambda: 3).result(60) == 3
+    worker.close()
+
+
+def test_idle_work_goes_on_until_it_is_done_or_something_is_asked_for() -> None:
+    worker, few, endless = Worker(), itertools.count(1), threading.Event()
+    worker.submit_idle(lambda: next(few) < 3)
+    worker.submit_idle(lambda: signal(endless))
+    assert endless.wait(60)
+    assert worker.submit(lambda: next(few)).result(60) == 4
+    worker.close()
+
+
+def test_a_closed_worker_refuses_requests_and_ends_after_those_that_wait() -> None:
+    worker, gate = Worker(), threading.Event()
+    worker.submit(lambda: gate.wait(60))
+    waiting = worker.submit(lambda: 3)
+    worker.close(timeout=0)
+    assert worker.closed
+    with pytest.raises(ModelClosed):
+        worker.submit(lambda: 4)
+    worker.submit_idle(lambda: fail(AssertionError("ran")))
+    gate.set()
+    assert waiting.result(60) == 3
+    worker.close()
+    assert not worker._thread.is_alive()
+
+
+@pytest.mark.parametrize("failing", [None, ValueError("broken")], ids=["idle", "after a failure"])
+def test_a_forgotten_worker_takes_its_thread_with_it(failing: Exception | None) -> None:
+    worker = Worker()
+    if failing is not None:
+        assert worker.submit(lambda: fail(failing)).exception(60) is failing
+    last, thread = worker.submit(lambda: 3), worker._thread
+    del worker
+    gc.collect()
+    assert last.result(60) == 3
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_a_forgotten_model_takes_its_thread_with_it_and_ends_what_was_begun() -> None:
+    model = load("demo")
+    thread = model._runner._worker._thread
+    generation = model.generate(model.tokenizer.encode("Once upon a time"), GREEDY)
+    del model
+    gc.collect()
+    assert list(generation)  # its job keeps the model
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+FORGETFUL = """
+import gptoss_mlx as gptoss
+def leave():
+    model = gptoss.load("demo")
+    {use}
+    return model
+{keep}leave()
+"""
+
+
+@pytest.mark.parametrize("keep", ["", "kept = "], ids=["forgotten", "kept"])
+@pytest.mark.parametrize(
+    "use",
+    ["pass", "model.ask('hi', choices=['a'], max_thinking_tokens=0)", "model.chat().stream('hi', effort='high')"],
+    ids=["warming up", "computing ahead", "decoding"],
+)
+def test_the_interpreter_ends_well_whatever_the_model_does(use: str, keep: str) -> None:
+    script = FORGETFUL.format(use=use, keep=keep)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("error", ERRORS[:2], ids=["Metal", "allocator"])
+def test_idle_work_that_runs_out_of_memory_is_dropped_with_what_it_computed(
+    error: BaseException, demo: GptOss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = demo.chat(sampling=GREEDY, effort="low")
+    chat.send("hi")
+    settled(demo)
+    original: Callable[..., Any] = Transformer.__call__
+    failures: list[PrefixCache] = []
+
+    def starved(self: Transformer, *arguments: Any, **named: Any) -> Any:
+        original(self, *arguments, **named)
+        failures.append(chat._prefix)
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Transformer, "__call__", starved)
+        demo._compute_ahead(demo.tokenizer.encode("Something else."), chat._prefix, [])
+        demo._runner._worker.submit_idle(demo._runner._warm_up)
+        settled(demo)
+        assert len(failures) == 2
+        assert (chat._prefix.tokens, chat._prefix.cache.offset, chat._prefix.marks) == ([], 0, ())
+        # Who asks for the same is told.
+        with pytest.raises(NotEnoughMemory):
+            chat.send("who are you?")
+    assert chat.retry().text
+
+
+def test_a_prefix_can_be_asked_from_another_thread_while_it_changes(demo: GptOss) -> None:
+    """``trace()`` and ``tokens_to_prefill()`` do while the worker computes ahead."""
+    prompt, prefix = list(range(20_000)), demo.make_prefix()
+    other = [*prompt[:-2], -1]
+    prefix.tokens = list(other)
+    done = threading.Event()
+
+    def change() -> None:
+        while not done.is_set():
+            del prefix.tokens[10:]
+            time.sleep(0)
+            prefix.tokens.extend(other[10:])
+            time.sleep(0)
+
+    thread, interval = threading.Thread(target=change), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    thread.start()
+    try:
+        for _ in range(200):
+            assert prefix.known(prompt) in (0, 10)
+    finally:
+        sys.setswitchinterval(interval)
+        done.set()
+        thread.join()
