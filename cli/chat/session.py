@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ...arguments import Effort
 from ...errors import GptOssError
-from ...sampling import Effort
 from ..errors import INTERRUPTED, error_line, is_exit, origin
 from ..screen.keyboard import Keyboard, keys_as_sent
 from ..screen.spans import DIM, RED, YELLOW, Span, visible
