@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import CheckpointError, ConfigError
-from .files.read import inside, parse_json, read_regular, short_repr
+from .errors import ConfigError
+from .files.read import read_json, short_repr
 
-__all__ = ["MAX_LAYERS", "LayerType", "ModelConfig", "Quantization", "RopeConfig", "read_json"]
+__all__ = ["MAX_LAYERS", "LayerType", "ModelConfig", "Quantization", "RopeConfig"]
 
 LayerType = Literal["sliding_attention", "full_attention"]
 
 MXFP4_GROUP_SIZE = 32
 MAX_LAYERS = 1024
-# Of a config or an index, which has a few hundred bytes a tensor.
-MAX_JSON_BYTES = 2 * 2**20
 _THETA_RANGE = (1.0001, 1e9)
 
 # Written by transformers and others; none of them changes what the model computes.
@@ -160,26 +158,6 @@ class ModelConfig:
     def key_value_size(self) -> int:
         """Width of all key heads together; the values' is the same."""
         return self.num_key_value_heads * self.head_dim
-
-
-def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """A JSON object from a file of a checkpoint directory, of at most ``limit`` bytes.
-
-    Raises:
-        CheckpointError: there is no such file, it leads out of the directory, it is too large or no regular
-            file, it is not JSON, a key stands in it twice, or it is not an object.
-    """
-    try:
-        content = parse_json(read_regular(inside(path), limit))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing; {path.parent} is not a checkpoint directory") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); download it again") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds no JSON object; download it again")
-    return content
 
 
 class _Fields:

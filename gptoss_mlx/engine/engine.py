@@ -18,10 +18,10 @@ from ..arguments import checked_path, checked_sampling, checked_tokens
 from ..cache import file as cachefile
 from ..cache.layered import check_kv_bits
 from ..cache.store import PrefixCache
-from ..config import ModelConfig, read_json
+from ..config import ModelConfig
 from ..errors import CheckpointError, InvalidRequest
 from ..events import Reply
-from ..files.read import short_repr
+from ..files.read import read_json, short_repr
 from ..hub import models as hub
 from ..memory.budget import Budget
 from ..memory.metal import MLX_MEMORY, MemorySettings
