@@ -95,8 +95,8 @@ def quantized_attention(
 ) -> mx.array:
     """Causal attention of the last L positions over all S.
 
-    A single query is multiplied with the codes as they lie, so that decoding reads a byte a value. For more, the
-    whole is dequantised for the time of this call: then the fused kernel does the rest.
+    A single query is multiplied with the codes themselves, so that decoding reads one byte a value. For more queries
+    the states are dequantised for the time of this call, and the fused kernel does the rest.
 
     Args:
         queries: [B, A, L, D].
@@ -118,15 +118,30 @@ def quantized_attention(
             mask="causal",
             sinks=sinks,
         )
-    K = keys.codes.shape[1]
-    grouped = queries.reshape(B, K, A // K, D).astype(mx.float32) * scale
-    scores = _product(grouped, keys, transpose=True)  # [B, K, A / K, S]
-    attended = _product(mx.softmax(scores, axis=-1), values, transpose=False)  # [B, K, A / K, D]
+    K, S, _ = keys.codes.shape[1:]
+    heads = A // K
+    grouped = queries.reshape(B, K, 1, heads, D).astype(mx.float32) * scale
+    scores = _product(grouped, keys, transpose=True)  # [B, K, 1, A / K, S]
+    rows = _value_rows(heads)
+    weights = mx.softmax(scores, axis=-1).reshape(B, K, heads // rows, rows, S)
+    attended = _product(weights, values, transpose=False).reshape(B, A, 1, D)
     # A sink adds e^sink to the denominator Σ e^score and nothing to the sum: that is a factor of
     # Σ e^score / (Σ e^score + e^sink) = sigmoid(logsumexp(scores) − sink).
-    share = mx.sigmoid(mx.logsumexp(scores, axis=-1) - sinks.reshape(K, A // K))
-    return (attended * share[..., None]).reshape(B, A, 1, D).astype(dtype)
+    share = mx.sigmoid(mx.logsumexp(scores, axis=-1).reshape(B, A) - sinks)
+    return (attended * share[..., None, None]).astype(dtype)
+
+
+def _value_rows(heads: int) -> int:
+    """How many of the query heads that share values are rows of one product.
+
+    For a single row Metal splits the context over many threadgroups (``qvm_split_k``, from 1,024 keys on); for four or
+    more it has two threadgroups a key-value head, which walk the whole context (``qmm_n``). The product with the keys
+    is parallel over them in any shape. MLX's CPU backend copies the codes for each product that shares them.
+    """
+    return heads if mx.default_device() == mx.cpu else 1
 
 
 def _product(x: mx.array, states: QuantizedStates, *, transpose: bool) -> mx.array:
-    return mx.quantized_matmul(x, *states.parts, transpose=transpose, group_size=states.group_size, bits=KV_BITS)
+    """x [B, K, products, rows, ...] times the codes [B, K, S, ...]."""
+    parts = [part[:, :, None] for part in states.parts]
+    return mx.quantized_matmul(x, *parts, transpose=transpose, group_size=states.group_size, bits=KV_BITS)
