@@ -35,15 +35,16 @@ __all__ = ["AsyncChat", "AsyncGptOss", "AsyncStream", "load_async"]
 
 Result = TypeVar("Result")
 Options = ParamSpec("Options")
-Subject = TypeVar("Subject", bound="GptOss | Chat")
+Subject = TypeVar("Subject")
+Subject_co = TypeVar("Subject_co", covariant=True)
 _CLOSING_SECONDS: Final = 0.15  # that closing waits for what runs
 
 
-class Face(Protocol[Subject]):
+class Face(Protocol[Subject_co]):
     """An async face of a model or a chat."""
 
     @property
-    def subject(self) -> Subject:
+    def subject(self) -> Subject_co:
         """The synchronous form."""
         ...
 

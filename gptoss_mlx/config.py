@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from .errors import CheckpointError, ConfigError, InvalidRequest
-from .files.read import inside, parse_json, read_regular, short_repr
+from .errors import ConfigError, InvalidRequest
+from .files.read import read_json, short_repr
 
 __all__ = [
     "GPT_OSS_20B",
@@ -30,7 +30,6 @@ __all__ = [
     "RopeConfig",
     "precision_of",
     "quantization_for",
-    "read_json",
     "with_precision",
 ]
 
@@ -43,8 +42,6 @@ _BITS: Mapping[str, int] = MappingProxyType({"q8": 8, "q4": 4})
 
 MXFP4_GROUP_SIZE = 32
 MAX_LAYERS = 1024
-# Of a config or an index, which has a few hundred bytes a tensor.
-MAX_JSON_BYTES = 2 * 2**20
 _THETA_RANGE = (1.0001, 1e9)
 
 # Written by transformers and others; none of them changes what the model computes.
@@ -209,26 +206,6 @@ def precision_of(config: ModelConfig) -> Precision:
     if config.quantization is None:
         return "bf16"
     return "q8" if config.quantization.bits == 8 else "q4"
-
-
-def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """A JSON object from a file of a checkpoint directory, of at most ``limit`` bytes.
-
-    Raises:
-        CheckpointError: there is no such file, it leads out of the directory, it is too large or no regular
-            file, it is not JSON, a key stands in it twice, or it is not an object.
-    """
-    try:
-        content = parse_json(read_regular(inside(path), limit))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing; {path.parent} is not a checkpoint directory") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); download it again") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds no JSON object; download it again")
-    return content
 
 
 class _Fields:

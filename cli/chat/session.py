@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ...chat.chat import Chat
     from ...chat.file import ChatContent
     from ...chat.stream import Stream
-    from ...engine.engine import GptOss
+    from ...api import GptOss
     from ...events import Reply
     from .input import Reader
 

@@ -155,6 +155,6 @@ def check_kv_bits(kv_bits: int | None, config: ModelConfig) -> None:
         )
     if group_size_of(config.head_dim) is None:
         raise InvalidRequest(
-            f"kv_bits is {kv_bits}, but the heads have {config.head_dim} values, which is not a multiple of 32;
-            leave kv_bits out"
+            f"kv_bits is {kv_bits}, but the heads have {config.head_dim} values, which is not a multiple of 32; "
+            "leave kv_bits out"
         )

@@ -23,12 +23,12 @@ from mlx.nn.layers.base import Module
 
 from ..cache.layered import PromptCache
 from ..cache.layers import LayerCache, SlidingKVCache
-from ..cache.quantized import QuantizedStates, quantized_attention
-from ..checkpoint.layouts import load_weights
+from ..cache.quantized import QuantizedStates
 from ..config import ModelConfig
-from .attention import banded_attention, sliding_mask
+from .attention import banded_attention, quantized_attention, sliding_mask
 from .layers import Dense, Embedding, MXFP4Weight, RMSNorm
 from .rope import yarn_concentration, yarn_wavelengths
+from .weights import load_weights
 
 __all__ = ["Transformer", "load_transformer"]
 
