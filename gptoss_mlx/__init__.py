@@ -52,6 +52,7 @@ _HOMES = {
     **dict.fromkeys(["AsyncChat", "AsyncGptOss", "AsyncStream", "load_async"], "aio"),
     **dict.fromkeys(["Chat"], "chat.chat"),
     **dict.fromkeys(["ModelConfig"], "config"),
+    **dict.fromkeys(["Effort"], "arguments"),
     **dict.fromkeys(["GptOss", "load"], "api"),
     **dict.fromkeys(["GptOssError", "OutputError"], "errors"),
     **dict.fromkeys(
@@ -63,7 +64,7 @@ _HOMES = {
     ),
     **dict.fromkeys(["Generation"], "engine.generation"),
     **dict.fromkeys(["AnswerOptions"], "chat.options"),
-    **dict.fromkeys(["Effort", "SamplingParams"], "sampling"),
+    **dict.fromkeys(["SamplingParams"], "sampling"),
     **dict.fromkeys(["Stream"], "chat.stream"),
     **dict.fromkeys(["Tokenizer"], "tokenizer"),
     **dict.fromkeys(["Tool"], "tools.toolbox"),

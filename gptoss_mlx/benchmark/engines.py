@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 import mlx.core as mx
 
-from ..cache.store import PrefixCache
-from ..engine.engine import GptOss
-from ..engine.generate import ChunkSize, Request, decode, prefill
-from ..engine.sampler import make_sampler
+from ..api import GptOss
 from ..model.transformer import Transformer
 from ..sampling import SamplingParams
 from .conversation import RecordedReply
@@ -79,11 +76,12 @@ class GptOssEngine:
         self.model = GptOss(directory)
         self.load_seconds = time.perf_counter() - began
         self.weight_bytes = mx.get_active_memory() - before
-        self._chunk_size = ChunkSize()
+        self.model.stop_tokens = frozenset()  # every token of a count is generated
 
     def generate(self, prompt: list[int], count: int) -> Iterator[int]:
         """See :class:`Engine`."""
-        yield from self._generate(prompt, self.model.make_prefix(), count)
+        self.model.clear_caches()
+        yield from self.model.generate(prompt, SamplingParams(temperature=0, max_tokens=count))
 
     def chat(self, *, idle: bool = True) -> EngineChat:
         """See :class:`Engine`.
@@ -91,7 +89,7 @@ class GptOssEngine:
         Args:
             idle: whether there is time between the turns, as for a user who reads: the history is computed then.
         """
-        return _GptOssChat(self, idle=idle)
+        return _GptOssChat(self.model, idle=idle)
 
     def decode_step(self, prompt: list[int]) -> Callable[[], list[mx.array]]:
         """See :func:`decode_step`."""
@@ -101,47 +99,26 @@ class GptOssEngine:
         """See :class:`Engine`."""
         self.model.close()
 
-    def _generate(
-        self, prompt: list[int], prefix: PrefixCache, count: int, boundaries: Sequence[int] = ()
-    ) -> Iterator[int]:
-        request = self._request(boundaries, count)
-        prefill(self.model.transformer, prompt, prefix, request, self._chunk_size)
-        yield from decode(self.model.transformer, prompt, prefix, request)
-
-    def _extend(self, tokens: list[int], prefix: PrefixCache, boundaries: Sequence[int] = ()) -> None:
-        """Brings a prefix up to ``tokens``; one more token, never computed, makes the last of them count."""
-        request = self._request((*boundaries, len(tokens)))
-        prefill(self.model.transformer, [*tokens, tokens[-1]], prefix, request, self._chunk_size)
-
-    def _request(self, boundaries: Sequence[int], max_tokens: int | None = None) -> Request:
-        return Request(
-            sampler=make_sampler(SamplingParams(temperature=0)),
-            stop_tokens=frozenset(),
-            max_tokens=max_tokens,
-            max_positions=self.model.config.max_position_embeddings,
-            boundaries=tuple(boundaries),
-        )
-
 
 class _GptOssChat:
-    """What ``Chat`` does with its prompt cache, for replies that are known beforehand."""
+    """The requests that a chat makes of its engine, for replies that are known beforehand."""
 
-    def __init__(self, engine: GptOssEngine, *, idle: bool) -> None:
-        self._engine = engine
-        self._prefix = engine.model.make_prefix()
+    def __init__(self, model: GptOss, *, idle: bool) -> None:
+        self._model = model
         self._idle = idle
+        model.clear_caches()
 
     def reply(self, recorded: RecordedReply) -> tuple[float, int]:
-        engine, prefix = self._engine, self._prefix
+        model, one = self._model, SamplingParams(temperature=0, max_tokens=1)
         began = time.perf_counter()
-        computed = len(recorded.prompt) - prefix.known(recorded.prompt)
-        for _ in engine._generate(recorded.prompt, prefix, 1, recorded.boundaries):
+        generation = model.generate(recorded.prompt, one, boundaries=recorded.boundaries)
+        for _ in generation:
             pass
         seconds = time.perf_counter() - began
-        engine._extend([*recorded.prompt, *recorded.tokens], prefix)
+        model.prefill([*recorded.prompt, *recorded.tokens])
         if recorded.history is not None and self._idle:
-            engine._extend(recorded.history, prefix, recorded.history_boundaries)
-        return seconds, computed
+            model.prefill(recorded.history, boundaries=recorded.history_boundaries)
+        return seconds, len(recorded.prompt) - generation.cached_tokens
 
 
 class MlxLmEngine:

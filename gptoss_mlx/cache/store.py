@@ -45,7 +45,7 @@ class CachePlan:
     cached: int
     """Tokens that need not be computed: the entry is rewound to them."""
     length: int
-    """Tokens of the prompt."""
+    """Positions that the entry shall have place for."""
     snapshots: tuple[int, ...]
     """The positions, ascending, at which the entry has snapshots once the prompt is computed."""
     request_length: int
@@ -202,7 +202,7 @@ class CacheStore:
                 entry.waiting -= 1
 
     def plan(
-        self, prompt: Sequence[int], boundaries: Iterable[int], limit: int, *, idle: bool = False
+        self, prompt: Sequence[int], boundaries: Iterable[int], limit: int, *, room: int = 0, idle: bool = False
     ) -> CachePlan:
         """Decides what a request uses and what is evicted for it. Changes nothing.
 
@@ -213,21 +213,22 @@ class CacheStore:
             prompt: the request's tokens; all but the last one are to be computed.
             boundaries: positions of the prompt that shall have snapshots.
             limit: bytes that all entries together may hold.
+            room: tokens after the prompt that the entry has place for too.
             idle: the work was not asked for by a request, so that a request may rewind it.
         """
         source = self._best(prompt)
         cached = source.usable_length(prompt) if source else 0
         snapshots = self._snapshot_positions(source, cached, len(prompt), boundaries)
-        needed = self._cache_bytes(len(prompt)) + len(snapshots) * self._snapshot_bytes
+        length = len(prompt) + room
+        needed = self._grown_bytes(None, length, len(snapshots))
         evict: tuple[int, ...] | None = None
         copy = source is not None and (bool(source.waiting) or not source.may_be_taken_over(prompt))
         if source is not None and copy:
             evict = self._evicted_for(needed + source.nbytes, limit, spared=source, added=1)
             copy = evict is not None
         if evict is None:
-            held = max(needed, source.nbytes) if source else needed
-            added = int(source is None)
-            evict = self._evicted_for(held, limit, spared=source, added=added)
+            needed = self._grown_bytes(source, length, len(snapshots))
+            evict = self._evicted_for(needed, limit, spared=source, added=int(source is None))
         if evict is None:  # The request is too large for the bound by itself: Budget refuses it, or it is alone.
             evict = tuple(entry.number for entry in self.entries if entry is not source)
         continues = source is not None and not copy
@@ -236,7 +237,7 @@ class CacheStore:
             source=None if source is None else source.number,
             copy=copy,
             cached=cached,
-            length=len(prompt),
+            length=length,
             snapshots=snapshots,
             request_length=source.request_length if source is not None and continues and idle else len(prompt),
             evict=evict,
@@ -266,8 +267,8 @@ class CacheStore:
 
     def plan_growth(self, entry: CacheEntry, length: int, limit: int) -> tuple[int, ...]:
         """Decides which entries are evicted before one grows to ``length`` positions."""
-        needed = self._cache_bytes(length) + len(entry.snapshots) * self._snapshot_bytes
-        evict = self._evicted_for(max(needed, entry.nbytes), limit, spared=entry)
+        needed = self._grown_bytes(entry, length, len(entry.snapshots))
+        evict = self._evicted_for(needed, limit, spared=entry)
         return tuple(other.number for other in self.entries if other is not entry) if evict is None else evict
 
     def evict(self, numbers: Iterable[int]) -> None:
@@ -305,6 +306,11 @@ class CacheStore:
         equal = [entry for length, entry in usable if length == most]
         free = [entry for entry in equal if not entry.waiting and entry.may_be_taken_over(prompt)]
         return next(reversed(free or equal), None)
+
+    def _grown_bytes(self, entry: CacheEntry | None, length: int, snapshots: int) -> int:
+        """Bytes of an entry, or of a new one, once it has so many positions and snapshots. Its buffers never shrink."""
+        buffers = 0 if entry is None else entry.cache.nbytes
+        return max(self._cache_bytes(length), buffers) + snapshots * self._snapshot_bytes
 
     def _evicted_for(
         self, needed: int, limit: int, *, spared: CacheEntry | None, added: int = 0

@@ -188,7 +188,7 @@ class Chat(Transcript):
             InvalidRequest: the last answer is complete, or calls wait for their results.
 
         Example:
-            >>> chat = model.chat(sampling=SamplingParams(temperature=0, max_tokens=5))
+            >>> chat = model.chat(sampling=gptoss.SamplingParams(temperature=0, max_tokens=5))
             >>> chat.send("Who are you?", max_thinking_tokens=0).finish_reason
             'length'
             >>> with chat.continue_stream() as stream:
@@ -271,6 +271,7 @@ class Chat(Transcript):
         """The next prompt, message by message.
 
         Example:
+            >>> model.clear_caches()
             >>> chat = model.chat(instructions="Be terse.")
             >>> [(str(entry.message.role), entry.cached) for entry in chat.trace()]
             [('system', False), ('developer', False)]

@@ -24,10 +24,21 @@ from ..memory.metal import is_out_of_memory
 from ..model.transformer import Transformer
 from .sampler import Sampler
 
-__all__ = ["Pace", "Request", "Steering", "check_prompt", "compute_chunk", "computing", "decode", "prefill"]
+__all__ = [
+    "GROWTH",
+    "Pace",
+    "Request",
+    "Steering",
+    "check_prompt",
+    "compute_chunk",
+    "computing",
+    "decode",
+    "prefill",
+]
 
 
-_GROWTH = 256  # decoded tokens between two checks of the memory
+GROWTH: Final = 256
+"""Decoded tokens between two checks of the memory."""
 _CHUNK_STEP: Final = 64
 _FIRST_CHUNK: Final = 128
 _MAX_CHUNK: Final = 2048
@@ -214,8 +225,8 @@ def decode(transformer: Transformer, prompt: list[int], entry: CacheEntry, reque
     entry.extend(prompt[-1:])
     for produced in range(1, limit + 1):
         current = upcoming
-        if produced % _GROWTH == 0:
-            request.on_growth(len(prompt) + produced + _GROWTH)
+        if produced % GROWTH == 0:
+            request.on_growth(len(prompt) + produced + GROWTH)
         if produced < limit and not request.cancelled():
             upcoming = step(current)
         token = cast(int, current.item())
@@ -244,10 +255,10 @@ def _decode_guided(
         limit = min(limit, request.max_tokens)
     logits = forward(mx.array(prompt[-1:]))
     entry.extend(prompt[-1:])
-    checked = len(prompt) + _GROWTH
+    checked = len(prompt) + GROWTH
     while limit > 0 and not request.cancelled():
         if len(entry.tokens) > checked:
-            checked = len(entry.tokens) + _GROWTH
+            checked = len(entry.tokens) + GROWTH
             request.on_growth(checked)
         allowed = guide.allowed()
         if isinstance(allowed, int):

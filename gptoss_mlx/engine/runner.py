@@ -6,6 +6,7 @@ Knows tokens, caches and memory; knows nothing of text or conversations.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
@@ -21,7 +22,7 @@ from ..memory.metal import MemorySettings
 from ..memory.sizes import window_bytes
 from ..model.transformer import Transformer
 from ..sampling import SamplingParams
-from .generate import Pace, Request, Steering, check_prompt, compute_chunk, computing, decode, prefill
+from .generate import GROWTH, Pace, Request, Steering, check_prompt, compute_chunk, computing, decode, prefill
 from .generation import Generation, TokenChannel
 from .sampler import make_sampler
 from .worker import Worker, check_process
@@ -53,6 +54,7 @@ class ModelRunner:
             mx.disable_compile()
         self.budget = budget
         snapshot_bytes = window_bytes(budget.config, budget.element_bytes)
+        self._make_cache = functools.partial(PromptCache, budget.config, budget.kv_bits)
         self.store = CacheStore(self._make_cache, budget.cache_bytes, snapshot_bytes)
         self._worker = Worker()
         self._pace = Pace()
@@ -123,7 +125,7 @@ class ModelRunner:
 
         def job() -> None:
             self.store.release(waits_for)
-            entry = self._entry_for(prompt, boundaries)
+            entry = self._entry_for(prompt, (*boundaries, len(prompt)), room=min(sampling.max_tokens or GROWTH, GROWTH))
             request = Request(
                 sampler=make_sampler(sampling, control_tokens),
                 stop_tokens=stop_tokens,
@@ -193,8 +195,10 @@ class ModelRunner:
         self._worker.submit(job, channel.cancel).add_done_callback(ended)
         return Generation(prompt, channel)
 
-    def _entry_for(self, prompt: list[int], boundaries: Sequence[int], *, idle: bool = False) -> CacheEntry:
-        plan = self.store.plan(prompt, boundaries, self.budget.cache_limit, idle=idle)
+    def _entry_for(
+        self, prompt: list[int], boundaries: Sequence[int], *, room: int = 0, idle: bool = False
+    ) -> CacheEntry:
+        plan = self.store.plan(prompt, boundaries, self.budget.cache_limit, room=room, idle=idle)
         return self.store.carry_out(plan)
 
     def _to_the_end(
@@ -225,9 +229,6 @@ class ModelRunner:
 
     def _evict_for(self, entry: CacheEntry, length: int) -> None:
         self.store.evict(self.store.plan_growth(entry, length, self.budget.cache_limit))
-
-    def _make_cache(self) -> PromptCache:
-        return PromptCache(self.budget.config, self.budget.kv_bits)
 
     def _warm_up(self) -> bool:
         """Computes a short chunk and one token, which are thrown away, while the user still types: that reads

@@ -71,6 +71,10 @@ class Budget:
         """Positions that there has to be room for before the model is loaded."""
         return self.context or min(LEAST_CONTEXT, self.config.max_position_embeddings)
 
+    @property
+    def fits(self) -> bool:
+        return self._has_room(self.wanted)
+
     def cache_bytes(self, length: int) -> int:
         """The most that a prompt cache of that many positions holds, the unused end of its buffers included."""
         full = full_bytes(self.config, most_capacity(length), self.kv_bits, self.element_bytes)

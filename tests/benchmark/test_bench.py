@@ -15,6 +15,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 from typer.testing import CliRunner
 
+from gptoss_mlx.api import GptOss
 from gptoss_mlx.benchmark import (
     Benchmark,
     DepthResult,
@@ -29,7 +30,6 @@ from gptoss_mlx.benchmark.measure import TurnResult
 from gptoss_mlx.cli import bench_report
 from gptoss_mlx.cli.app import app
 from gptoss_mlx.config import GPT_OSS_20B
-from gptoss_mlx.engine.engine import GptOss
 from gptoss_mlx.errors import InvalidRequest
 from gptoss_mlx.harmony import Role, render
 from gptoss_mlx.memory.bandwidth import CHIPS, Bandwidth, copy_bandwidth, memory_bandwidth, stated_bandwidth

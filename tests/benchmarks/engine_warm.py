@@ -19,9 +19,9 @@ import mlx.core as mx
 import numpy as np
 
 import gptoss_mlx as gptoss
+from gptoss_mlx.api import GptOss
 from gptoss_mlx.cache.store import PrefixCache
 from gptoss_mlx.chat.chat import Chat
-from gptoss_mlx.engine.engine import GptOss
 from gptoss_mlx.sampling import SamplingParams
 
 QUESTIONS = (
