@@ -6,24 +6,26 @@ read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
 from gptoss_mlx.errors import CheckpointError, ConversionError, FileWriteError, ModelNotFound, NotEnoughDisk
 from gptoss_mlx.files.read import inside, parse_json, read_regular
-from gptoss_mlx.files.write import as_path, atomic_directory, clear_remains
+from gptoss_mlx.files.write import as_path, atomic_directory, clear_remains, explained
 from gptoss_mlx.hub import downloads
 from gptoss_mlx.hub import models as hub
 from gptoss_mlx.memory.sizes import PRECISIONS, DeviceInfo, Precision, choose_precision
 
-from .locking import locked
 from .manifest import MANIFEST_NAME, Manifest
 from .quantize import QuantizationError
 from .source import SourceModel, open_source
@@ -216,7 +218,7 @@ def carry_out(plan: ConversionPlan, *, progress: ConversionProgress | None = Non
     began = time.perf_counter()
     target = plan.destination
     _make_parent(target)
-    with plan.source, locked(target):
+    with plan.source, _exclusive(target):
         clear_remains(target)
         # Again, now that nobody else can be at work on it.
         _check_target(target, force=plan.force)
@@ -336,6 +338,27 @@ def _make_parent(target: Path) -> None:
             raise FileWriteError(
                 f"{target.parent}: cannot be made ({error.strerror}); name a destination"
             ) from error
+
+
+@contextlib.contextmanager
+def _exclusive(target: Path) -> Iterator[None]:
+    """Allows one conversion to a target at a time, across processes; a killed one lets go of its lock."""
+    path = target.with_name(f".{target.name}.lock")
+    lock = FileLock(path, blocking=False)
+    with explained(target):
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise ConversionError(
+                f"{target}: another conversion to it is running; wait for it, or choose another destination"
+            ) from error
+    try:
+        yield
+    finally:
+        # Removed before it is released, so that nobody locks a file that is about to disappear.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        lock.release()
 
 
 def _require_space(target: Path, nbytes: int) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "atomic_directory",
     "atomic_file",
     "clear_remains",
+    "explained",
     "private_directory",
     "private_file",
     "sync_descriptor",
@@ -85,7 +86,7 @@ def atomic_file(path: str | Path, *, private: bool = False) -> Iterator[BinaryIO
         NotEnoughDisk: the disk is full; nothing was changed.
     """
     target = Path(path)
-    with _explained(target):
+    with explained(target):
         _refuse_link(target)
         if target.is_dir():
             raise FileWriteError(f"{target}: is a directory; name a file")
@@ -175,7 +176,7 @@ def atomic_directory(
     """
     target = Path(path)
     partial = Path(staging) if staging is not None else _partial(target)
-    with _explained(target):
+    with explained(target):
         _refuse_link(target)
         _refuse_link(partial)
         if target.exists() and not replace:
@@ -218,7 +219,7 @@ def clear_remains(path: str | Path) -> None:
     """
     target = Path(path)
     retired = _retired(target)
-    with _explained(target):
+    with explained(target):
         if retired.is_dir() and not target.exists():
             os.rename(retired, target)
         for remains in (retired, _partial(target)):
@@ -241,7 +242,7 @@ def private_directory(path: str | Path) -> Path:
         FileWriteError: it cannot be made, or is a link or a file.
     """
     directory = Path(path)
-    with _explained(directory):
+    with explained(directory):
         _refuse_link(directory)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if stat.S_IMODE(directory.stat().st_mode) & 0o077:
@@ -258,7 +259,7 @@ def private_file(path: str | Path) -> Path:
         FileWriteError: it cannot be made, or is a link or no regular file.
     """
     file = Path(path)
-    with _explained(file):
+    with explained(file):
         _refuse_link(file)
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
         try:
@@ -307,8 +308,13 @@ def _refuse_link(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turns the system's errors into ours, with the path and the remedy."""
+def explained(path: Path) -> Iterator[None]:
+    """Turns the system's errors into typed ones that name the path and the remedy.
+
+    Raises:
+        FileWriteError: the system refused.
+        NotEnoughDisk: the disk is full.
+    """
     try:
         yield
     except GptOssError:
