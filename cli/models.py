@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import InvalidRequest, ModelNotFound
-from ..hub.models import InstalledModel, forget, list_converted, list_models
+from ..hub.models import InstalledModel, clear_used, list_converted, list_models
 from .screen.spans import CYAN, DIM, Row, Span, clip
 from .screen.terminal import Terminal
 
@@ -52,7 +52,7 @@ def remove_models(names: Sequence[str], *, confirmed: bool) -> None:
         if not confirmed:
             _confirm(model, terminal)
         shutil.rmtree(model.path)
-        forget(name)
+        clear_used(name)
         terminal.line(f"deleted {name}: {_size(model.nbytes)}")
 
 

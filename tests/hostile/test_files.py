@@ -172,7 +172,7 @@ def test_a_fifo_that_somebody_reads_is_no_private_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "history", 0o644)
     reader = os.open(tmp_path / "history", os.O_RDONLY | os.O_NONBLOCK)
     try:
-        with pytest.raises(FileWriteError, match="is no regular file"):
+        with pytest.raises(FileWriteError, match="is not a regular file"):
             files.private_file(tmp_path / "history")
     finally:
         os.close(reader)
