@@ -74,7 +74,11 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
     "metadata holds null": ({"__metadata__": {"a": None}, **A}, 4, "__metadata__"),
     "metadata holds numbers": ({"__metadata__": {"a": 1}, **A}, 4, "__metadata__"),
     "duplicate tensor": (b'{"a":%s,"a":%s}' % ((json.dumps(entry(0, 4)).encode(),) * 2), 4, "is duplicated"),
-    "duplicate inner key": (b'{"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}}', 4, "duplicated"),
+    "duplicate inner key": (
+        b'{"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}}',
+        4,
+        "is duplicated",
+    ),
     "no JSON": (b"{'a'}", 0, "header cannot be read"),
     "a list": (b"[1, 2]", 0, "no safetensors header"),
     "bytes that are no UTF-8": (b'{"\xff":1}', 0, "header cannot be read"),
