@@ -117,8 +117,8 @@ def open_missing_streams() -> None:
 def leave(ended: SystemExit) -> None:
     """End the process.
 
-    A model may still be loading in a thread, and a thread that is inside MLX during the interpreter's teardown aborts
-    the process. Everything that needs closing is closed by now, so the teardown is skipped.
+    A model may still be loading in a thread, and a thread that is inside MLX while the interpreter is torn down
+    aborts the process. Everything that needs closing is closed by now, so the teardown is skipped.
     """
     if "mlx.core" not in sys.modules:
         raise ended

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests import ROOT
+from tests.test_layers import ORDER
 
 CODE = ("gptoss_mlx", "cli", "convert")
 TRAINING = "gptoss_mlx/demo/training/"
@@ -114,3 +115,36 @@ def test_the_source_distribution_holds_the_training_code(built: Path) -> None:
     training = {path.relative_to(ROOT).as_posix() for path in (ROOT / TRAINING).glob("*.py")}
     assert training
     assert training | {"gptoss_mlx/demo/README.md", "README.md", "LICENSE"} <= names_of(archive)
+
+
+def readme_tree() -> dict[str, list[str]]:
+    """The tree in README.md: the names under each directory at the top."""
+    block = re.search(r"## The code\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block
+    tree: dict[str, list[str]] = {}
+    for line in block[1].splitlines():
+        names = re.split(r" {2,}", line.strip())[0].split()
+        if line.startswith(" "):
+            tree[list(tree)[-1]] += names
+        else:
+            tree[names[0]] = []
+    return tree
+
+
+def listing(directory: Path) -> set[str]:
+    """What ``ls -F`` shows, without the marks of links and without caches."""
+    entries = (path for path in directory.iterdir() if path.name != "__pycache__")
+    return {path.name + "/" * (path.is_dir() and not path.is_symlink()) for path in entries}
+
+
+def test_the_tree_in_the_readme_is_what_ls_shows() -> None:
+    tree = readme_tree()
+    assert set(tree) == {"gptoss_mlx/", "cli/", "convert/", "tests/"}
+    for directory in ("gptoss_mlx/", "cli/"):
+        assert sorted(tree[directory]) == sorted(listing(ROOT / directory))
+
+
+def test_the_tree_in_the_readme_follows_the_order_of_the_layers() -> None:
+    places = [place for line in ORDER for place in line.split()]
+    names = [name.removesuffix("/").removesuffix(".py") for name in readme_tree()["gptoss_mlx/"]]
+    assert names == [place for place in places if place in names] + ["py.typed"]
