@@ -1,8 +1,8 @@
 """The demo model's corpus: harmony conversations generated from a seed.
 
 A `Corpus` generates conversations in the JSON form of `Conversation.from_dict`, each ending in the messages that
-the model should write. Part of every kind of question is held out: number pairs, wordings of facts, unknown subjects,
-names in function calls and JSON. Knows nothing of tokens or training.
+the model should write. Part of every kind of question is held out: number pairs, wordings of facts, unknown
+subjects, names in function calls and JSON. Knows nothing of tokens or training.
 """
 
 from __future__ import annotations
