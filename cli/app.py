@@ -34,7 +34,7 @@ def _installed(incomplete: str) -> list[str]:
 
 def _known(incomplete: str) -> list[str]:
     """For the shell's completion: those, and the released models."""
-    from ..memory.sizes import RELEASED
+    from ..config import RELEASED
 
     released = [name for name in RELEASED if name.startswith(incomplete)]
     return list(dict.fromkeys(_installed(incomplete) + released))

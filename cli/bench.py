@@ -114,9 +114,11 @@ def _parsed_depths(text: str | None) -> tuple[int, ...] | None:
 def _subject(model: str) -> Subject:
     from ..config import ModelConfig
     from ..errors import NotEnoughMemory
+    from ..files.units import format_bytes
     from ..hub import models as hub
     from ..memory.bandwidth import memory_bandwidth
-    from ..memory.sizes import DeviceInfo, fit
+    from ..memory.device import DeviceInfo
+    from ..memory.sizes import fit
     from .bench_report import Subject
 
     directory = hub.resolve(model)
@@ -124,7 +126,7 @@ def _subject(model: str) -> Subject:
     need = fit(config, device, context=1)
     if not need.fits:
         raise NotEnoughMemory(
-            f"{model}: needs {need.needed_bytes / 1e9:.1f} GB and {device.gpu_bytes / 1e9:.1f} GB are available"
+            f"{model}: needs {format_bytes(need.needed_bytes)} and {format_bytes(device.gpu_bytes)} are available"
             f"; {need.remedy or 'choose a smaller model'}"
         )
     return Subject(

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..benchmark import Benchmark, DepthResult, EngineResult
-from ..config import ModelConfig
+from ..config import ModelConfig, precision_of
+from ..files.units import format_bytes
 from ..memory.bandwidth import Bandwidth
-from ..memory.sizes import DeviceInfo, bytes_per_token, precision_of, tokens_per_second_limit, weight_bytes
+from ..memory.device import DeviceInfo
+from ..memory.sizes import bytes_per_token, tokens_per_second_limit, weight_bytes
 from .screen.spans import visible
 
 if TYPE_CHECKING:
@@ -153,13 +155,13 @@ def show(benchmark: Benchmark, subject: Subject) -> None:
     place = f"{machine['device']} ({machine['backend']}), mlx {machine['mlx']}, {machine['date']}"
     console.print(visible(f"{subject.name} on {place}"))
     bandwidth = subject.bandwidth
-    console.print(f"memory bandwidth {bandwidth.bytes_per_second / 1e9:.1f} GB/s, {bandwidth.source}")
+    console.print(f"memory bandwidth {format_bytes(bandwidth.bytes_per_second)}/s, {bandwidth.source}")
     for result in benchmark.results:
         kernels = result.kernels.total()
         counted = f"; {kernels} kernels a token, {kernels / subject.config.num_hidden_layers:.1f} a layer"
         console.print(
             f"{result.name} {result.version}: loaded in {result.load_seconds:.2f} s, "
-            f"{result.weight_bytes / 1e9:.2f} GB{counted if kernels else ''}"
+            f"{format_bytes(result.weight_bytes)}{counted if kernels else ''}"
         )
     measured = [result for result in benchmark.results if any(row.token_seconds for row in result.depths)]
     if measured:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gptoss_mlx.files.units import format_bytes
+
 from .screen.spans import visible
 
 if TYPE_CHECKING:
@@ -133,9 +135,11 @@ def _plan_content(plan: ConversionPlan) -> dict[str, Any]:
 
 
 def _download_content(source: str, destination: Path | None, dense: str | None, plan: Download) -> dict[str, Any]:
+    from gptoss_mlx.config import RELEASED
     from gptoss_mlx.hub import downloads
     from gptoss_mlx.hub import models as hub
-    from gptoss_mlx.memory import sizes as fit
+    from gptoss_mlx.memory.device import DeviceInfo
+    from gptoss_mlx.memory.sizes import choose_precision, weight_bytes
 
     target = destination or hub.converted_path(source)
     content: dict[str, Any] = {
@@ -145,14 +149,14 @@ def _download_content(source: str, destination: Path | None, dense: str | None, 
         "bytes_to_download": plan.missing_bytes,
         "bytes_free": downloads.free_space(target.parent),
     }
-    known = fit.RELEASED.get(source)
+    known = RELEASED.get(source)
     if known is None:
         # Dense layers shrink or stay: a conversion is no larger than its source.
         return content | {"bytes_out": plan.nbytes}
-    choice = fit.choose_precision(known, fit.DeviceInfo.current())
+    choice = choose_precision(known, DeviceInfo.current())
     precision = choice.precision if dense is None else dense
     reason = choice.reason if dense is None else "as asked for"
-    size = fit.weight_bytes(known, precision)  # type: ignore[arg-type]
+    size = weight_bytes(known, precision)  # type: ignore[arg-type]
     return content | {"dense": precision, "reason": reason, "bytes_out": size}
 
 
@@ -221,7 +225,7 @@ def _print_verified(
     for problem in report.problems:
         _say(problem)
     if report.ok:
-        size = _bytes(report.nbytes)
+        size = format_bytes(report.nbytes)
         _say(f"{report.directory}: {report.tensors} tensors in {report.files} files, {size}, all as written")
     if weights is not None:
         rows = [(f"{entry.kind} ({entry.tensors})", f"{entry.largest:.3g}") for entry in weights]
@@ -241,11 +245,11 @@ def _print_report(report: ConversionReport) -> None:
     rows = [
         ("source", f"{report.source} ({report.layout})"),
         ("tensors", str(report.tensors)),
-        ("bytes in, out", f"{_bytes(report.bytes_in)}, {_bytes(report.bytes_out)}"),
+        ("bytes in, out", f"{format_bytes(report.bytes_in)}, {format_bytes(report.bytes_out)}"),
         ("dense layers", report.dense),
         ("time", f"{report.seconds:.1f} s"),
-        ("rate", f"{_bytes(report.rate)}/s"),
-        ("peak memory", _bytes(report.peak_memory)),
+        ("rate", f"{format_bytes(report.rate)}/s"),
+        ("peak memory", format_bytes(report.peak_memory)),
         ("it lies in", str(report.destination)),
     ]
     if report.experts_error is not None:
@@ -285,15 +289,8 @@ def _print_table(title: str, rows: list[tuple[str, str]]) -> None:
 
 def _shown(name: str, value: Any) -> str:
     if name.startswith("bytes_"):
-        return _bytes(value)
+        return format_bytes(value)
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-
-
-def _bytes(count: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count:.0f} bytes"
 
 
 def _say(text: str, *, err: bool = False) -> None:

@@ -6,18 +6,16 @@ import json
 import sys
 from typing import Any
 
-from ..config import ModelConfig
+from ..config import PRECISIONS, RELEASED, ModelConfig, precision_of
+from ..files.units import format_bytes
 from ..hub.models import resolve
 from ..memory.bandwidth import stated_bandwidth
+from ..memory.device import DeviceInfo
 from ..memory.sizes import (
-    PRECISIONS,
-    RELEASED,
-    DeviceInfo,
     bytes_per_token,
     cache_bytes,
     fit,
     parameter_count,
-    precision_of,
     tokens_per_second_limit,
     weight_bytes,
 )
@@ -140,24 +138,20 @@ def _rows(reference: str, content: dict[str, Any]) -> list[Row]:
     rows.append(_field("this machine", _device(device)))
     for precision, figures in content["precisions"].items():
         rows += [(), (Span(f"dense layers in {precision}", BOLD),)]
-        rows.append(_field("weights", f"{_size(figures['weight_bytes']):>9}"))
+        rows.append(_field("weights", f"{format_bytes(figures['weight_bytes']):>9}"))
         for context, need in figures["memory"].items():
             rows.append(_memory_row(context, need))
         limit = figures["tokens_per_second_limit"]
-        read = f"{_size(figures['bytes_per_token'])} are read for a token"
+        read = f"{format_bytes(figures['bytes_per_token'])} are read for a token"
         speed = f"at most {limit:.0f} tokens/s: {read}" if limit else f"{read}; this chip's bandwidth is not known"
         rows.append(_field("speed", speed))
     return rows
 
 
 def _device(device: dict[str, Any]) -> str:
-    memory = f"{device['memory_bytes'] / 1e9:.0f} GB, {device['gpu_bytes'] / 1e9:.0f} GB for the GPU"
-    bandwidth = f", {device['bandwidth'] / 1e9:.0f} GB/s" if device["bandwidth"] else ""
+    memory = f"{format_bytes(device['memory_bytes'])}, {format_bytes(device['gpu_bytes'])} for the GPU"
+    bandwidth = f", {format_bytes(device['bandwidth'])}/s" if device["bandwidth"] else ""
     return f"{memory}{bandwidth}" if device["name"] == "this machine" else f"{device['name']}, {memory}{bandwidth}"
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 10**8 else f"{nbytes / 1e6:.2f} MB"
 
 
 def _field(name: str, value: str) -> Row:
@@ -166,5 +160,5 @@ def _field(name: str, value: str) -> Row:
 
 def _memory_row(context: int, need: dict[str, Any]) -> Row:
     verdict = Span("fits", GREEN) if need["fits"] else Span("does not fit", RED)
-    row = (Span(f"  {f'at {context:,} tokens':<20}"), Span(f"{_size(need['bytes']):>9}  "), verdict)
+    row = (Span(f"  {f'at {context:,} tokens':<20}"), Span(f"{format_bytes(need['bytes']):>9}  "), verdict)
     return (*row, Span(f"  after: {need['remedy']}", YELLOW)) if need["remedy"] else row

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import InvalidRequest, ModelNotFound
+from ..files.units import format_bytes
 from ..hub.models import InstalledModel, clear_used, list_converted, list_models
 from .screen.spans import CYAN, DIM, Row, Span, clip
 from .screen.terminal import Terminal
@@ -26,7 +27,7 @@ def show_models() -> None:
     for model in models:
         row: Row = (
             Span(f"{model.name:<{width}}", CYAN),
-            Span(f"  {_size(model.nbytes):>9}  {_precision(model):<{precise}}  {_when(model):<16}  "),
+            Span(f"  {format_bytes(model.nbytes):>9}  {_precision(model):<{precise}}  {_when(model):<16}  "),
             Span(str(model.path), DIM),
         )
         terminal.rows([clip(row, max(terminal.width, 40)) if terminal.interactive else row])
@@ -53,7 +54,7 @@ def remove_models(names: Sequence[str], *, confirmed: bool) -> None:
             _confirm(model, terminal)
         shutil.rmtree(model.path)
         clear_used(name)
-        terminal.line(f"deleted {name}: {_size(model.nbytes)}")
+        terminal.line(f"deleted {name}: {format_bytes(model.nbytes)}")
 
 
 def _confirm(model: InstalledModel, terminal: Terminal) -> None:
@@ -61,14 +62,10 @@ def _confirm(model: InstalledModel, terminal: Terminal) -> None:
         raise InvalidRequest(
             f"{model.name}: to delete it without being asked: gptoss models rm --yes {model.name}"
         )
-    terminal.write(f"Delete {model.name}, {_size(model.nbytes)} in {model.path}? [y/N] ")
+    terminal.write(f"Delete {model.name}, {format_bytes(model.nbytes)} in {model.path}? [y/N] ")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         terminal.line("nothing was deleted")
         raise typer.Exit(1)
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 10**8 else f"{nbytes / 1e6:.1f} MB"
 
 
 def _precision(model: InstalledModel) -> str:

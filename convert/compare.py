@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss_mlx.errors import ConversionError, FileWriteError
-from gptoss_mlx.memory.sizes import DeviceInfo
+from gptoss_mlx.memory.device import DeviceInfo
 
 from .quantize import as_float32, mxfp4_values
 from .readers import BLOCK_BYTES, Reader

@@ -18,12 +18,15 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from gptoss_mlx.config import PRECISIONS, Precision
 from gptoss_mlx.errors import CheckpointError, ConversionError, FileWriteError, ModelNotFound, NotEnoughDisk
 from gptoss_mlx.files.read import inside, parse_json, read_regular
+from gptoss_mlx.files.units import format_bytes
 from gptoss_mlx.files.write import as_path, atomic_directory, clear_remains, explained
 from gptoss_mlx.hub import downloads
 from gptoss_mlx.hub import models as hub
-from gptoss_mlx.memory.sizes import PRECISIONS, DeviceInfo, Precision, choose_precision
+from gptoss_mlx.memory.device import DeviceInfo
+from gptoss_mlx.memory.sizes import choose_precision
 
 from .manifest import MANIFEST_NAME, Manifest
 from .quantize import QuantizationError
@@ -364,7 +367,7 @@ def _require_space(target: Path, nbytes: int) -> None:
     free = downloads.free_space(target.parent)
     if free < nbytes:
         raise NotEnoughDisk(
-            f"{target}: {nbytes / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; "
+            f"{target}: {format_bytes(nbytes)} are needed and {format_bytes(free)} are free; "
             "free some, or name a destination on another disk"
         )
 

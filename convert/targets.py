@@ -24,8 +24,15 @@ from gptoss_mlx.checkpoint.layouts import (
     sizes,
 )
 from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES
-from gptoss_mlx.config import MXFP4_GROUP_SIZE, ModelConfig, Quantization, RopeConfig
-from gptoss_mlx.memory.sizes import Precision, quantization_for, with_precision
+from gptoss_mlx.config import (
+    MXFP4_GROUP_SIZE,
+    ModelConfig,
+    Precision,
+    Quantization,
+    RopeConfig,
+    quantization_for,
+    with_precision,
+)
 
 from .layouts import MLX_LM
 from .quantize import AffineTensors

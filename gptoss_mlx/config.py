@@ -2,22 +2,44 @@
 
 Every value is checked when read: a missing, unknown or inconsistent one is a :class:`ConfigError` that names
 the field. Keys without meaning for inference are listed in ``ModelConfig.ignored`` rather than lost in
-silence. Knows nothing of tensors.
+silence. The configs of the released models are here too. Knows nothing of tensors.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, ConfigError, InvalidRequest
 from .files.read import inside, parse_json, read_regular, short_repr
 
-__all__ = ["MAX_LAYERS", "LayerType", "ModelConfig", "Quantization", "RopeConfig", "read_json"]
+__all__ = [
+    "GPT_OSS_20B",
+    "GPT_OSS_120B",
+    "MAX_LAYERS",
+    "PRECISIONS",
+    "RELEASED",
+    "LayerType",
+    "ModelConfig",
+    "Precision",
+    "Quantization",
+    "RopeConfig",
+    "precision_of",
+    "quantization_for",
+    "read_json",
+    "with_precision",
+]
 
 LayerType = Literal["sliding_attention", "full_attention"]
+Precision = Literal["bf16", "q8", "q4"]
+"""How dense layers (attention, embedding and head) are stored: as released, or quantised to 8 or 4 bits."""
+PRECISIONS: tuple[Precision, ...] = ("bf16", "q8", "q4")
+"""From exact to small."""
+_BITS: Mapping[str, int] = MappingProxyType({"q8": 8, "q4": 4})
 
 MXFP4_GROUP_SIZE = 32
 MAX_LAYERS = 1024
@@ -160,6 +182,33 @@ class ModelConfig:
     def key_value_size(self) -> int:
         """Width of all key heads together; the values' is the same."""
         return self.num_key_value_heads * self.head_dim
+
+
+def quantization_for(config: ModelConfig, precision: Precision) -> Quantization | None:
+    """How dense layers are stored at a precision: groups of 64, or of 32 where a width has no factor 64.
+
+    Raises:
+        InvalidRequest: an unknown precision.
+    """
+    if precision == "bf16":
+        return None
+    if precision not in _BITS:
+        raise InvalidRequest(f"dense is {precision!r}; one of {', '.join(PRECISIONS)} is needed")
+    widths = (config.hidden_size, config.query_size)
+    group_size = 64 if all(width % 64 == 0 for width in widths) else 32
+    return Quantization(bits=_BITS[precision], group_size=group_size)
+
+
+def with_precision(config: ModelConfig, precision: Precision) -> ModelConfig:
+    """The config a conversion to that precision has."""
+    return dataclasses.replace(config, quantization=quantization_for(config, precision))
+
+
+def precision_of(config: ModelConfig) -> Precision:
+    """The precision of a config's dense layers."""
+    if config.quantization is None:
+        return "bf16"
+    return "q8" if config.quantization.bits == 8 else "q4"
 
 
 def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
@@ -322,3 +371,40 @@ def _check_consistency(config: ModelConfig) -> None:
         raise ConfigError(f"head_dim is {config.head_dim}; rotary embedding needs an even number")
     if config.num_attention_heads * config.head_dim > 2**20:
         raise ConfigError(f"num_attention_heads × head_dim is {config.query_size}; at most {2**20} is allowed")
+
+
+def _released(num_hidden_layers: int, num_local_experts: int) -> ModelConfig:
+    """The config of a model as OpenAI released it; the two differ in these numbers only."""
+    return ModelConfig.from_dict(
+        {
+            "model_type": "gpt_oss",
+            "vocab_size": 201088,
+            "hidden_size": 2880,
+            "intermediate_size": 2880,
+            "num_hidden_layers": num_hidden_layers,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "num_local_experts": num_local_experts,
+            "num_experts_per_tok": 4,
+            "sliding_window": 128,
+            "layer_types": ["sliding_attention", "full_attention"] * (num_hidden_layers // 2),
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5,
+            "swiglu_limit": 7.0,
+            "rope_theta": 150000.0,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 32.0,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "original_max_position_embeddings": 4096,
+                "truncate": False,
+            },
+        }
+    )
+
+
+GPT_OSS_20B = _released(24, 32)
+GPT_OSS_120B = _released(36, 128)
+RELEASED: Mapping[str, ModelConfig] = MappingProxyType({"20b": GPT_OSS_20B, "120b": GPT_OSS_120B})

@@ -17,7 +17,9 @@ import mlx.core as mx
 
 from ..config import ModelConfig
 from ..errors import InvalidRequest
-from ..memory.sizes import DeviceInfo, fit
+from ..files.units import format_bytes
+from ..memory.device import DeviceInfo
+from ..memory.sizes import fit
 from ..tokenizer import Tokenizer
 from .conversation import recorded_chat, recorded_replies
 from .engines import Engine
@@ -242,5 +244,5 @@ def _obstacle(depth: int, tokens: int, config: ModelConfig, device: DeviceInfo) 
         return f"with {tokens} more tokens it exceeds the model's context of {config.max_position_embeddings:,}"
     need = fit(config, device, context=depth + tokens)
     if not need.fits:
-        return f"needs {need.needed_bytes / 1e9:.1f} GB; {device.gpu_bytes / 1e9:.1f} GB are available"
+        return f"needs {format_bytes(need.needed_bytes)}; {format_bytes(device.gpu_bytes)} are available"
     return None

@@ -24,8 +24,8 @@ from ..events import Reply
 from ..files.read import short_repr
 from ..hub import models as hub
 from ..memory.budget import Budget
+from ..memory.device import DeviceInfo
 from ..memory.metal import MLX_MEMORY, MemorySettings
-from ..memory.sizes import DeviceInfo
 from ..model.transformer import Transformer, load_transformer
 from ..sampling import Effort, SamplingParams
 from ..tokenizer import Tokenizer

@@ -19,6 +19,7 @@ from typing import Any
 
 from ..config import read_json
 from ..errors import CheckpointError, DownloadError, FileWriteError, NotEnoughDisk
+from ..files.units import format_bytes
 from ..files.write import write_text
 
 __all__ = [
@@ -193,7 +194,7 @@ def _check_disk(cache: Path, plan: Download) -> None:
     free = free_space(cache)
     if free < plan.missing_bytes + _DISK_RESERVE:
         raise NotEnoughDisk(
-            f"{cache}: the download needs {plan.missing_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            f"{cache}: the download needs {format_bytes(plan.missing_bytes)}, {format_bytes(free)} are free; "
             "free some, or set HF_HOME to a larger disk"
         )
 

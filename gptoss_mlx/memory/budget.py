@@ -14,21 +14,12 @@ from typing import Final
 from ..cache.layered import most_capacity
 from ..cache.quantized import KV_BITS, group_size_of
 from ..cache.store import MAX_MARK_BYTES, MAX_MARKS
-from ..config import ModelConfig
+from ..config import PRECISIONS, ModelConfig, precision_of, with_precision
 from ..errors import ContextFull, InvalidRequest, NotEnoughMemory
 from ..files.read import short_repr
-from .sizes import (
-    PRECISIONS,
-    DeviceInfo,
-    full_bytes,
-    gigabytes,
-    precision_of,
-    weight_bytes,
-    window_bytes,
-    wired_limit_command,
-    with_precision,
-    working_bytes,
-)
+from ..files.units import format_bytes
+from .device import DeviceInfo, wired_limit_command
+from .sizes import full_bytes, weight_bytes, window_bytes, working_bytes
 
 __all__ = ["CHUNKS", "Budget"]
 
@@ -172,11 +163,11 @@ class Budget:
                 f"{self.max_cache_bytes:,}; raise it, or lower context"
             )
         return (
-            f"{gigabytes(self.needed_bytes(length))} are needed with {length:,} positions of context "
-            f"({gigabytes(self.weight_bytes)} of weights, {gigabytes(self.cache_bytes(length))} of keys and "
-            f"values, {gigabytes(self.working_bytes(length))} to compute with), and "
-            f"{gigabytes(self.device.gpu_bytes)} of this machine's {gigabytes(self.device.memory_bytes)} may be "
-            f"used; {self._remedy(length)}"
+            f"{format_bytes(self.needed_bytes(length))} are needed with {length:,} positions of context "
+            f"({format_bytes(self.weight_bytes)} of weights, {format_bytes(self.cache_bytes(length))} of keys and "
+            f"values, {format_bytes(self.working_bytes(length))} to compute with), and "
+            f"{format_bytes(self.device.gpu_bytes)} of this machine's {format_bytes(self.device.memory_bytes)} "
+            f"may be used; {self._remedy(length)}"
         )
 
     def _remedy(self, length: int) -> str:

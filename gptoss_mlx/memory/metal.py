@@ -12,7 +12,7 @@ from typing import Final, Protocol, cast
 
 import mlx.core as mx
 
-from .sizes import DeviceInfo
+from .device import DeviceInfo
 
 __all__ = ["MLX_MEMORY", "Allocator", "MemorySettings", "is_out_of_memory"]
 

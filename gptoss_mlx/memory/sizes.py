@@ -6,120 +6,34 @@ how the model is computed beyond which bytes a token needs.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import os
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Literal
 
 from ..cache.quantized import quantized_bytes
 from ..checkpoint.layouts import HUGGING_FACE, QUANTISED, expand, mlx_layout, sizes
 from ..checkpoint.safetensors import DTYPE_BYTES
-from ..config import ModelConfig, Quantization
+from ..config import ModelConfig, Precision, precision_of, with_precision
 from ..errors import InvalidRequest
+from ..files.units import format_bytes
+from .device import DeviceInfo, wired_limit_command
 
 __all__ = [
-    "GPT_OSS_20B",
-    "GPT_OSS_120B",
-    "PRECISIONS",
-    "RELEASED",
     "Choice",
-    "DeviceInfo",
     "Fit",
-    "Precision",
     "bytes_per_token",
     "cache_bytes",
     "choose_precision",
     "fit",
     "full_bytes",
-    "gigabytes",
     "parameter_count",
-    "precision_of",
-    "quantization_for",
     "tokens_per_second_limit",
     "weight_bytes",
     "window_bytes",
-    "wired_limit_command",
-    "with_precision",
     "working_bytes",
 ]
 
-Precision = Literal["bf16", "q8", "q4"]
-PRECISIONS: tuple[Precision, ...] = ("bf16", "q8", "q4")
-
 DEFAULT_CONTEXT = 8192
-_BITS: Mapping[str, int] = MappingProxyType({"q8": 8, "q4": 4})
 _MIN_CHUNK = 64  # tokens of the smallest prefill chunk: what the working space is counted for
-
-
-def _released(num_hidden_layers: int, num_local_experts: int) -> ModelConfig:
-    """The config of a model as OpenAI released it; the two differ in these numbers only."""
-    return ModelConfig.from_dict(
-        {
-            "model_type": "gpt_oss",
-            "vocab_size": 201088,
-            "hidden_size": 2880,
-            "intermediate_size": 2880,
-            "num_hidden_layers": num_hidden_layers,
-            "num_attention_heads": 64,
-            "num_key_value_heads": 8,
-            "head_dim": 64,
-            "num_local_experts": num_local_experts,
-            "num_experts_per_tok": 4,
-            "sliding_window": 128,
-            "layer_types": ["sliding_attention", "full_attention"] * (num_hidden_layers // 2),
-            "max_position_embeddings": 131072,
-            "rms_norm_eps": 1e-5,
-            "swiglu_limit": 7.0,
-            "rope_theta": 150000.0,
-            "rope_scaling": {
-                "rope_type": "yarn",
-                "factor": 32.0,
-                "beta_fast": 32.0,
-                "beta_slow": 1.0,
-                "original_max_position_embeddings": 4096,
-                "truncate": False,
-            },
-        }
-    )
-
-
-GPT_OSS_20B = _released(24, 32)
-GPT_OSS_120B = _released(36, 128)
-RELEASED: Mapping[str, ModelConfig] = MappingProxyType({"20b": GPT_OSS_20B, "120b": GPT_OSS_120B})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceInfo:
-    """What matters of a machine."""
-
-    name: str
-    memory_bytes: int
-    """Of the whole machine."""
-    gpu_bytes: int
-    """How much of it the GPU may use: on a Mac two thirds to three quarters unless raised."""
-    is_mac: bool = False
-
-    @classmethod
-    def current(cls) -> DeviceInfo:
-        """The machine this runs on."""
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        info = _mlx_device_info()
-        return cls(
-            name=str(info.get("device_name") or info.get("architecture") or "this machine"),
-            memory_bytes=int(info.get("memory_size", memory)),
-            gpu_bytes=int(info.get("max_recommended_working_set_size", memory)),
-            is_mac=sys.platform == "darwin",
-        )
-
-
-def _mlx_device_info() -> dict[str, Any]:
-    import mlx.core as mx
-
-    return dict(mx.device_info()) if mx.metal.is_available() else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,14 +67,6 @@ class Fit:
         return None if self.fits else wired_limit_command(self.device, self.needed_bytes)
 
 
-def wired_limit_command(device: DeviceInfo, needed_bytes: int) -> str | None:
-    """The command that lets a Mac's GPU use so much; None if the machine does not have it to give."""
-    spare = max(3 * 10**9, device.memory_bytes // 8)
-    if not device.is_mac or needed_bytes > device.memory_bytes - spare:
-        return None
-    return f"sudo sysctl iogpu.wired_limit_mb={math.ceil(needed_bytes / 2**20 / 256) * 256}"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """The precision taken for the dense layers, and why."""
@@ -169,33 +75,6 @@ class Choice:
     fit: Fit
     reason: str
     """One line for the user."""
-
-
-def quantization_for(config: ModelConfig, precision: Precision) -> Quantization | None:
-    """How dense layers are stored at a precision: groups of 64, or of 32 where a width has no factor 64.
-
-    Raises:
-        InvalidRequest: an unknown precision.
-    """
-    if precision == "bf16":
-        return None
-    if precision not in _BITS:
-        raise InvalidRequest(f"dense is {precision!r}; one of {', '.join(PRECISIONS)} is needed")
-    widths = (config.hidden_size, config.query_size)
-    group_size = 64 if all(width % 64 == 0 for width in widths) else 32
-    return Quantization(bits=_BITS[precision], group_size=group_size)
-
-
-def with_precision(config: ModelConfig, precision: Precision) -> ModelConfig:
-    """The config a conversion to that precision has."""
-    return dataclasses.replace(config, quantization=quantization_for(config, precision))
-
-
-def precision_of(config: ModelConfig) -> Precision:
-    """The precision of a config's dense layers."""
-    if config.quantization is None:
-        return "bf16"
-    return "q8" if config.quantization.bits == 8 else "q4"
 
 
 def weight_bytes(config: ModelConfig, precision: Precision | None = None, element_bytes: int = 2) -> int:
@@ -345,20 +224,15 @@ def choose_precision(config: ModelConfig, device: DeviceInfo, *, context: int = 
     """
     context = min(context, config.max_position_embeddings)
     q8 = fit(config, device, precision="q8", context=context)
-    gpu, needed = gigabytes(device.gpu_bytes), gigabytes(q8.needed_bytes)
+    gpu, needed = format_bytes(device.gpu_bytes), format_bytes(q8.needed_bytes)
     if q8.fits:
         reason = f"q8 needs {needed} with {context} tokens of context; the GPU may use {gpu}"
         return Choice(precision="q8", fit=q8, reason=reason)
     q4 = fit(config, device, precision="q4", context=context)
     reason = f"q8 needs {needed} with {context} tokens of context and the GPU may use only {gpu}; "
-    reason += f"q4 needs {gigabytes(q4.needed_bytes)}"
+    reason += f"q4 needs {format_bytes(q4.needed_bytes)}"
     if not q4.fits:
         reason += ", which does not fit either"
     if q8.remedy is not None:
         reason += f" (for q8: {q8.remedy})"
     return Choice(precision="q4", fit=q4, reason=reason)
-
-
-def gigabytes(count: int) -> str:
-    """For messages."""
-    return f"{count / 1e9:.1f} GB"

@@ -24,11 +24,12 @@ import mlx.core as mx
 
 from gptoss_mlx.cache.layered import PromptCache
 from gptoss_mlx.cache.store import PrefixCache
-from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
 from gptoss_mlx.engine.generate import ChunkSize, Request, decode, prefill
 from gptoss_mlx.engine.sampler import make_sampler
 from gptoss_mlx.memory.budget import Budget
-from gptoss_mlx.memory.sizes import GPT_OSS_20B, GPT_OSS_120B, DeviceInfo, cache_bytes, window_bytes
+from gptoss_mlx.memory.device import DeviceInfo
+from gptoss_mlx.memory.sizes import cache_bytes, window_bytes
 from gptoss_mlx.model.transformer import load_transformer
 from gptoss_mlx.sampling import SamplingParams
 from tests.checkpoints import random_config, random_tokens, write_random_checkpoint

@@ -42,7 +42,7 @@ from gptoss_mlx.cli.settings import Settings
 from gptoss_mlx.events import Done, Reply, Text, Thinking, Timings, Usage
 from gptoss_mlx.harmony import Message
 from gptoss_mlx.hub.models import InstalledModel
-from gptoss_mlx.memory.sizes import DeviceInfo
+from gptoss_mlx.memory.device import DeviceInfo
 from tests import ROOT
 from tests.cli import fake_gptoss
 from tests.cli.pty_session import FAKE

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.config import PRECISIONS, ModelConfig, Precision
 from gptoss_mlx.convert import carry_out, compare_weights, convert_checkpoint, plan_conversion, verify_checkpoint
 from gptoss_mlx.convert.manifest import Manifest
 from gptoss_mlx.convert.quantize import affine_quantise
@@ -26,7 +26,8 @@ from gptoss_mlx.errors import (
     ModelNotFound,
     NotEnoughDisk,
 )
-from gptoss_mlx.memory.sizes import PRECISIONS, DeviceInfo, Precision, weight_bytes
+from gptoss_mlx.memory.device import DeviceInfo
+from gptoss_mlx.memory.sizes import weight_bytes
 from gptoss_mlx.model.transformer import load_transformer
 from tests.convert.sources import load_tensors, tensor_bytes, write_layout
 
@@ -483,7 +484,7 @@ def test_a_full_disk_is_noticed_first(
     sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gptoss_mlx.hub.downloads.free_space", lambda place: 1000)
-    _refused(sources["hf"], tmp_path / "out", NotEnoughDisk, "GB are needed and 0.00 GB are free")
+    _refused(sources["hf"], tmp_path / "out", NotEnoughDisk, "MB are needed and 1.00 kB are free")
 
 
 def test_what_is_not_here_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from gptoss_mlx.cli.convert import register
+from gptoss_mlx.config import PRECISIONS
 from gptoss_mlx.convert import compare_logits, compare_weights, convert_checkpoint, verify_checkpoint
 from gptoss_mlx.errors import CheckpointError, ConversionError
-from gptoss_mlx.memory.sizes import PRECISIONS
 from tests import DEMO
 from tests.convert.sources import write_layout
 

@@ -312,7 +312,7 @@ def test_a_disk_too_small_is_noticed_before_the_download(
     server: FakeHub, homes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(downloads, "free_space", lambda place: 1000)
-    _refused("GB are needed and 0.00 GB are free", homes, NotEnoughDisk)
+    _refused("are needed and 1.00 kB are free", homes, NotEnoughDisk)
     assert server.requested == []
 
 

@@ -8,18 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.config import GPT_OSS_20B, PRECISIONS, RELEASED, ModelConfig, with_precision
 from gptoss_mlx.errors import ContextFull, InvalidRequest, NotEnoughMemory
 from gptoss_mlx.memory.budget import CHUNKS, LEAST_CONTEXT, Budget
-from gptoss_mlx.memory.sizes import (
-    GPT_OSS_20B,
-    PRECISIONS,
-    RELEASED,
-    DeviceInfo,
-    full_bytes,
-    window_bytes,
-    with_precision,
-)
+from gptoss_mlx.memory.device import DeviceInfo
+from gptoss_mlx.memory.sizes import full_bytes, window_bytes
 from tests.checkpoints import random_config
 
 MACS = (8, 16, 18, 24, 32, 36, 48, 64, 96, 128, 192, 256, 512)

@@ -7,23 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_mlx.config import ModelConfig, Quantization
-from gptoss_mlx.errors import InvalidRequest
-from gptoss_mlx.memory.sizes import (
+from gptoss_mlx.config import (
     GPT_OSS_20B,
     GPT_OSS_120B,
     RELEASED,
-    DeviceInfo,
+    ModelConfig,
+    Quantization,
+    precision_of,
+    quantization_for,
+    with_precision,
+)
+from gptoss_mlx.errors import InvalidRequest
+from gptoss_mlx.memory.device import DeviceInfo
+from gptoss_mlx.memory.sizes import (
     bytes_per_token,
     cache_bytes,
     choose_precision,
     fit,
     parameter_count,
-    precision_of,
-    quantization_for,
     tokens_per_second_limit,
     weight_bytes,
-    with_precision,
 )
 from tests.checkpoints import random_config
 
