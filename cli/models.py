@@ -11,7 +11,7 @@ import typer
 
 from ..errors import InvalidRequest, ModelNotFound
 from ..files.units import format_bytes
-from ..hub.models import InstalledModel, forget, list_converted, list_models
+from ..hub.models import InstalledModel, clear_used, list_converted, list_models
 from .screen.spans import CYAN, DIM, Row, Span, clip
 from .screen.terminal import Terminal
 
@@ -53,7 +53,7 @@ def remove_models(names: Sequence[str], *, confirmed: bool) -> None:
         if not confirmed:
             _confirm(model, terminal)
         shutil.rmtree(model.path)
-        forget(name)
+        clear_used(name)
         terminal.line(f"deleted {name}: {format_bytes(model.nbytes)}")
 
 

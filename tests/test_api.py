@@ -173,7 +173,7 @@ def test_the_readme_runs(
         here = block.replace('"20b"', '"demo"').replace('load("demo")', 'load("demo", context=1024)')
         here = here.replace('load("demo", ', 'load("demo", dtype="float32", ')
         exec(compile(here, "README.md", "exec"), names)
-    assert capsys.readouterr().out.endswith("tokens to read again at high effort\n")
+    assert capsys.readouterr().out.endswith("tokens to compute at high effort\n")
 
 
 def test_the_script_that_uses_everything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -295,7 +295,7 @@ def test_an_interrupt_leaves_with_what_was_measured(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     done = gptoss("demo", *TINY, "--against", "mlx-lm", "--json")
     assert done.exit_code == 130
-    assert done.stderr == "interrupted: this is what was measured so far\n"
+    assert done.stderr == "interrupted: these are the results so far\n"
     content = json.loads(done.stdout)
     jsonschema.validate(content, SCHEMA)
     assert content["interrupted"] is True

@@ -456,7 +456,7 @@ def test_a_chat_that_is_cut_off_keeps_its_readable_turns(home: Path) -> None:
 def test_only_regular_files_are_opened(home: Path) -> None:
     os.mkfifo(home / "pipe")
     began = time.monotonic()
-    for path, says in (("pipe", "is no regular file"), ("", "is no regular file"), ("no/such", "No such file")):
+    for path, says in (("pipe", "not a regular file"), ("", "not a regular file"), ("no/such", "No such file")):
         done = gptoss("run", "-m", "demo", "-f", str(home / path), "q")
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert says in done.stderr

@@ -86,7 +86,7 @@ def test_a_directory_without_manifest_cannot_be_verified(source: Path) -> None:
 def test_a_manifest_of_a_newer_version_says_so(converted: Path) -> None:
     path = converted / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
-    with pytest.raises(CheckpointError, match="of format 2, this version knows 1"):
+    with pytest.raises(CheckpointError, match="its format is 2, this version reads 1"):
         verify_checkpoint(converted)
 
 
@@ -102,7 +102,7 @@ def test_differences_from_the_source_are_the_quantisation_and_nothing_else(sourc
 
 def test_another_model_cannot_be_compared(converted: Path, tmp_path: Path) -> None:
     other = write_layout("hf", tmp_path / "other", num_hidden_layers=2)
-    with pytest.raises(ConversionError, match=r"config.json is of another model"):
+    with pytest.raises(ConversionError, match=r"config.json describes another model"):
         compare_weights(converted, other)
 
 
@@ -123,7 +123,7 @@ def test_predictions_are_compared_on_a_text(source: Path, tmp_path: Path, monkey
     assert results["bf16"].mean_kl == results["bf16"].largest_kl == 0
     assert results["bf16"].top1_agreement == 1
     assert 0 < results["q8"].mean_kl < results["q4"].mean_kl
-    with pytest.raises(ConversionError, match="the text has no tokens"):
+    with pytest.raises(ConversionError, match="the text is empty"):
         compare_logits(source, source, "")
 
 

@@ -300,7 +300,7 @@ def test_offline_on_purpose(server: FakeHub, homes: Path, monkeypatch: pytest.Mo
 
 def test_pickles_alone_are_refused(server: FakeHub, homes: Path) -> None:
     del server.files["model.safetensors"]
-    _refused("holds no safetensors; pickles are never read", homes)
+    _refused("contains no safetensors; pickles are never read", homes)
 
 
 def test_a_damaged_file_on_the_hub_is_not_converted(server: FakeHub, homes: Path) -> None:

@@ -100,7 +100,7 @@ def test_a_flag_overrides_what_the_file_says_and_is_checked_alike(home: Path) ->
 def test_a_plan_is_refused_where_the_conversion_would_be(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_layout("hf", home / "source", num_hidden_layers=1)
     done = gptoss("convert", str(source), str(home / "no" / "out"), "--dry-run")
-    assert (done.exit_code, "does not exist; make it first" in done.stderr) == (3, True)
+    assert (done.exit_code, "does not exist; create it first" in done.stderr) == (3, True)
     for to in ("hf", "mlx-lm"):
         with pytest.raises(ConversionError, match="name a destination"):
             convert_checkpoint(source, to=to)
