@@ -6,14 +6,14 @@
     └──────────────┘ ←──┐       └──────────┘                └───────────┘
                         └──────── end, return, call ──────────────┘
 
-Strict parsing knows these arrows and no others. Recovering parsing adds three, each recorded on the message:
+Strict parsing has only these transitions. Recovering parsing adds three and records each on the message:
 
-* what stands where a start should (text, a channel) begins a header without a start;
-* a header that a terminator or another start ends, or that has turned out to be text, becomes a message:
-  what it had of fields, and all the rest as content;
-* in content that began so, without its message token, a start or a channel begins the next message.
+* text or a channel in place of a start begins a header without a start;
+* a header that a terminator or another start ends, or that has too many stray words, becomes a message: its
+  fields, and the remaining words as content;
+* in content that began that way, without a message token, a start or a channel begins the next message.
 
-Everywhere else the two are one: where strict parsing succeeds, recovering parsing does the same.
+Where strict parsing succeeds, recovering parsing gives the same messages.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from ..errors import InvalidRequest, ParseError
 from .content import TextContent
 from .fields import Channel, Role, as_choice
 from .header import (
-    CHANNEL_MARK,
-    CONSTRAIN_MARK,
+    CHANNEL_MARKER,
+    CONSTRAIN_MARKER,
     Header,
     HeaderError,
     Notes,
     is_text,
+    printable,
     read_leniently,
     read_strictly,
     read_unfinished,
-    spelled,
 )
 from .messages import Message, Repair, RepairKind
 from .render import TokenCodec
 
 __all__ = ["Change", "ParserState", "StreamParser", "parse"]
 
-# No header is as long; beyond, one is not looked for.
+# No real header has as many.
 MAX_HEADER_TOKENS: Final = 512
 
 
 class ParserState(StrEnum):
-    """What the parser waits for."""
+    """The part of a message that the parser expects."""
 
     EXPECT_START = "expect start"
     HEADER = "header"
@@ -58,13 +58,13 @@ class ParserState(StrEnum):
 
 
 class Change(NamedTuple):
-    """What one token brought to one message."""
+    """The effect of one token on one message."""
 
     header: Header
     delta: str
-    """Text that was added; never half a character."""
+    """The added text; never half a character."""
     message: Message | None
-    """The message, if it ended here."""
+    """The message, if the token ended it."""
 
 
 class _Control(Enum):
@@ -77,15 +77,15 @@ class _Control(Enum):
 
 
 _STOPS: Final = ("<|end|>", "<|return|>", "<|call|>")
-_MARKS: Final = {_Control.CHANNEL: CHANNEL_MARK, _Control.CONSTRAIN: CONSTRAIN_MARK}
-# What may be noted of a header that says nothing but a role.
+_MARKERS: Final = {_Control.CHANNEL: CHANNEL_MARKER, _Control.CONSTRAIN: CONSTRAIN_MARKER}
+# The repairs of a header that may have nothing but a role.
 _NOTHING_LOST: Final = (
     RepairKind.MISSING_ROLE,
     RepairKind.DOUBLED_ROLE,
     RepairKind.MISSING_CHANNEL,
     RepairKind.STRAY_WORD,
 )
-_CONTROL_OF_MARK: Final = {mark: control for control, mark in _MARKS.items()}
+_CONTROL_OF_MARKER: Final = {mark: control for control, mark in _MARKERS.items()}
 
 _controls_of: WeakKeyDictionary[TokenCodec, Mapping[int, _Control]] = WeakKeyDictionary()
 
@@ -94,13 +94,13 @@ class StreamParser:
     """Reads messages from a stream of tokens.
 
     Args:
-        tokenizer: gives the bytes of tokens and the ids of control tokens.
-        role: the role whose header the prompt began (``<|start|>assistant``); None if the stream begins with
-            a start token of its own.
-        strict: raise where openai-harmony raises. Otherwise never raise: mend, and record it in
+        tokenizer: has the bytes of tokens and the ids of control tokens.
+        role: the role with which the prompt ended (``<|start|>assistant``); None if the stream has its own first
+            start token.
+        strict: raise where openai-harmony raises. Otherwise never raise, but repair and record it in
             `Message.repairs`.
 
-    Feed the terminator too, but not ``<|endoftext|>``, which would be text; then `close`.
+    The terminator must be processed too, but not ``<|endoftext|>``, which would be text. At the end, call `close`.
     """
 
     def __init__(self, tokenizer: TokenCodec, role: Role | str | None = "assistant", strict: bool = False) -> None:
@@ -130,51 +130,52 @@ class StreamParser:
 
     @property
     def messages(self) -> Sequence[Message]:
-        """The messages that ended."""
+        """The finished messages."""
         return self._messages
 
     @property
     def state(self) -> ParserState:
-        """What the parser waits for."""
+        """The part of a message that the parser expects."""
         return self._state
 
     @property
     def role(self) -> Role | None:
-        """The role of the message that is being written, or that the last token ended."""
+        """The role of the current message, or of the message that the last token ended."""
         if self._header is not None:
             return self._header.author.role
         return self._role
 
     @property
     def channel(self) -> Channel | None:
-        """Its channel."""
+        """The channel of the same message."""
         return self._header.channel if self._header else None
 
     @property
     def recipient(self) -> str | None:
-        """Its recipient."""
+        """The recipient of the same message."""
         return self._header.recipient if self._header else None
 
     @property
     def content_type(self) -> str | None:
-        """Its content type."""
+        """The content type of the same message."""
         return self._header.content_type if self._header else None
 
     @property
     def text(self) -> str:
-        """The text so far of the message that is being written."""
+        """The text so far of the current message."""
         return "".join(self._text)
 
     @property
     def last_delta(self) -> str:
-        """The text that the last token added, most often to the message that is being written."""
+        """The text that the last token added, usually to the current message."""
         return self._changes[-1].delta if self._changes else ""
 
     def process(self, token: int) -> Sequence[Change]:
-        """Takes one token and tells what it changed: seldom more than one thing, most often some text.
+        """Parses one token and returns its changes: usually one, with some text.
 
         Raises:
             ParseError: only if strict, where openai-harmony raises too.
+            InvalidRequest: the parser was closed.
         """
         self._begin_step()
         self._position += 1
@@ -187,7 +188,7 @@ class StreamParser:
         return tuple(self._changes)
 
     def close(self) -> Sequence[Change]:
-        """Ends the stream; a message without its terminator is kept and marked as truncated.
+        """Ends the stream. A message without its terminator is kept, as truncated.
 
         Raises:
             ParseError: only if strict and inside a header.
@@ -230,7 +231,7 @@ class StreamParser:
         elif self._strict:
             self._refuse(f"{_named(data)} where <|start|> is expected")
         elif control is _Control.STOP or control is _Control.OTHER:
-            self._note(RepairKind.STRAY_TOKEN, _shown(data))
+            self._note(RepairKind.STRAY_TOKEN, _as_text(data))
         else:
             self._begin_header(has_start=False)
             self._take(control, data)
@@ -239,8 +240,8 @@ class StreamParser:
         if control is None:
             self._header_text.append(self._header_decoder.decode(data))
             self._check_header_length()
-        elif control in _MARKS:
-            self._header_text.append(self._header_decoder.decode(b"", True) + _MARKS[control])
+        elif control in _MARKERS:
+            self._header_text.append(self._header_decoder.decode(b"", True) + _MARKERS[control])
         elif control is _Control.MESSAGE:
             self._begin_content()
         elif self._strict:
@@ -250,7 +251,7 @@ class StreamParser:
         elif control is _Control.STOP:
             self._abandon_header()
         else:
-            self._note(RepairKind.STRAY_TOKEN, _shown(data))
+            self._note(RepairKind.STRAY_TOKEN, _as_text(data))
 
     def _take_in_content(self, control: _Control | None, data: bytes) -> None:
         if control is _Control.STOP:
@@ -261,7 +262,7 @@ class StreamParser:
             self._finish()
             self._take(control, data)
         else:
-            self._note(RepairKind.STRAY_TOKEN, _shown(data))
+            self._note(RepairKind.STRAY_TOKEN, _as_text(data))
 
     def _begin_header(self, has_start: bool) -> None:
         self._state = ParserState.HEADER
@@ -270,7 +271,7 @@ class StreamParser:
         self._header_decoder.reset()
 
     def _restart_header(self) -> None:
-        """A start inside a header: a doubled one, unless what stands before it is a message of its own."""
+        """Handles a start inside a header: a doubled one, unless the text before it is a message of its own."""
         text = "".join(self._header_text)
         if text.strip():
             self._abandon_header()
@@ -282,7 +283,7 @@ class StreamParser:
         self._begin_header(has_start=True)
 
     def _abandon_header(self, truncated: bool = False) -> None:
-        """The message ends inside its header. What is in it may make two messages, with a channel between."""
+        """Ends a message inside its header, which may hold two messages with a channel between them."""
         while self._state is ParserState.HEADER:
             self._end_header()
         if self._state is ParserState.CONTENT:
@@ -297,7 +298,7 @@ class StreamParser:
             self._end_header()
 
     def _begin_content(self) -> None:
-        """The header is complete: read it."""
+        """Reads the complete header."""
         text = "".join(self._header_text) + self._header_decoder.decode(b"", True)
         begun = self._has_start or self._role is not None
         read: tuple[Header, Notes] | None = None
@@ -318,12 +319,12 @@ class StreamParser:
         self._open(*read, guessed=False)
 
     def _end_header(self) -> None:
-        """The header ends without a message token: what it holds beside fields becomes content."""
+        """Ends a header that has no message token: everything beside its fields becomes content."""
         pending = self._header_decoder.getstate()[0]
         text = "".join(self._header_text)
         header, notes, rest = read_unfinished(text, self._role, self._has_start, cut=self._closed)
         if not rest and not pending and header.is_bare and all(kind in _NOTHING_LOST for kind, _ in notes):
-            # At most a role: no message was begun.
+            # Nothing but a role: no message has started.
             if text.strip():
                 self._note(RepairKind.UNFINISHED_HEADER, text)
             elif text:
@@ -337,10 +338,10 @@ class StreamParser:
         self._replay(rest, pending)
 
     def _replay(self, text: str, pending: bytes) -> None:
-        """Takes what was put into a header once more, as content."""
+        """Parses a part of the header again, as content."""
         run = ""
         for character in text:
-            control = _CONTROL_OF_MARK.get(character)
+            control = _CONTROL_OF_MARKER.get(character)
             if control is None:
                 run += character
                 continue
@@ -371,7 +372,7 @@ class StreamParser:
             self._changes.append(Change(self._header, delta, None))
 
     def _finish(self, truncated: bool = False) -> None:
-        """The message ends; bytes that wait for the rest of their character wait in vain."""
+        """Ends the message; an incomplete character at its end becomes U+FFFD."""
         header = self._header
         if header is None:
             return
@@ -391,7 +392,7 @@ class StreamParser:
         self._text, self._repairs = [], []
 
     def _note(self, kind: RepairKind, text: str = "") -> None:
-        self._repairs.append(Repair(kind=kind, position=self._position, text=spelled(text)))
+        self._repairs.append(Repair(kind=kind, position=self._position, text=printable(text)))
 
     def _refuse(self, problem: str) -> None:
         self._error = ParseError(f"token {self._position}: {problem}")
@@ -401,7 +402,7 @@ class StreamParser:
 def parse(
     tokens: Iterable[int], tokenizer: TokenCodec, role: Role | str | None = "assistant", strict: bool = False
 ) -> list[Message]:
-    """The messages of a whole stream: see `StreamParser`."""
+    """The messages of a whole stream. The arguments are those of `StreamParser`."""
     parser = StreamParser(tokenizer, role, strict)
     for token in tokens:
         parser.process(token)
@@ -410,7 +411,7 @@ def parse(
 
 
 def _controls(tokenizer: TokenCodec) -> Mapping[int, _Control]:
-    """What each control token is to the parser; the same for every stream of a tokenizer."""
+    """The control token of each special id, cached for the tokenizer."""
     controls = _controls_of.get(tokenizer)
     if controls is None:
         by_name = {control.value: control for control in _Control} | dict.fromkeys(_STOPS, _Control.STOP)
@@ -423,11 +424,11 @@ def _decoder(errors: str) -> codecs.IncrementalDecoder:
     return codecs.getincrementaldecoder("utf-8")(errors)
 
 
-def _shown(data: bytes) -> str:
+def _as_text(data: bytes) -> str:
     return data.decode("utf-8", errors="replace")
 
 
 def _named(data: bytes) -> str:
-    """For an error, which is one line."""
-    text = _shown(data)
+    """A token in an error message of one line."""
+    text = _as_text(data)
     return text if text.isprintable() else repr(text)

@@ -1,4 +1,4 @@
-"""Where we differ from openai-harmony on purpose: each difference by its name, with what the oracle does."""
+"""The intended differences from openai-harmony: each by its name, with the oracle's behaviour."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CODEC = tokenizer()
 
 
 def kept(*messages: Message) -> list[str]:
-    """The texts that are still rendered."""
+    """The texts that are rendered."""
     dropped = dropped_messages(messages)
     return [message.text for position, message in enumerate(messages) if position not in dropped]
 
@@ -56,7 +56,7 @@ def test_1_analysis_of_every_finished_turn_is_dropped() -> None:
     messages = [*turn(1), *turn(2), *turn(3), Message.user("q4")]
     assert kept(*messages) == ["q1", "a1", "q2", "a2", "q3", "a3", "q4"]
     conversation = Conversation(messages=tuple(messages))
-    # The oracle keeps what stands after the first final.
+    # The oracle keeps everything after the first final.
     assert "t2" in CODEC.decode(oracle_render(conversation))
     assert "t2" not in CODEC.decode(render(conversation, CODEC))
 
@@ -112,7 +112,7 @@ def test_1_without_dropping_everything_is_rendered() -> None:
 
 
 def oracle_message(**fields: Any) -> str:
-    """What the oracle renders for a message in JSON."""
+    """The oracle's rendering of a message in JSON."""
     inner = oracle()._inner
     tokens = inner.render(json.dumps({"content": "x", **fields}), None)
     return str(oracle().decode_utf8(tokens))
@@ -201,7 +201,7 @@ def test_2_strict_parsing_looks_for_no_header_of_more_than_512_tokens() -> None:
 
 
 def tool_text(schema: dict[str, Any]) -> tuple[str, str]:
-    """Ours and the oracle's."""
+    """Our rendering and the oracle's."""
     tool = ToolDescription(name="f", parameters={"type": "object", "properties": {"p": schema}})
     developer = DeveloperContent(tools=(ToolNamespace.functions(tool),))
     conversation = Conversation(messages=(Message.developer(developer),))
@@ -254,7 +254,7 @@ def test_4_the_limit_is_where_the_oracle_gives_up() -> None:
         oracle_render(conversation)
 
 
-# Numbers: there, the last of 16 or 17 digits may change on the way through JSON.
+# Numbers: in the oracle the last of 16 or 17 digits may change when JSON is read.
 
 
 def test_5_a_number_keeps_its_last_digit() -> None:

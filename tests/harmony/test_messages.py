@@ -253,7 +253,7 @@ def test_a_function_call_on_analysis_is_stored_on_commentary() -> None:
 
 @pytest.mark.parametrize("recipient", ["functions.f", "python", "all"])
 def test_no_call_is_stored_on_final_and_no_answer_to_one_is(recipient: str) -> None:
-    """A message on final says that the turn is over, and no tool message may be there."""
+    """A message on final ends the turn, and a tool message must not be there."""
     call = Message.assistant("{}", channel="final", recipient=recipient)
     assert call.stored() == Message.assistant("{}", channel="commentary", recipient=recipient)
     for asked in (call, call.stored()):

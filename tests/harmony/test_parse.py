@@ -1,4 +1,4 @@
-"""Streams to messages: what models write, valid and malformed, token by token."""
+"""Streams to messages, token by token: valid and malformed output of models."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_truncated_at_any_token_everything_said_is_kept_and_marked(text: str) ->
         for message in messages[finished:]:
             assert message.truncated
             beginning = message.text.rstrip("\ufffd")
-            # After a start token the first words of a tool's name are as good as any text.
+            # After a start token, the first words of a tool's name may also be text.
             name = whole[finished].author.name or ""
             assert whole[finished].text.startswith(beginning) or name.startswith(beginning)
             assert message.channel in (whole[finished].channel, None)
@@ -258,7 +258,7 @@ def test_any_one_token_edit_is_survived_without_losing_text(index: int) -> None:
                 messages = parse(stream, tokenizer())
                 assert messages
                 assert not lost_text(stream, messages)
-        # Against the oracle, one of these edits for each position: the long run takes many more.
+        # Only one edit for each position is compared with the oracle; the long run has many more.
         check_stream([*tokens[:at], rng.choice(inserted), *tokens[at + rng.randint(0, 1) :]], "assistant")
 
 
@@ -286,7 +286,7 @@ def test_noise_of_any_kind_is_survived(seed: int) -> None:
 
 
 def split(data: bytes, rng: random.Random) -> list[int]:
-    """Bytes cut into tokens in any way the vocabulary has."""
+    """Bytes cut into tokens at random, in any way that the vocabulary allows."""
     ranks = tokenizer()._encoding._mergeable_ranks
     tokens = []
     while data:
@@ -309,7 +309,7 @@ def test_any_split_of_a_text_over_tokens_gives_the_text() -> None:
         for token in split(text.encode(), rng):
             parser.process(token)
             deltas.append(parser.last_delta)
-            # Nothing waits longer than it must, and no character comes in halves.
+            # Each delta comes as early as possible and has whole characters.
             assert deltas[-1] == reference.decode(tokenizer().token_bytes(token))
         parser.process(NAMED["<|return|>"])
         assert "".join(deltas) == text == parser.messages[0].text
