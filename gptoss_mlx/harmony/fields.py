@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from ..errors import RenderError
 
@@ -46,6 +46,8 @@ class ReasoningEffort(StrEnum):
         return next((effort for effort in cls if isinstance(value, str) and effort == value.lower()), None)
 
 
+ROLES: Final = frozenset(Role)
+CHANNELS: Final = frozenset(Channel)
 MAX_RECIPIENT = 256
 MAX_CONTENT_TYPE = 256
 CONSTRAIN = "<|constrain|>"
@@ -53,6 +55,12 @@ CONSTRAIN = "<|constrain|>"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOOL_NAME = re.compile(r"(?:[A-Za-z0-9_-]{1,64}\.)?[A-Za-z0-9_.-]{1,64}")
+
+# Punctuation that models write between and after header words; none of it may occur in a tool's name.
+_GLUE: Final = r"""!"#$%&'()*+,/;>?@\[\\\]^`{|}~\u2010-\u2027\u2030-\u205e"""
+_HEADER_WORD = re.compile("|".join([*Role, *Channel]))
+_GLUED_WORDS = re.compile(rf"(?:{_HEADER_WORD.pattern}|[{_GLUE}])+")
+_PUNCTUATION = re.compile(rf"[{_GLUE}\s]+")
 
 _E = TypeVar("_E", bound=StrEnum)
 
@@ -109,14 +117,33 @@ def check_content_type(value: Any, field: str) -> str:
     if rest == "" and value:
         return CONSTRAIN
     _check_word(rest, MAX_CONTENT_TYPE, field)
-    if "to=" in rest or any(repeats(rest, role) for role in Role):
-        raise RenderError(f"{field}: {_short(value)} would read as a recipient or a role; allowed: any other word")
+    if "to=" in rest or header_words(rest):
+        raise RenderError(
+            f"{field}: {_short(value)} would read as a recipient, a role or a channel; allowed: any other word"
+        )
     return str(value)
 
 
 def repeats(word: str, role: str) -> bool:
     """Whether a word is a role, written once or several times: ``assistantassistant``."""
     return word == role * (len(word) // len(role))
+
+
+def header_words(word: str) -> list[str]:
+    """The roles and channels of a word that has nothing else but punctuation, such as ``assistant––final``."""
+    return _HEADER_WORD.findall(word) if _GLUED_WORDS.fullmatch(word) else []
+
+
+def is_punctuation(text: str) -> bool:
+    """Whether a text has nothing but the punctuation of `header_words` and white space."""
+    return _PUNCTUATION.fullmatch(text) is not None
+
+
+def callee(role: Role, recipient: str | None) -> str | None:
+    """The tool that a message calls. Only the assistant calls, and neither a role nor ``all`` is a tool."""
+    if role is not Role.ASSISTANT or recipient is None or recipient == "all" or header_words(recipient):
+        return None
+    return recipient
 
 
 def check_object(value: Any, field: str) -> None:
@@ -153,11 +180,11 @@ def _check_pattern(value: Any, pattern: re.Pattern[str], allowed: str, field: st
 
 
 def _check_not_reserved(value: str, field: str) -> str:
-    # A tool's name is rendered in the place of the role: one that spells a role would read as that role.
-    if any(repeats(value.lower(), role) for role in Role):
+    # A tool's name is rendered in the place of the role: a role or a channel would not read as a name.
+    if header_words(value.lower()):
         raise RenderError(
-            f"{field}: {value!r} is reserved, a tool of that name would speak as that role; "
-            f"not allowed: {', '.join(Role)}"
+            f"{field}: {value!r} is reserved, it would read as a role or a channel and not as a tool; "
+            f"not allowed: {', '.join([*Role, *Channel])}"
         )
     return value
 

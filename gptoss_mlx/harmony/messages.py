@@ -18,6 +18,7 @@ from .fields import (
     Channel,
     Role,
     as_choice,
+    callee,
     check_content_type,
     check_name,
     check_object,
@@ -31,7 +32,7 @@ __all__ = ["Author", "Conversation", "Message", "Repair", "RepairKind"]
 
 
 class RepairKind(StrEnum):
-    """The kinds of malformation that the recovering parser repairs."""
+    """The kinds of repairs: in the recovering parser, or when a call is matched with the declared tools."""
 
     MISSING_START = "missing start"
     DOUBLED_START = "doubled start"
@@ -39,14 +40,19 @@ class RepairKind(StrEnum):
     DOUBLED_ROLE = "doubled role"
     UNKNOWN_ROLE = "unknown role"
     BAD_NAME = "bad name"
+    MISSING_END = "missing end"
     MISSING_CHANNEL = "channel marker without a name"
+    MISSING_MARKER = "channel without its marker"
     DOUBLED_CHANNEL = "doubled channel"
     UNKNOWN_CHANNEL = "unknown channel"
     DOUBLED_RECIPIENT = "doubled recipient"
     BAD_RECIPIENT = "bad recipient"
+    NO_TOOL = "recipient that is not a tool"
+    OTHER_NAME = "call by another name"
     DOUBLED_CONTENT_TYPE = "doubled content type"
     BAD_CONTENT_TYPE = "bad content type"
     ODD_ORDER = "header words in odd order"
+    GLUED_WORDS = "glued header words"
     STRAY_WORD = "stray header word"
     STRAY_TOKEN = "stray control token"
     STRAY_WHITESPACE = "whitespace between messages"
@@ -182,11 +188,13 @@ class Message:
         """The message for the history: a function call on analysis, and any call on final, moves to commentary.
 
         Analysis is dropped after the turn, but a call and its result must stay. A message on final ends the turn,
-        but a call does not.
+        but a call does not. A message of the assistant to a role or to all is not a call and has no recipient.
         """
-        is_call = self.author.role is Role.ASSISTANT and self.recipient is not None
-        is_function = is_call and str(self.recipient).startswith("functions.")
-        if (is_function and self.channel is Channel.ANALYSIS) or (is_call and self.channel is Channel.FINAL):
+        tool = self.callee
+        if tool is None:
+            addressed = self.role is Role.ASSISTANT and self.recipient is not None
+            return replace(self, recipient=None) if addressed else self
+        if self.channel is Channel.FINAL or (self.channel is Channel.ANALYSIS and tool.startswith("functions.")):
             return replace(self, channel=Channel.COMMENTARY)
         return self
 
@@ -194,6 +202,12 @@ class Message:
     def role(self) -> Role:
         """The author's role."""
         return self.author.role
+
+    @property
+    def callee(self) -> str | None:
+        """The tool that the message calls. None if it is not a call: only the assistant calls tools, and neither a
+        role nor ``all`` is a tool."""
+        return callee(self.author.role, self.recipient)
 
     @property
     def is_complete(self) -> bool:

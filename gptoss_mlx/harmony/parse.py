@@ -11,36 +11,29 @@ Strict parsing has only these transitions. Recovering parsing adds three and rec
 * text or a channel in place of a start begins a header without a start;
 * a header that a terminator or another start ends, or that has too many stray words, becomes a message: its
   fields, and the remaining words as content;
-* in content that began that way, without a message token, a start or a channel begins the next message.
+* in content, a start or a channel begins the next message, and no other control token is text.
 
-Where strict parsing succeeds, recovering parsing gives the same messages.
+Where strict parsing succeeds and no content has a control token, recovering parsing gives the same messages.
+The cost of a token is constant on every stream: a header has at most 512 tokens, and each is read at most a few
+times before it is a field or content.
 """
 
 from __future__ import annotations
 
 import codecs
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, StrEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from ..errors import InvalidRequest, ParseError
 from .content import TextContent
-from .fields import Channel, Role, as_choice
-from .header import (
-    CHANNEL_MARKER,
-    CONSTRAIN_MARKER,
-    Header,
-    HeaderError,
-    Notes,
-    is_text,
-    printable,
-    read_leniently,
-    read_strictly,
-    read_unfinished,
-)
-from .messages import Message, Repair, RepairKind
+from .fields import Channel, Role, as_choice, is_punctuation
+from .header import CHANNEL_MARKER, CONSTRAIN_MARKER, Header, HeaderError, Notes, printable, read_strictly
+from .messages import Author, Message, Repair, RepairKind
+from .recovery import HeaderText, read_leniently, read_unfinished
 from .render import TokenCodec
 
 __all__ = ["Change", "ParserState", "StreamParser", "parse"]
@@ -78,14 +71,10 @@ class _Control(Enum):
 
 _STOPS: Final = ("<|end|>", "<|return|>", "<|call|>")
 _MARKERS: Final = {_Control.CHANNEL: CHANNEL_MARKER, _Control.CONSTRAIN: CONSTRAIN_MARKER}
-# The repairs of a header that may have nothing but a role.
-_NOTHING_LOST: Final = (
-    RepairKind.MISSING_ROLE,
-    RepairKind.DOUBLED_ROLE,
-    RepairKind.MISSING_CHANNEL,
-    RepairKind.STRAY_WORD,
-)
 _CONTROL_OF_MARKER: Final = {mark: control for control, mark in _MARKERS.items()}
+
+_Item: TypeAlias = tuple[_Control | None, bytes]
+"""A token: its control token, if it is one, and its bytes."""
 
 _controls_of: WeakKeyDictionary[TokenCodec, Mapping[int, _Control]] = WeakKeyDictionary()
 
@@ -116,16 +105,21 @@ class StreamParser:
         self._closed = False
         self._error: ParseError | None = None
         # The header being read.
-        self._header_text: list[str] = []
-        self._has_start = False
+        self._header_text = HeaderText(self._role)
         self._header_decoder = _decoder("surrogateescape")
         # The message being read.
         self._header: Header | None = None
         self._text: list[str] = []
         self._decoder = _decoder("replace")
         self._guessed = False
-        # Repairs of the message being read; of the next one while none is.
+        """Whether the message has no message token."""
+        self._interrupted: Channel | None = None
+        """The channel of a message that a start or a channel ended, until the next header."""
+        # Repairs of the current message, or of the next one between messages.
         self._repairs: list[Repair] = []
+        self._skipped: list[str] = []
+        """Punctuation that is not a message, unless the stream has no other."""
+        self._pending: deque[_Item] = deque()
         self._changes: list[Change] = []
 
     @property
@@ -180,11 +174,11 @@ class StreamParser:
         self._begin_step()
         self._position += 1
         control = self._controls.get(token)
-        if self._state is ParserState.CONTENT and not self._guessed and control is not _Control.STOP:
-            # The common case; control tokens in content are text.
+        if control is None and self._state is ParserState.CONTENT:
             self._write(self._token_bytes(token))
         else:
-            self._take(control, self._token_bytes(token))
+            self._pending.append((control, self._token_bytes(token)))
+            self._take_pending()
         return tuple(self._changes)
 
     def close(self) -> Sequence[Change]:
@@ -200,8 +194,12 @@ class StreamParser:
         if self._state is ParserState.HEADER:
             if self._strict:
                 self._refuse("the stream ends inside a header")
-            self._abandon_header(truncated=True)
-        elif self._state is ParserState.CONTENT:
+            self._end_headers()
+        if self._skipped and not self._messages and self._state is ParserState.EXPECT_START:
+            self._open(Header(author=Author(role=Role.ASSISTANT)), [], guessed=True)
+            self._write("".join(self._skipped).encode())
+            self._finish()
+        if self._state is ParserState.CONTENT:
             self._finish(truncated=True)
         if self._repairs and self._messages:
             last = self._messages[-1]
@@ -217,31 +215,32 @@ class StreamParser:
         if self._state is not ParserState.CONTENT:
             self._header = None
 
-    def _take(self, control: _Control | None, data: bytes) -> None:
-        if self._state is ParserState.EXPECT_START:
-            self._take_before_start(control, data)
-        elif self._state is ParserState.HEADER:
-            self._take_in_header(control, data)
-        else:
-            self._take_in_content(control, data)
+    def _take_pending(self) -> None:
+        while self._pending:
+            control, data = self._pending.popleft()
+            if self._state is ParserState.EXPECT_START:
+                self._take_before_start(control, data)
+            elif self._state is ParserState.HEADER:
+                self._take_in_header(control, data)
+            else:
+                self._take_in_content(control, data)
 
     def _take_before_start(self, control: _Control | None, data: bytes) -> None:
         if control is _Control.START:
-            self._begin_header(has_start=True)
+            self._begin_header(named=True)
         elif self._strict:
             self._refuse(f"{_named(data)} where <|start|> is expected")
         elif control is _Control.STOP or control is _Control.OTHER:
             self._note(RepairKind.STRAY_TOKEN, _as_text(data))
         else:
-            self._begin_header(has_start=False)
-            self._take(control, data)
+            self._begin_header(named=False)
+            self._pending.appendleft((control, data))
 
     def _take_in_header(self, control: _Control | None, data: bytes) -> None:
-        if control is None:
-            self._header_text.append(self._header_decoder.decode(data))
+        if control is None or control in _MARKERS:
+            decoded = self._header_decoder.decode(b"" if control else data, control is not None)
+            self._header_text.add(decoded if control is None else decoded + _MARKERS[control])
             self._check_header_length()
-        elif control in _MARKERS:
-            self._header_text.append(self._header_decoder.decode(b"", True) + _MARKERS[control])
         elif control is _Control.MESSAGE:
             self._begin_content()
         elif self._strict:
@@ -249,117 +248,114 @@ class StreamParser:
         elif control is _Control.START:
             self._restart_header()
         elif control is _Control.STOP:
-            self._abandon_header()
+            self._end_header((control, data))
         else:
             self._note(RepairKind.STRAY_TOKEN, _as_text(data))
 
     def _take_in_content(self, control: _Control | None, data: bytes) -> None:
         if control is _Control.STOP:
             self._finish()
-        elif control is None or control is _Control.OTHER or not self._guessed:
+        elif control is None or self._strict:
             self._write(data)
         elif control is _Control.START or control is _Control.CHANNEL:
-            self._finish()
-            self._take(control, data)
+            self._interrupt()
+            self._pending.appendleft((control, data))
         else:
             self._note(RepairKind.STRAY_TOKEN, _as_text(data))
 
-    def _begin_header(self, has_start: bool) -> None:
+    def _begin_header(self, named: bool) -> None:
         self._state = ParserState.HEADER
-        self._header_text = []
-        self._has_start = has_start
+        self._header_text = HeaderText(self._role, named)
         self._header_decoder.reset()
 
     def _restart_header(self) -> None:
         """Handles a start inside a header: a doubled one, unless the text before it is a message of its own."""
-        text = "".join(self._header_text)
+        text = str(self._header_text)
         if text.strip():
-            self._abandon_header()
-        elif text:
+            self._end_header((_Control.START, b""))
+            return
+        if text:
             self._note(RepairKind.STRAY_WHITESPACE, text)
-        elif self._has_start or self._role is not None:
+        elif self._header_text.has_beginning:
             self._note(RepairKind.DOUBLED_START)
         self._role = None
-        self._begin_header(has_start=True)
-
-    def _abandon_header(self, truncated: bool = False) -> None:
-        """Ends a message inside its header, which may hold two messages with a channel between them."""
-        while self._state is ParserState.HEADER:
-            self._end_header()
-        if self._state is ParserState.CONTENT:
-            self._finish(truncated)
+        self._begin_header(named=True)
 
     def _check_header_length(self) -> None:
-        too_long = len(self._header_text) > MAX_HEADER_TOKENS
+        too_long = self._header_text.length > MAX_HEADER_TOKENS
         if self._strict:
             if too_long:
                 self._refuse(f"a header of more than {MAX_HEADER_TOKENS} tokens")
-        elif too_long or is_text("".join(self._header_text), self._role, self._has_start):
+        elif too_long or self._header_text.is_text():
             self._end_header()
 
     def _begin_content(self) -> None:
         """Reads the complete header."""
-        text = "".join(self._header_text) + self._header_decoder.decode(b"", True)
-        begun = self._has_start or self._role is not None
+        header = self._header_text
+        header.add(self._header_decoder.decode(b"", True))
         read: tuple[Header, Notes] | None = None
         try:
-            if begun:
-                read = read_strictly(text, self._role)
+            if header.has_beginning:
+                read = read_strictly(str(header), self._role)
         except HeaderError as error:
             if self._strict:
                 self._refuse(f"header: {error}")
         if read is None:
-            read = read_leniently(text, self._role, self._has_start)
+            read = read_leniently(header)
         if read is None:
-            self._end_header()
-            self._take(_Control.MESSAGE, _Control.MESSAGE.value.encode())
+            self._end_header((_Control.MESSAGE, _Control.MESSAGE.value.encode()))
             return
-        if not begun:
+        if not header.has_beginning:
             self._note(RepairKind.MISSING_START)
         self._open(*read, guessed=False)
 
-    def _end_header(self) -> None:
-        """Ends a header that has no message token: everything beside its fields becomes content."""
-        pending = self._header_decoder.getstate()[0]
-        text = "".join(self._header_text)
-        header, notes, rest = read_unfinished(text, self._role, self._has_start, cut=self._closed)
-        if not rest and not pending and header.is_bare and all(kind in _NOTHING_LOST for kind, _ in notes):
-            # Nothing but a role: no message has started.
-            if text.strip():
-                self._note(RepairKind.UNFINISHED_HEADER, text)
-            elif text:
-                self._note(RepairKind.STRAY_WHITESPACE, text)
-            self._state, self._role = ParserState.EXPECT_START, None
+    def _end_headers(self) -> None:
+        """Ends the header at the end of the stream, and any other header in its text."""
+        while self._state is ParserState.HEADER:
+            self._end_header()
+            self._take_pending()
+
+    def _end_header(self, after: _Item | None = None) -> None:
+        """Ends a header that has no message token: everything beside its fields becomes content.
+
+        Args:
+            after: the token that ended it.
+        """
+        undecoded = self._header_decoder.getstate()[0]
+        text = str(self._header_text)
+        header, notes, rest = read_unfinished(self._header_text, cut=self._closed)
+        without_text = not rest or (header.channel is not Channel.FINAL and is_punctuation(rest))
+        if header.is_empty and without_text and not undecoded:
+            self._skip(text, rest)
+            if after is not None and after[0] is _Control.START:
+                self._pending.appendleft(after)
             return
-        if not (self._has_start or self._role is not None):
+        if not self._header_text.has_beginning:
             self._note(RepairKind.MISSING_START)
         self._note(RepairKind.UNFINISHED_HEADER)
+        if self._interrupted and header.channel is None and header.author.role is Role.ASSISTANT:
+            header = replace(header, channel=self._interrupted)
         self._open(header, notes, guessed=True)
-        self._replay(rest, pending)
+        if after is not None:
+            self._pending.appendleft(after)
+        self._pending.extendleft(reversed(_items(rest, undecoded)))
 
-    def _replay(self, text: str, pending: bytes) -> None:
-        """Parses a part of the header again, as content."""
-        run = ""
-        for character in text:
-            control = _CONTROL_OF_MARKER.get(character)
-            if control is None:
-                run += character
-                continue
-            self._replay_text(run, b"")
-            self._take(control, control.value.encode())
-            run = ""
-        self._replay_text(run, pending)
-
-    def _replay_text(self, run: str, pending: bytes) -> None:
-        data = run.encode("utf-8", "surrogateescape") + pending
-        if data:
-            self._take(None, data)
+    def _skip(self, text: str, rest: str) -> None:
+        """Ends a header without a message: it has nothing but a role, a channel and punctuation."""
+        if text.strip():
+            self._note(RepairKind.UNFINISHED_HEADER, text)
+        elif text:
+            self._note(RepairKind.STRAY_WHITESPACE, text)
+        self._skipped.append(rest)
+        self._state, self._role = ParserState.EXPECT_START, None
 
     def _open(self, header: Header, notes: Notes, guessed: bool) -> None:
         for kind, text in notes:
             self._note(kind, text)
+        if header.recipient and header.callee is None and header.author.role is Role.ASSISTANT:
+            self._note(RepairKind.NO_TOOL, header.recipient)
         self._state = ParserState.CONTENT
-        self._role = None
+        self._role = self._interrupted = None
         self._header = header
         self._guessed = guessed
         self._text = []
@@ -370,6 +366,20 @@ class StreamParser:
         if delta and self._header is not None:
             self._text.append(delta)
             self._changes.append(Change(self._header, delta, None))
+
+    def _interrupt(self) -> None:
+        """Ends a message that has no terminator. With neither text nor a recipient it is not a message."""
+        header = self._header
+        if header is None:
+            return
+        is_message = self._text or self._decoder.getstate()[0] or not header.is_empty
+        if not self._guessed:
+            fields = [header.author.role, header.recipient, header.channel]
+            self._note(RepairKind.MISSING_END, "" if is_message else " ".join(filter(None, fields)))
+        if is_message:
+            self._finish()
+        self._interrupted = header.channel
+        self._state = ParserState.EXPECT_START
 
     def _finish(self, truncated: bool = False) -> None:
         """Ends the message; an incomplete character at its end becomes U+FFFD."""
@@ -418,6 +428,23 @@ def _controls(tokenizer: TokenCodec) -> Mapping[int, _Control]:
         controls = {token: by_name.get(name, _Control.OTHER) for name, token in tokenizer.special.items()}
         _controls_of[tokenizer] = controls
     return controls
+
+
+def _items(text: str, undecoded: bytes) -> list[_Item]:
+    """A part of a header as tokens again; bytes that were not valid UTF-8 are restored."""
+    items: list[_Item] = []
+    run = ""
+    for character in text:
+        control = _CONTROL_OF_MARKER.get(character)
+        if control is None:
+            run += character
+            continue
+        if run:
+            items.append((None, run.encode("utf-8", "surrogateescape")))
+        items.append((control, control.value.encode()))
+        run = ""
+    run_bytes = run.encode("utf-8", "surrogateescape") + undecoded
+    return [*items, (None, run_bytes)] if run_bytes else items
 
 
 def _decoder(errors: str) -> codecs.IncrementalDecoder:

@@ -118,7 +118,7 @@ def oracle_message(**fields: Any) -> str:
     return str(oracle().decode_utf8(tokens))
 
 
-@pytest.mark.parametrize("name", ["developer", "assistant", "system", "user", "Developer"])
+@pytest.mark.parametrize("name", ["developer", "assistant", "system", "user", "Developer", "final", "userfinal"])
 def test_2_a_tool_cannot_have_the_name_of_a_role(name: str) -> None:
     assert oracle_message(role="tool", name=name) == f"<|start|>{name}<|message|>x<|end|>"
     with pytest.raises(RenderError, match=f"name: '{name}' is reserved"):
@@ -156,6 +156,8 @@ def test_2_a_name_holds_nothing_that_reads_as_header(name: str) -> None:
         {"content_type": "x<|end|>"},
         {"content_type": "to=functions.f"},
         {"content_type": "assistant"},
+        {"content_type": "final"},
+        {"content_type": "assistant––commentary"},
     ],
 )
 def test_2_no_header_field_holds_spaces_or_control_tokens(fields: dict[str, Any]) -> None:
@@ -252,6 +254,40 @@ def test_4_the_limit_is_where_the_oracle_gives_up() -> None:
     assert render(conversation, CODEC)
     with pytest.raises(ValueError, match="recursion limit"):
         oracle_render(conversation)
+
+
+# Content: in recovering mode a control token in it is never text.
+
+
+@pytest.mark.parametrize("token", ["<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|endoftext|>"])
+def test_content_has_no_control_token_unless_parsing_is_strict(token: str) -> None:
+    tokens = wire(f"<|channel|>final<|message|>Yes.{token}assistant<|return|>")
+    found = oracle_parse(tokens, "assistant")
+    assert found is not None
+    assert [message.text for message in parse(tokens, CODEC, strict=True)] == [found[0]["content"]]
+    assert token in found[0]["content"]
+    assert not any("<|" in message.text for message in parse(tokens, CODEC))
+
+
+# Header words that are roles or channels: neither a content type nor a tool, in either mode.
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|start|>assistantanalysis<|message|>x<|end|>",
+        "<|start|>assistant analysis<|message|>x<|end|>",
+        "<|start|>assistant<|channel|>commentary final?<|message|>x<|end|>",
+        "<|start|>assistantcommentary to=functions.f<|message|>x<|end|>",
+        "<|start|>commentary to=functions.f<|message|>x<|end|>",
+    ],
+)
+def test_header_word_a_role_or_channel_is_no_content_type_and_no_tool(text: str) -> None:
+    assert (oracle_parse(wire(text), None) is None) == ("assistantanalysis" in text)
+    with pytest.raises(ParseError, match="token"):
+        parse(wire(text), CODEC, role=None, strict=True)
+    message = parse(wire(text), CODEC, role=None)[0]
+    assert (message.role, message.content_type, message.channel is None) == ("assistant", None, False)
 
 
 # Numbers: in the oracle the last of 16 or 17 digits may change when JSON is read.

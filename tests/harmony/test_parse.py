@@ -192,6 +192,112 @@ MALFORMED: dict[str, tuple[str, list[tuple[Any, ...]], set[RepairKind]]] = {
         [("assistant", "commentary", "functions.f", None, "")],
         {RepairKind.UNFINISHED_HEADER},
     ),
+    "a role as recipient, and another channel": (
+        f"<|channel|>commentary to=assistant<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant{ON_FINAL}",
+        [("assistant", "analysis", "assistant", None, "Hm."), ANSWER],
+        {RepairKind.DOUBLED_CHANNEL, RepairKind.NO_TOOL},
+    ),
+    "an answer to the assistant": (
+        f" to=assistant{ON_FINAL}",
+        [("assistant", "final", "assistant", None, "Yes.")],
+        {RepairKind.NO_TOOL},
+    ),
+    "an answer to the user": (
+        "<|channel|>final to=user<|message|>Yes.<|return|>",
+        [("assistant", "final", "user", None, "Yes.")],
+        {RepairKind.NO_TOOL},
+    ),
+    "an answer to all": (
+        "<|channel|>final to=all<|message|>Yes.<|return|>",
+        [("assistant", "final", "all", None, "Yes.")],
+        {RepairKind.NO_TOOL},
+    ),
+    "role and channel glued, in the first header": (
+        "assistantcommentary to=functions.f <|constrain|>json<|message|>{}<|call|>",
+        [CALL],
+        {RepairKind.GLUED_WORDS},
+    ),
+    "role and channel glued, in a later header": (
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistantcommentary to=functions.f json<|message|>{}<|call|>",
+        [said("Hm.", "analysis"), ("assistant", "commentary", "functions.f", "json", "{}")],
+        {RepairKind.GLUED_WORDS},
+    ),
+    "role and channel glued, and no message token": (
+        '<|start|>assistantcommentary to=functions.f {"city": "Oslo"}<|call|>',
+        [("assistant", "commentary", "functions.f", None, '{"city": "Oslo"}')],
+        {RepairKind.DOUBLED_START, RepairKind.GLUED_WORDS, RepairKind.UNFINISHED_HEADER},
+    ),
+    "dashes between role and channel": (
+        "<|start|>assistant––commentary to=functions.f <|constrain|>json<|message|>{}<|call|>",
+        [CALL],
+        {RepairKind.DOUBLED_START, RepairKind.GLUED_WORDS},
+    ),
+    "thinking under a glued header": (
+        f"assistantanalysis<|message|>Hm.<|end|><|start|>assistant{ON_FINAL}",
+        [said("Hm.", "analysis"), ANSWER],
+        {RepairKind.GLUED_WORDS},
+    ),
+    "a channel without its marker": (
+        f"analysis<|message|>Hm.<|end|><|start|>assistant{ON_FINAL}",
+        [said("Hm.", "analysis"), ANSWER],
+        {RepairKind.MISSING_MARKER},
+    ),
+    "a channel with a question mark": (
+        f"<|channel|>commentary?<|message|>Let me see.<|end|><|start|>assistant{ON_FINAL}",
+        [said("Let me see.", "commentary"), ANSWER],
+        {RepairKind.GLUED_WORDS},
+    ),
+    "a marked channel before one without marker": (
+        "<|channel|>final analysis<|message|>Yes.<|return|>",
+        [ANSWER],
+        {RepairKind.MISSING_MARKER},
+    ),
+    "an empty message without end": (
+        f"<|channel|>commentary<|message|><|start|>assistant{ON_FINAL}",
+        [ANSWER],
+        {RepairKind.MISSING_END},
+    ),
+    "thinking without end, before a start": (
+        f"<|channel|>analysis<|message|>Hm.<|start|>assistant{ON_FINAL}",
+        [said("Hm.", "analysis"), ANSWER],
+        {RepairKind.MISSING_END},
+    ),
+    "thinking without end, before a channel": (
+        f"<|channel|>analysis<|message|>Hm.{ON_FINAL}",
+        [said("Hm.", "analysis"), ANSWER],
+        {RepairKind.MISSING_END, RepairKind.MISSING_START, RepairKind.MISSING_ROLE},
+    ),
+    "a channel marker inside thinking": (
+        f"<|channel|>analysis<|message|>Hm.<|channel|> So it goes on.<|end|><|start|>assistant{ON_FINAL}",
+        [said("Hm.", "analysis"), said("So it goes on.", "analysis"), ANSWER],
+        {RepairKind.MISSING_END, RepairKind.MISSING_START, RepairKind.MISSING_ROLE, RepairKind.UNFINISHED_HEADER},
+    ),
+    "a message token twice": (
+        "<|channel|>final<|message|><|message|>Yes.<|return|>",
+        [ANSWER],
+        {RepairKind.STRAY_TOKEN},
+    ),
+    "question marks before an answer": (
+        f"<|channel|>??<|end|><|start|>assistant{ON_FINAL}",
+        [ANSWER],
+        {RepairKind.UNFINISHED_HEADER},
+    ),
+    "a doubled channel and nothing else before an answer": (
+        f"commentary?commentary?<|end|><|start|>assistant{ON_FINAL}",
+        [ANSWER],
+        {RepairKind.UNFINISHED_HEADER},
+    ),
+    "the same with markers and a recipient": (
+        f"<|channel|>commentary to=assistant<|channel|>commentary?<|end|><|start|>assistant{ON_FINAL}",
+        [ANSWER],
+        {RepairKind.UNFINISHED_HEADER},
+    ),
+    "nothing but question marks": ("<|channel|>??<|return|>", [said("??")], {RepairKind.UNFINISHED_HEADER}),
+    "a tool's name as role": (
+        "<|start|>functions.f<|channel|>commentary json<|message|>{}<|call|>",
+        [("tool", "commentary", None, "json", "{}")],
+        {RepairKind.DOUBLED_START},
+    ),
     "arguments inside the header": (
         '<|channel|>commentary to=functions.f {"city": "Oslo"}<|call|>',
         [("assistant", "commentary", "functions.f", None, '{"city": "Oslo"}')],
@@ -207,7 +313,7 @@ def test_what_real_models_emit_is_recovered(name: str) -> None:
     messages = recovered(tokens, "assistant")
     assert fields(messages) == expected
     assert kinds(messages) == repairs
-    assert not any(message.truncated for message in messages)
+    assert not any(message.truncated for message in messages) or name == "nothing but question marks"
     assert not lost_text(tokens, messages)
 
 
@@ -426,6 +532,16 @@ def test_a_header_without_end_is_text_soon() -> None:
 def test_only_a_whole_call_is_complete(text: str, complete: bool) -> None:
     (message,) = parse(wire(text), tokenizer())
     assert (message.recipient, message.is_complete) == ("functions.f", complete)
+
+
+@pytest.mark.parametrize("recipient", ["assistant", "user", "all", "functions.f", None])
+def test_the_header_says_whether_a_message_is_a_call_before_it_ends(recipient: str | None) -> None:
+    parser = StreamParser(tokenizer())
+    to = "" if recipient is None else f" to={recipient}"
+    changes = [
+        change for token in wire(f"<|channel|>final{to}<|message|>Yes.") for change in parser.process(token)
+    ]
+    assert {change.header.callee for change in changes} == {"functions.f" if recipient == "functions.f" else None}
 
 
 def test_positions_of_repairs_are_those_of_the_stream() -> None:
