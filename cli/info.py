@@ -176,7 +176,7 @@ def _rows(reference: str, content: dict[str, Any]) -> list[Row]:
             rows.append(_memory_row(context, need))
         limit = figures["tokens_per_second_limit"]
         read = f"{format_bytes(figures['bytes_per_token'])} are read for a token"
-        speed = f"at most {limit:.0f} tokens/s: {read}" if limit else f"{read}; this chip's bandwidth is not known"
+        speed = f"at most {limit:.0f} tokens/s: {read}" if limit else f"{read}; this chip's bandwidth is unknown"
         rows.append(_field("speed", speed))
     return rows + (_conversion_rows(reference, content["convert"]) if "convert" in content else [])
 
