@@ -20,7 +20,12 @@ def precision_content(
     dense: Precision, reason: str, losses: Sequence[str], bytes_per_token: Mapping[Precision, int]
 ) -> dict[str, Any]:
     """Plain data."""
-    return dict(zip(PRECISION, (dense, reason, list(losses), dict(bytes_per_token)), strict=True))
+    return {
+        "dense": dense,
+        "reason": reason,
+        "losses": list(losses),
+        "bytes_per_token": dict(bytes_per_token),
+    }
 
 
 def precision_rows(content: Mapping[str, Any], verify: str) -> list[tuple[str, str]]:
