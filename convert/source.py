@@ -16,9 +16,9 @@ from typing import Any
 
 from gptoss_mlx.checkpoint.layouts import FLOATS, Row, Transform, check_tensors, expand
 from gptoss_mlx.checkpoint.safetensors import INDEX_NAME, Checkpoint, TensorRecord, read_header
-from gptoss_mlx.config import ModelConfig, Quantization, read_json
+from gptoss_mlx.config import ModelConfig, Quantization
 from gptoss_mlx.errors import CheckpointError, ConfigError
-from gptoss_mlx.files.read import short_repr
+from gptoss_mlx.files.read import read_json, short_repr
 
 from .layouts import MLX_LM, ORIGINAL, Layout, hugging_face_config, recognise
 from .quantize import Dequantised, Mxfp4Tensors, QuantizationError, ToBfloat16

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from .errors import CheckpointError, ConfigError, InvalidRequest
-from .files.read import inside, parse_json, read_regular, short_repr
+from .errors import ConfigError, InvalidRequest
+from .files.read import read_json, short_repr
 
 __all__ = [
     "GPT_OSS_20B",
@@ -29,7 +29,6 @@ __all__ = [
     "RopeConfig",
     "precision_of",
     "quantization_for",
-    "read_json",
     "with_precision",
 ]
 
@@ -42,8 +41,6 @@ _BITS: Mapping[str, int] = MappingProxyType({"q8": 8, "q4": 4})
 
 MXFP4_GROUP_SIZE = 32
 MAX_LAYERS = 1024
-# Configs are small; an index has a few hundred bytes for each tensor.
-MAX_JSON_BYTES = 2 * 2**20
 _THETA_RANGE = (1.0001, 1e9)
 
 # transformers and others write these keys; none of them changes what the model computes.
@@ -208,26 +205,6 @@ def precision_of(config: ModelConfig) -> Precision:
     if config.quantization is None:
         return "bf16"
     return "q8" if config.quantization.bits == 8 else "q4"
-
-
-def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """Reads a JSON object of at most ``limit`` bytes from a file of a checkpoint directory.
-
-    Raises:
-        CheckpointError: the file is missing, a link out of the directory, too large or no regular file; or its
-            content is not JSON, not an object, or has a key twice.
-    """
-    try:
-        content = parse_json(read_regular(inside(path), limit))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing; {path.parent} is not a checkpoint directory") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); download it again") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds no JSON object; download it again")
-    return content
 
 
 class _Fields:

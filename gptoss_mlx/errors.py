@@ -20,7 +20,8 @@
     ├── ToolError                 a tool that cannot be declared or called
     ├── ChatFileError             a saved chat that cannot be read
     ├── CacheFileError            a saved prompt cache that cannot be read, or is of another model
-    └── ModelClosed               the model was closed
+    ├── ModelClosed               the model was closed
+    └── ProcessForked             a model was used in a forked child of the process that loaded it
 
 The library never catches these to print them: that happens once, at the edge of the command line, which
 also maps them to exit codes.
@@ -46,6 +47,7 @@ __all__ = [
     "NotEnoughMemory",
     "OutputError",
     "ParseError",
+    "ProcessForked",
     "RenderError",
     "SchemaError",
     "TokenizerError",
@@ -157,3 +159,7 @@ class CacheFileError(GptOssError):
 
 class ModelClosed(GptOssError):
     """A request to a model after ``close()``."""
+
+
+class ProcessForked(GptOssError):
+    """A model was used in a forked child of the process that loaded it: MLX cannot be used there."""

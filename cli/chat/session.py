@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ...arguments import Effort
 from ...errors import GptOssError
-from ...sampling import Effort
 from ..errors import INTERRUPTED, error_line, is_exit, origin
 from ..screen.keyboard import Keyboard, keys_as_sent
 from ..screen.spans import DIM, RED, YELLOW, Span, visible
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ...chat.chat import Chat
     from ...chat.file import ChatContent
     from ...chat.stream import Stream
-    from ...engine.engine import GptOss
+    from ...api import GptOss
     from ...events import Reply
     from .input import Reader
 

@@ -2,7 +2,8 @@
 
 It is opened without waiting for anybody, only if it is a regular file, and no more of it is read than allowed.
 JSON is strict UTF-8 and says everything once: where two readers could understand a file differently, it is
-refused. Knows nothing of what the files mean; errors are the system's, or ValueError.
+refused. Knows nothing of what the files mean; errors are the system's, or ValueError,
+except those of :func:`read_json`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["MAX_CONTAINERS", "inside", "open_regular", "parse_json", "read_regular", "short_repr"]
+from ..errors import CheckpointError
+
+__all__ = ["MAX_CONTAINERS", "inside", "open_regular", "parse_json", "read_json", "read_regular", "short_repr"]
 
 MAX_CONTAINERS = 2**20
 """Two bytes of JSON make a list of 88; gpt-oss's tokenizer.json has 450,000 lists and objects."""
+MAX_JSON_BYTES = 2 * 2**20
+"""Of a config or an index, which has a few hundred bytes a tensor."""
 _OUTSIDE_STRINGS = re.compile(rb'"[^"]*(?:"|\Z)|(?P<outside>[^"]+)')
 _NO_MARKS = bytes(value for value in range(256) if value not in b'[{"')
 
@@ -111,6 +116,26 @@ def parse_json(content: bytes, *, containers: int = MAX_CONTAINERS) -> Any:
         parse_float=_finite,
         parse_constant=_finite,
     )
+
+
+def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """A JSON object from a file of a checkpoint directory, of at most ``limit`` bytes.
+
+    Raises:
+        CheckpointError: there is no such file, it leads out of the directory, it is too large or no regular
+            file, it is not JSON, a key stands in it twice, or it is not an object.
+    """
+    try:
+        content = parse_json(read_regular(inside(path), limit))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing; {path.parent} is not a checkpoint directory") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); download it again") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds no JSON object; download it again")
+    return content
 
 
 def _counts_more(content: bytes, limit: int) -> bool:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import read_json
 from ..errors import CheckpointError, DownloadError, FileWriteError, NotEnoughDisk
+from ..files.read import read_json
 from ..files.units import format_bytes
 from ..files.write import write_text
 

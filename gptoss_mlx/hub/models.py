@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from ..config import read_json
 from ..errors import CheckpointError, ConversionError, ModelNotFound
+from ..files.read import read_json
 from ..files.write import as_path
 from . import downloads
 from .downloads import Progress, cached_snapshot

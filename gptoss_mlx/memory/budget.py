@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ..cache.layered import most_capacity
+from ..cache.layers import most_capacity
 from ..cache.quantized import KV_BITS, group_size_of
-from ..cache.store import MAX_MARK_BYTES, MAX_MARKS
+from ..cache.store import MAX_SNAPSHOT_BYTES, MAX_SNAPSHOTS
 from ..config import PRECISIONS, ModelConfig, precision_of, with_precision
 from ..errors import ContextFull, InvalidRequest, NotEnoughMemory
 from ..files.read import short_repr
@@ -101,7 +101,7 @@ class Budget:
     @property
     def snapshot_bytes(self) -> int:
         """The most that the snapshots of one prompt cache take."""
-        return min(MAX_MARKS * window_bytes(self.config, self.element_bytes), MAX_MARK_BYTES)
+        return min(MAX_SNAPSHOTS * window_bytes(self.config, self.element_bytes), MAX_SNAPSHOT_BYTES)
 
     def needed_bytes(self, length: int | None = None, chunk: int = CHUNKS[0]) -> int:
         """Weights, a prompt and one chunk of its prefill. Snapshots are counted apart.

@@ -16,10 +16,11 @@ from gptoss_mlx.cache.layered import (
     capacity,
     most_capacity,
 )
-from gptoss_mlx.cache.quantized import QuantizedStates, quantized_attention
+from gptoss_mlx.cache.quantized import QuantizedStates
 from gptoss_mlx.cache.store import MAX_MARKS, PrefixCache, common_length
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import InvalidRequest
+from gptoss_mlx.model.attention import quantized_attention
 from gptoss_mlx.model.transformer import Transformer, load_transformer
 from tests.checkpoints import SHAPES, load_shape, random_config, random_tokens
 

@@ -19,11 +19,11 @@ import pytest
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from gptoss_mlx.checkpoint.layouts import load_weights
 from gptoss_mlx.checkpoint.safetensors import INDEX_NAME, Checkpoint, read_header
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.model.transformer import load_transformer
+from gptoss_mlx.model.weights import load_weights
 from tests.checkpoints import load_shape, random_tokens
 from tests.hostile.corpus import write_header
 

@@ -277,7 +277,7 @@ READS = re.compile(r"open|.*\.(?:read_bytes|read_text|open)|(?:mx|np|numpy)\.loa
 READERS = {
     # After checkpoint.py read and checked the file's header.
     "cache/file.py": {"path.open", "mx.load"},
-    "checkpoint/layouts.py": {"mx.load"},
+    "model/weights.py": {"mx.load"},
     # What the package brings with it, and what MLX wrote a moment ago.
     "benchmark/conversation.py": {"resources.files(__package__).joinpath('chat.json').read_text"},
     "benchmark/kernels.py": {"path.read_text"},
