@@ -113,22 +113,15 @@ def _parsed_depths(text: str | None) -> tuple[int, ...] | None:
 
 def _subject(model: str) -> Subject:
     from ..config import ModelConfig
-    from ..errors import NotEnoughMemory
-    from ..files.units import format_bytes
     from ..hub import models as hub
     from ..memory.bandwidth import memory_bandwidth
+    from ..memory.budget import Budget
     from ..memory.device import DeviceInfo
-    from ..memory.sizes import fit
     from .bench_report import Subject
 
     directory = hub.resolve(model)
     config, device = ModelConfig.from_directory(directory), DeviceInfo.current()
-    need = fit(config, device, context=1)
-    if not need.fits:
-        raise NotEnoughMemory(
-            f"{model}: needs {format_bytes(need.needed_bytes)} and {format_bytes(device.gpu_bytes)} are available"
-            f"; {need.remedy or 'choose a smaller model'}"
-        )
+    Budget(config=config, device=device).check_load()
     return Subject(
         name=model,
         directory=directory,

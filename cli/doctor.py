@@ -78,7 +78,7 @@ def _versions() -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     from ..config import RELEASED
     from ..memory.device import DeviceInfo
-    from ..memory.sizes import choose_precision
+    from ..memory.precision import choose_precision
 
     device = DeviceInfo.current()
     memory = f"{format_bytes(device.memory_bytes)} of memory, {format_bytes(device.gpu_bytes)} of it for models"
@@ -87,9 +87,9 @@ def _machine() -> Iterator[Finding]:
         yield "note", "MLX runs on the CPU", "on Apple silicon it would use the GPU" if not device.is_mac else ""
     for name, config in RELEASED.items():
         choice = choose_precision(config, device)
-        state = "ok" if choice.fit.fits else "note"
-        remedy = f"it fits after: {choice.fit.remedy}" if choice.fit.remedy else ""
-        yield state, f"{name} {'fits' if choice.fit.fits else 'does not fit'}: {choice.reason}", remedy
+        state, verdict = ("ok", "fits") if choice.budget.fits else ("note", "does not fit")
+        command = choice.budget.wired_limit_command
+        yield state, f"{name} {verdict}: {choice.reason}", f"it fits after: {command}" if command else ""
 
 
 def _models() -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""``gptoss models``: what is on this disk, and deleting it."""
+"""``gptoss models``: lists the models on this disk, and deletes converted ones."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["remove_models", "show_models"]
 
 
 def show_models() -> None:
-    """One line a model: name, size, precision, last use, place."""
+    """Prints a line for each model: name, size, precision, last use, path."""
     terminal = Terminal(sys.stdout)
     models = list_models()
     width = max((len(model.name) for model in models), default=0)
-    precise = max((len(_precision(model)) for model in models), default=0)
+    column = max((len(_precision(model)) for model in models), default=0)
     for model in models:
         row: Row = (
             Span(f"{model.name:<{width}}", CYAN),
-            Span(f"  {format_bytes(model.nbytes):>9}  {_precision(model):<{precise}}  {_when(model):<16}  "),
+            Span(f"  {format_bytes(model.nbytes):>9}  {_precision(model):<{column}}  {_when(model):<16}  "),
             Span(str(model.path), DIM),
         )
         terminal.rows([clip(row, max(terminal.width, 40)) if terminal.interactive else row])
@@ -36,18 +36,18 @@ def show_models() -> None:
 
 
 def remove_models(names: Sequence[str], *, confirmed: bool) -> None:
-    """Delete converted models, after asking.
+    """Deletes converted models, after asking.
 
     Raises:
-        ModelNotFound: there is no such converted model.
-        InvalidRequest: nobody to ask, and not confirmed.
+        ModelNotFound: a name is not that of a converted model.
+        InvalidRequest: deleting was not confirmed, and there is no terminal to ask in.
     """
     terminal = Terminal(sys.stdout)
     converted = {model.name: model for model in list_converted()}
     missing = [name for name in names if name not in converted]
     if missing:
-        known = ", ".join(converted) or "none yet"
-        raise ModelNotFound(f"{missing[0]}: is no converted model here ({known}); only those can be deleted")
+        present = ", ".join(converted) or "none yet"
+        raise ModelNotFound(f"{missing[0]}: is no converted model here ({present}); only those can be deleted")
     for name in dict.fromkeys(names):
         model = converted[name]
         if not confirmed:

@@ -26,9 +26,10 @@ from gptoss_mlx.files.write import as_path, atomic_directory, clear_remains, exp
 from gptoss_mlx.hub import downloads
 from gptoss_mlx.hub import models as hub
 from gptoss_mlx.memory.device import DeviceInfo
-from gptoss_mlx.memory.sizes import choose_precision
+from gptoss_mlx.memory.precision import token_bytes
 
 from .manifest import MANIFEST_NAME, Manifest
+from .precision import losses, precision_for
 from .quantize import QuantizationError
 from .source import SourceModel, open_source
 from .targets import TARGETS, TargetFormat, TargetTensor, target_config, target_tensors
@@ -63,7 +64,9 @@ class ConversionPlan:
     target: TargetFormat
     dense: Precision
     reason: str
-    """Why this precision was chosen."""
+    """One line: why this precision was chosen."""
+    losses: tuple[str, ...]
+    """Each change that the conversion makes to the weights' values; empty if it is lossless."""
     shards: tuple[Shard, ...]
     small_files: Mapping[str, bytes]
     force: bool
@@ -78,6 +81,11 @@ class ConversionPlan:
     def nbytes(self) -> int:
         """The size of the tensors to write."""
         return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def bytes_per_token(self) -> dict[Precision, int]:
+        """Bytes that a decoded token reads, at this precision and the others."""
+        return token_bytes(self.source.config)
 
     @property
     def disk_bytes(self) -> int:
@@ -99,6 +107,9 @@ class ConversionReport:
     target: TargetFormat
     dense: Precision
     reason: str
+    losses: tuple[str, ...]
+    bytes_per_token: Mapping[Precision, int]
+    """Bytes that a decoded token reads, at this precision and the others."""
     tensors: int
     bytes_in: int
     """Bytes read from the source's tensors."""
@@ -126,6 +137,8 @@ class ConversionReport:
             "target": self.target,
             "dense": self.dense,
             "reason": self.reason,
+            "losses": list(self.losses),
+            "bytes_per_token": dict(self.bytes_per_token),
             "tensors": self.tensors,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
@@ -152,7 +165,8 @@ def convert_checkpoint(
         source: ``20b``, ``120b``, a Hub repository id, or a directory in any supported layout.
         destination: the directory to create; by default one in the user's data directory, where
             ``gptoss_mlx.load`` finds it by the source's name.
-        dense: how attention, embedding and head are stored; by default the best that fits this machine.
+        dense: how attention, embedding and head are stored; by default lossless (bf16) where that fits this
+            machine with 8,192 tokens of context, else q8, else q4; of a quantised source, as they are.
         to: the layout: ``mlx`` for this library, ``hf`` for Hugging Face's, ``mlx-lm`` for mlx-lm's.
         force: whether to replace an existing destination.
         download: whether to download the source from the Hub if it is not on this machine.
@@ -200,7 +214,7 @@ def plan_conversion(
     directory = _locate(reference, target, to, download=download, progress=progress)
     _check_apart(target, directory)
     model = open_source(directory)
-    precision, reason = _precision(model, to, dense, device)
+    precision, reason = precision_for(model.config, model.quantization, to, dense, device)
     shards = tuple(plan_shards(target_tensors(model, to, precision)))
     return ConversionPlan(
         reference=reference,
@@ -209,6 +223,7 @@ def plan_conversion(
         target=to,
         dense=precision,
         reason=reason,
+        losses=losses(model, precision),
         shards=shards,
         small_files=_small_files(model, to, precision),
         force=force,
@@ -235,6 +250,8 @@ def carry_out(plan: ConversionPlan, *, progress: ConversionProgress | None = Non
         target=plan.target,
         dense=plan.dense,
         reason=plan.reason,
+        losses=plan.losses,
+        bytes_per_token=plan.bytes_per_token,
         tensors=len(manifest.tensors),
         bytes_in=plan.source.files.bytes_read,
         bytes_out=sum(entry.bytes for entry in manifest.files.values()),
@@ -242,28 +259,6 @@ def carry_out(plan: ConversionPlan, *, progress: ConversionProgress | None = Non
         peak_memory=_peak_memory(),
         experts_error=plan.source.experts_error,
     )
-
-
-def _precision(
-    model: SourceModel, to: TargetFormat, dense: Precision | None, device: DeviceInfo | None
-) -> tuple[Precision, str]:
-    """The precision of the dense layers, and why."""
-    if to == "hf":
-        if dense not in (None, "bf16"):
-            raise ConversionError(
-                f"--dense {dense}: the Hugging Face layout keeps dense layers in bf16; leave it out"
-            )
-        return "bf16", "the Hugging Face layout keeps dense layers in bf16"
-    if dense is not None:
-        return dense, "as asked for"
-    own: dict[int | None, Precision] = {8: "q8", 4: "q4"}
-    if model.bits is not None:
-        # What is lost is lost: more bits would only be larger.
-        return own.get(model.bits, "q8"), f"the source has {model.bits} bits"
-    if to == "mlx-lm":
-        return "bf16", "as in the source"
-    choice = choose_precision(model.config, device or DeviceInfo.current())
-    return choice.precision, choice.reason
 
 
 def _locate(

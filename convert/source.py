@@ -16,7 +16,7 @@ from typing import Any
 
 from gptoss_mlx.checkpoint.layouts import FLOATS, Row, Transform, check_tensors, expand
 from gptoss_mlx.checkpoint.safetensors import INDEX_NAME, Checkpoint, TensorRecord, read_header
-from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.config import ModelConfig, Quantization
 from gptoss_mlx.errors import CheckpointError, ConfigError
 from gptoss_mlx.files.read import read_json, short_repr
 
@@ -37,8 +37,10 @@ class SourceModel:
     """Without ``quantization``: the parameters read as bfloat16."""
     config_values: Mapping[str, Any]
     """The values of config.json in Hugging Face's form."""
-    bits: int | None
-    """Bits of the dense layers, if all of them are stored quantised alike."""
+    quantization: Quantization | None
+    """Of the dense layers, if all of them are stored quantised alike."""
+    other_floats: tuple[str, ...]
+    """Names of the dtypes, other than bfloat16, in which the source stores floats."""
     nbytes: int
     parameters: Mapping[str, Reader]
     """Readers by the parameter's name; experts as words and scales, everything else as bfloat16."""
@@ -86,7 +88,8 @@ def open_source(directory: str | Path) -> SourceModel:
         layout=layout,
         config=config,
         config_values=MappingProxyType(values),
-        bits=_common_bits(dequantised),
+        quantization=_common_quantization(dequantised),
+        other_floats=_other_floats(checkpoint),
         nbytes=sum(record.nbytes for record in checkpoint.tensors.values()),
         parameters=MappingProxyType(parameters),
         files=files,
@@ -173,9 +176,19 @@ def _check_affine(
         raise CheckpointError(f"{scales.file}: tensor {scales.name} is {scales.dtype}; a float is needed")
 
 
-def _common_bits(readers: Mapping[str, Dequantised]) -> int | None:
-    bits = {reader.bits for name, reader in readers.items() if not name.endswith("router.weight")}
-    return bits.pop() if len(bits) == 1 else None
+def _common_quantization(readers: Mapping[str, Dequantised]) -> Quantization | None:
+    found = {
+        Quantization(bits=reader.bits, group_size=reader.group_size)
+        for name, reader in readers.items()
+        if not name.endswith("router.weight")
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _other_floats(checkpoint: Checkpoint) -> tuple[str, ...]:
+    names = {"F16": "float16", "F32": "float32"}
+    dtypes = {record.dtype for record in checkpoint.tensors.values()}
+    return tuple(name for dtype, name in names.items() if dtype in dtypes)
 
 
 def _bfloat16(stored: Stored) -> Reader:

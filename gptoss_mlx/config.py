@@ -1,8 +1,7 @@
-"""config.json, frozen and validated.
+"""config.json, frozen and validated; the configs of the released models; the precisions of dense layers.
 
-Every value is checked when read: a missing, unknown or inconsistent one is a :class:`ConfigError` that names
-the field. Keys without meaning for inference are listed in ``ModelConfig.ignored`` rather than lost in
-silence. The configs of the released models are here too. Knows nothing of tensors.
+Every value is checked when it is read: a missing, unknown or inconsistent one is a :class:`ConfigError` that names
+the field. Keys that inference does not use are listed in ``ModelConfig.ignored``. Knows nothing of tensors.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ MXFP4_GROUP_SIZE = 32
 MAX_LAYERS = 1024
 _THETA_RANGE = (1.0001, 1e9)
 
-# Written by transformers and others; none of them changes what the model computes.
+# transformers and others write these keys; none of them changes what the model computes.
 _WITHOUT_EFFECT = frozenset(
     {
         *("_name_or_path", "architectures", "attention_dropout", "bos_token_id", "dtype", "eos_token_id"),
@@ -64,12 +63,12 @@ class RopeConfig:
     beta_slow: float
     original_max_position_embeddings: int
     truncate: bool
-    """Whether the correction range is rounded to whole dimensions. It is not in gpt-oss."""
+    """Whether the correction range is rounded to whole dimensions; gpt-oss does not round it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantization:
-    """How a converted checkpoint's dense layers are stored: MLX's affine form."""
+    """The form of a converted checkpoint's dense layers: affine, as MLX quantises."""
 
     bits: int
     group_size: int
@@ -103,9 +102,9 @@ class ModelConfig:
     swiglu_limit: float
     rope: RopeConfig
     quantization: Quantization | None = None
-    """Set in checkpoints that ``gptoss convert`` wrote with quantised dense layers."""
+    """Of the dense layers, in checkpoints that ``gptoss convert`` wrote with q8 or q4."""
     ignored: tuple[str, ...] = ()
-    """Keys of the file that this library does not know and therefore did not use."""
+    """Keys of the file that this library does not know and did not use."""
 
     def __post_init__(self) -> None:
         _check_consistency(self)
@@ -115,7 +114,7 @@ class ModelConfig:
         """Reads ``config.json`` of a checkpoint directory.
 
         Raises:
-            CheckpointError: there is no such file, or it is not JSON.
+            CheckpointError: the file is missing or not JSON.
             ConfigError: a field is missing, unknown or inconsistent.
 
         Example:
@@ -130,7 +129,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Reads Hugging Face's form, of transformers 4 (``rope_scaling``) or 5 (``rope_parameters``).
+        """Reads the form of transformers 4 (``rope_scaling``) or 5 (``rope_parameters``).
 
         Raises:
             ConfigError: a field is missing, unknown or inconsistent.
@@ -177,12 +176,12 @@ class ModelConfig:
 
     @property
     def key_value_size(self) -> int:
-        """Width of all key heads together; the values' is the same."""
+        """Width of all key heads together; all value heads are as wide."""
         return self.num_key_value_heads * self.head_dim
 
 
 def quantization_for(config: ModelConfig, precision: Precision) -> Quantization | None:
-    """How dense layers are stored at a precision: groups of 64, or of 32 where a width has no factor 64.
+    """The form of dense layers at a precision: groups of 64, or of 32 where a width has no factor 64.
 
     Raises:
         InvalidRequest: an unknown precision.
@@ -197,7 +196,7 @@ def quantization_for(config: ModelConfig, precision: Precision) -> Quantization 
 
 
 def with_precision(config: ModelConfig, precision: Precision) -> ModelConfig:
-    """The config a conversion to that precision has."""
+    """The config of a conversion to that precision."""
     return dataclasses.replace(config, quantization=quantization_for(config, precision))
 
 
@@ -248,7 +247,7 @@ class _Fields:
         return float(value)
 
     def literal(self, name: str, expected: Any, *, required: bool = False) -> None:
-        """The field may be absent (unless required) but must not say anything else."""
+        """Checks that the field has this value; unless required, it may be absent."""
         value = self.required(name) if required else self.get(name)
         # In Python True == 1; in a config it does not.
         if value is not None and (value != expected or isinstance(value, bool) != isinstance(expected, bool)):
@@ -266,7 +265,7 @@ class _Fields:
         return tuple(sorted(set(self._values) - self._read - _WITHOUT_EFFECT))
 
     def refuse_unused(self) -> None:
-        """For objects in which a key that is not understood would change the model."""
+        """Refuses unknown keys, for objects in which one could change the model."""
         unknown = sorted(name for name in set(self._values) - self._read if self._values[name] is not None)
         if unknown:
             name = unknown[0] if unknown[0].isidentifier() else short_repr(unknown[0])
@@ -274,7 +273,7 @@ class _Fields:
 
 
 def _rope(fields: _Fields) -> RopeConfig:
-    """transformers 5 writes ``rope_parameters`` with theta inside; 4 wrote ``rope_scaling`` beside it."""
+    """transformers 5 writes ``rope_parameters``, theta included; 4 wrote ``rope_scaling`` and theta beside it."""
     table = fields.table("rope_parameters")
     if table is not None:
         theta = table.number("rope_theta", *_THETA_RANGE)
@@ -351,7 +350,7 @@ def _check_consistency(config: ModelConfig) -> None:
 
 
 def _released(num_hidden_layers: int, num_local_experts: int) -> ModelConfig:
-    """The config of a model as OpenAI released it; the two differ in these numbers only."""
+    """The config of a model as OpenAI released it; the two models differ in these numbers only."""
     return ModelConfig.from_dict(
         {
             "model_type": "gpt_oss",

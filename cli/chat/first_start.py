@@ -70,17 +70,18 @@ def offers(device: DeviceInfo) -> list[Row]:
     """The released models: how large they are, and whether the machine holds them or what it takes."""
     from ...config import RELEASED
     from ...files.units import format_bytes
-    from ...memory.sizes import choose_precision, weight_bytes
+    from ...memory.precision import choose_precision
+    from ...memory.sizes import weight_bytes
 
     rows: list[Row] = []
     for name, config in RELEASED.items():
-        needed = choose_precision(config, device).fit
+        budget = choose_precision(config, device).budget
         download = format_bytes(weight_bytes(config, "bf16"))
-        sizes = f"{download:>8} to download   {format_bytes(needed.needed_bytes):>8} of memory   "
-        verdict = Span("fits", GREEN) if needed.fits else Span("does not fit", RED)
+        sizes = f"{download:>8} to download   {format_bytes(budget.needed_bytes()):>8} of memory   "
+        verdict = Span("fits", GREEN) if budget.fits else Span("does not fit", RED)
         rows.append((Span(f"gpt-oss-{name:<5}"), Span(sizes), verdict))
-        if needed.remedy is not None:
-            rows.append((Span("it fits after: "), Span(needed.remedy, YELLOW)))
+        if budget.wired_limit_command is not None:
+            rows.append((Span("it fits after: "), Span(budget.wired_limit_command, YELLOW)))
     rows.append((Span(f"Models may use {format_bytes(device.gpu_bytes)} of this machine's memory.", DIM),))
     return rows
 

@@ -30,10 +30,10 @@ from .saved import find_chat, new_chat_path, read_chat
 from .stats import SessionStats, memory_in_use, reply_line
 
 if TYPE_CHECKING:
+    from ...api import GptOss
     from ...chat.chat import Chat
     from ...chat.file import ChatContent
     from ...chat.stream import Stream
-    from ...api import GptOss
     from ...events import Reply
     from .input import Reader
 

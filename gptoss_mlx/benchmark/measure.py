@@ -18,8 +18,8 @@ import mlx.core as mx
 from ..config import ModelConfig
 from ..errors import InvalidRequest
 from ..files.units import format_bytes
+from ..memory.budget import Budget
 from ..memory.device import DeviceInfo
-from ..memory.sizes import fit
 from ..tokenizer import Tokenizer
 from .conversation import recorded_chat, recorded_replies
 from .engines import Engine
@@ -242,7 +242,7 @@ def _obstacle(depth: int, tokens: int, config: ModelConfig, device: DeviceInfo) 
     """The reason why a depth cannot be measured on this device, if there is one."""
     if depth + tokens > config.max_position_embeddings:
         return f"with {tokens} more tokens it exceeds the model's context of {config.max_position_embeddings:,}"
-    need = fit(config, device, context=depth + tokens)
-    if not need.fits:
-        return f"needs {format_bytes(need.needed_bytes)}; {format_bytes(device.gpu_bytes)} are available"
+    budget = Budget(config=config, device=device, context=depth + tokens)
+    if not budget.fits:
+        return f"needs {format_bytes(budget.needed_bytes())}; {format_bytes(device.gpu_bytes)} are available"
     return None

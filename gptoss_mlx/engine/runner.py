@@ -125,7 +125,9 @@ class ModelRunner:
 
         def job() -> None:
             self.store.release(waits_for)
-            entry = self._entry_for(prompt, (*boundaries, len(prompt)), room=min(sampling.max_tokens or GROWTH, GROWTH))
+            entry = self._entry_for(
+                prompt, (*boundaries, len(prompt)), room=min(sampling.max_tokens or GROWTH, GROWTH)
+            )
             request = Request(
                 sampler=make_sampler(sampling, control_tokens),
                 stop_tokens=stop_tokens,

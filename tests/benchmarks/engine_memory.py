@@ -27,6 +27,7 @@ from gptoss_mlx.cache.store import PrefixCache
 from gptoss_mlx.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
 from gptoss_mlx.engine.generate import ChunkSize, Request, decode, prefill
 from gptoss_mlx.engine.sampler import make_sampler
+from gptoss_mlx.files.units import format_bytes
 from gptoss_mlx.memory.budget import Budget
 from gptoss_mlx.memory.device import DeviceInfo
 from gptoss_mlx.memory.sizes import cache_bytes, window_bytes
@@ -83,7 +84,8 @@ def main() -> None:
         budget = Budget(config=config, device=DeviceInfo.current())
         for positions in POSITIONS:
             row(label, positions, cache_bytes(config, positions), budget.cache_bytes(positions))
-        print(f"{'':<22}a mark: {window_bytes(config) / 1e6:.1f} MB, all at most {budget.mark_bytes / 1e6:.0f} MB")
+        one, most = format_bytes(window_bytes(config)), format_bytes(budget.snapshot_bytes)
+        print(f"{'':<22}a snapshot: {one}, all at most {most}")
 
 
 def print_peak(label: str, directory: Path, length: int, kv_bits: int | None = None) -> None:

@@ -27,6 +27,7 @@ from gptoss_mlx.errors import (
     NotEnoughDisk,
 )
 from gptoss_mlx.memory.device import DeviceInfo
+from gptoss_mlx.memory.precision import token_bytes
 from gptoss_mlx.memory.sizes import weight_bytes
 from gptoss_mlx.model.transformer import load_transformer
 from tests.convert.sources import load_tensors, tensor_bytes, write_layout
@@ -283,13 +284,44 @@ def test_progress_ends_at_the_total(sources: dict[str, Path], tmp_path: Path) ->
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
 
 
-def test_the_precision_follows_the_machine(sources: dict[str, Path], tmp_path: Path) -> None:
+def test_a_conversion_is_lossless_where_that_fits_the_machine(sources: dict[str, Path], tmp_path: Path) -> None:
     small = DeviceInfo(name="small", memory_bytes=2**20, gpu_bytes=2**18)
-    assert plan_conversion(sources["hf"], tmp_path / "out", device=small).dense == "q4"
+    plan = plan_conversion(sources["hf"], tmp_path / "out", device=small)
+    assert (plan.dense, plan.losses) == ("q4", ("attention, embedding and head are rounded to 4 bits",))
     large = DeviceInfo(name="large", memory_bytes=2**34, gpu_bytes=2**33)
     plan = plan_conversion(sources["hf"], tmp_path / "out", device=large)
-    assert plan.dense == "q8"
-    assert "8192 tokens" in plan.reason
+    assert (plan.dense, plan.losses) == ("bf16", ())
+    assert "with 8,192 tokens" in plan.reason
+    report = carry_out(plan)
+    assert report.bytes_per_token == token_bytes(plan.source.config)
+    assert report.as_dict()["losses"] == []
+    assert all(entry.largest == 0 for entry in compare_weights(tmp_path / "out", sources["hf"]))
+
+
+@pytest.mark.parametrize("layout", [*LOSSLESS, "mlx-lm-q4"])
+@pytest.mark.parametrize("dense", PRECISIONS)
+def test_a_plan_without_losses_changes_no_value_and_one_with_them_does(
+    layout: str, dense: Precision, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    plan = plan_conversion(sources[layout], tmp_path / "out", dense=dense)
+    carry_out(plan)
+    differs = any(entry.largest > 0 for entry in compare_weights(tmp_path / "out", sources[layout]))
+    assert differs == any("bits" in loss for loss in plan.losses)
+    assert ("experts are quantised to MXFP4" in plan.losses) == (plan.source.experts_error is not None)
+
+
+def test_floats_that_bfloat16_does_not_hold_are_a_loss(sources: dict[str, Path], tmp_path: Path) -> None:
+    for path in sources["hf"].iterdir():
+        shutil.copy(path, tmp_path)
+    (shard,) = tmp_path.glob("*.safetensors")
+    tensors = load_tensors(tmp_path)
+    mx.save_safetensors(str(shard), {name: _widened(tensor) for name, tensor in tensors.items()})
+    plan = plan_conversion(tmp_path, tmp_path.parent / "wide", dense="bf16")
+    assert plan.losses == ("float32 values are rounded to bfloat16",)
+
+
+def _widened(tensor: mx.array) -> mx.array:
+    return tensor.astype(mx.float32) if tensor.dtype == mx.bfloat16 else tensor
 
 
 # What is refused, with what it says.

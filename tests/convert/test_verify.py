@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -154,6 +156,7 @@ def test_convert_and_verify_by_command(app: Typer, source: Path, tmp_path: Path)
     result = CliRunner().invoke(app, ["verify", target, "--against", str(source)])
     assert result.exit_code == 0
     assert "all as written" in result.stdout
+    assert "nothing was lost" in result.stdout
     with (tmp_path / "out/config.json").open("ab") as file:
         file.write(b" ")
     result = CliRunner().invoke(app, ["verify", target, "--json"])
@@ -161,11 +164,35 @@ def test_convert_and_verify_by_command(app: Typer, source: Path, tmp_path: Path)
     assert not json.loads(result.stdout)["ok"]
 
 
+@pytest.mark.parametrize(
+    ("dense", "loses"), [("bf16", "nothing"), ("q8", "attention, embedding and head are rounded to 8 bits")]
+)
+def test_plan_remarks_and_report_say_what_is_lost_and_how_to_measure_it(
+    app: Typer, source: Path, tmp_path: Path, dense: str, loses: str
+) -> None:
+    arguments = ["convert", str(source), str(tmp_path / "out"), "--dense", dense]
+    plan = CliRunner().invoke(app, [*arguments, "--dry-run"]).stdout
+    done = CliRunner().invoke(app, arguments)
+    for text in (plan, done.stderr, done.stdout):
+        rows = dict(re.findall(r"^ *(dense layers|reason|loses|read for a token):? +(.*)$", text, re.M))
+        assert (rows["dense layers"], rows["reason"]) == (dense, "as asked for")
+        assert rows["loses"].startswith(f"{loses}; 'gptoss verify ")
+        assert " in q4" in rows["read for a token"]
+    # The printed command, as it stands.
+    command = re.search(r"'gptoss (verify .*?)' (reports 0|measures it)", plan)
+    assert command is not None
+    measured = json.loads(CliRunner().invoke(app, [*shlex.split(command[1]), "--json"]).stdout)["weights"]
+    largest = max(entry["largest"] for entry in measured)
+    assert (largest == 0) == (dense == "bf16") == (command[2] == "reports 0")
+
+
 def test_a_dry_run_writes_nothing(app: Typer, source: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out"), "--dry-run", "--json"])
     assert result.exit_code == 0
     plan = json.loads(result.stdout)
     assert plan["bytes_needed"] > plan["bytes_out"] > 0
+    assert (plan["dense"], plan["losses"]) == ("bf16", [])
+    assert plan["bytes_per_token"]["bf16"] > plan["bytes_per_token"]["q8"] > plan["bytes_per_token"]["q4"] > 0
     assert list(tmp_path.iterdir()) == []
 
 
