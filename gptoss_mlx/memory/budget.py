@@ -93,10 +93,6 @@ class Budget:
         raised = None if self.fits else _with_raised_limit(self)
         return raised and raised[0]
 
-    @property
-    def fits(self) -> bool:
-        return self._has_room(self.wanted)
-
     def cache_bytes(self, length: int) -> int:
         """The most that a prompt cache of that many positions holds, the unused end of its buffers included."""
         full = full_bytes(self.config, most_capacity(length), self.kv_bits, self.element_bytes)
