@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import time
 
 import pytest
 
@@ -147,20 +146,3 @@ def test_thinking_is_shown_as_written() -> None:
         got = texts(rows + stream.finish(40))
         assert got[:2] == ["first line, **not bold**", ""]
         assert " ".join(got).split() == text.split()
-
-
-def test_drawing_takes_little_of_a_stream() -> None:
-    """Fifty pieces a second for 80 seconds, drawn twelve times a second: 2 % of two cores at most."""
-    document = "\n\n".join(
-        DOCUMENTS[name] for name in ("paragraphs", "nested lists", "tables", "links", "long fence")
-    )
-    document = (document * 3)[:16000]
-    stream = MarkdownStream()
-    began = time.process_time()
-    for number, start in enumerate(range(0, len(document), 4)):
-        stream.feed(document[start : start + 4])
-        if number % 4 == 0:
-            stream.rows(80)
-            stream.tail(80)
-    stream.finish(80)
-    assert time.process_time() - began < 0.02 * 2 * 80
