@@ -191,6 +191,7 @@ class StreamParser:
             return ()
         self._begin_step()
         self._closed = True
+        cut = self._state is not ParserState.EXPECT_START
         if self._state is ParserState.HEADER:
             if self._strict:
                 self._refuse("the stream ends inside a header")
@@ -198,9 +199,8 @@ class StreamParser:
         if self._skipped and not self._messages and self._state is ParserState.EXPECT_START:
             self._open(Header(author=Author(role=Role.ASSISTANT)), [], guessed=True)
             self._write("".join(self._skipped).encode())
-            self._finish()
         if self._state is ParserState.CONTENT:
-            self._finish(truncated=True)
+            self._finish(truncated=cut)
         if self._repairs and self._messages:
             last = self._messages[-1]
             self._messages[-1] = replace(last, repairs=(*last.repairs, *self._repairs))
@@ -325,7 +325,8 @@ class StreamParser:
         text = str(self._header_text)
         header, notes, rest = read_unfinished(self._header_text, cut=self._closed)
         without_text = not rest or (header.channel is not Channel.FINAL and is_punctuation(rest))
-        if header.is_empty and without_text and not undecoded:
+        truncated = self._closed and header.channel is not None
+        if header.is_empty and without_text and not undecoded and not truncated:
             self._skip(text, rest)
             if after is not None and after[0] is _Control.START:
                 self._pending.appendleft(after)
@@ -346,7 +347,8 @@ class StreamParser:
             self._note(RepairKind.UNFINISHED_HEADER, text)
         elif text:
             self._note(RepairKind.STRAY_WHITESPACE, text)
-        self._skipped.append(rest)
+        if rest:
+            self._skipped.append(rest)
         self._state, self._role = ParserState.EXPECT_START, None
 
     def _open(self, header: Header, notes: Notes, guessed: bool) -> None:

@@ -218,8 +218,9 @@ MALFORMED: dict[str, tuple[str, list[tuple[Any, ...]], set[RepairKind]]] = {
         {RepairKind.GLUED_WORDS},
     ),
     "role and channel glued, in a later header": (
-        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistantcommentary to=functions.f json<|message|>{}<|call|>",
-        [said("Hm.", "analysis"), ("assistant", "commentary", "functions.f", "json", "{}")],
+        "<|channel|>analysis<|message|>Hm.<|end|>"
+        "<|start|>assistantcommentary to=functions.f <|constrain|>json<|message|>{}<|call|>",
+        [said("Hm.", "analysis"), CALL],
         {RepairKind.GLUED_WORDS},
     ),
     "role and channel glued, and no message token": (
@@ -313,7 +314,7 @@ def test_what_real_models_emit_is_recovered(name: str) -> None:
     messages = recovered(tokens, "assistant")
     assert fields(messages) == expected
     assert kinds(messages) == repairs
-    assert not any(message.truncated for message in messages) or name == "nothing but question marks"
+    assert not any(message.truncated for message in messages)
     assert not lost_text(tokens, messages)
 
 
