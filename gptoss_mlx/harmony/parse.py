@@ -347,7 +347,7 @@ class StreamParser:
     def _skip(self, text: str, rest: str) -> None:
         """Ends a header without a message: it has nothing but a role, a channel and punctuation."""
         if text.strip():
-            self._note(RepairKind.UNFINISHED_HEADER, text)
+            self._note(RepairKind.FRAGMENT, text)
         elif text:
             self._note(RepairKind.STRAY_WHITESPACE, text)
         if rest:
