@@ -1,4 +1,4 @@
-"""The edge of the command line: the one place where errors become a line on standard error and an exit code."""
+"""The one place where errors become a line on standard error and an exit code."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code that stands for ``error``."""
+    """The exit code for ``error``."""
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
 
 
 def error_line(error: BaseException) -> str:
-    """``error`` in one line."""
+    """The message of ``error`` in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, GptOssError | OSError):
         return text
@@ -65,17 +65,17 @@ def error_line(error: BaseException) -> str:
 
 
 def is_exit(error: BaseException) -> bool:
-    """Whether ``error`` is one of Typer's own, which carry their message and exit code."""
+    """Whether ``error`` is one of Typer's own, which have their own message and exit code."""
     return isinstance(error, typer.Abort) or hasattr(error, "exit_code")
 
 
 def origin(error: BaseException) -> str:
-    """Where ``error`` came from, if ``GPTOSS_DEBUG`` asks for it; else nothing."""
+    """The traceback of ``error`` if ``GPTOSS_DEBUG`` is set; else nothing."""
     return "".join(traceback.format_exception(error)) if os.environ.get("GPTOSS_DEBUG") else ""
 
 
 class EdgeGroup(TyperGroup):
-    """The group of all subcommands: whatever one raises is reported here and becomes an exit code."""
+    """The group of all subcommands; reports their errors and turns them into exit codes."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return unconverted(super().get_params(ctx))
@@ -85,7 +85,7 @@ class EdgeGroup(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Whoever read our output has what was wanted. Python would complain again while closing it.
+            # The reader of our output has ended. /dev/null, because Python would fail again when it closes stdout.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return None
         except KeyboardInterrupt:
@@ -93,7 +93,7 @@ class EdgeGroup(TyperGroup):
         except Exception as error:
             if is_exit(error):
                 raise
-            if isinstance(error.__cause__, KeyboardInterrupt):  # MLX makes an ImportError of one while it loads
+            if isinstance(error.__cause__, KeyboardInterrupt):  # MLX turns one into an ImportError while it loads
                 raise typer.Exit(INTERRUPTED) from None
             _report(error)
             raise typer.Exit(exit_code(error)) from None
@@ -101,8 +101,10 @@ class EdgeGroup(TyperGroup):
 
 
 def open_missing_streams() -> None:
-    """Python has None for a standard stream that was closed when the program began (``<&-``): nothing is read or
-    written there, as with /dev/null. Also no file that is opened later takes its number."""
+    """Opens /dev/null for each standard stream that was closed when the program began (``<&-``).
+
+    Python has None for such a stream, and a file that is opened later would take its number.
+    """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)
@@ -115,9 +117,8 @@ def open_missing_streams() -> None:
 def leave(ended: SystemExit) -> None:
     """End the process.
 
-    A model may still be loading in a thread, and a thread inside MLX when the interpreter is torn down aborts
-    the process with a message of its own. What needs closing is closed by now: the rest of the teardown is
-    skipped.
+    A model may still be loading in a thread, and a thread that is inside MLX while the interpreter is torn down
+    aborts the process. Everything that needs closing is closed by now, so the teardown is skipped.
     """
     if "mlx.core" not in sys.modules:
         raise ended

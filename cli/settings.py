@@ -12,9 +12,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from ..arguments import Effort
 from ..errors import GptOssError, InvalidRequest
 from ..files.write import as_path
-from ..sampling import Effort, SamplingParams
+from ..sampling import SamplingParams
 
 __all__ = [
     "EFFORTS",

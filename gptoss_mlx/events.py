@@ -105,7 +105,8 @@ class Progress(_Event):
     Example:
         >>> with model.stream("Yes or no?", choices=["yes"], max_thinking_tokens=0) as stream:
         ...     progress = [event for event in stream if isinstance(event, Progress)]
-        >>> progress[0].done, progress[-1].total == stream.reply.usage.prompt_tokens
+        >>> usage = stream.reply.usage
+        >>> progress[0].done, progress[-1].total == usage.prompt_tokens - usage.cached_tokens
         (0, True)
     """
 

@@ -99,17 +99,17 @@ def row_width(row: Iterable[Span]) -> int:
     return sum(cell_len(span.text) for span in row)
 
 
-def wrap(spans: Iterable[Span], width: int, start: int = 0) -> list[Wrapped]:
-    """Break ``spans`` into rows of at most ``width`` cells, from character ``start`` on.
+def wrap(spans: Iterable[Span], width: int) -> list[Wrapped]:
+    """Break ``spans`` into rows of at most ``width`` cells.
 
-    Greedy, and so stable: text appended later changes no row but the last. A word wider than a row
-    is cut between graphemes.
+    Greedy, and so stable: text appended later changes no row but the last. Spaces at the start of a line stay
+    where its first word fits beside them. A word wider than a row is cut between graphemes.
     """
     spans = [span for span in spans if span.text]
     text = plain(spans)
     width = max(width, 1)
     rows: list[Wrapped] = []
-    for begin, end, following in _breaks(text, width, start):
+    for begin, end, following in _breaks(text, width):
         rows.append(Wrapped(cut(spans, begin, end), following))
     return rows
 
@@ -122,24 +122,28 @@ def clip(row: Row, width: int) -> Row:
     return cut(row, 0, wrapped[0].end if wrapped else 0)
 
 
-def _breaks(text: str, width: int, start: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (begin, end, start of the next row) of every row of ``text`` from ``start``."""
-    begin = end = start
-    used = 0
-    for match in _atom().finditer(text, start):
+def _breaks(text: str, width: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (begin, end, start of the next row) of every row of ``text``."""
+    begin = end = line = used = indent = 0
+    for match in _atom().finditer(text):
         atom = match.group()
         if atom == "\n":
             yield begin, end, match.end()
-            begin = end = match.end()
-            used = 0
+            begin = end = line = match.end()
+            used = indent = 0
             continue
         if atom[0] == " ":
-            if end == begin:  # never a space at the start of a row
-                begin = end = match.end()
-            else:
+            if end > begin:
                 used += len(atom)
+            else:  # a row starts with spaces only where they indent the line
+                indent = len(atom) if match.start() == line else 0
+                begin = end = match.end()
             continue
         cells = cell_len(atom)
+        if indent and indent + cells <= width:
+            begin = end = begin - indent
+            used = indent
+        indent = 0
         if used + cells > width and end > begin:
             yield begin, end, match.start()
             begin = match.start()
@@ -151,7 +155,7 @@ def _breaks(text: str, width: int, start: int) -> Iterator[tuple[int, int, int]]
             begin, cells = last[0], cell_len(text[slice(*last)])
         end = match.end()
         used += cells
-    if end > begin or begin == start == len(text):
+    if end > begin or not text:
         yield begin, end, len(text)
 
 

@@ -1,20 +1,55 @@
-"""A Markdown table as rows: natural column widths, shrunk and wrapped where the window is narrow."""
+"""A Markdown table: its cells, and its rows with natural column widths, shrunk and wrapped in a narrow window."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
+from markdown_it.rules_block.table import escapedSplit
+
+from .inline import inline_spans
 from .spans import BOLD, DIM, Row, Span, row_width, wrap
 
-__all__ = ["Alignment", "layout"]
+__all__ = ["Alignment", "Cell", "alignments_of", "cells_of", "layout"]
 
 Alignment = Literal["", "left", "center", "right"]
 Cell = tuple[Span, ...]
 
+_DELIMITER_ROW = re.compile(r"(?:\||:?-[-:|]|:-|-\Z)[|:\- \t]*\Z")
+_DELIMITER = re.compile(r":?-+:?\Z")
+_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+
 _GAP = Span(" │ ", DIM)
 _NARROWEST = 6
 """A column is never squeezed below this; a table that would need it is written as records."""
+
+
+def alignments_of(header: str, delimiters: str) -> list[Alignment] | None:
+    """The alignments of the columns, if the two lines begin a table."""
+    columns = [column.strip() for column in delimiters.strip().strip("|").split("|")]
+    if "|" not in header or not _DELIMITER_ROW.match(delimiters) or len(_split(header)) != len(columns):
+        return None
+    if not all(map(_DELIMITER.match, columns)):
+        return None
+    kinds: dict[tuple[bool, bool], Alignment] = {
+        (True, True): "center",
+        (True, False): "left",
+        (False, True): "right",
+    }
+    return [kinds.get((column.startswith(":"), column.endswith(":")), "") for column in columns]
+
+
+def cells_of(row: str, columns: int) -> list[Cell]:
+    """The cells of one line, as many as there are columns. ``<br>`` breaks a line of a cell."""
+    texts = [_BREAK.sub("\\\n", cell.strip()) for cell in _split(row)]
+    return [inline_spans(text) for text in [*texts, *[""] * columns][:columns]]
+
+
+def _split(row: str) -> list[str]:
+    cells: list[str] = escapedSplit(row.strip())
+    cells = cells[1:] if cells and not cells[0] else cells
+    return cells[:-1] if cells and not cells[-1] else cells
 
 
 def layout(cells: Sequence[Sequence[Cell]], alignments: Sequence[Alignment], width: int) -> list[Row]:

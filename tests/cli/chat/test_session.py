@@ -1,7 +1,8 @@
-"""A person's session in a pseudo-terminal, pyte being the screen; the model answers what it is told to."""
+"""A chat at a terminal, with pyte as its screen; the model answers as its script says."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -12,17 +13,24 @@ import sys
 import termios
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from gptoss_mlx.chat.chat import Chat
 from gptoss_mlx.chat.file import read
+from gptoss_mlx.cli.chat import saved as sessions
+from gptoss_mlx.cli.chat.loading import Loader
+from gptoss_mlx.cli.chat.session import ChatSession
 from gptoss_mlx.cli.screen.markdown import render
 from gptoss_mlx.cli.screen.spans import plain
-from tests.cli.pty_session import CHAT, FAKE, Person, ask, chats, start
+from gptoss_mlx.cli.screen.terminal import Terminal
+from gptoss_mlx.cli.settings import Settings
+from gptoss_mlx.harmony import Message
+from tests.cli import fake_gptoss
+from tests.cli.program import asked_in, said_by
+from tests.cli.pty_session import CHAT, Person, ask, chats, start
 from tests.cli.screen.documents import DOCUMENTS
-
-SOON = 5.0
-"""Seconds in which control must be back on a busy machine; benchmarks/cli_interrupt.py measures the promise."""
 
 
 def test_the_scrollback_equals_the_document_rendered_at_once(tmp_path: Path) -> None:
@@ -50,10 +58,7 @@ def test_an_interrupt_gives_the_prompt_back_and_keeps_the_chat(tmp_path: Path) -
         person.enter(question)
         person.wait_for(shows)
         person.send("\x03")
-        began = time.monotonic()
-        while person.text().count("interrupted;") <= number:
-            assert time.monotonic() - began < SOON
-            person.look(0.02)
+        person.wait_for_count("interrupted;", number + 1)
         person.wait_for_prompt()
     ask(person, "still here?")
     assert "still here?" in chats(tmp_path)[0].read_text()
@@ -74,35 +79,6 @@ def test_an_interrupt_before_the_first_token_leaves_nothing_to_continue(tmp_path
     assert "TTFT" not in person.text()
     person.enter("/undo")
     person.wait_for("taken back: what is one")
-    assert person.leave() == 0
-
-
-def test_ctrl_c_clears_the_line_and_twice_leaves(tmp_path: Path) -> None:
-    person = start(tmp_path)
-    person.send("half a question")
-    person.wait_for("half a question")
-    person.send("\x03")
-    while "half a question" in person.text():
-        person.look(0.05)
-    person.send("\x03")
-    person.wait_for("again")
-    person.send("\x03")
-    assert person.end() == 130
-
-
-def test_lines_blocks_and_pastes_arrive_whole(tmp_path: Path) -> None:
-    person = start(tmp_path)
-    ask(person, "one\ntwo\x1b\rthree\x1b[13;2ufour")
-    ask(person, '"""\rblock\rof lines\r"""')
-    pasted = "".join(f"line {number} of what was pasted\n" for number in range(350))[:10_000]
-    person.send(f"\x1b[200~{pasted}\x1b[201~")
-    person.wait_for("line 346 of")
-    ask(person, "")
-    messages = json.loads(chats(tmp_path)[0].read_text())["messages"]
-    texts = [message["content"][0]["text"] for message in messages if message["role"] == "user"]
-    assert texts[0] == "one\ntwo\nthree\nfour"
-    assert texts[1] == "block\nof lines"
-    assert texts[2].strip() == pasted.strip()
     assert person.leave() == 0
 
 
@@ -302,31 +278,6 @@ def test_an_answer_that_fails_is_saved_as_far_as_it_was_shown_and_can_go_on(tmp_
     assert person.leave() == 0
 
 
-def test_commands_are_suggested_and_completed(tmp_path: Path) -> None:
-    person = start(tmp_path)
-    person.enter("/efort high")
-    person.wait_for("did you mean /effort?")
-    person.wait_for_prompt()
-    person.send("/hist")
-    person.wait_for("Show the chat so far")
-    person.send("\t")
-    person.wait_for("› /history")
-    person.send("\x03")
-    assert person.leave() == 0
-
-
-@pytest.mark.parametrize(("key", "code", "says"), [("2", 0, "demo · /help"), ("q", 3, "gptoss convert 20b")])
-def test_a_first_start_asks_and_downloads_nothing_unasked(tmp_path: Path, key: str, code: int, says: str) -> None:
-    person = Person([*FAKE, "chat"], tmp_path, 100, 30, {"HF_HOME": str(tmp_path)})
-    person.wait_for("Your choice")
-    assert "GB to download" in person.text()
-    person.enter(key)
-    person.wait_for(says)
-    if key == "2":
-        person.wait_for_prompt()
-    assert (person.leave() if key == "2" else person.end()) == code
-
-
 def test_the_prompt_does_not_wait_for_the_model(tmp_path: Path) -> None:
     person = start(tmp_path, GPTOSS_FAKE_LOADING="3")
     person.enter("first question")
@@ -393,3 +344,64 @@ def test_a_kill_at_any_moment_loses_no_finished_turn(tmp_path: Path) -> None:
         saved = [message for path in chats(home) for message in json.loads(path.read_text())["messages"]]
         questions = sum(message["role"] == "user" for message in saved)
         assert questions >= begun - 1
+
+
+@pytest.mark.parametrize("moment", ["at the prompt", "in an answer"])
+def test_sigterm_restores_the_terminal_and_keeps_the_chat(tmp_path: Path, moment: str) -> None:
+    person = start(tmp_path, GPTOSS_FAKE_DELAY="0.01")
+    ask(person, "remember this")
+    if moment == "in an answer":
+        person.enter("think 100000")
+        person.wait_for("step 5")
+    else:
+        person.send("half a question")
+        person.wait_for("half a question")
+    assert not echoes(person)
+    person.child.kill(signal.SIGTERM)
+    while person.child.isalive():
+        person.look(0.05)
+    assert echoes(person)
+    assert person.end() == 128 + signal.SIGTERM
+    assert not person.screen.cursor.hidden
+    assert person.screen.cursor.attrs.fg == "default"
+    assert "remember this" in chats(tmp_path)[0].read_text()
+
+
+def echoes(person: Person) -> bool:
+    """Whether the terminal shows what is typed by itself, as a shell leaves it."""
+    return bool(termios.tcgetattr(person.child.child_fd)[3] & termios.ECHO)
+
+
+def test_a_title_follows_the_first_question(home: Path) -> None:
+    (home / "a.txt").write_text("content")
+    for lines, title in (
+        (["one", "/undo", "two", "three"], "two"),
+        (["one", "/edit two"], "two"),
+        (["one", "two", "/edit three"], "one"),
+        ([f"/file {home}/a.txt", "one"], "one"),
+        (["one", "/undo"], "(no title)"),
+    ):
+        said_by(*lines, "/stats")
+        assert sessions.saved_chats()[0].title == title
+        os.utime(sessions.find_chat(""), (0, 0))
+    given, session = (
+        fake_gptoss.FakeChat(),
+        ChatSession(Terminal(io.StringIO()), Loader("", {}), Settings(), False),
+    )
+    given.messages, given.title = (Message.user("one"),), "mine"
+    session.use_chat(cast(Chat, given), home / "given")
+    session.editing = True
+    session.ask("two")
+    assert ([turn.text for turn in asked_in(home / "given")], given.title) == (["two"], "mine")
+
+
+def test_the_line_below_the_prompt_fits_the_window(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = ChatSession(Terminal(io.StringIO()), Loader("demo", {}), Settings(), False)
+    session.use_chat(cast(Chat, fake_gptoss.FakeChat()), None)
+    session.attachments = [home]
+    whole = "demo · effort medium · thinking collapse · 1 file attached · 42 of 131,072 tokens"
+    for width in range(40, 100):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert len(session.status()) <= width
+        assert session.status().endswith("1 file attached · 42 of 131,072 tokens")
+    assert session.status() == whole
