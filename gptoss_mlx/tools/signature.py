@@ -15,9 +15,8 @@ import pydantic
 import pydantic_core
 from pydantic.json_schema import GenerateJsonSchema
 
-from ..errors import RenderError, ToolError
+from ..errors import SchemaError, ToolError
 from ..files.read import short_repr
-from ..harmony.content import Schema
 
 __all__ = ["ArgumentCheck", "Declaration", "check_by_schema", "declare"]
 
@@ -178,7 +177,7 @@ def _union(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_by_schema(schema: Mapping[str, Any] | None, name: str) -> ArgumentCheck:
-    """The check of arguments against a JSON schema (draft 2020-12); None allows no arguments.
+    """The check of arguments against a JSON schema; None allows no arguments.
 
     Raises:
         ToolError: the schema is invalid, does not describe an object, or is nested too deeply.
@@ -188,40 +187,25 @@ def check_by_schema(schema: Mapping[str, Any] | None, name: str) -> ArgumentChec
             f'tool {name}: parameters is {short_repr(schema)}; a JSON schema with "type": "object" is needed'
         )
     # Imported here because only tools with an explicit schema need it.
-    import jsonschema  # type: ignore[import-untyped]
-    import referencing
+    from ..structured.validator import Validator
 
-    plain = dict(schema) if schema is not None else {"additionalProperties": False}
-    kind = jsonschema.Draft202012Validator
     try:
-        Schema(plain, f"tool {name}: parameters")
-        kind.check_schema(plain)
-    except RenderError as error:
+        validator = Validator(
+            {"additionalProperties": False} if schema is None else schema, f"tool {name}: parameters"
+        )
+    except SchemaError as error:
         raise ToolError(str(error)) from None
-    except RecursionError:
-        raise ToolError(f"tool {name}: parameters: nested too deeply; make them flatter") from None
-    except jsonschema.SchemaError as error:
-        raise ToolError(
-            f"tool {name}: parameters{error.json_path[1:]}: {error.message}; correct the schema"
-        ) from None
-    # With an empty registry no reference leads out of the schema or to the network.
-    validator = kind(plain, registry=referencing.Registry())
 
     def check(text: str) -> dict[str, Any]:
         try:
             arguments = pydantic_core.from_json(text.strip() or "{}", allow_inf_nan=False)
-            if not isinstance(arguments, dict):
-                raise ToolError("arguments: a JSON object is needed")
-            problems = [
-                f"{error.json_path[2:] or 'arguments'}: {error.message}"
-                for error in validator.iter_errors(arguments)
-            ]
         except ValueError as error:
             raise ToolError(f"arguments: Invalid JSON: {error}") from None
-        except (referencing.exceptions.Unresolvable, RecursionError) as error:
-            raise ToolError(f"arguments: they cannot be checked ({type(error).__name__})") from None
+        if not isinstance(arguments, dict):
+            raise ToolError("arguments: a JSON object is needed")
+        problems = validator.problems(arguments, len(text))
         if problems:
-            raise ToolError("; ".join(problems[:5]))
+            raise ToolError("; ".join(problems))
         return arguments
 
     return check

@@ -324,9 +324,9 @@ def test_an_explicit_schema_is_checked() -> None:
     box = ToolBox([{"name": "f", "description": "F.", "parameters": SCHEMA, "function": lambda n, of="a": n * of}])
     assert box.call("functions.f", '{"n": 2, "of": "b"}').output == "bb"
     for arguments, said in [
-        ("{}", "'n' is a required property"),
+        ("{}", '"n" is a required property'),
         ('{"n": 0}', "n: 0 is less than the minimum of 1"),
-        ('{"n": "2"}', "n: '2' is not of type 'integer'"),
+        ('{"n": "2"}', 'n: "2" is not of type "integer"'),
         ('{"n": 2, "x": 1}', "Additional properties"),
         ("[]", "a JSON object is needed"),
         ('{"n": NaN}', "Invalid JSON"),
@@ -334,6 +334,13 @@ def test_an_explicit_schema_is_checked() -> None:
         outcome = box.call("functions.f", arguments)
         assert outcome.error
         assert said in outcome.output, outcome.output
+
+
+def test_a_pattern_is_checked_in_linear_time() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}}
+    box = ToolBox([{"name": "f", "parameters": schema, "function": lambda a: "ran"}])
+    assert box.call("functions.f", json.dumps({"a": "a" * 50_000})).output == "ran"
+    assert "does not match" in box.call("functions.f", json.dumps({"a": "a" * 50_000 + "!"})).output
 
 
 def test_openai_notation_is_understood_and_calls_left_to_the_caller() -> None:
@@ -371,7 +378,10 @@ def test_only_valid_calls_are_left_to_the_caller() -> None:
         ({"name": "f", "function": 3}, "tool 'f': function is 3, which cannot be called"),
         ({"name": "has space", "parameters": SCHEMA}, "has space"),
         ({"name": "f", "parameters": {"type": "array"}}, '"type": "object"'),
-        ({"name": "f", "parameters": {"properties": {"a": {"type": "strin"}}}}, "parameters.properties.a.type"),
+        (
+            {"name": "f", "parameters": {"properties": {"a": {"type": "strin"}}}},
+            "parameters: at $.properties.a.type",
+        ),
         ({"name": "f", "parameters": {"properties": {"a": {"default": {1, 2}}}}}, "no JSON"),
     ],
 )
