@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from ..errors import SchemaError
 from ..files.read import short_repr
+from ..harmony.typescript import resolve
 from .disjoint import overlap
-from .validator import resolve
 
 __all__ = ["FORMATS", "MAX_HEIGHT", "MAX_OPTIONAL", "engine_schema", "subschemas"]
 

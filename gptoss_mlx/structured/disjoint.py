@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, Final
 
-from .validator import resolve
+from ..harmony.typescript import resolve
 
 __all__ = ["overlap"]
 

@@ -10,14 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
-from urllib.parse import unquote
 
 import jsonschema_rs
 
 from ..errors import RenderError, SchemaError
 from ..harmony.content import Schema
+from ..harmony.typescript import resolve
 
-__all__ = ["MAX_APPLICATIONS", "Validator", "resolve"]
+__all__ = ["MAX_APPLICATIONS", "Validator"]
 
 MAX_APPLICATIONS: Final = 10_000
 """The most schemas that may apply to one value: references to references can make them exponentially many."""
@@ -92,20 +92,6 @@ class Validator:
             found = self._validator.iter_errors(value) if length * self._applications <= _MAX_WORK else [error]
             return [_located(error) for error in islice(found, 5)]
         return []
-
-
-def resolve(root: Any, pointer: str) -> Any:
-    """The part of a schema that a JSON pointer such as ``/$defs/city`` names; None if there is none."""
-    part = root
-    for step in pointer.split("/")[1:]:
-        key = unquote(step).replace("~1", "/").replace("~0", "~")
-        if isinstance(part, Mapping) and key in part:
-            part = part[key]
-        elif isinstance(part, list) and key.isdecimal() and int(key) < len(part):
-            part = part[int(key)]
-        else:
-            return None
-    return part
 
 
 class _Applications:
