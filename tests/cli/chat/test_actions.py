@@ -62,7 +62,9 @@ def test_files_wait_once_and_can_be_taken_back(home: Path) -> None:
     one, two = home / "one.txt", home / "two words.txt"
     one.write_text("first")
     two.write_text("second")
-    waiting = f"attached to the next question: {one}, {two}; /file clear removes them"
+    waiting = (
+        "attached to the next question: [one.txt · 1 line], [two words.txt · 1 line]; /file clear removes them"
+    )
     twice = (f"/file {one} '{two}'", f"/file {home}/./one.txt".replace("/./", "/x/../"))
     (home / "x").mkdir()
     assert said_by(*twice[:1], twice[0], "/file") == waiting

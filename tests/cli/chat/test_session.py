@@ -20,6 +20,7 @@ import pytest
 from gptoss_mlx.chat.chat import Chat
 from gptoss_mlx.chat.file import read
 from gptoss_mlx.cli.chat import saved as sessions
+from gptoss_mlx.cli.chat.attachments import Attachment
 from gptoss_mlx.cli.chat.loading import Loader
 from gptoss_mlx.cli.chat.session import ChatSession
 from gptoss_mlx.cli.screen.markdown import render
@@ -398,7 +399,7 @@ def test_a_title_follows_the_first_question(home: Path) -> None:
 def test_the_line_below_the_prompt_fits_the_window(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = ChatSession(Terminal(io.StringIO()), Loader("demo", {}), Settings(), False)
     session.use_chat(cast(Chat, fake_gptoss.FakeChat()), None)
-    session.attachments = [home]
+    session.attachments = [Attachment(name="a", text="b")]
     whole = "demo · effort medium · thinking collapse · 1 file attached · 42 of 131,072 tokens"
     for width in range(40, 100):
         monkeypatch.setenv("COLUMNS", str(width))
