@@ -36,7 +36,7 @@ def _installed(incomplete: str) -> list[str]:
 
 def _describable(incomplete: str) -> list[str]:
     """For the shell's completion: the models on this disk and the released ones."""
-    from ..memory.sizes import RELEASED
+    from ..config import RELEASED
 
     released = [name for name in RELEASED if name.startswith(incomplete)]
     return list(dict.fromkeys(_installed(incomplete) + released))

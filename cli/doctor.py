@@ -12,6 +12,7 @@ from pathlib import Path
 
 import typer
 
+from ..files.units import format_bytes
 from .screen.spans import DIM, GREEN, RED, YELLOW, Span
 from .screen.terminal import Terminal
 from .settings import config_path, data_path, explain_settings
@@ -26,7 +27,7 @@ Finding = tuple[str, str, str]
 
 def show_version() -> None:
     """This program, MLX, and the device they run on."""
-    from ..memory.sizes import DeviceInfo
+    from ..memory.device import DeviceInfo
 
     version, mlx = metadata.version("gptoss-mlx"), metadata.version("mlx")
     Terminal(sys.stdout).line(f"gptoss {version} · mlx {mlx} · {_device()} ({DeviceInfo.current().name})")
@@ -75,18 +76,20 @@ def _versions() -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    from ..memory.sizes import RELEASED, DeviceInfo, choose_precision
+    from ..config import RELEASED
+    from ..memory.device import DeviceInfo
+    from ..memory.precision import choose_precision
 
     device = DeviceInfo.current()
-    memory = f"{device.memory_bytes / 1e9:.0f} GB of memory, {device.gpu_bytes / 1e9:.0f} GB of it for models"
+    memory = f"{format_bytes(device.memory_bytes)} of memory, {format_bytes(device.gpu_bytes)} of it for models"
     yield "ok", f"{device.name}: {memory}", ""
     if _device() == "cpu":
         yield "note", "MLX runs on the CPU", "on Apple silicon it would use the GPU" if not device.is_mac else ""
     for name, config in RELEASED.items():
         choice = choose_precision(config, device)
-        state = "ok" if choice.fit.fits else "note"
-        remedy = f"it fits after: {choice.fit.remedy}" if choice.fit.remedy else ""
-        yield state, f"{name} {'fits' if choice.fit.fits else 'does not fit'}: {choice.reason}", remedy
+        state, verdict = ("ok", "fits") if choice.budget.fits else ("note", "does not fit")
+        command = choice.budget.wired_limit_command
+        yield state, f"{name} {verdict}: {choice.reason}", f"it fits after: {command}" if command else ""
 
 
 def _models() -> Iterator[Finding]:

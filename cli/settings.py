@@ -12,10 +12,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from ..arguments import Effort
 from ..errors import GptOssError, InvalidRequest
 from ..files.read import read_regular, short_repr
 from ..files.write import as_path
-from ..sampling import Effort, SamplingParams
+from ..sampling import SamplingParams
 
 __all__ = [
     "EFFORTS",

@@ -6,9 +6,9 @@ import shlex
 import textwrap
 from pathlib import Path
 
+from ...arguments import Effort
 from ...errors import InvalidRequest
 from ...files.write import as_path
-from ...sampling import Effort
 from ..screen.spans import BOLD, CYAN, Span
 from ..settings import EFFORTS, as_effort, as_think_mode
 from .attachments import read_file, split_files

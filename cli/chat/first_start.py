@@ -9,7 +9,7 @@ from ..screen.spans import BOLD, CYAN, DIM, GREEN, RED, YELLOW, Row, Span
 from ..screen.terminal import Terminal
 
 if TYPE_CHECKING:
-    from ...memory.sizes import DeviceInfo
+    from ...memory.device import DeviceInfo
 
 __all__ = ["choose_model", "offers"]
 
@@ -41,7 +41,7 @@ def choose_model(named: str | None, terminal: Terminal, interactive: bool) -> st
 
 def _ask(terminal: Terminal) -> str:
     """Say what is missing and what it would take; the user chooses."""
-    from ...memory.sizes import DeviceInfo
+    from ...memory.device import DeviceInfo
 
     rows = [
         (Span("No gpt-oss model is on this machine yet.", BOLD),),
@@ -68,18 +68,21 @@ def _ask(terminal: Terminal) -> str:
 
 def offers(device: DeviceInfo) -> list[Row]:
     """The released models: how large they are, and whether the machine holds them or what it takes."""
-    from ...memory.sizes import RELEASED, choose_precision, gigabytes, weight_bytes
+    from ...config import RELEASED
+    from ...files.units import format_bytes
+    from ...memory.precision import choose_precision
+    from ...memory.sizes import weight_bytes
 
     rows: list[Row] = []
     for name, config in RELEASED.items():
-        needed = choose_precision(config, device).fit
-        download = gigabytes(weight_bytes(config, "bf16"))
-        sizes = f"{download:>8} to download   {gigabytes(needed.needed_bytes):>8} of memory   "
-        verdict = Span("fits", GREEN) if needed.fits else Span("does not fit", RED)
+        budget = choose_precision(config, device).budget
+        download = format_bytes(weight_bytes(config, "bf16"))
+        sizes = f"{download:>8} to download   {format_bytes(budget.needed_bytes()):>8} of memory   "
+        verdict = Span("fits", GREEN) if budget.fits else Span("does not fit", RED)
         rows.append((Span(f"gpt-oss-{name:<5}"), Span(sizes), verdict))
-        if needed.remedy is not None:
-            rows.append((Span("it fits after: "), Span(needed.remedy, YELLOW)))
-    rows.append((Span(f"Models may use {gigabytes(device.gpu_bytes)} of this machine's memory.", DIM),))
+        if budget.wired_limit_command is not None:
+            rows.append((Span("it fits after: "), Span(budget.wired_limit_command, YELLOW)))
+    rows.append((Span(f"Models may use {format_bytes(device.gpu_bytes)} of this machine's memory.", DIM),))
     return rows
 
 

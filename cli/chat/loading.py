@@ -11,7 +11,7 @@ from ..screen.spans import DIM, Span
 from ..screen.terminal import Terminal
 
 if TYPE_CHECKING:
-    from ...engine.engine import GptOss
+    from ...api import GptOss
 
 __all__ = ["Loader"]
 

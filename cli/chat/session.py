@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ...arguments import Effort
 from ...errors import GptOssError
-from ...sampling import Effort
 from ..errors import INTERRUPTED, error_line
 from ..screen.keyboard import Keyboard
 from ..screen.spans import DIM, RED, YELLOW, Span, visible
@@ -27,10 +27,10 @@ from .saved import new_chat_path, read_chat
 from .stats import SessionStats, memory_in_use, reply_line
 
 if TYPE_CHECKING:
+    from ...api import GptOss
     from ...chat.chat import Chat
     from ...chat.file import ChatContent
     from ...chat.stream import Stream
-    from ...engine.engine import GptOss
     from ...events import Reply
 
 __all__ = ["ChatSession"]

@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ...files.units import format_bytes
+
 if TYPE_CHECKING:
     from ...events import Reply
 
@@ -47,7 +49,7 @@ def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int,
     cached, limit = usage.cached_tokens, f"{context_limit // 1024}k"
     prefill = _rate(usage.prompt_tokens - cached, timings.prefill)
     decode = _rate(usage.completion_tokens, timings.decode)
-    held = f"{memory / 1e9:.1f} GB" if memory >= 10**9 else f"{memory / 1e6:.0f} MB"
+    held = format_bytes(memory)
     first = f"TTFT {timings.first_token:.2f} s" if timings.first_token < 1 else f"TTFT {timings.first_token:.1f} s"
     long = (
         first,

@@ -14,9 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..config import read_json
 from ..errors import CheckpointError
-from ..files.read import inside, open_regular, parse_json, short_repr
+from ..files.read import inside, open_regular, parse_json, read_json, short_repr
 
 __all__ = ["DTYPE_BYTES", "MAX_NAME_BYTES", "Checkpoint", "TensorRecord", "read_header"]
 

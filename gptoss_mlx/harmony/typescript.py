@@ -1,4 +1,4 @@
-"""JSON schema to the TypeScript-like notation in which gpt-oss was taught its tools.
+"""JSON schema to the TypeScript-like notation of tools in gpt-oss's training.
 
     {"type": "object",                              (_: {
      "properties": {                                // The city
@@ -9,9 +9,9 @@
                 "default": "C"}},
      "required": ["city"]}
 
-The notation is openai-harmony's to the byte, its oddities included: a model reads what it was trained on.
-One thing differs. There, a line break inside a description ends its ``//`` comment, and what follows reads
-as schema; here every line of a comment is one.
+The notation equals openai-harmony's to the byte, with its oddities, because the model was trained on it.
+There is one difference. In openai-harmony a line break inside a description ends its ``//`` comment, and the
+rest reads as schema; here every line of a description is a comment.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .content import ToolNamespace
 
 __all__ = ["compact_json", "lines_of", "schema_to_typescript", "tools_section"]
 
-# What ends a // comment in TypeScript.
+# The characters that end a // comment in TypeScript.
 _LINE_BREAK = re.compile("\r\n|[\n\r\u2028\u2029]")
 
 
@@ -50,7 +50,7 @@ def _namespace(namespace: ToolNamespace) -> str:
 
 
 def schema_to_typescript(schema: Any, indent: str = "") -> str:
-    """The type of one schema; the caller writes it after ``key: `` or ``_: ``."""
+    """The type for one schema, to follow ``key: `` or ``_: ``."""
     if not isinstance(schema, Mapping):
         return "any"
     variants = schema.get("oneOf")
@@ -84,7 +84,7 @@ def _object(schema: Mapping[str, Any], indent: str) -> str:
 
 
 def _leading_comments(prop: Mapping[str, Any], indent: str) -> list[str]:
-    """Title, description and examples, each on lines of its own above the property."""
+    """Title, description and examples, each on its own lines above the property."""
     lines = []
     if isinstance(prop.get("title"), str):
         lines += [*_comments(prop["title"], indent), f"{indent}//\n"]
@@ -104,20 +104,20 @@ def _property(name: str, prop: Mapping[str, Any], indent: str) -> list[str]:
 
 
 def _alternatives(name: str, prop: Mapping[str, Any], indent: str) -> list[str]:
-    """A property with ``oneOf``: one line for each variant, the property's own comments above them."""
+    """A property with ``oneOf``: one line for each variant, below the property's own comments."""
     variants = prop["oneOf"]
     description = prop.get("description") if isinstance(prop.get("description"), str) else None
-    # A description that the first variant repeats is said once; it then stands nowhere, as in openai-harmony.
+    # A description that the first variant repeats is written nowhere, as in openai-harmony.
     first = variants[0].get("description") if variants and isinstance(variants[0], Mapping) else None
-    said_above = description is not None and first != description
-    lines = _comments(description, indent) if said_above else []
+    is_above = description is not None and first != description
+    lines = _comments(description, indent) if is_above else []
     if "default" in prop:
         lines += _comments(f"default: {_default(prop)}", indent)
     lines.append(f"{indent}{name}:\n")
     for position, variant in enumerate(variants):
         fields = variant if isinstance(variant, Mapping) else {}
         own = fields.get("description")
-        hidden = (position == 0 and said_above) or own == description
+        hidden = (position == 0 and is_above) or own == description
         parts = [own] if isinstance(own, str) and not hidden else []
         if "default" in fields:
             parts.append(f"default: {_default(fields)}")
@@ -127,11 +127,11 @@ def _alternatives(name: str, prop: Mapping[str, Any], indent: str) -> list[str]:
 
 
 def _variant(variant: Any, indent: str) -> str:
-    """One variant of a ``oneOf`` that is no property: of an array, an argument or another variant."""
+    """One variant of a ``oneOf`` outside a property: of an array, an argument or another variant."""
     fields = variant if isinstance(variant, Mapping) else {}
     parts = [fields["description"]] if isinstance(fields.get("description"), str) else []
     if "default" in fields:
-        # Unlike a property's, the default of an enum keeps its quotes here.
+        # Here the default of an enum has quotes, unlike a property's.
         quoted = isinstance(fields["default"], str) and _is_enum(fields)
         parts.append(f"default: {compact_json(fields['default']) if quoted else _default(fields)}")
     comment = _trailing_comment(" ".join(parts) if parts else None, indent)
@@ -145,7 +145,7 @@ def _nullable(schema: Any, indent: str) -> str:
 
 
 def _default(schema: Mapping[str, Any]) -> str:
-    """A string in quotes, except that an enum's value goes without; anything else as JSON."""
+    """A string in quotes, but an enum's value without quotes; any other value as JSON."""
     value = schema["default"]
     if not isinstance(value, str):
         return compact_json(value)
@@ -166,25 +166,25 @@ def _strings(values: Any) -> list[str]:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text; a line break at its end begins no further line."""
+    """The lines of a text; a line break at its end does not start another line."""
     lines = _LINE_BREAK.split(text)
     return lines if lines[-1] else lines[:-1]
 
 
 def _comments(text: Any, indent: str) -> list[str]:
-    """A comment on lines of its own."""
+    """A comment on its own lines."""
     if not isinstance(text, str):
         return []
     return [f"{indent}// {line}\n" for line in lines_of(text) or [""]]
 
 
 def _trailing_comment(text: str | None, indent: str) -> str:
-    """A comment behind code; its further lines stand below."""
+    """A comment after code; its further lines are below."""
     return "" if text is None else " // " + f"\n{indent}// ".join(_LINE_BREAK.split(text))
 
 
 def compact_json(value: Any) -> str:
-    """JSON without spaces, numbers written as openai-harmony's JSON library writes them."""
+    """JSON without spaces, with numbers as openai-harmony's JSON library writes them."""
     if isinstance(value, float):
         return _number(value)
     if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**64:
@@ -197,7 +197,7 @@ def compact_json(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    """The shortest digits, as in Python, but exponents as in Rust: 1e-05 is 0.00001, 1e+16 is 1e16."""
+    """The shortest digits as in Python, with exponents as in Rust: 0.00001 for 1e-05, 1e16 for 1e+16."""
     text = repr(value)
     if "e" not in text:
         return text

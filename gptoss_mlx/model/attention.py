@@ -1,10 +1,15 @@
-"""Sliding-window attention of many queries at once, in bands instead of one masked square."""
+"""Attention for which MLX has no kernel of its own: over a sliding window, and over 8-bit keys and values.
+
+B batch, L new positions, S all positions, A query heads, K key-value heads, D head dim.
+"""
 
 from __future__ import annotations
 
 import mlx.core as mx
 
-__all__ = ["banded_attention", "sliding_mask"]
+from ..cache.quantized import KV_BITS, QuantizedStates
+
+__all__ = ["banded_attention", "quantized_attention", "sliding_mask"]
 
 
 def sliding_mask(window: int, before: int, length: int) -> mx.array:
@@ -83,3 +88,60 @@ def banded_attention(
     )
     attended = attended.reshape(batch, bands, queries.shape[1], window, -1).swapaxes(1, 2)
     return attended.reshape(batch, queries.shape[1], bands * window, -1)[:, :, :length]
+
+
+def quantized_attention(
+    queries: mx.array, keys: QuantizedStates, values: QuantizedStates, *, scale: float, sinks: mx.array
+) -> mx.array:
+    """Causal attention of the last L positions over all S.
+
+    A single query is multiplied with the codes themselves, so that decoding reads one byte a value. For more queries
+    the states are dequantised for the time of this call, and the fused kernel does the rest.
+
+    Args:
+        queries: [B, A, L, D].
+        keys, values: of S positions; the last L of them are the queries' own.
+        scale: of the scores.
+        sinks: [A].
+
+    Returns:
+        [B, A, L, D], in the queries' dtype.
+    """
+    B, A, L, D = queries.shape
+    dtype = queries.dtype
+    if L > 1:
+        return mx.fast.scaled_dot_product_attention(
+            queries,
+            keys.dequantized(dtype),
+            values.dequantized(dtype),
+            scale=scale,
+            mask="causal",
+            sinks=sinks,
+        )
+    K, S, _ = keys.codes.shape[1:]
+    heads = A // K
+    grouped = queries.reshape(B, K, 1, heads, D).astype(mx.float32) * scale
+    scores = _product(grouped, keys, transpose=True)  # [B, K, 1, A / K, S]
+    rows = _value_rows(heads)
+    weights = mx.softmax(scores, axis=-1).reshape(B, K, heads // rows, rows, S)
+    attended = _product(weights, values, transpose=False).reshape(B, A, 1, D)
+    # A sink adds e^sink to the denominator Σ e^score and nothing to the sum: that is a factor of
+    # Σ e^score / (Σ e^score + e^sink) = sigmoid(logsumexp(scores) − sink).
+    share = mx.sigmoid(mx.logsumexp(scores, axis=-1).reshape(B, A) - sinks)
+    return (attended * share[..., None, None]).astype(dtype)
+
+
+def _value_rows(heads: int) -> int:
+    """How many of the query heads that share values are rows of one product.
+
+    For a single row Metal splits the context over many threadgroups (``qvm_split_k``, from 1,024 keys on); for four or
+    more it has two threadgroups a key-value head, which walk the whole context (``qmm_n``). The product with the keys
+    is parallel over them in any shape. MLX's CPU backend copies the codes for each product that shares them.
+    """
+    return heads if mx.default_device() == mx.cpu else 1
+
+
+def _product(x: mx.array, states: QuantizedStates, *, transpose: bool) -> mx.array:
+    """x [B, K, products, rows, ...] times the codes [B, K, S, ...]."""
+    parts = [part[:, :, None] for part in states.parts]
+    return mx.quantized_matmul(x, *parts, transpose=transpose, group_size=states.group_size, bits=KV_BITS)

@@ -13,7 +13,7 @@ the same shapes, so it is compiled, and replayed instead of built anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from typing import Any
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
-from ..cache.layered import LayerCache, PromptCache, SlidingKVCache
-from ..cache.quantized import QuantizedStates, quantized_attention
-from ..checkpoint.layouts import load_weights
+from ..cache.layered import PromptCache
+from ..cache.layers import LayerCache, SlidingKVCache
+from ..cache.quantized import QuantizedStates
 from ..config import ModelConfig
-from .attention import banded_attention, sliding_mask
+from .attention import banded_attention, quantized_attention, sliding_mask
 from .layers import Dense, Embedding, MXFP4Weight, RMSNorm
 from .rope import yarn_concentration, yarn_wavelengths
+from .weights import load_weights
 
 __all__ = ["Transformer", "load_transformer"]
 
@@ -336,6 +337,22 @@ class Transformer(Module):
             [B, L, V], in the model's dtype.
         """
         cache = cache if cache is not None else self.make_cache()
+        for x in self.layer_outputs(tokens, cache):  # noqa: B007  (the last one is used)
+            pass
+        if last_only:
+            x = x[:, -1:]
+        return self.lm_head.product(self.norm(x))
+
+    def layer_outputs(self, tokens: mx.array, cache: PromptCache) -> Iterator[mx.array]:
+        """The output of one layer after the other, not evaluated.
+
+        Args:
+            tokens: [B, L], ids.
+            cache: the positions before them; each layer's part grows when that layer is computed.
+
+        Returns:
+            [B, L, H] for each layer.
+        """
         blocks = self._for_one_token if tokens.size == 1 else self._as_they_are
         mask, offset = self._sliding_mask(cache, tokens.shape[1]), mx.array(cache.offset)
         output_biases = [layer.output_bias for layer in self.layers]
@@ -347,9 +364,7 @@ class Transformer(Module):
             layer_mask = mask if isinstance(layer_cache, SlidingKVCache) else None
             attended = layer.self_attn.attend(*enter(x, offset), layer_cache, layer_mask)
             x, x_with_bias = leave(attended, x_with_bias, next_bias)
-        if last_only:
-            x = x[:, -1:]
-        return self.lm_head.product(self.norm(x))
+            yield x
 
     def make_cache(self) -> PromptCache:
         """An empty cache for this model."""

@@ -1,17 +1,17 @@
-"""Answers of a given form, token by token: which tokens may come next, and what the finished text means.
+"""Constrained answers: the tokens that may come next, and the value of the finished text.
 
     constraint = Constraint.from_schema(Person)      # a pydantic model, a TypedDict, a JSON schema
     matcher = constraint.matcher(tokenizer)
     while not matcher.done:
         allowed = matcher.mask()                     # one bit a token
-        matcher.advance(token)                       # the one that was chosen
+        matcher.advance(token)                       # the chosen token
     person = constraint.parse(text)
 
-The engine is llguidance. Beside xgrammar 0.2.8, on gpt-oss's 201,088 tokens, x86-64, one core: a mask costs
+The engine is llguidance. Compared with xgrammar 0.2.8, on gpt-oss's 201,088 tokens, x86-64, one core: a mask costs
 about as much (median 19 µs against 27 on a small schema, 73 against 5 on one of patterns), but compiling a schema
-takes 1 ms against 35 to 3,500; of 14 schemas that cannot be kept to (``uniqueItems``, ``not``, ``if``, unknown
-formats and the like) it refuses all, where xgrammar accepts 13 and promises more than it keeps; and it needs no
-other package, where xgrammar needs torch and transformers. Both have wheels for macOS arm64.
+takes 1 ms against 35 to 3,500; of 14 schemas that cannot be enforced (``uniqueItems``, ``not``, ``if``, unknown
+formats and the like) it refuses all, while xgrammar accepts 13 and does not enforce them; and it needs no other
+package, while xgrammar needs torch and transformers. Both have wheels for macOS arm64.
 
 Knows nothing of models, channels or MLX.
 """
@@ -37,22 +37,22 @@ from ..harmony import ResponseFormat
 from ..harmony.fields import check_text
 from ..tokenizer import Tokenizer
 from .digits import DigitLimit
-from .schema import check_schema, engine_schema, schema_of
+from .schema import check_schema, engine_schema, schema_of, subschemas
 
 __all__ = ["Constraint", "Mask", "Matcher", "prepare"]
 
 Mask: TypeAlias = NDArray[np.uint32]
 """One bit a token, least significant first: token t is allowed if bit t % 32 of word t // 32 is set."""
 
-# A message that is complete may end in either; which one the model prefers is its own business.
+# A complete message may end in either; the model chooses.
 END_TOKENS: Final = ("<|return|>", "<|end|>")
 
-# What may stand between JSON's tokens: a space, or a new line and its indentation. Without a bound, a model that
-# samples freely could write white space for ever.
+# Between JSON's tokens: a space, or a line break and its indentation. Unbounded, a model could sample white space
+# until the token limit.
 _WHITESPACE: Final = r" |\n {0,32}"
-# How the engine says that JSON is nested deeper than it reads.
+# The engine's message about JSON that is nested too deeply for it.
 _DEPTH: Final = "recursion limit exceeded"
-# Every escape but \u: half a surrogate pair would be valid JSON and no text.
+# Every escape but \u: a lone surrogate would be valid JSON that UTF-8 cannot encode.
 _ESCAPES: Final = 'nrbtf\\"'
 
 
@@ -72,28 +72,28 @@ check the answer yourself
     """
 
     grammar: str
-    """As llguidance reads it."""
+    """The grammar in llguidance's notation."""
     parse: Callable[[str], Any] = field(compare=False)
-    """A finished answer to what it means: the model's or TypedDict's object, JSON data, or the text itself.
-    OutputError if it is not of the form."""
+    """Turns a finished answer into its value: the pydantic model's or TypedDict's object, JSON data, or the text
+    itself. Raises OutputError if the answer does not have the form."""
     response_format: ResponseFormat | None = None
-    """What the developer message tells the model about it."""
+    """The description for the developer message."""
     is_json: bool = False
-    """Whether the text is JSON, whose numbers are to end."""
+    """Whether the text is JSON, whose numbers need a :class:`DigitLimit`."""
 
     @classmethod
     def from_schema(cls, schema: Any, name: str | None = None) -> Constraint:
-        """JSON.
+        """JSON that a schema describes.
 
         Args:
-            schema: a pydantic model, a TypedDict, a dataclass or any other type that pydantic knows; or a JSON
-                schema (draft 2020-12) as a mapping. Objects of Python types get no keys beyond their own.
-                Properties come in the schema's order.
-            name: what the model reads as the schema's name; by default the type's.
+            schema: a pydantic model, a TypedDict, a dataclass or any other type that pydantic supports; or a JSON
+                schema (draft 2020-12) as a mapping. Objects of Python types get no additional keys. Properties
+                are written in the schema's order.
+            name: the schema's name in the developer message; by default the type's.
 
         Raises:
-            SchemaError: a keyword that cannot be kept to, with its place; one nested too deeply; or no schema at
-                all.
+            SchemaError: the schema is invalid or nested too deeply, or has a keyword that cannot be enforced; the
+                message names its place.
         """
         try:
             plain, parse = check_schema(schema) if isinstance(schema, Mapping) else schema_of(schema)
@@ -109,13 +109,13 @@ check the answer yourself
 
     @classmethod
     def from_regex(cls, pattern: str) -> Constraint:
-        """Text that a regular expression matches as a whole.
+        """Text that a regular expression matches completely.
 
         Args:
-            pattern: in Rust's syntax: Python's without look-around and back references.
+            pattern: in Rust's syntax: Python's without look-around and backreferences.
 
         Raises:
-            SchemaError: it does not compile.
+            SchemaError: the pattern does not compile.
         """
         if not isinstance(pattern, str) or not pattern:
             raise SchemaError(f"regex is {short_repr(pattern)}; a regular expression is needed")
@@ -132,7 +132,7 @@ check the answer yourself
         """One of several texts.
 
         Raises:
-            SchemaError: there are none, or one is empty or no text.
+            SchemaError: there are no choices, or one is empty or not a string.
         """
         given = list(choices) if isinstance(choices, Iterable) and not isinstance(choices, str) else []
         if not given or not all(isinstance(choice, str) and choice for choice in given):
@@ -147,18 +147,18 @@ check the answer yourself
 
         def parse(text: str) -> str:
             if text not in given:
-                raise OutputError(f"the answer is {short_repr(text)}, none of the choices", text)
+                raise OutputError(f"the answer is {short_repr(text)}, which is none of the choices", text)
             return text
 
         return cls(grammar=grammar, parse=parse)
 
     def matcher(self, tokenizer: Tokenizer, vocab_size: int | None = None) -> Matcher:
-        """The state of one request.
+        """The matcher of one answer.
 
         Args:
             tokenizer: the model's. Preparing it takes about a second, once; see :func:`prepare`.
-            vocab_size: how many tokens a mask covers; by default the tokenizer's. Those without an entry in the
-                tokenizer are never allowed.
+            vocab_size: the number of tokens a mask covers; by default the tokenizer's. Tokens that the tokenizer
+                does not have are never allowed.
 
         Raises:
             SchemaError: the grammar is too large.
@@ -167,7 +167,7 @@ check the answer yourself
 
 
 class Matcher:
-    """Where one answer stands in its form. :meth:`Constraint.matcher` makes one; one thread uses it."""
+    """The state of one constrained answer, made by :meth:`Constraint.matcher`. Not thread-safe."""
 
     def __init__(self, constraint: Constraint, tokenizer: Tokenizer, vocab_size: int) -> None:
         prepared = prepare(tokenizer)
@@ -180,18 +180,17 @@ class Matcher:
         self._token_bytes = tokenizer.token_bytes
         self._digits = DigitLimit(tokenizer, len(self._mask)) if constraint.is_json else None
         self.done = False
-        """The answer is complete and its end token was chosen."""
+        """Whether the end token was chosen."""
 
     @property
     def can_end(self) -> bool:
-        """Whether the text so far is a whole answer."""
+        """Whether the text so far is a complete answer."""
         return self._matcher.is_accepting()
 
     def mask(self) -> Mask:
-        """The tokens that may come next. The array is the matcher's own and changes with the next call.
+        """The tokens that may come next. The next call overwrites the array.
 
-        Control tokens are never among them but ``<|return|>`` and ``<|end|>``, and those exactly where the
-        answer may end.
+        The only control tokens are ``<|return|>`` and ``<|end|>``, and only where the answer may end.
         """
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._bytes)
         self._check()
@@ -200,7 +199,7 @@ class Matcher:
         return self._mask
 
     def allows(self, token: int) -> bool:
-        """Whether one token may come next; cheaper than a mask."""
+        """Whether one token may come next; cheaper than :meth:`mask`."""
         if not 0 <= token < self._size:
             return False
         if token in self._ends:
@@ -210,10 +209,10 @@ class Matcher:
         return self._matcher.validate_tokens([token]) == 1
 
     def advance(self, token: int) -> None:
-        """Goes on by the token that was chosen.
+        """Appends the chosen token.
 
         Raises:
-            InvalidRequest: it is not among those allowed.
+            InvalidRequest: the token is not allowed here.
         """
         if self.done or not self.allows(token):
             raise InvalidRequest(f"token {token} is not allowed here; choose one that mask() allows")
@@ -232,7 +231,7 @@ class Matcher:
 
 
 class _Vocabulary:
-    """A tokenizer as llguidance reads one. Control tokens have no bytes, so no grammar can reach them."""
+    """A tokenizer in the form that llguidance expects. Control tokens have no bytes, so no grammar allows them."""
 
     bos_token_id = None
 
@@ -251,8 +250,8 @@ _lock = threading.Lock()
 
 
 def prepare(tokenizer: Tokenizer) -> llguidance.LLTokenizer:
-    """The tokenizer as llguidance needs it: about a second for 201,088 tokens, then kept as long as the
-    tokenizer. Every matcher calls it; call it yourself to have the wait at a time of your choice."""
+    """Prepares a tokenizer for llguidance, which takes about a second for 201,088 tokens and is cached with the
+    tokenizer. Every matcher calls this; call it earlier to choose when to wait."""
     with _lock:
         found = _prepared.get(tokenizer)
         if found is None:
@@ -269,7 +268,7 @@ def _end_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 def _schema_grammar(schema: Mapping[str, Any]) -> str:
     try:
-        # Overrides, so that no x-guidance of the schema's own can loosen them.
+        # As overrides, which x-guidance in the schema cannot change.
         return llguidance.LLMatcher.grammar_from_json_schema(
             json.dumps(schema, ensure_ascii=False),
             overrides={
@@ -283,7 +282,7 @@ def _schema_grammar(schema: Mapping[str, Any]) -> str:
             },
         )
     except ValueError as error:
-        # The engine reads JSON of a bounded depth, and the grammar's own levels count.
+        # The engine limits the depth of JSON, and the grammar adds levels of its own.
         raise _too_deep() if _DEPTH in str(error) else SchemaError(f"schema: {short_repr(str(error))}") from None
 
 
@@ -299,17 +298,15 @@ def _check_text(name: str, text: str) -> None:
 
 
 def _refusal(grammar: str) -> str | None:
-    """Why the engine does not take a grammar."""
+    """The engine's reason for refusing a grammar, or None if it accepts it."""
     failed, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar)
     return messages[0].strip() if failed else None
 
 
 def _located(schema: Mapping[str, Any], reason: str) -> str:
-    """The engine's reason, with the place of the innermost part that it refuses."""
+    """The engine's reason, with the place of the innermost schema that it refuses."""
     if _DEPTH in reason:
         raise _too_deep()
-    from .schema import subschemas
-
     shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     for place, part in reversed(list(subschemas(schema))):
         own = _refusal(_schema_grammar(engine_schema({**part, **shared})))

@@ -1,8 +1,8 @@
-"""Numbers in constrained JSON come to an end.
+"""Limits the digits of numbers in constrained JSON.
 
-JSON sets no bound to a number's digits, so a grammar of it sets none either, and a model that samples freely may
-write them until its tokens run out. A double has 17 significant digits: after 30 in a row before or behind the
-point, or 2 of an exponent, another digit is allowed only where nothing else is.
+JSON does not bound a number's digits, so its grammar does not either, and a sampled number may run until the token
+limit. A double has 17 significant digits: after 30 digits in a row, or 2 of an exponent, another digit is allowed
+only if nothing else is.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _leading: WeakKeyDictionary[Tokenizer, NDArray[np.uint8]] = WeakKeyDictionary()
 
 
 class DigitLimit:
-    """Follows JSON text and counts the digits in a row, strings left out.
+    """Counts consecutive digits in JSON text, outside strings.
 
     Args:
-        tokenizer: whose tokens the text is made of.
-        words: how many 32-bit words a mask has.
+        tokenizer: the model's.
+        words: the number of 32-bit words in a mask.
     """
 
     def __init__(self, tokenizer: Tokenizer, words: int) -> None:
         self._leading = np.zeros(words * 32, dtype=np.uint8)
-        known = _leading_digits(tokenizer)
-        self._leading[: len(known)] = known
-        self._longest = int(known.max())
+        counts = _leading_digits(tokenizer)
+        self._leading[: len(counts)] = counts
+        self._longest = int(counts.max())
         self._in_string = self._escaped = False
         self._left = _MAX_RUN
 
@@ -46,7 +46,7 @@ class DigitLimit:
         return not self._in_string and self._left < self._longest
 
     def advance(self, text: bytes) -> None:
-        """Goes on by a token's text."""
+        """Appends a token's text."""
         for byte in text:
             if self._in_string:
                 self._in_string = self._escaped or byte != ord('"')
@@ -54,12 +54,12 @@ class DigitLimit:
             elif byte in _DIGITS:
                 self._left -= 1
             elif byte not in b"+-" or self._left != _MAX_EXPONENT:
-                # The sign of an exponent leaves its limit as it is.
+                # The sign of an exponent does not change its limit.
                 self._left = _MAX_EXPONENT if byte in b"eE" else _MAX_RUN
                 self._in_string = byte == ord('"')
 
     def narrow(self, mask: NDArray[np.uint32]) -> None:
-        """Takes the tokens with too many digits out of a mask, unless it had no others."""
+        """Removes tokens with too many digits from a mask, unless no other token would remain."""
         if not self.is_near:
             return
         too_long = np.packbits(self._leading > max(self._left, 0), bitorder="little").view(np.uint32)
@@ -69,7 +69,7 @@ class DigitLimit:
 
 
 def _leading_digits(tokenizer: Tokenizer) -> NDArray[np.uint8]:
-    """How many digits each token begins with."""
+    """The number of digits at the start of each token."""
     found = _leading.get(tokenizer)
     if found is None:
         texts = map(tokenizer.token_bytes, range(tokenizer.size))

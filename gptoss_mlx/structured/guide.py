@@ -1,10 +1,10 @@
-"""Keeps a reply on harmony's rails while it is generated: its headers, its channels, and the answer's form.
+"""Constrains a reply while it is generated: harmony's headers and channels, and the form of the answer.
 
-    <|channel|>analysis<|message|> free text, at most so many tokens <|end|><|start|>assistant
+    <|channel|>analysis<|message|> free text, up to the thinking budget <|end|><|start|>assistant
     <|channel|>final<|message|>    free text, or what a Constraint allows <|return|>
 
-A guide is asked before every token which ones may come next. Only requests that ask for something (a form, a
-thinking budget, a tool choice) have one; the model alone decides everything else. Knows nothing of MLX.
+Before every token a guide says which tokens may come next. Only requests with a constraint, a thinking budget or a
+tool choice have a guide. Knows nothing of MLX.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from .constraint import END_TOKENS, Constraint, Matcher
 __all__ = ["Allowed", "Guide", "GuidePlan", "ToolChoice", "guide_for"]
 
 Allowed: TypeAlias = "int | NDArray[np.bool_]"
-"""The one token that may come next, or which of the vocabulary may."""
+"""The only token that may come next, or a mask over the vocabulary."""
 
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
-"""``auto``: the model decides. ``none``: it calls nothing. ``required``: it calls one of the tools. Otherwise the
-name of the tool that it calls."""
+"""``auto``: the model decides. ``none``: it calls no tool. ``required``: it calls one of the tools. Otherwise the
+name of the tool that it must call."""
 
 
 class _Kind(Enum):
-    """What the content of a message is to be."""
+    """The kind of a message's content."""
 
     ANALYSIS = auto()
     PREAMBLE = auto()
@@ -43,7 +43,7 @@ class _Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """One way for a message to begin, after ``<|start|>assistant``."""
+    """A possible header after ``<|start|>assistant``."""
 
     kind: _Kind
     tokens: tuple[int, ...]
@@ -52,16 +52,16 @@ class _Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuidePlan:
-    """What a request asks of a reply.
+    """The constraints of one reply.
 
     Raises:
-        InvalidRequest: a tool that there is not, a required call without tools, or a budget below 0.
+        InvalidRequest: the tool choice names no tool, a call is required without tools, or the budget is negative.
     """
 
     constraint: Constraint | None = None
     """The form of the final answer."""
     max_thinking_tokens: int | None = None
-    """Of analysis, in one message or several; then it is closed and the answer begins."""
+    """The budget of all analysis messages together; once it is spent, the analysis ends and the answer begins."""
     tool_choice: ToolChoice = "auto"
     tools: Mapping[str, Mapping[str, Any] | None] | None = None
     """The schema of each function's arguments, by name."""
@@ -75,24 +75,23 @@ class GuidePlan:
         if choice in ("auto", "none"):
             return
         if not names or (choice != "required" and choice not in names):
-            known = ", ".join(("auto", "none", *(("required", *names) if names else ())))
-            raise InvalidRequest(f"tool_choice is {short_repr(choice)}; it may be {known}")
+            allowed = ", ".join(("auto", "none", *(("required", *names) if names else ())))
+            raise InvalidRequest(f"tool_choice is {short_repr(choice)}; it may be {allowed}")
 
     @property
     def guides(self) -> bool:
-        """Whether anything is asked for."""
+        """Whether anything is constrained."""
         return self.constraint is not None or self.max_thinking_tokens is not None or self.tool_choice != "auto"
 
     @property
     def called(self) -> tuple[str, ...]:
-        """The tools that may be called."""
+        """The names of the tools that may be called."""
         if self.tool_choice == "none":
             return ()
         return tuple(self.tools or ()) if self.tool_choice in ("auto", "required") else (self.tool_choice,)
 
     def after_a_call(self, thought: int) -> GuidePlan:
-        """What is left to ask once a call has its result: one that had to be is made once, then the model is
-        free to answer.
+        """The plan for the step after a call: a required call is made once, then the model may answer.
 
         Args:
             thought: tokens of analysis so far.
@@ -106,17 +105,17 @@ class GuidePlan:
 
     @property
     def must_call(self) -> bool:
-        """Whether the reply has to be a call."""
+        """Whether the reply must be a call."""
         return self.tool_choice not in ("auto", "none")
 
 
 class Guide:
-    """Follows one reply from ``<|start|>assistant`` on.
+    """The state of one reply after ``<|start|>assistant``.
 
     Args:
-        plan: what is asked.
+        plan: the reply's constraints.
         tokenizer: the model's.
-        vocab_size: how many logits the model has.
+        vocab_size: the number of logits of the model.
     """
 
     def __init__(self, plan: GuidePlan, tokenizer: Tokenizer, vocab_size: int) -> None:
@@ -130,17 +129,12 @@ class Guide:
         self._thought = 0
         self._forced: list[int] = []
         self._header: list[int] | None = []
-        """What there is of a header; None in a message's content."""
+        """The tokens of the current header so far; None inside a message's content."""
         self._kind = _Kind.ANALYSIS
         self._matcher: Matcher | None = None
 
-    @property
-    def constrained(self) -> bool:
-        """Whether the tokens now are those of the answer's form, not of analysis."""
-        return self._header is None and self._matcher is not None
-
     def allowed(self) -> Allowed:
-        """What may come next."""
+        """The tokens that may come next."""
         if self._forced:
             return self._forced[0]
         if self._header is not None:
@@ -153,7 +147,7 @@ class Guide:
         return self._in_form(self._matcher)
 
     def advance(self, token: int) -> None:
-        """Goes on by the token that was chosen."""
+        """Appends the chosen token."""
         if self._forced:
             self._forced.pop(0)
         elif self._header is not None:
@@ -162,7 +156,7 @@ class Guide:
             if complete:
                 self._begin(complete[0])
         elif token == self._end():
-            # Anything but analysis and a preamble ends in a stop token: nothing follows it.
+            # Only analysis and preambles get here: other messages end in a stop token, which ends the reply.
             self._forced = [self._special("<|start|>"), *self._tokenizer.encode("assistant")]
             self._header, self._matcher = [], None
         else:
@@ -171,7 +165,7 @@ class Guide:
                 self._matcher.advance(token)
 
     def _begin(self, header: _Header) -> None:
-        """A header is complete: its content begins."""
+        """Begins the content after a complete header."""
         self._header, self._kind = None, header.kind
         constraint = None
         if header.kind is _Kind.FINAL:
@@ -181,7 +175,7 @@ class Guide:
         self._matcher = None if constraint is None else constraint.matcher(self._tokenizer, self._size)
 
     def _open_headers(self) -> list[_Header]:
-        """The headers that may still become this one."""
+        """The possible headers that begin with the current tokens."""
         begun = tuple(self._header or ())
         thinks = not self._spent()
         return [
@@ -195,7 +189,7 @@ class Guide:
         return budget is not None and self._thought >= budget
 
     def _end(self) -> int:
-        """The token that ends this content."""
+        """The token that ends the current content."""
         ends = {_Kind.CALL: "<|call|>", _Kind.FINAL: "<|return|>"}
         return self._special(ends.get(self._kind, "<|end|>"))
 
@@ -225,7 +219,7 @@ _JSON: Final = ("<|constrain|>", "json", "<|message|>")
 
 
 def _headers(plan: GuidePlan, tokenizer: Tokenizer) -> list[_Header]:
-    """Every way for a message to begin, the recipient in either place where models write it."""
+    """Every possible header; models write a recipient before or after the channel."""
 
     def header(kind: _Kind, *parts: str, tool: str | None = None) -> _Header:
         tokens: list[int] = []
@@ -246,8 +240,8 @@ def _headers(plan: GuidePlan, tokenizer: Tokenizer) -> list[_Header]:
 
 
 def _arguments_form(schema: Mapping[str, Any] | None) -> Constraint:
-    """The form of a call's arguments; any object where the schema has keywords that cannot be kept to, since
-    the arguments are checked again before the call."""
+    """The constraint on a call's arguments: any object if the schema cannot be enforced, since the arguments are
+    checked again before the call."""
     try:
         return Constraint.from_schema({"type": "object", **(schema or {"additionalProperties": False})})
     except InvalidRequest:
@@ -255,5 +249,5 @@ def _arguments_form(schema: Mapping[str, Any] | None) -> Constraint:
 
 
 def guide_for(plan: GuidePlan, tokenizer: Tokenizer, vocab_size: int) -> Guide | None:
-    """A guide, if anything is asked for."""
+    """A guide, or None if nothing is constrained."""
     return Guide(plan, tokenizer, vocab_size) if plan.guides else None

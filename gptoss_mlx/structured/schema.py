@@ -1,6 +1,6 @@
-"""JSON schemas for constrained answers: checked, made from Python types, put in the engine's words.
+"""JSON schemas for constrained answers: checked, generated from Python types, translated for the engine.
 
-Knows nothing of tokens or engines beyond which keywords can be kept to.
+Knows nothing of tokens, and of the engine only which keywords it can enforce.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..harmony.content import Schema
 
 __all__ = ["check_schema", "engine_schema", "schema_of", "subschemas"]
 
-# Keywords that forbid something which token by token cannot be seen.
+# Keywords that cannot be enforced token by token.
 _UNSUPPORTED: Final = frozenset(
     {
         *("not", "if", "then", "else", "dependentSchemas", "dependentRequired", "dependencies"),
@@ -28,15 +28,14 @@ _UNSUPPORTED: Final = frozenset(
         *("unevaluatedItems", "unevaluatedProperties", "$dynamicRef", "$recursiveRef"),
     }
 )
-# These forbid nothing.
+# Values with which they forbid nothing.
 _HARMLESS: Final[Mapping[str, Any]] = {"uniqueItems": False, "minContains": 0}
 
 _IN_MAPPING: Final = ("properties", "patternProperties", "$defs", "definitions")
 _IN_LIST: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
 _ALONE: Final = ("items", "additionalProperties", "additionalItems")
 
-# The engine's own patterns know no leap years, and Python no leap seconds: an answer would match its schema and
-# still be no date.
+# The engine's patterns allow 30 February and leap seconds, which Python cannot read.
 _YEAR: Final = r"(000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})"
 _LEAP: Final = r"([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
 _DATE: Final = (
@@ -53,12 +52,12 @@ _PATTERNS: Final = {
 
 
 def check_schema(schema: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[str], Any]]:
-    """A JSON schema that someone wrote, and the reader of answers in its form.
+    """Checks a JSON schema; returns it as plain data, with the parser of its answers.
 
     Raises:
-        SchemaError: it is no JSON schema, or has a keyword that cannot be kept to.
+        SchemaError: the schema is invalid, or has a keyword that cannot be enforced.
     """
-    # Imported here: most requests need neither.
+    # Imported here because most requests need neither.
     import jsonschema  # type: ignore[import-untyped]
     import referencing
 
@@ -69,7 +68,7 @@ def check_schema(schema: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[s
     except jsonschema.SchemaError as error:
         raise SchemaError(f"schema: at {error.json_path}: {error.message}; correct the schema") from None
     _check_keywords(plain)
-    # An empty registry: references lead nowhere outside the schema, and never to the network.
+    # With an empty registry no reference leads out of the schema or to the network.
     validator = kind(plain, registry=referencing.Registry())
 
     def parse(text: str) -> Any:
@@ -83,10 +82,10 @@ def check_schema(schema: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[s
 
 
 def schema_of(kind: Any) -> tuple[dict[str, Any], Callable[[str], Any]]:
-    """The schema of a Python type, and the reader that makes its objects.
+    """The schema of a Python type, and the parser that makes its objects.
 
     Raises:
-        SchemaError: pydantic knows no schema for it, or one with a keyword that cannot be kept to.
+        SchemaError: pydantic cannot make a schema of it, or makes one with a keyword that cannot be enforced.
     """
     try:
         adapter = pydantic.TypeAdapter[Any](_known_typed_dict(kind))
@@ -98,10 +97,10 @@ def schema_of(kind: Any) -> tuple[dict[str, Any], Callable[[str], Any]]:
         ) from None
     schema = _plain(schema)
     for _, part in subschemas(schema):
-        # What is not asked for is not wanted.
+        # No keys beyond those of the type.
         if "properties" in part:
             part.setdefault("additionalProperties", False)
-        # Tagged variants exclude each other, which only pydantic can know.
+        # Variants with different tags exclude each other, so anyOf allows the same.
         if "discriminator" in part and "oneOf" in part:
             part["anyOf"] = part.pop("oneOf")
     _check_keywords(schema)
@@ -109,7 +108,7 @@ def schema_of(kind: Any) -> tuple[dict[str, Any], Callable[[str], Any]]:
 
 
 def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema as JSON's own types."""
+    """The schema as plain dicts, lists and scalars."""
     try:
         return Schema(dict(schema)).to_dict()
     except RenderError as error:
@@ -117,7 +116,7 @@ def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _known_typed_dict(kind: Any) -> Any:
-    """A TypedDict of Python's own as pydantic takes it; before Python 3.12 it takes only typing_extensions'."""
+    """Replaces typing.TypedDict, which pydantic refuses before Python 3.12, with that of typing_extensions."""
     if sys.version_info >= (3, 12) or not typing.is_typeddict(kind):
         return kind
     hints = typing.get_type_hints(kind, include_extras=True)
@@ -127,7 +126,7 @@ def _known_typed_dict(kind: Any) -> Any:
 
 
 def subschemas(schema: Any, place: str = "$") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema within a schema, itself first, with its place as a JSON path."""
+    """Yields a schema and every schema inside it, each with its place as a JSON path."""
     if not isinstance(schema, dict):
         return
     yield place, schema
@@ -142,7 +141,7 @@ def subschemas(schema: Any, place: str = "$") -> Iterator[tuple[str, dict[str, A
 
 
 def engine_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema as the engine is to read it: dates as patterns, harmless keywords gone."""
+    """The schema for the engine: dates as patterns, without keywords that forbid nothing."""
     copy: dict[str, Any] = json.loads(json.dumps(schema))
     for _, part in subschemas(copy):
         for key, value in _HARMLESS.items():

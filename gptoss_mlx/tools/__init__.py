@@ -1,4 +1,4 @@
-"""Functions that a model may call: what it is told of them, and how a call is answered.
+"""Tools: how functions and schemas are declared to the model, and how its calls are checked and answered.
 
-Knows harmony's messages; knows nothing of models or generation.
+Knows harmony's messages; knows nothing of models, generation or chats.
 """

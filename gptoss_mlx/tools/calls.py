@@ -1,4 +1,4 @@
-"""Tool calls that wait for their result, and results from outside. Knows conversations, not functions."""
+"""Finds the tool calls that have no result yet, and answers them with results the caller supplies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["answers", "pending"]
 
 
 def pending(messages: Sequence[Message]) -> list[Message]:
-    """The calls since the last question that no tool message answers, in order."""
+    """The calls since the last user message that no tool message has answered, in order."""
     waiting: list[Message] = []
     for message in messages:
         if message.role is Role.USER:
@@ -29,14 +29,14 @@ def pending(messages: Sequence[Message]) -> list[Message]:
 
 
 def answers(calls: Sequence[Message], results: Sequence[Any]) -> list[Message]:
-    """The tool messages that answer calls.
+    """Makes the tool messages that answer calls.
 
     Args:
-        calls: those that wait.
-        results: one for each call, in the same order: text, a ToolResult, or anything that JSON can hold.
+        calls: the calls without a result.
+        results: one for each call, in the same order: text, a ToolResult, or any value that JSON can represent.
 
     Raises:
-        InvalidRequest: there are more or fewer results than calls, or one is another call's.
+        InvalidRequest: the number of results differs from that of the calls, or a result is for another tool.
     """
     if not calls:
         raise InvalidRequest("no call waits for a result; continue_stream() goes on, send() asks something")
@@ -48,6 +48,6 @@ def answers(calls: Sequence[Message], results: Sequence[Any]) -> list[Message]:
     made = []
     for call, result in zip(calls, results, strict=True):
         if isinstance(result, ToolResult) and result.name != call.recipient:
-            raise InvalidRequest(f"a result is of {result.name!r}; one for each is needed, in order: {names}")
+            raise InvalidRequest(f"a result is for {result.name!r}; give one for each call, in order: {names}")
         made.append(call.answer(result_text(result.output if isinstance(result, ToolResult) else result)))
     return made

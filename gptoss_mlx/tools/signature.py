@@ -1,4 +1,4 @@
-"""A function's signature as a JSON schema, and its arguments checked: the part of ``tools`` that is pydantic's.
+"""The JSON schema of a function's parameters, and the check of arguments against a schema.
 
 Knows nothing of calls or messages.
 """
@@ -6,11 +6,11 @@ Knows nothing of calls or messages.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeAlias, cast, get_type_hints
 
+import docstring_parser
 import pydantic
 import pydantic_core
 from pydantic.json_schema import GenerateJsonSchema
@@ -22,18 +22,14 @@ from ..harmony.content import Schema
 __all__ = ["ArgumentCheck", "Declaration", "check_by_schema", "declare"]
 
 ArgumentCheck: TypeAlias = Callable[[str], dict[str, Any]]
-"""JSON text to keyword arguments; ToolError says to the model what is wrong."""
+"""Turns JSON text into keyword arguments. The message of its ToolError is what the model reads."""
 
-_SECTION: Final = re.compile(
-    r"(Args|Arguments|Parameters|Returns?|Yields?|Raises|Examples?|Notes?|Warnings?|See Also|Attributes|Todo):\s*$"
-)
-_ARGUMENT: Final = re.compile(r"(\*{0,2}\w+)\s*(?:\([^)]*\))?:\s*(.*)$")
 _REMEDY: Final = "define it with named parameters that have type hints, such as def f(city: str, days: int = 1)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """What a function says about itself."""
+    """A function's description, the schema of its parameters and the check of its arguments."""
 
     description: str
     parameters: dict[str, Any]
@@ -41,7 +37,7 @@ class Declaration:
 
 
 class _Schema(GenerateJsonSchema):
-    # A default that JSON cannot hold is only left out.
+    # A default that JSON cannot represent is left out without a warning.
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - as in the base class
 
 
@@ -49,7 +45,7 @@ def declare(function: Callable[..., Any], name: str) -> Declaration:
     """Reads a function's signature and docstring.
 
     Raises:
-        ToolError: it has parameters that cannot be given by name, or types that pydantic cannot check.
+        ToolError: a parameter cannot be passed by name, or pydantic cannot check a type.
     """
     description, documented = read_docstring(inspect.getdoc(function) or "")
     try:
@@ -63,7 +59,7 @@ def declare(function: Callable[..., Any], name: str) -> Declaration:
     def collect(**arguments: Any) -> dict[str, Any]:
         return arguments
 
-    # pydantic reads the signature of what it is given; this one hands the checked arguments back.
+    # pydantic validates arguments against the signature of ``collect``, which returns them.
     collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     collect.__annotations__ = {entry.name: entry.annotation for entry in parameters}
     try:
@@ -77,7 +73,7 @@ def declare(function: Callable[..., Any], name: str) -> Declaration:
 
     def check(text: str) -> dict[str, Any]:
         if text.lstrip().startswith("["):
-            # pydantic would take a list as arguments by position.
+            # pydantic would read a list as positional arguments.
             raise ToolError("arguments: a JSON object is needed")
         try:
             return adapter.validate_json(text.strip() or "{}")
@@ -91,11 +87,11 @@ def _parameter(
     name: str, entry: inspect.Parameter, hints: Mapping[str, Any], documented: Mapping[str, str]
 ) -> inspect.Parameter:
     if entry.kind not in (entry.POSITIONAL_OR_KEYWORD, entry.KEYWORD_ONLY):
-        raise ToolError(f"tool {name}: {entry} is a parameter that cannot be given by name; {_REMEDY}")
+        raise ToolError(f"tool {name}: {entry} is a parameter that cannot be passed by name; {_REMEDY}")
     annotation = hints.get(entry.name, Any)
     if entry.name in documented:
         described = pydantic.Field(description=documented[entry.name])
-        # In front, so that a description in the annotation itself counts more.
+        # First, so that a description in the annotation itself takes precedence.
         extras = getattr(annotation, "__metadata__", ())
         inner = annotation.__origin__ if extras else annotation
         annotation = Annotated[(inner, described, *extras)]
@@ -115,24 +111,24 @@ def _problem(error: Any) -> str:
 
 
 def read_docstring(text: str) -> tuple[str, dict[str, str]]:
-    """The description, and what the ``Args:`` section says about each argument."""
-    description: list[str] = []
-    arguments: dict[str, str] = {}
-    section, current, indent = "", "", 0
-    for line in text.splitlines():
-        if _SECTION.match(line):
-            section, current = line.strip().rstrip(":"), ""
-        elif not section:
-            description.append(line)
-        elif section in ("Args", "Arguments", "Parameters") and line.strip():
-            depth = len(line) - len(line.lstrip())
-            entry = _ARGUMENT.match(line.strip())
-            if depth and entry and (not current or depth <= indent):
-                current, indent = entry[1], depth
-                arguments[current] = entry[2].strip()
-            elif current:
-                arguments[current] = f"{arguments[current]} {line.strip()}".strip()
-    return "\n".join(description).strip(), {key: value for key, value in arguments.items() if value}
+    """The description, and the text on each parameter, in one line.
+
+    Args:
+        text: a docstring in the style of Google, NumPy, Sphinx or Epytext.
+    """
+    try:
+        parsed = docstring_parser.parse(text)
+    except (docstring_parser.ParseError, LookupError, ValueError):
+        # On some malformed fields, such as ": x:", the parser itself fails.
+        return text.strip(), {}
+    parameters = {
+        name.strip(): " ".join(entry.description.split())
+        for entry in parsed.params
+        # NumPy's style documents several parameters in one entry: "a, b : int".
+        for name in entry.arg_name.split(",")
+        if entry.description
+    }
+    return (parsed.description or "").strip(), parameters
 
 
 def as_notation(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,16 +178,16 @@ def _union(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_by_schema(schema: Mapping[str, Any] | None, name: str) -> ArgumentCheck:
-    """The check of arguments against a JSON schema that someone wrote.
+    """The check of arguments against a JSON schema (draft 2020-12); None allows no arguments.
 
     Raises:
-        ToolError: it is no JSON schema, not one of an object, or nested too deeply.
+        ToolError: the schema is invalid, does not describe an object, or is nested too deeply.
     """
     if schema is not None and (not isinstance(schema, Mapping) or schema.get("type", "object") != "object"):
         raise ToolError(
             f'tool {name}: parameters is {short_repr(schema)}; a JSON schema with "type": "object" is needed'
         )
-    # Imported here: only tools with a schema of their own need it.
+    # Imported here because only tools with an explicit schema need it.
     import jsonschema  # type: ignore[import-untyped]
     import referencing
 
@@ -208,7 +204,7 @@ def check_by_schema(schema: Mapping[str, Any] | None, name: str) -> ArgumentChec
         raise ToolError(
             f"tool {name}: parameters{error.json_path[1:]}: {error.message}; correct the schema"
         ) from None
-    # An empty registry: references lead nowhere outside the schema, and never to the network.
+    # With an empty registry no reference leads out of the schema or to the network.
     validator = kind(plain, registry=referencing.Registry())
 
     def check(text: str) -> dict[str, Any]:

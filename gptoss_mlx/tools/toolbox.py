@@ -1,4 +1,4 @@
-"""Functions that a model may call: declared from plain Python, called with arguments that were checked.
+"""Functions that a model may call: declared from plain Python, and called with checked arguments.
 
     def get_weather(city: str, unit: Literal["C", "F"] = "C") -> dict[str, float]:
         \"""The weather now.
@@ -7,9 +7,9 @@
             city: where, in English.
         \"""
 
-Type hints become the JSON schema, the docstring its descriptions; pydantic makes the one and checks what the
-model wrote against it. Whatever the model does wrong comes back to it as text, and so does what goes wrong in
-a function. Knows nothing of models, tokens or conversations.
+Type hints become the JSON schema and the docstring its descriptions; pydantic generates the schema and validates
+the model's arguments. Mistakes in a call and exceptions of a function are reported to the model as text. Knows
+nothing of models, tokens or conversations.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from .signature import ArgumentCheck, check_by_schema, declare
 __all__ = ["AfterCall", "BeforeCall", "Tool", "ToolBox", "ToolOutcome", "as_tool", "result_text"]
 
 BeforeCall: TypeAlias = Callable[[ToolCall], ToolCall | str | None]
-"""Asked before every call: None lets it through, a ToolCall runs in its place, a text vetoes it and is what the
-model is told."""
+"""Runs before every call. None allows the call, a ToolCall replaces it, a str rejects it and is the result for the
+model."""
 AfterCall: TypeAlias = Callable[[ToolCall, ToolResult], ToolResult | str | None]
-"""Told every result, errors too: None leaves it, a ToolResult or a text is what the model gets in its place."""
+"""Runs after every call, failed ones included. None keeps the result; a ToolResult or a str replaces it."""
 
 _NAMESPACE: Final = "functions"
-_LOOP_CHECK_SECONDS: Final = 0.5  # seconds between two looks at whether a loop still runs
+_LOOP_CHECK_SECONDS: Final = 0.5
 _KEYS: Final = ("name", "description", "parameters", "function")
 # Beside a function's own keys in OpenAI's two notations.
 _IGNORED_KEYS: Final = ("type", "strict")
@@ -52,8 +52,8 @@ class Tool:
     """A function that the model may call. :func:`as_tool` makes one from a plain function.
 
     Raises:
-        ToolError: a name that harmony does not allow, parameters that are no JSON schema of an object, or a
-            function that cannot be called by name.
+        ToolError: harmony does not allow the name, the parameters are not the JSON schema of an object, or a
+            parameter of the function cannot be passed by name.
 
     Example:
         >>> lamp = Tool(name="lamp", description="The lamp.", function=lambda: "on")
@@ -62,16 +62,16 @@ class Tool:
     """
 
     name: str
-    """1 to 64 of A-Z a-z 0-9 _ . -; the model calls it ``functions.NAME``."""
+    """1 to 64 of A-Z a-z 0-9 _ . -; the model calls the tool as ``functions.NAME``."""
     description: str = ""
     """What it does, for the model."""
     parameters: Mapping[str, Any] | None = None
-    """JSON schema of its arguments, an object; None takes it from the function's signature."""
+    """JSON schema of the arguments, an object; None derives it from the function's signature."""
     function: Callable[..., Any] | None = None
-    """What runs, plain or async. With None the calls are the caller's: those whose arguments are valid end the
-    turn, and ``chat.send_results`` goes on."""
+    """The function to run, plain or async. With None the caller answers the calls: a valid one ends the turn, and
+    ``chat.send_results`` continues it."""
     check: ArgumentCheck | None = field(default=None, repr=False, compare=False)
-    """JSON text to keyword arguments; by default what ``parameters`` or the signature say."""
+    """Turns JSON text into keyword arguments; by default derived from ``parameters`` or the signature."""
 
     def __post_init__(self) -> None:
         for part, value in (("function", self.function), ("check", self.check)):
@@ -89,10 +89,10 @@ class Tool:
         self.description_for_harmony()
 
     def description_for_harmony(self) -> ToolDescription:
-        """The function as the model is told about it.
+        """The declaration that the model reads.
 
         Raises:
-            ToolError: something in it that harmony cannot render.
+            ToolError: harmony cannot render it.
 
         Example:
             >>> Tool(name="lamp", description="Whether it is on.").description_for_harmony().description
@@ -110,12 +110,12 @@ def as_tool(source: Any) -> Tool:
 
     Args:
         source: a plain or async function (the name is its name, the schema comes from its type hints, the
-            descriptions from its docstring with a Google-style ``Args:`` section), a :class:`Tool`, or a
-            mapping with ``name`` and, as wished, ``description``, ``parameters`` (a JSON schema) and
-            ``function``. OpenAI's ``{"type": "function", "function": {...}}`` is understood too.
+            descriptions from its docstring in the style of Google, NumPy, Sphinx or Epytext), a :class:`Tool`,
+            or a mapping with ``name`` and optionally ``description``, ``parameters`` (a JSON schema) and
+            ``function``. OpenAI's ``{"type": "function", "function": {...}}`` is accepted too.
 
     Raises:
-        ToolError: it is none of these, or cannot be called by name.
+        ToolError: it is none of these, or a parameter cannot be passed by name.
 
     Example:
         >>> def add(a: int, b: int = 1) -> int:
@@ -170,7 +170,7 @@ def _from_mapping(source: Mapping[str, Any]) -> Tool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolOutcome:
-    """What the model is told about its call."""
+    """The result of a call, as the model reads it."""
 
     output: str
     error: bool = False
@@ -180,10 +180,10 @@ class ToolBox:
     """The tools of one chat.
 
     Args:
-        tools: anything that :func:`as_tool` takes.
+        tools: anything that :func:`as_tool` accepts.
 
     Raises:
-        ToolError: one cannot be declared, or two have the same name.
+        ToolError: a tool cannot be declared, or two have the same name.
 
     Example:
         >>> def add(a: int, b: int) -> int:
@@ -215,16 +215,16 @@ b: this argument is missing
         return {name: tool.parameters for name, tool in self._tools.items()}
 
     def leaves(self, recipient: str, arguments: str) -> bool:
-        """Whether a call is the caller's to answer: it is valid, and its tool has no function. Anything else
-        :meth:`call` answers."""
+        """Whether the caller must answer a call, because it is valid and its tool has no function. :meth:`call`
+        answers every other one."""
         try:
             tool, _ = self._checked(recipient, arguments)
-        except Exception:  # A tool's own check may raise anything; call() tells it to the model.
+        except Exception:  # A custom check may raise anything; call() reports it to the model.
             return False
         return tool.function is None
 
     def namespace(self) -> ToolNamespace | None:
-        """``functions``, for the developer message; None where there are no tools."""
+        """The namespace ``functions`` for the developer message, or None without tools."""
         if not self._tools:
             return None
         return ToolNamespace.functions(*(tool.description_for_harmony() for tool in self._tools.values()))
@@ -237,18 +237,18 @@ b: this argument is missing
         after_call: AfterCall | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> ToolOutcome:
-        """Runs what the model called. Nothing that the model or the function does makes it raise.
+        """Runs a call. Mistakes of the model and exceptions of the function are returned, never raised.
 
         Args:
             recipient: as the model wrote it, ``functions.NAME``.
-            arguments: as the model wrote them: JSON, if it made no mistake.
-            before_call: may veto the call or change it.
-            after_call: may change what the model is told.
-            loop: where async functions run, while this thread waits; by default, and if it does not run, in a
-                loop of their own.
+            arguments: as the model wrote them; should be JSON.
+            before_call: may reject or change the call.
+            after_call: may change the result.
+            loop: the event loop in which async functions run while this thread waits; by default, and if it is
+                not running, they run in a new one.
 
         Raises:
-            InvalidRequest: a hook returned something it may not. What a hook raises goes through too.
+            InvalidRequest: a hook returned a value of the wrong type. Exceptions of hooks are not caught.
         """
         call = ToolCall(name=recipient, arguments=arguments)
         decision = None if before_call is None else before_call(call)
@@ -274,22 +274,21 @@ b: this argument is missing
         except GptOssError as error:
             return ToolOutcome(output=f"Error: {call.name}: {error}", error=True)
         except (Exception, SystemExit, asyncio.CancelledError) as error:
-            # A function is someone else's code: whatever it raises, the conversation goes on.
-            said = str(error)
-            kind = type(error).__name__
-            return ToolOutcome(output=f"Error: {call.name}: {kind}{f': {said}' if said else ''}", error=True)
+            # Whatever the caller's function raises, the conversation continues.
+            reason = ": ".join(filter(None, (type(error).__name__, str(error))))
+            return ToolOutcome(output=f"Error: {call.name}: {reason}", error=True)
 
     def _checked(self, recipient: str, arguments: str) -> tuple[Tool, dict[str, Any]]:
-        """The tool that is called, and its arguments.
+        """The tool that is called, and its checked arguments.
 
         Raises:
-            ToolError: there is no such tool, or the arguments are not what it takes.
+            ToolError: there is no such tool, or the arguments are invalid.
         """
         namespace, _, name = recipient.partition(".")
         tool = self._tools.get(name) if namespace == _NAMESPACE else None
         if tool is None:
-            known = ", ".join(f"{_NAMESPACE}.{name}" for name in self._tools)
-            raise ToolError(f"there is no such tool; there {f'are {known}' if known else 'are none'}")
+            names = ", ".join(f"{_NAMESPACE}.{name}" for name in self._tools)
+            raise ToolError(f"there is no such tool; there are {names or 'none'}")
         assert tool.check is not None
         return tool, tool.check(arguments)
 
@@ -312,7 +311,7 @@ async def _awaited(result: Any) -> Any:
 
 
 def _wait(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop | None) -> Any:
-    """The result of a coroutine, for a thread that has to wait."""
+    """Runs a coroutine to its end while this thread waits."""
     try:
         running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
     except RuntimeError:
@@ -321,7 +320,7 @@ def _wait(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop | None
         return _wait_for(asyncio.run_coroutine_threadsafe(work, loop), loop)
     if running is None:
         return asyncio.run(work)
-    # A loop runs in this thread already and cannot run a second one.
+    # A thread with a running loop cannot run a second one.
     outcome: list[Any] = []
     context = contextvars.copy_context()
 
@@ -341,10 +340,10 @@ def _wait(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop | None
 
 
 def _wait_for(work: Future[Any], loop: asyncio.AbstractEventLoop) -> Any:
-    """The result of what another thread's loop runs.
+    """Waits for work that another thread's event loop runs.
 
     Raises:
-        ToolError: the loop ended before the work did.
+        ToolError: the loop stopped before the work was done.
     """
     while not wait({work}, _LOOP_CHECK_SECONDS).done:
         if not loop.is_running():
@@ -354,7 +353,7 @@ def _wait_for(work: Future[Any], loop: asyncio.AbstractEventLoop) -> Any:
 
 
 def result_text(result: Any) -> str:
-    """What the model is told of a result: text as it is, anything else as JSON."""
+    """A result as the model reads it: text unchanged, any other value as JSON."""
     return _encodable(_as_text(result))
 
 
@@ -368,5 +367,5 @@ def _as_text(result: Any) -> str:
 
 
 def _encodable(text: str) -> str:
-    """Half a surrogate pair, which no message can hold, becomes U+FFFD."""
+    """Replaces lone surrogates, which UTF-8 cannot encode, with U+FFFD."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -15,6 +15,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 from typer.testing import CliRunner
 
+from gptoss_mlx.api import GptOss
 from gptoss_mlx.benchmark import (
     Benchmark,
     DepthResult,
@@ -28,11 +29,11 @@ from gptoss_mlx.benchmark import (
 from gptoss_mlx.benchmark.measure import TurnResult
 from gptoss_mlx.cli import bench_report
 from gptoss_mlx.cli.app import app
-from gptoss_mlx.engine.engine import GptOss
+from gptoss_mlx.config import GPT_OSS_20B
 from gptoss_mlx.errors import InvalidRequest
 from gptoss_mlx.harmony import Role, render
 from gptoss_mlx.memory.bandwidth import CHIPS, Bandwidth, copy_bandwidth, memory_bandwidth, stated_bandwidth
-from gptoss_mlx.memory.sizes import GPT_OSS_20B, DeviceInfo
+from gptoss_mlx.memory.device import DeviceInfo
 from gptoss_mlx.tokenizer import Tokenizer
 from tests import DEMO
 
@@ -279,7 +280,7 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_loaded(monkeypatch: pyt
     monkeypatch.setattr(GptOss, "__init__", lambda *_: pytest.fail("it was loaded"))
     done = gptoss("demo")
     assert done.exit_code == 4
-    assert "GB" in done.stderr
+    assert "1.05 MB" in done.stderr
 
 
 def test_an_interrupt_leaves_with_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +295,7 @@ def test_an_interrupt_leaves_with_what_was_measured(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     done = gptoss("demo", *TINY, "--against", "mlx-lm", "--json")
     assert done.exit_code == 130
-    assert done.stderr == "interrupted: this is what was measured so far\n"
+    assert done.stderr == "interrupted: these are the results so far\n"
     content = json.loads(done.stdout)
     jsonschema.validate(content, SCHEMA)
     assert content["interrupted"] is True

@@ -21,8 +21,8 @@ import numpy as np
 
 from gptoss_mlx.checkpoint.layouts import HUGGING_FACE, Source, expand, sizes
 from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES, INDEX_NAME
+from gptoss_mlx.config import GPT_OSS_20B
 from gptoss_mlx.hub.models import resolve
-from gptoss_mlx.memory.sizes import GPT_OSS_20B
 
 _CHUNK = 16 * 1024**2
 

@@ -37,7 +37,7 @@ _LOAD = """
 import resource, sys, time
 import mlx.core as mx
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.weights import load_weights
+from gptoss_mlx.model.weights import load_weights
 began = time.perf_counter()
 weights = load_weights(sys.argv[1], ModelConfig.from_directory(sys.argv[1]), mx.bfloat16)
 print(time.perf_counter() - began, sum(array.nbytes for array in weights.values()))

@@ -1,11 +1,10 @@
-"""What a constrained answer costs, in one run.
+"""Measures the cost of constrained answers.
 
     python -m tests.benchmarks.structured_speed
 
-Three tables: masks on gpt-oss's own 201,088 tokens beside xgrammar (if it is installed), decoding on the demo
-with and without a constraint, and a hundred schemas answered by the demo, sampled at temperature 1.
-Times of compiling are process CPU time; masks and decoding are wall time, decoding the best of several rounds that
-take turns.
+It prints three tables: masks over gpt-oss's 201,088 tokens, compared with xgrammar if it is installed; decoding on
+the demo with and without a constraint; and a hundred schemas answered by the demo at temperature 1. Compilation is
+measured in process CPU time, masks and decoding in wall time; decoding is the best of several alternating rounds.
 
 On two hyperthreads of an x86-64 machine (2026-11-21, mlx 0.32.4 on the CPU, llguidance 1.9):
 
@@ -18,7 +17,7 @@ On two hyperthreads of an x86-64 machine (2026-11-21, mlx 0.32.4 on the CPU, llg
       constrained, JSON: 10.06 ms a token, +2.0 %
     103 schemas on demo at temperature 1: 103 valid, 0 cut short at 400 tokens
 
-The aim is at most 10 % a token. The first compilation includes 70 ms that are spent once in a process.
+The aim is at most 10 % a token. The first compilation includes 70 ms that a process spends once.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
 
 
 def microseconds(times: list[float]) -> str:
-    """The distribution in one line."""
+    """The distribution of times, in one line."""
     half, most = statistics.median(times) * 1e6, max(times) * 1e6
     return f"median {half:.0f}, 90 % {np.quantile(times, 0.9) * 1e6:.0f}, most {most:.0f} µs"
 
@@ -120,7 +119,7 @@ TOKENS = 200
 
 
 def time_decoding(model: gptoss.GptOss, rounds: int = 5) -> None:
-    """The same number of tokens after the same prompt, by turns."""
+    """Decodes the same number of tokens after the same prompt with each plan in turn."""
     t = model.tokenizer
     prompt = [t.special["<|start|>"], *t.encode("assistant")]
     sampling = gptoss.SamplingParams(seed=1, max_tokens=TOKENS)
@@ -139,7 +138,7 @@ def time_decoding(model: gptoss.GptOss, rounds: int = 5) -> None:
 
     def decode(plan: GuidePlan | None) -> float:
         guide = None if plan is None else Guide(plan, t, model.config.vocab_size)
-        generation = model._generate(prompt, sampling, model.make_prefix(), guide=guide)
+        generation = model.generate(prompt, sampling, guide=guide)
         next(generation)
         started = time.perf_counter()
         count = sum(1 for _ in generation)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from gptoss_mlx.cache import file as cachefile
 from gptoss_mlx.cache.layered import PromptCache
-from gptoss_mlx.cache.store import PrefixCache
+from gptoss_mlx.cache.store import CacheEntry
 from gptoss_mlx.chat import file as chatfile
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import FileWriteError, NotEnoughDisk
@@ -62,13 +62,13 @@ def prompt_caches(place: Path) -> Counter[str]:
         import mlx.core as mx
 
         config = ModelConfig.from_dict(random_config())
-        prefix = PrefixCache(PromptCache(config))
+        entry = CacheEntry(0, PromptCache(config))
         states = mx.ones((1, config.num_key_value_heads, length, config.head_dim))
-        for layer in prefix.cache.layers:
+        for layer in entry.cache.layers:
             layer.append(states, states)
-        prefix.extend(range(length))
-        prefix.mark()
-        cachefile.write(path, prefix, "a model")
+        entry.extend(range(length))
+        entry.keep_snapshots([length])
+        cachefile.write(path, entry, "a model")
 
     return Save(path, lambda: save(10), lambda: save(300)).outcomes(_FAULTS)
 

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from gptoss_mlx.chat.chat import Chat
-from gptoss_mlx.engine.engine import GptOss
-from gptoss_mlx.engine.generation import Channel as Wire
-from gptoss_mlx.engine.generation import Generation
+from gptoss_mlx.engine.engine import Engine
+from gptoss_mlx.engine.generation import Generation, TokenChannel
 from gptoss_mlx.errors import NotEnoughMemory
 from gptoss_mlx.sampling import SamplingParams
 from gptoss_mlx.tokenizer import Tokenizer
@@ -40,24 +39,16 @@ class ScriptedModel:
 
     def chat(self, **options: Any) -> Chat:
         """A chat with this model."""
-        return Chat(cast(GptOss, self), **options)
+        return Chat(cast(Engine, self), **options)
 
-    def make_prefix(self) -> Any:
-        return SimpleNamespace(known=lambda prompt: 0)
+    def cached_length(self, tokens: Sequence[int]) -> int:
+        return 0
 
-    def _fork_prefix(self, prefix: Any) -> Any:
-        return prefix
-
-    def _compute_ahead(self, tokens: list[int], prefix: Any, boundaries: Sequence[int]) -> None:
+    def prefill_when_idle(self, tokens: list[int], *, boundaries: Sequence[int] = ()) -> None:
         self.ahead.append(tokens)
 
-    def _generate(
-        self,
-        prompt: list[int],
-        sampling: SamplingParams,
-        prefix: Any,
-        boundaries: Sequence[int] = (),
-        **options: Any,
+    def generate(
+        self, prompt: list[int], sampling: SamplingParams, *, boundaries: Sequence[int] = (), **options: Any
     ) -> Generation:
         self.prompts.append(prompt)
         self.samplings.append(sampling)
@@ -66,7 +57,7 @@ class ScriptedModel:
         if isinstance(script, BaseException):
             raise script
         items = wire(script) if isinstance(script, str) else list(script)
-        channel = Wire()
+        channel = TokenChannel()
         for item in items[: sampling.max_tokens]:
             channel.items.put(item)
         channel.items.put(None)

@@ -13,8 +13,8 @@ from typing import Any, cast
 import pytest
 
 from gptoss_mlx import SamplingParams
+from gptoss_mlx.api import GptOss
 from gptoss_mlx.chat.chat import Chat
-from gptoss_mlx.engine.engine import GptOss
 from gptoss_mlx.errors import ChatFileError, InvalidRequest, NotEnoughMemory
 from gptoss_mlx.events import Done, Preamble, Text, Thinking, ToolCall, ToolResult
 from gptoss_mlx.harmony import Message

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gptoss_mlx.convert import convert_checkpoint, locking, pipeline, uncached
+from gptoss_mlx.convert import convert_checkpoint, pipeline, uncached
 from gptoss_mlx.errors import GptOssError
 from gptoss_mlx.files import write as files
 from tests.forks import begin, end_of, in_fork
@@ -106,7 +106,7 @@ def faulty(
 ) -> Iterator[FaultyOs]:
     """Lets the writing modules see a faulty ``os``, and a small conversion write as often as a large one."""
     replaced = FaultyOs(at, happens, calls, after=after)
-    modules: tuple[Any, ...] = (files, uncached, pipeline, locking)
+    modules: tuple[Any, ...] = (files, uncached, pipeline)
     buffer = uncached._BUFFER_BYTES
     for module in modules:
         module.os = replaced

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_mlx.convert import convert_checkpoint, verify_checkpoint
-from gptoss_mlx.errors import ConversionError, GptOssError, NotEnoughDisk
+from gptoss_mlx.errors import ConversionError, FileWriteError, GptOssError, NotEnoughDisk
 from tests import ROOT
 from tests.convert.faults import CALLS, faulty
 from tests.convert.sources import write_layout
@@ -139,6 +139,16 @@ def test_of_several_processes_one_wins(
         assert "another conversion to it is running" in message or "exists" in message
     assert _contents(tmp_path / "out") == expected
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_lock_that_cannot_be_taken_is_a_typed_error(source: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("mine")
+    (tmp_path / ".out.lock").symlink_to(elsewhere)
+    with pytest.raises(FileWriteError, match="out: cannot be written"):
+        convert_checkpoint(source, tmp_path / "out", dense="q8")
+    assert elsewhere.read_text() == "mine"
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_source_is_never_written_to(source: Path, tmp_path: Path) -> None:

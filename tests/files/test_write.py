@@ -118,7 +118,7 @@ def failing(number: int) -> Callable[..., None]:
         (errno.EDQUOT, NotEnoughDisk, "free some"),
         (errno.EACCES, FileWriteError, "no permission"),
         (errno.EROFS, FileWriteError, "no permission"),
-        (errno.ENOENT, FileWriteError, "make it first"),
+        (errno.ENOENT, FileWriteError, "create it first"),
         (errno.EIO, FileWriteError, os.strerror(errno.EIO)),
     ],
 )

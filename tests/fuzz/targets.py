@@ -50,7 +50,8 @@ def tokenizer(content: bytes, place: Path) -> bool:
 
 
 def harmony(content: bytes, place: Path) -> bool:
-    """A stream of tokens, one a byte: recovering parsing never raises, and equals strict parsing that succeeds."""
+    """A stream of tokens, one a byte: recovering parsing never raises, and equals strict parsing that succeeds
+    without a control token in a content."""
     codec = _small_tokenizer()
     controls = [codec.special[name] for name in CONTROL_TOKENS]
     stream = [controls[byte - 248] if byte >= 248 else _words()[byte % len(_words())] for byte in content]
@@ -72,7 +73,7 @@ def harmony(content: bytes, place: Path) -> bool:
             strict = None
     # Whatever was read can be shown to a model again.
     render(Conversation(messages=tuple(recovered.messages)), codec, drop_analysis=False)
-    if strict is not None:
+    if strict is not None and not any("<|" in message.text for message in strict.messages):
         assert strict.messages == recovered.messages
     return strict is not None
 

@@ -150,7 +150,7 @@ def _changes() -> Iterator[tuple[str, Callable[[Path], None]]]:
             "nested deeply": b"[" * 100_000,
             "UTF-16": '{"a": 1}'.encode("utf-16"),
             "half a surrogate pair": b'{"a": "\xed\xa0\x80"}',
-            "a key that stands twice": b'{"a": 1, "a": 1}',
+            "a duplicate key": b'{"a": 1, "a": 1}',
         }.items():
             yield f"{name} is {what}", _replace(name, lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
     for field in ("vocab_size", "num_hidden_layers", "head_dim", "rms_norm_eps", "rope_theta", "sliding_window"):

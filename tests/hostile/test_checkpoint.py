@@ -286,7 +286,7 @@ def test_a_conversion_copies_no_file_that_could_not_be_read(name: str, tmp_path:
         bad["JSON object"] = lambda path: path.write_text("[]")
         bad["Expecting"] = lambda path: path.write_text("{")
         bad["recursion"] = lambda path: path.write_text("[" * 100_000)
-        bad["stands twice"] = lambda path: path.write_text('{"a": 1, "a": 2}')
+        bad["is duplicated"] = lambda path: path.write_text('{"a": 1, "a": 2}')
         bad["utf-8"] = lambda path: path.write_bytes(b'{"a": "\xff"}')
     for message, write in bad.items():
         (source / name).unlink(missing_ok=True)
@@ -358,7 +358,7 @@ def test_verify_waits_for_no_fifo(converted: Path, tmp_path: Path) -> None:
     shutil.copytree(converted, place)
     write_manifest(place, {"files": {"fifo": {"bytes": 0, "sha256": ""}}})
     os.mkfifo(place / "fifo")
-    assert f"{place / 'fifo'}: is no regular file" in verify_checkpoint(place).problems
+    assert f"{place / 'fifo'}: is not a regular file" in verify_checkpoint(place).problems
 
 
 # All of it.

@@ -8,10 +8,10 @@ import time
 import mlx.core as mx
 import pytest
 
-from gptoss_mlx.engine.engine import GptOss
+from gptoss_mlx.api import GptOss
 from gptoss_mlx.errors import CheckpointError, NotEnoughMemory
+from gptoss_mlx.memory.device import DeviceInfo
 from gptoss_mlx.memory.metal import MemorySettings, is_out_of_memory
-from gptoss_mlx.memory.sizes import DeviceInfo
 from gptoss_mlx.model.transformer import Transformer
 from tests import DEMO
 from tests.conftest import settled

@@ -1,4 +1,4 @@
-"""A hundred schemas of the kinds that JSON-Schema-Test-Suite covers, each satisfiable and supported."""
+"""A hundred satisfiable and supported schemas of the kinds in JSON-Schema-Test-Suite."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["SCHEMAS"]
 
 
 def _object(**properties: Any) -> dict[str, Any]:
-    """Closed, everything required."""
+    """An object with these properties, all required, and no others."""
     return {
         "type": "object",
         "properties": properties,

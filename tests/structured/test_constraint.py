@@ -1,4 +1,4 @@
-"""Constrained answers: whatever is sampled is of the form, and control tokens end it exactly where it may end."""
+"""Constrained answers: every sample has the form, and control tokens are allowed exactly where it may end."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ CLOSERS = ['"', "}", "]", '"}', '"]', "1", ",", "0"]
 
 @pytest.fixture(scope="session")
 def small_vocabulary() -> Tokenizer:
-    """The demo's: masks and samples are quick."""
+    """The demo's vocabulary, on which masks and samples are fast."""
     return Tokenizer.from_directory(DEMO)
 
 
 def allowed(matcher: Matcher) -> np.ndarray[Any, Any]:
-    """The ids of the tokens that may come next."""
+    """The ids of the allowed tokens."""
     bits: np.ndarray[Any, Any] = np.unpackbits(matcher.mask().view(np.uint8), bitorder="little")
     return np.flatnonzero(bits)
 
 
 def sample(constraint: Constraint, tokenizer: Tokenizer, rng: random.Random, limit: int = 2000) -> str:
-    """A whole answer: any allowed token, now and then one that closes something."""
+    """A complete answer of random allowed tokens, with a preference for those that close something."""
     matcher = constraint.matcher(tokenizer)
     ends = {tokenizer.special_id(name) for name in END_TOKENS}
     specials = np.array(sorted(set(tokenizer.special.values()) - ends))

@@ -1,4 +1,4 @@
-"""Tools: what a function says about itself, and calls that never raise for what the model did."""
+"""Tools: declarations from functions and schemas, and calls that return the model's mistakes as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gptoss_mlx.errors import InvalidRequest, ToolError
@@ -104,11 +104,38 @@ def test_a_function_without_parameters_has_no_arguments() -> None:
         assert ToolBox([now]).call("functions.now", arguments).output == "noon"
 
 
-def test_docstring_sections() -> None:
-    text = "Does.\n\nMore.\n\nArgs:\n    a: one\n        two: three\n    b (int): four\n    c:\n        five\n"
-    text += "\nRaises:\n    d: no"
-    assert read_docstring(text) == ("Does.\n\nMore.", {"a": "one two: three", "b": "four", "c": "five"})
+@pytest.mark.parametrize(
+    "sections",
+    [
+        "Args:\n    a: one\n        two: three\n    b (int): four\n    c:\n        five\n\nRaises:\n    d: no",
+        "Parameters\n----------\na : int, optional\n    one\n    two: three\nb\n    four\nc\n    five\n\n"
+        "Returns\n-------\nint\n    no",
+        ":param a: one\n    two: three\n:param int b: four\n:param c: five\n:type c: int\n:returns: no",
+        "@param a: one\n    two: three\n@param b: four\n@type b: int\n@param c: five\n@return: no",
+    ],
+    ids=["Google", "NumPy", "Sphinx", "Epytext"],
+)
+def test_docstrings_of_every_style_are_read(sections: str) -> None:
+    expected = {"a": "one two: three", "b": "four", "c": "five"}
+    assert read_docstring(f"Does.\n\nMore.\n\n{sections}") == ("Does.\n\nMore.", expected)
+
+
+def test_docstrings_without_parameters_are_descriptions() -> None:
     assert read_docstring("") == ("", {})
+    assert read_docstring("One: :func:`two`.\n\n@three") == ("One: :func:`two`.\n\n@three", {})
+    assert read_docstring("Does.\n\nArgs:\n    nothing") == ("Does.\n\nArgs:\n    nothing", {})
+    assert read_docstring("Does.\n\nParameters\n----------\na, b : int\n    both") == (
+        "Does.",
+        {"a": "both", "b": "both"},
+    )
+
+
+@given(
+    st.lists(st.sampled_from([": ", ":param ", "a: ", "@param ", "Args:\n", "    ", "\n", "----\n"])).map("".join)
+)
+@example(": :a")
+def test_any_docstring_is_read(text: str) -> None:
+    read_docstring(text)
 
 
 def test_arguments_arrive_as_the_types_that_were_declared() -> None:

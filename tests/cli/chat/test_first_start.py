@@ -11,7 +11,7 @@ from gptoss_mlx.cli.chat.first_start import offers
 from gptoss_mlx.cli.screen.spans import plain
 from gptoss_mlx.convert import convert_checkpoint
 from gptoss_mlx.hub import models as hub
-from gptoss_mlx.memory.sizes import DeviceInfo
+from gptoss_mlx.memory.device import DeviceInfo
 from tests.cli.pty_session import FAKE, Person
 from tests.convert.sources import write_layout
 from tests.hub.fake_hub import serving
