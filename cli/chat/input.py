@@ -29,7 +29,7 @@ from ...errors import FileWriteError, InvalidRequest
 from ...files.write import private_file
 from ..screen.spans import visible
 
-__all__ = ["ChatPrompt", "CommandWords", "LineReader", "Reader", "in_block"]
+__all__ = ["ChatPrompt", "CommandCompleter", "CommandWords", "LineReader", "Reader", "in_block"]
 
 _STYLE = Style.from_dict(
     {
@@ -145,7 +145,7 @@ class ChatPrompt:
             multiline=True,
             key_bindings=_bindings(toggle_thinking, editing),
             history=_history(history),
-            completer=_CommandCompleter(words),
+            completer=CommandCompleter(words),
             complete_while_typing=Condition(lambda: self._completing()),
             enable_suspend=True,
             tempfile_suffix=".md",
@@ -266,7 +266,7 @@ _LAST_WORD = re.compile(r"(?:\\.|[^\s\\])*\Z")
 """The last word of a line; a space after a backslash belongs to it."""
 
 
-class _CommandCompleter(Completer):
+class CommandCompleter(Completer):
     """Commands, then their values or paths."""
 
     def __init__(self, words: CommandWords) -> None:
@@ -287,7 +287,7 @@ class _CommandCompleter(Completer):
         match = _LAST_WORD.search(rest)
         word = match.group() if match else ""
         for value in self._words.values(name):
-            if value.startswith(word.lower()):
+            if value.lower().startswith(word.lower()):
                 yield Completion(value, -len(word))
         if self._words.takes_path(name):
             yield from self._path_completions(word, complete_event)

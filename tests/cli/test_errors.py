@@ -37,7 +37,7 @@ from tests.cli.pty_session import FAKE
         (("bench", "--against", "vllm"), 2, "mlx-lm"),
         (("chat", "abc"), 2, "--resume"),
         (("chat", "--resume", "abc"), 1, "--list"),
-        (("models", "rm", "demo"), 3, "no converted model"),
+        (("models", "rm", "demo"), 3, "not a converted model"),
         (("info", "/tmp"), 3, "config.json"),
     ],
 )

@@ -71,14 +71,14 @@ def test_a_settings_file_that_is_no_text_file_is_one_line(file: Path, monkeypatc
         return done.stderr
 
     os.mkfifo(file)
-    assert "is no regular file" in said()
+    assert "is not a regular file" in said()
     file.unlink()
     file.write_bytes(b"model = 'caf\xe9'")
     assert "is not UTF-8 text (byte 12)" in said()
     file.write_bytes(b"#" * (1 << 21))
     assert "larger than" in said()
     monkeypatch.setenv("GPTOSS_CONFIG", "/dev/zero")
-    assert "is no regular file" in said()
+    assert "is not a regular file" in said()
     monkeypatch.setenv("GPTOSS_CONFIG", "/dev/null")
     assert gptoss("config", "show").returncode == 0
 

@@ -14,7 +14,11 @@ from tests.cli.program import gptoss
 
 def test_only_regular_files_are_opened(home: Path) -> None:
     os.mkfifo(home / "pipe")
-    for path, says in (("pipe", "is no regular file"), ("", "is no regular file"), ("no/such", "No such file")):
+    for path, says in (
+        ("pipe", "is not a regular file"),
+        ("", "is not a regular file"),
+        ("no/such", "No such file"),
+    ):
         done = gptoss("run", "-m", "demo", "-f", str(home / path), "q")
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert says in done.stderr

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from gptoss_mlx.cli.screen.spans import plain
 from gptoss_mlx.cli.screen.terminal import Terminal
 from gptoss_mlx.cli.settings import Settings
 from gptoss_mlx.harmony import Message
+from gptoss_mlx.hub import models as hub
 from tests.cli import fake_gptoss
 from tests.cli.program import asked_in, said_by
 from tests.cli.pty_session import CHAT, Person, ask, chats, start
@@ -406,3 +408,38 @@ def test_the_line_below_the_prompt_fits_the_window(home: Path, monkeypatch: pyte
         assert len(session.status()) <= width
         assert session.status().endswith("1 file attached · 42 of 131,072 tokens")
     assert session.status() == whole
+
+
+def test_an_error_of_a_command_while_the_model_loads_does_not_end_the_chat(tmp_path: Path) -> None:
+    person = start(tmp_path, GPTOSS_FAKE_LOADING="3")
+    for typed, says in (
+        ("/bad", "no such command"),
+        ("/file nope", "nope: No such file"),
+        ("/undo x", "how many"),
+    ):
+        person.enter(typed)
+        person.wait_for(says)
+        person.wait_for_prompt()
+    ask(person, "still here?")
+    assert person.leave() == 0
+
+
+def test_an_error_of_loading_ends_the_chat(tmp_path: Path) -> None:
+    shutil.copytree(hub.resolve("demo"), tmp_path / "broken")
+    (weights,) = (tmp_path / "broken").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    person = Person([sys.executable, "-m", "gptoss_mlx.cli", "chat", "-m", "~/broken"], tmp_path, 100, 30)
+    person.wait_for("error: ")
+    assert person.end() == 3
+
+
+def test_a_comparison_that_is_interrupted_says_how_to_start_it_again(tmp_path: Path) -> None:
+    person = start(tmp_path, GPTOSS_FAKE_DELAY="0.01")
+    ask(person, "first")
+    person.enter("/compare think 100000")
+    person.wait_for("step 5")
+    person.send("\x03")
+    person.wait_for("interrupted; /compare starts again")
+    person.wait_for_prompt()
+    assert "/continue" not in person.text()
+    assert person.leave() == 0

@@ -16,5 +16,9 @@ def test_a_trace_cuts_no_count_however_narrow_the_window() -> None:
     for width in range(10, 100):
         rows = [plain(row) for row in trace_rows(entries, width)]
         assert max(map(len, rows)) <= width
+        assert [row.endswith("…") for row in rows] == [
+            True,
+            width < len("12,345  dropped  assistant  commentary  so"),
+        ]
         assert [row.split()[0] for row in rows] == ["105", "12,345"]
     assert plain(trace_rows(entries, None)[1]) == "12,345  dropped  assistant  commentary  so"
