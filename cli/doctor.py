@@ -22,7 +22,7 @@ __all__ = ["examine", "show_config", "show_config_path", "show_version"]
 _MARKS = {"ok": Span("✓ ", GREEN), "note": Span("· ", YELLOW), "bad": Span("✗ ", RED)}
 
 Finding = tuple[str, str, str]
-"""How it is (ok, note, bad), what, and what to do if it is not well."""
+"""State (ok, note or bad), text, and a remedy, which may be empty."""
 
 
 def show_version() -> None:
@@ -48,15 +48,15 @@ def show_config() -> None:
 
 
 def examine() -> None:
-    """Say how everything is; exit code 1 if something needs mending."""
+    """Print every finding; exit code 1 if something must be repaired."""
     terminal = Terminal(sys.stdout)
     bad = 0
     for check in (_versions, _machine, _models, _places, _self_test):
         for state, text, remedy in check():
             bad += state == "bad"
-            terminal.rows([(_MARKS[state], Span(text))])
+            terminal.paragraph(_MARKS[state], Span(text))
             if remedy:
-                terminal.rows([(Span(f"  {remedy}", DIM),)])
+                terminal.paragraph(Span(f"  {remedy}", DIM))
     if bad:
         raise typer.Exit(1)
 
@@ -122,7 +122,7 @@ def _places() -> Iterator[Finding]:
     try:
         explain_settings()
     except Exception as error:
-        yield "bad", str(error), "mend it where it stands"
+        yield "bad", str(error), "correct that setting"
 
 
 def _self_test() -> Iterator[Finding]:
