@@ -44,10 +44,6 @@ class ModelRunner:
 
     def __init__(self, load: Callable[[], Transformer], budget: Budget, memory: MemorySettings) -> None:
         budget.check_load()
-        if mx.default_device() == mx.cpu:
-            # There, MLX calls the system's C++ compiler for every fused kernel: seconds before the first token,
-            # and an error where there is no compiler. Unfused, the same operations run.
-            mx.disable_compile()
         self.budget = budget
         self._worker = Worker()
         self._chunk_size = ChunkSize()
