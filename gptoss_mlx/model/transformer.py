@@ -415,7 +415,11 @@ class Transformer(Module):
 
 
 def load_transformer(
-    directory: str | Path, dtype: mx.Dtype = mx.bfloat16, *, compiled: bool | None = None
+    directory: str | Path,
+    dtype: mx.Dtype = mx.bfloat16,
+    *,
+    compiled: bool | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Transformer:
     """The model of a checkpoint directory, every weight evaluated.
 
@@ -424,12 +428,15 @@ def load_transformer(
         dtype: bfloat16, or float32 for comparisons and on a CPU. float16 overflows in the deep layers.
         compiled: see :class:`Transformer`; by default on a GPU only. On a CPU MLX calls the system's C++ compiler
             for every fused kernel: seconds before the first token, and an error where there is no compiler.
+        cancelled: is asked before each parameter is read.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or trusted.
+        ModelClosed: it was cancelled.
     """
     config = ModelConfig.from_directory(directory)
     transformer = Transformer(config, compiled=mx.default_device() != mx.cpu if compiled is None else compiled)
-    transformer.load_weights(list(load_weights(directory, config, dtype).items()), strict=True)
+    weights = load_weights(directory, config, dtype, cancelled)
+    transformer.load_weights(list(weights.items()), strict=True)
     transformer.eval()
     return transformer

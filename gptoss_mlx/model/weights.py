@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
@@ -9,23 +10,27 @@ import mlx.core as mx
 from ..checkpoint.layouts import Transform, check_tensors, expand, layout_of
 from ..checkpoint.safetensors import Checkpoint, TensorRecord
 from ..config import ModelConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ModelClosed
 
 __all__ = ["load_weights"]
 
 _FACTORS = ("qkv_proj.weight", "o_proj.weight", "router.weight", "lm_head.weight")
 
 
-def load_weights(directory: str | Path, config: ModelConfig, dtype: mx.Dtype) -> dict[str, mx.array]:
+def load_weights(
+    directory: str | Path, config: ModelConfig, dtype: mx.Dtype, cancelled: Callable[[], bool] = lambda: False
+) -> dict[str, mx.array]:
     """The model's parameters by name, evaluated: no array of them depends on the calling thread.
 
     Args:
         directory: a checkpoint in the Hugging Face or the MLX layout.
         config: its config.
         dtype: of everything that is not packed.
+        cancelled: is asked before each parameter.
 
     Raises:
         CheckpointError: the checkpoint is damaged, incomplete, of another shape, or holds NaN scales.
+        ModelClosed: it was cancelled.
     """
     checkpoint = Checkpoint.open(directory)
     rows = layout_of(checkpoint, config)
@@ -33,6 +38,8 @@ def load_weights(directory: str | Path, config: ModelConfig, dtype: mx.Dtype) ->
     tensors = _read_tensors(checkpoint)
     weights: dict[str, mx.array] = {}
     for row in expand(rows, config):
+        if cancelled():
+            raise ModelClosed("the model was closed while it was loaded")
         # Taking the sources out of the table lets MLX free each as soon as it was joined.
         parts = [tensors.pop(source.name) for source in row.sources]
         weight = _assemble(row.transform, parts, dtype)
