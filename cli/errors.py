@@ -26,6 +26,7 @@ from .parameters import unconverted
 
 __all__ = [
     "INTERRUPTED",
+    "NO_ANSWER",
     "EdgeGroup",
     "error_line",
     "exit_code",
@@ -35,6 +36,7 @@ __all__ = [
     "origin",
 ]
 
+NO_ANSWER = 5
 INTERRUPTED = 130
 
 _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (

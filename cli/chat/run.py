@@ -13,13 +13,14 @@ import typer
 from ...errors import InvalidRequest
 from ...events import Done, Reply
 from ...files.read import parse_json
-from ..errors import INTERRUPTED
+from ..errors import INTERRUPTED, NO_ANSWER
 from ..screen.keyboard import on_interrupt
 from ..screen.spans import YELLOW, visible
 from ..screen.terminal import Terminal
 from ..settings import Settings
 from .attachments import read_file, read_piped, with_files
 from .first_start import choose_model
+from .stats import no_answer
 
 if TYPE_CHECKING:
     from ...chat.options import AnswerOptions
@@ -59,8 +60,12 @@ def answer(request: Request, settings: Settings) -> None:
         reply = _show(stream, request.form, out, err, settings)
     if reply.finish_reason == "length":
         err.line("the answer is cut off (finish_reason: length); --max-tokens sets the limit", YELLOW)
+    elif not reply.text and reply.finish_reason != "cancelled":
+        err.line(no_answer(reply), YELLOW)
     if reply.finish_reason == "cancelled":
         raise typer.Exit(INTERRUPTED)
+    if not reply.text:
+        raise typer.Exit(NO_ANSWER)
 
 
 def _prompt(request: Request) -> str:

@@ -23,7 +23,7 @@ from ..screen.terminal import Terminal
 from ..settings import Settings, ThinkMode, as_effort
 from .loading import Loader
 from .saved import new_chat_path, read_chat
-from .stats import SessionStats, memory_in_use, reply_line
+from .stats import SessionStats, memory_in_use, no_answer, reply_line
 
 if TYPE_CHECKING:
     from ...api import GptOss
@@ -265,6 +265,11 @@ class ChatSession:
                 self.say("cut off by --max-tokens (finish_reason: length); /continue goes on", YELLOW)
         elif reply.finish_reason == "loop":
             self.say("stopped: the thinking repeated itself (finish_reason: loop); /retry starts again", YELLOW)
+        elif not reply.text:
+            if reply.thinking and self.think in ("collapse", "hide"):
+                for line in reply.thinking.splitlines():
+                    self.say(line)
+            self.say(f"{no_answer(reply)}; /retry asks again", YELLOW)
         if self.interactive and reply.usage.completion_tokens:
             width = self.terminal.width - 1
             self.say(reply_line(reply, self.context, self.chat.context_limit, memory_in_use(), width))

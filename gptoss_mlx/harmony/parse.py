@@ -71,8 +71,13 @@ class _Control(Enum):
 
 _STOPS: Final = ("<|end|>", "<|return|>", "<|call|>")
 _MARKERS: Final = {_Control.CHANNEL: CHANNEL_MARKER, _Control.CONSTRAIN: CONSTRAIN_MARKER}
-# What may be bad in a header that nevertheless is a message.
-_BAD_FIELDS: Final = frozenset({RepairKind.BAD_NAME, RepairKind.BAD_RECIPIENT, RepairKind.BAD_CONTENT_TYPE})
+# A header with one of these has text beside a role and a channel.
+_HAVE_TEXT: Final = frozenset(
+    {
+        *(RepairKind.BAD_NAME, RepairKind.BAD_RECIPIENT, RepairKind.BAD_CONTENT_TYPE),
+        *(RepairKind.UNKNOWN_CHANNEL, RepairKind.UNKNOWN_ROLE, RepairKind.STRAY_WORD),
+    }
+)
 _CONTROL_OF_MARKER: Final = {mark: control for control, mark in _MARKERS.items()}
 
 _Item: TypeAlias = tuple[_Control | None, bytes]
@@ -327,7 +332,7 @@ class StreamParser:
         text = str(self._header_text)
         header, notes, rest = read_unfinished(self._header_text, cut=self._closed)
         without_text = not rest or (header.channel is not Channel.FINAL and is_punctuation(rest))
-        has_fields = not header.is_empty or any(kind in _BAD_FIELDS for kind, _ in notes)
+        has_fields = not header.is_empty or any(kind in _HAVE_TEXT for kind, _ in notes)
         truncated = self._closed and header.channel is not None
         if without_text and not undecoded and not has_fields and not truncated:
             self._skip(text, rest)
@@ -377,7 +382,9 @@ class StreamParser:
         header = self._header
         if header is None:
             return
-        is_message = self._guessed or self._text or self._decoder.getstate()[0] or not header.is_empty
+        has_text = self._text or self._decoder.getstate()[0]
+        has_fields = not header.is_empty or any(repair.kind in _HAVE_TEXT for repair in self._repairs)
+        is_message = self._guessed or has_text or has_fields
         if not self._guessed:
             fields = [header.author.role, header.recipient, header.channel]
             self._note(RepairKind.MISSING_END, "" if is_message else " ".join(filter(None, fields)))

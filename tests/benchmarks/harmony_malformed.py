@@ -115,21 +115,19 @@ def _call(name: str, arguments: str) -> str:
         return f"{name} {arguments}"
 
 
-def _some(rng: random.Random, turn: Turn, *kinds: str, later: bool = False) -> Part | None:
-    """One of the messages of certain kinds; later: not the first, whose start and role are in the prompt."""
-    found = [part for part in turn[later:] if part.kind in kinds]
-    return rng.choice(found) if found else None
+Change = Callable[[random.Random, Part], None]
 
 
-def changes(*kinds: str, later: bool = False) -> Callable[[Callable[[random.Random, Part], None]], Mutation]:
-    """Makes a mutation from a change of one message of certain kinds."""
+def changes(*kinds: str, first: bool = False, later: bool = False) -> Callable[[Change], Mutation]:
+    """Makes a mutation from a change of one message of certain kinds: any, the first, whose start and role are in
+    the prompt, or a later one."""
 
-    def decorate(change: Callable[[random.Random, Part], None]) -> Mutation:
+    def decorate(change: Change) -> Mutation:
         def mutation(rng: random.Random, turn: Turn) -> bool:
-            part = _some(rng, turn, *kinds, later=later)
-            if part is not None:
-                change(rng, part)
-            return part is not None
+            found = [part for part in turn[int(later) : 1 if first else None] if part.kind in kinds]
+            if found:
+                change(rng, rng.choice(found))
+            return bool(found)
 
         mutation.__name__ = change.__name__
         MUTATIONS.append(mutation)
@@ -193,10 +191,9 @@ def a_channel_without_marker(rng: random.Random, part: Part) -> None:
     part.order = "{role}{channel}{recipient}{content_type}"
 
 
-@changes(*ANY)
+@changes(*ANY, first=True)
 def the_role_glued_after_the_prompt(rng: random.Random, part: Part) -> None:
-    if not part.role:
-        part.order, part.marker = "assistant{channel}{recipient}{content_type}", ""
+    part.order, part.marker = "assistant{channel}{recipient}{content_type}", ""
 
 
 @changes(*ANY)
@@ -254,10 +251,8 @@ def header_words_in_odd_order(rng: random.Random, part: Part) -> None:
 
 
 @changes("call")
-def words_glued_to_the_channel(rng: random.Random, part: Part) -> None:
-    glued = f"to={part.recipient}"
-    part.order = rng.choice([f"{{role}}{{channel}}{glued}{{content_type}}", part.order])
-    part.content_type = "<|constrain|>json"
+def the_recipient_glued_to_the_channel(rng: random.Random, part: Part) -> None:
+    part.order = f"{{role}}{{channel}}to={part.recipient}{{content_type}}"
 
 
 @changes(*ANY, later=True)

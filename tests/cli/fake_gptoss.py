@@ -1,8 +1,9 @@
 """The command line over a model that says what it is told: for tests of the screen, without MLX.
 
 ``python tests/cli/fake_gptoss.py chat -m demo`` behaves as ``gptoss`` would. The answer to a question is the
-question itself, ``think N`` thinks for N pieces first, ``prefill N`` reads for N steps, ``file PATH`` answers with
-a file of the home directory; pieces of ``GPTOSS_FAKE_PIECE`` characters come every ``GPTOSS_FAKE_DELAY`` seconds.
+question itself, ``think N`` thinks for N pieces first, ``silent N`` only thinks, ``aside`` answers in a preamble,
+``prefill N`` reads for N steps, ``file PATH`` answers with a file of the home directory; pieces of
+``GPTOSS_FAKE_PIECE`` characters come every ``GPTOSS_FAKE_DELAY`` seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import gptoss_mlx
 from gptoss_mlx.chat import file as chatfile
-from gptoss_mlx.events import Done, Event, Progress, Reply, Text, Thinking, Timings, Usage
+from gptoss_mlx.events import Done, Event, Preamble, Progress, Reply, Text, Thinking, Timings, Usage
 from gptoss_mlx.harmony import Message
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class FakeStream:
             if isinstance(event, Thinking):
                 thinking += event.delta
                 thoughts += 1
-            text += event.delta if isinstance(event, Text) else ""
+            text += event.delta if isinstance(event, Text | Preamble) else ""
             yield event
         cancelled = self._cancelled.is_set()
         messages = (Message.assistant(text, channel="final"),) if text else ()
@@ -80,13 +81,14 @@ class FakeStream:
     def _pause(self) -> bool:
         return self._cancelled.wait(DELAY) if DELAY else self._cancelled.is_set()
 
-    def _deltas(self) -> Iterator[Thinking | Text]:
+    def _deltas(self) -> Iterator[Thinking | Preamble | Text]:
         words = self._question.split()
-        if words[:1] == ["think"]:
+        if words[:1] in (["think"], ["silent"]):
             for number in range(int(words[1])):
                 yield Thinking(delta=f"step {number} of it\n" if number % 3 == 2 else f"step {number}, ")
-        for start in range(0, len(self._answer), PIECE):
-            yield Text(delta=self._answer[start : start + PIECE])
+        kind = Preamble if words[:1] == ["aside"] else Text
+        for start in range(0, len(self._answer) if words[:1] != ["silent"] else 0, PIECE):
+            yield kind(delta=self._answer[start : start + PIECE])
 
 
 class FakeChat:
