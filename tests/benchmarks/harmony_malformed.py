@@ -10,6 +10,19 @@ the turn means. Recovered are the answer, the thinking and the calls if they are
   intended arguments.
 * openai-harmony: ``parse_messages_from_completion_tokens``, strict and not; a stream that it refuses has nothing.
 * mlx-lm: the state machine of its server for the tokenizer. It has no parser for harmony, so the stream is text.
+
+5,000 turns with 26 kinds of mutations, recovered in per cent:
+
+                                   all  answer  thinking  calls
+    this library                  96.5    99.6      99.9   96.7
+    the same, before the repairs  44.4    71.0      72.9   81.3
+    openai-harmony, not strict    19.3    66.3      50.5   66.4
+    openai-harmony, strict        16.0    64.5      44.6   65.5
+    mlx-lm 0.32.2                  0.0     0.0      20.7   49.8
+
+A turn without thinking or without a call counts as recovered if the reader finds none: hence the shares of mlx-lm.
+Most of what this library does not recover are calls whose header has no message token: they are refused on
+purpose, and the model is told to write the whole call again.
 """
 
 from __future__ import annotations
@@ -344,7 +357,7 @@ def read_by_chat(tokens: Sequence[int]) -> Meaning:
 
 
 def read_by_openai(tokens: Sequence[int], strict: bool) -> Meaning:
-    """openai-harmony's reading: messages by channel and recipient."""
+    """openai-harmony's reading: a call is what goes to a function, and everything else is text of its channel."""
     try:
         text = oracle()._inner.parse_messages_from_completion_tokens(list(tokens), Role.ASSISTANT, strict)
     except OracleError:
@@ -356,9 +369,9 @@ def read_by_openai(tokens: Sequence[int], strict: bool) -> Meaning:
         recipient = message.get("recipient") or ""
         if recipient.startswith("functions."):
             by_kind["call"].append(_call(recipient, content))
-        elif channel in by_kind and not recipient:
-            by_kind[channel].append(content)
-    return Meaning("".join(by_kind["final"]), "\n\n".join(by_kind["analysis"]), tuple(by_kind["call"]))
+        elif channel in by_kind:
+            by_kind[channel].append(content.strip())
+    return Meaning("\n\n".join(by_kind["final"]), "\n\n".join(by_kind["analysis"]), tuple(by_kind["call"]))
 
 
 def read_by_mlx_lm(tokens: Sequence[int]) -> Meaning:
