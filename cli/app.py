@@ -242,11 +242,21 @@ def info(
 
 
 @app.command()
-def doctor() -> None:
-    """Check this machine: versions, device, memory, models, and a short self-test."""
+def doctor(
+    full: Annotated[
+        bool, typer.Option("--full", help="Compute layers of the real widths too; takes minutes.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write versions, machine and figures for an issue, without paths or names.", metavar="FILE"
+        ),
+    ] = None,
+) -> None:
+    """Check this machine: versions, device, memory, models, and whether it computes right."""
     from .doctor import examine
 
-    examine()
+    examine(full=full, report=report)
 
 
 @config_app.command("path")
