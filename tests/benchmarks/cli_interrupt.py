@@ -4,7 +4,8 @@
 python -m tests.benchmarks.cli_interrupt [ROUNDS]
 
 Eight rounds on two hyperthreads of an x86-64 machine, 2026-11-21: prefill 129 ms in the median, 142 ms at the
-slowest; decode 138 and 146 ms. Two rounds beside a load of 11, 2026-11-26: prefill 146 ms, decode 175 ms, run 16 ms.
+slowest; decode 138 and 146 ms. Two rounds beside a load of 11, 2026-11-26: prefill 146 ms, decode 175 ms, run
+16 ms.
 """
 
 from __future__ import annotations
