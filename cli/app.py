@@ -9,7 +9,7 @@ import typer
 
 from . import bench, convert
 from .errors import EdgeGroup, leave, open_missing_streams
-from .parameters import PromptCommand
+from .parameters import CommandGroup, PromptCommand
 
 __all__ = ["app", "main"]
 
@@ -21,7 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-config_app = typer.Typer(help="Where settings come from.", no_args_is_help=True)
+config_app = typer.Typer(
+    cls=CommandGroup, help="Show the settings and where they come from.", no_args_is_help=True
+)
 app.add_typer(config_app, name="config")
 
 

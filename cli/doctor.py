@@ -82,9 +82,9 @@ def examine(*, full: bool = False, report: Path | None = None) -> None:
     for check in checks:
         for state, text, remedy in check():
             bad += state == "bad"
-            terminal.rows([(_MARKS[state], Span(text))])
+            terminal.paragraph(_MARKS[state], Span(text))
             if remedy:
-                terminal.rows([(Span(f"  {remedy}", DIM),)])
+                terminal.paragraph(Span(f"  {remedy}", DIM))
     if report is not None:
         write_text(report, json.dumps(_report(agreements), indent=2) + "\n")
         terminal.line(f"wrote {report}; it contains no paths or names")

@@ -65,9 +65,15 @@ class Header:
         return callee(self.author.role, self.recipient)
 
     @property
+    def calls_nobody(self) -> bool:
+        """Whether the assistant addresses a role or all."""
+        return self.author.role is Role.ASSISTANT and self.recipient is not None and self.callee is None
+
+    @property
     def is_empty(self) -> bool:
-        """Whether a message with this header and no text says nothing: it has no name, call or content type."""
-        return self.author.name is None and self.callee is None and self.content_type is None
+        """Whether there are only a role, a channel, and a recipient that is not a tool."""
+        no_recipient = self.recipient is None or self.calls_nobody
+        return no_recipient and self.author.name is None and self.content_type is None
 
 
 def read_strictly(text: str, role: Role | None) -> tuple[Header, Notes]:

@@ -57,6 +57,7 @@ class RepairKind(StrEnum):
     STRAY_TOKEN = "stray control token"
     STRAY_WHITESPACE = "whitespace between messages"
     UNFINISHED_HEADER = "header without a message token"
+    FRAGMENT = "fragment of a header"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

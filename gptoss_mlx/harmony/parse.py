@@ -71,6 +71,8 @@ class _Control(Enum):
 
 _STOPS: Final = ("<|end|>", "<|return|>", "<|call|>")
 _MARKERS: Final = {_Control.CHANNEL: CHANNEL_MARKER, _Control.CONSTRAIN: CONSTRAIN_MARKER}
+# What may be bad in a header that nevertheless is a message.
+_BAD_FIELDS: Final = frozenset({RepairKind.BAD_NAME, RepairKind.BAD_RECIPIENT, RepairKind.BAD_CONTENT_TYPE})
 _CONTROL_OF_MARKER: Final = {mark: control for control, mark in _MARKERS.items()}
 
 _Item: TypeAlias = tuple[_Control | None, bytes]
@@ -191,6 +193,7 @@ class StreamParser:
             return ()
         self._begin_step()
         self._closed = True
+        cut = self._state is not ParserState.EXPECT_START
         if self._state is ParserState.HEADER:
             if self._strict:
                 self._refuse("the stream ends inside a header")
@@ -198,9 +201,8 @@ class StreamParser:
         if self._skipped and not self._messages and self._state is ParserState.EXPECT_START:
             self._open(Header(author=Author(role=Role.ASSISTANT)), [], guessed=True)
             self._write("".join(self._skipped).encode())
-            self._finish()
         if self._state is ParserState.CONTENT:
-            self._finish(truncated=True)
+            self._finish(truncated=cut)
         if self._repairs and self._messages:
             last = self._messages[-1]
             self._messages[-1] = replace(last, repairs=(*last.repairs, *self._repairs))
@@ -271,7 +273,7 @@ class StreamParser:
     def _restart_header(self) -> None:
         """Handles a start inside a header: a doubled one, unless the text before it is a message of its own."""
         text = str(self._header_text)
-        if text.strip():
+        if text.strip() or self._header_decoder.getstate()[0]:
             self._end_header((_Control.START, b""))
             return
         if text:
@@ -325,7 +327,9 @@ class StreamParser:
         text = str(self._header_text)
         header, notes, rest = read_unfinished(self._header_text, cut=self._closed)
         without_text = not rest or (header.channel is not Channel.FINAL and is_punctuation(rest))
-        if header.is_empty and without_text and not undecoded:
+        has_fields = not header.is_empty or any(kind in _BAD_FIELDS for kind, _ in notes)
+        truncated = self._closed and header.channel is not None
+        if without_text and not undecoded and not has_fields and not truncated:
             self._skip(text, rest)
             if after is not None and after[0] is _Control.START:
                 self._pending.appendleft(after)
@@ -343,17 +347,18 @@ class StreamParser:
     def _skip(self, text: str, rest: str) -> None:
         """Ends a header without a message: it has nothing but a role, a channel and punctuation."""
         if text.strip():
-            self._note(RepairKind.UNFINISHED_HEADER, text)
+            self._note(RepairKind.FRAGMENT, text)
         elif text:
             self._note(RepairKind.STRAY_WHITESPACE, text)
-        self._skipped.append(rest)
+        if rest:
+            self._skipped.append(rest)
         self._state, self._role = ParserState.EXPECT_START, None
 
     def _open(self, header: Header, notes: Notes, guessed: bool) -> None:
         for kind, text in notes:
             self._note(kind, text)
-        if header.recipient and header.callee is None and header.author.role is Role.ASSISTANT:
-            self._note(RepairKind.NO_TOOL, header.recipient)
+        if header.calls_nobody:
+            self._note(RepairKind.NO_TOOL, header.recipient or "")
         self._state = ParserState.CONTENT
         self._role = self._interrupted = None
         self._header = header
@@ -372,7 +377,7 @@ class StreamParser:
         header = self._header
         if header is None:
             return
-        is_message = self._text or self._decoder.getstate()[0] or not header.is_empty
+        is_message = self._guessed or self._text or self._decoder.getstate()[0] or not header.is_empty
         if not self._guessed:
             fields = [header.author.role, header.recipient, header.channel]
             self._note(RepairKind.MISSING_END, "" if is_message else " ".join(filter(None, fields)))

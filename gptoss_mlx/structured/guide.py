@@ -29,7 +29,7 @@ Allowed: TypeAlias = "int | NDArray[np.bool_]"
 
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
 """``auto``: the model decides. ``none``: it calls no tool. ``required``: it calls one of the tools. Otherwise the
-name of the tool that it must call."""
+name of the tool that it must call, with or without ``functions.``."""
 
 
 class _Kind(Enum):
@@ -72,6 +72,10 @@ class GuidePlan:
             raise InvalidRequest(f"max_thinking_tokens is {short_repr(budget)}; a whole number from 0 is needed")
         names = tuple(self.tools or ())
         choice = self.tool_choice
+        if isinstance(choice, str) and choice not in names and choice.removeprefix("functions.") in names:
+            # The name that a ToolCall has.
+            choice = choice.removeprefix("functions.")
+            object.__setattr__(self, "tool_choice", choice)
         if choice in ("auto", "none"):
             return
         if not names or (choice != "required" and choice not in names):

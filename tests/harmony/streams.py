@@ -233,9 +233,9 @@ def check_stream(tokens: Sequence[int], role: str | None) -> bool:
     elif messages:
         assert not lost_text(tokens, messages), describe(tokens, role)
     else:
-        # A stream without messages has nothing but a role, white space and the beginning of a field.
+        # A stream without messages has nothing but roles, channels, punctuation and the beginning of a field.
         rest = re.sub(r"<\|\w+\|>|\s", "", tokenizer().decode(tokens))
-        rest = re.sub("|".join([*Role, "to="]), "", rest)
+        rest = re.sub("|".join([*Role, *Channel, "to=", r"[!-/:-@\[-`{-~]"]), "", rest)
         fields = (*Role, *Channel, "to=", "json", "code", "text")
         assert any(field.startswith(rest) for field in fields), describe(tokens, role)
     return strict is not None

@@ -70,7 +70,7 @@ MALFORMED: dict[str, tuple[str, list[tuple[Any, ...]], set[RepairKind]]] = {
     "start and assistant again inside the header": (
         f"<|start|>assistant<|start|>assistant{ON_FINAL}",
         [ANSWER],
-        {RepairKind.DOUBLED_START, RepairKind.UNFINISHED_HEADER},
+        {RepairKind.DOUBLED_START, RepairKind.FRAGMENT},
     ),
     "the content type before the recipient": (
         "<|channel|>commentary <|constrain|>json to=functions.f<|message|>{}<|call|>",
@@ -218,8 +218,9 @@ MALFORMED: dict[str, tuple[str, list[tuple[Any, ...]], set[RepairKind]]] = {
         {RepairKind.GLUED_WORDS},
     ),
     "role and channel glued, in a later header": (
-        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistantcommentary to=functions.f json<|message|>{}<|call|>",
-        [said("Hm.", "analysis"), ("assistant", "commentary", "functions.f", "json", "{}")],
+        "<|channel|>analysis<|message|>Hm.<|end|>"
+        "<|start|>assistantcommentary to=functions.f <|constrain|>json<|message|>{}<|call|>",
+        [said("Hm.", "analysis"), CALL],
         {RepairKind.GLUED_WORDS},
     ),
     "role and channel glued, and no message token": (
@@ -280,19 +281,24 @@ MALFORMED: dict[str, tuple[str, list[tuple[Any, ...]], set[RepairKind]]] = {
     "question marks before an answer": (
         f"<|channel|>??<|end|><|start|>assistant{ON_FINAL}",
         [ANSWER],
-        {RepairKind.UNFINISHED_HEADER},
+        {RepairKind.FRAGMENT},
     ),
     "a doubled channel and nothing else before an answer": (
         f"commentary?commentary?<|end|><|start|>assistant{ON_FINAL}",
         [ANSWER],
-        {RepairKind.UNFINISHED_HEADER},
+        {RepairKind.FRAGMENT},
     ),
     "the same with markers and a recipient": (
         f"<|channel|>commentary to=assistant<|channel|>commentary?<|end|><|start|>assistant{ON_FINAL}",
         [ANSWER],
-        {RepairKind.UNFINISHED_HEADER},
+        {RepairKind.FRAGMENT},
     ),
-    "nothing but question marks": ("<|channel|>??<|return|>", [said("??")], {RepairKind.UNFINISHED_HEADER}),
+    "nothing but question marks": ("<|channel|>??<|return|>", [said("??")], {RepairKind.FRAGMENT}),
+    "question marks before a call": (
+        "<|channel|>??<|end|><|start|>assistant to=functions.f<|channel|>commentary json<|message|>{}<|call|>",
+        [("assistant", "commentary", "functions.f", "json", "{}")],
+        {RepairKind.FRAGMENT},
+    ),
     "a tool's name as role": (
         "<|start|>functions.f<|channel|>commentary json<|message|>{}<|call|>",
         [("tool", "commentary", None, "json", "{}")],
@@ -313,7 +319,7 @@ def test_what_real_models_emit_is_recovered(name: str) -> None:
     messages = recovered(tokens, "assistant")
     assert fields(messages) == expected
     assert kinds(messages) == repairs
-    assert not any(message.truncated for message in messages) or name == "nothing but question marks"
+    assert not any(message.truncated for message in messages)
     assert not lost_text(tokens, messages)
 
 
@@ -524,6 +530,8 @@ def test_a_header_without_end_is_text_soon() -> None:
     [
         ("<|channel|>commentary to=functions.f<|message|>{}<|call|>", True),
         ("<|channel|>commentary <|constrain|>json to=functions.f<|message|>{}<|call|>", True),
+        ("<|channel|>??<|end|><|start|>assistant to=functions.f<|message|>{}<|call|>", True),
+        ("assistant<|start|>assistant to=functions.f<|message|>{}<|call|>", True),
         ("<|channel|>commentary to=functions.f<|message|>{}", False),
         ("<|channel|>commentary to=functions.f<|call|>", False),
         ("<|channel|>commentary to=functions.f {} {} {} {}<|call|>", False),
