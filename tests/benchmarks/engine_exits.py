@@ -12,7 +12,7 @@ import argparse
 import itertools
 from collections import Counter
 
-from tests.compiled.test_compiled import PROGRAMS, run
+from tests.compiled.test_compiled import LOAD, PROGRAMS, run
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200)
     codes = {use: Counter[int]() for use in PROGRAMS}
     for use in itertools.islice(itertools.cycle(PROGRAMS), parser.parse_args().runs):
-        codes[use][run(f"import gptoss_mlx as gptoss\n{PROGRAMS[use]}").returncode] += 1
+        codes[use][run(LOAD + PROGRAMS[use]).returncode] += 1
     for use, counts in codes.items():
         print(f"{use}: {dict(counts)}")
     print("all:", dict(sum(codes.values(), Counter())))

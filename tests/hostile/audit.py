@@ -37,7 +37,7 @@ _PATHS = {
 }
 _IN_OPEN_DIRECTORY = ("os.remove", "os.rmdir")  # with a name and the descriptor of what was opened before
 # Asked for the machine's memory.
-_READ_ANYWHERE = ("/proc/", "/sys/")
+_READ_ANYWHERE = ("/proc/", "/sys/", "/dev/null/")
 _DEMO = f"{Path(gptoss_mlx.__file__).parent / 'demo'}/"
 
 

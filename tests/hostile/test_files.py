@@ -1,4 +1,4 @@
-"""Whatever fails while a file is saved, it has the old content or the new one, never a part.
+"""Whatever fails or dies while something is saved: the old content or the new one, never a part of it.
 
 ``tests/convert/test_safety.py`` does the same to conversions; the long run of both, with every call failing and
 every kill, is ``tests/benchmarks/trust_faults.py``.
@@ -47,7 +47,7 @@ def test_an_error_at_any_call_leaves_the_old_chat_or_the_new_one(
     number: int, kind: type[GptOssError], chat: Save
 ) -> None:
     outcomes = list(chat.failures(fail(number), kind))
-    # After the rename only the directory is opened and synced.
+    # Only the sync of the directory comes after the rename: it is opened and synced.
     assert outcomes == [OLD] * (len(outcomes) - 2) + [NEW] * 2
     assert len(outcomes) >= 5
 
@@ -61,7 +61,7 @@ def test_a_kill_at_any_call_leaves_the_old_chat_or_the_new_one(after: bool, chat
 
 
 def test_prompt_caches_are_saved_as_safely() -> None:
-    """In a process of its own, because forks of a process that has used MLX cannot use it."""
+    """In a process of its own: forks of one that has used MLX cannot use it."""
     command = [sys.executable, "-m", "tests.benchmarks.trust_faults", "prompt-caches"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr[-2000:]
@@ -133,7 +133,7 @@ def test_without_locks_nothing_is_taken_for_a_leftover(tmp_path: Path, monkeypat
 def test_a_temporary_file_taken_for_a_leftover_is_replaced(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before it is locked, another process may have locked or removed it."""
+    """Between its making and its locking, another process may have locked it, or removed it already."""
     make = os.open
     thefts: list[str] = []
 
@@ -187,9 +187,9 @@ def test_a_download_that_is_cut_short_is_found_whole_or_not_at_all(fault: str, t
         (source / name).write_bytes(name.encode() * 1000)
     expected = {path.name: path.read_bytes() for path in source.iterdir()}
     with serving("someone/model", source) as hub, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "")  # and it is unchanged afterwards
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "")  # and what it was, afterwards
         downloads = Downloads("someone/model", hub.url, tmp_path / "cache", expected)
-        for at in (3, 9, 21):  # the long run has each of about sixty moments
+        for at in (3, 9, 21):  # each of some sixty moments: in the long run
             assert downloads.attempt(at, FAULTS[fault]) in (-signal.SIGKILL, 1, SURVIVED)
             assert downloads.state() in ("nothing", "everything")
             shutil.rmtree(tmp_path / "cache")
@@ -197,7 +197,7 @@ def test_a_download_that_is_cut_short_is_found_whole_or_not_at_all(fault: str, t
         assert downloads.state() == "everything"
 
 
-# Calls that may change the disk.
+# Who may change the disk.
 
 WRITES = re.compile(
     r"(?:os|shutil)\.(?:write|fsync|fdatasync|rename|replace|renames|mkdir|makedirs|unlink|remove|rmdir|rmtree|"
@@ -208,17 +208,17 @@ WRITES = re.compile(
 ALLOWED = {
     # Into the file that atomic_file opened.
     "cache/file.py": {"mx.save_safetensors"},
-    # Temporary files of a measurement.
+    # What a measurement needs meanwhile, and nobody else reads.
     "benchmark/kernels.py": {"tempfile.TemporaryDirectory"},
     "cli/bench.py": {"tempfile.TemporaryDirectory"},
     # The one writer itself.
     "files/write.py": None,
-    # Read-only.
+    # What reads: os.open, read-only.
     "files/read.py": {"os.open"},
     "convert/readers.py": {"os.open"},
     # A conversion streams its shards into a staging directory of files.atomic_directory, and syncs them.
     "convert/uncached.py": {"os.open", "os.write"},
-    # Without a name; it disappears when it is closed.
+    # Without a name, gone when it is closed.
     "convert/compare.py": {"tempfile.TemporaryFile"},
     "convert/pipeline.py": {"target.parent.mkdir", "path.unlink"},
     # The Hub's own cache: a directory for files.write_text.
@@ -227,9 +227,13 @@ ALLOWED = {
     "hub/models.py": {"marker.parent.mkdir", "marker.touch", "_marker(name).unlink"},
     # Deleting a model, when asked to.
     "cli/models.py": {"shutil.rmtree"},
-    # Input history, appended to a file that files.private_file created; /dev/null for a closed pipe.
+    # What was typed, appended to a file that files.private_file made; output to a closed pipe goes nowhere.
     "cli/chat/input.py": {"path.parent.mkdir", "FileHistory"},
     "cli/errors.py": {"os.open"},
+    # Nowhere: a panic of tiktoken is an error, and its text is discarded.
+    "tokenizer.py": {"os.open"},
+    # A checkpoint that `doctor --full` makes and reads.
+    "cli/doctor.py": {"tempfile.TemporaryDirectory"},
 }
 
 
@@ -246,7 +250,7 @@ def calls_that_write(path: Path) -> set[str]:
 
 
 def modules(package: Path) -> Iterator[tuple[str, Path]]:
-    """The modules of the wheel."""
+    """What users run: all but the demo's training."""
     # cli and convert are links, which rglob does not follow.
     for path in [*package.rglob("*.py"), *(package / "cli").glob("*.py"), *(package / "convert").glob("*.py")]:
         name = str(path.relative_to(package))
@@ -270,20 +274,20 @@ def test_everything_that_saves_goes_through_the_one_writer() -> None:
     assert not offenders
 
 
-# Calls that read untrusted files.
+# Who reads what a stranger may have written.
 
 READS = re.compile(r"open|.*\.(?:read_bytes|read_text|open)|(?:mx|np|numpy)\.load|tarfile\..*|zipfile\..*")
 READERS = {
-    # After checkpoint/safetensors.py checked the header.
+    # After checkpoint.py read and checked the file's header.
     "cache/file.py": {"path.open", "mx.load"},
     "model/weights.py": {"mx.load"},
-    # Files of the package, and one that MLX has just written.
+    # What the package brings with it, and what MLX wrote a moment ago.
     "benchmark/conversation.py": {"resources.files(__package__).joinpath('chat.json').read_text"},
     "benchmark/kernels.py": {"path.read_text"},
-    # The user's own settings.
-    "cli/settings.py": {"path.read_text"},
+    # The tags of an installed wheel.
+    "cli/mac.py": {"metadata.distribution('mlx-metal').read_text"},
 }
-# Our own methods of these names open no file.
+# Methods of our own of that name open no file.
 OWN = {"Checkpoint.open", "os.open", "self._open"}
 
 
