@@ -260,9 +260,10 @@ def combine_twice(
     biases: list[mx.array],
     next_bias: mx.array,
 ) -> tuple[mx.array, mx.array]:
-    """:func:`combine`, and that plus the next layer's output bias, each rounded once."""
-    total = _weighted_sum(residual, weights, outputs, biases)
-    return total.astype(residual.dtype), (total + next_bias).astype(residual.dtype)
+    """:func:`combine`, and that plus the next layer's output bias."""
+    # The bias is added to the rounded sum: were both rounded from one sum, they would be two kernels.
+    total = _weighted_sum(residual, weights, outputs, biases).astype(residual.dtype)
+    return total, total + next_bias
 
 
 class MoE(Module):
