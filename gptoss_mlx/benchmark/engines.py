@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+from ..cache.layered import PromptCache
 from ..cache.store import PrefixCache
 from ..engine.engine import GptOss
 from ..engine.generate import ChunkSize, Request, decode, prefill
@@ -219,13 +220,20 @@ class _MlxLmChat:
         return recorded.prompt[prefix:]
 
 
-def decode_step(transformer: Transformer, prompt: list[int]) -> Callable[[], list[mx.array]]:
+def decode_step(
+    transformer: Transformer, prompt: list[int], cache: PromptCache | None = None
+) -> Callable[[], list[mx.array]]:
     """Computes a prompt but for its last token, the last but one by itself, as when decoding.
+
+    Args:
+        transformer: the model.
+        prompt: its tokens.
+        cache: an empty one; by default the model's own kind.
 
     Returns:
         What makes the graph of the last token: logits and caches, not evaluated.
     """
-    cache, last = transformer.make_cache(), mx.array([prompt[-1:]])
+    cache, last = cache or transformer.make_cache(), mx.array([prompt[-1:]])
     for piece in (prompt[:-2], prompt[-2:-1]):
         mx.eval(transformer(mx.array([piece]), cache, last_only=True), cache.arrays())
 

@@ -2,8 +2,8 @@
 
 It is opened without waiting for anybody, only if it is a regular file, and no more of it is read than allowed.
 JSON is strict UTF-8 and says everything once: where two readers could understand a file differently, it is
-refused. Knows nothing of what the files mean; errors are the system's, or ValueError,
-except those of :func:`read_json`.
+refused. Knows nothing of what the files mean; errors are the system's, or ValueError, except that
+:func:`read_json`, for files of a checkpoint directory, raises CheckpointError.
 """
 
 from __future__ import annotations

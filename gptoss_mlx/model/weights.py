@@ -33,7 +33,7 @@ def load_weights(directory: str | Path, config: ModelConfig, dtype: mx.Dtype) ->
     tensors = _read_tensors(checkpoint)
     weights: dict[str, mx.array] = {}
     for row in expand(rows, config):
-        # Taking the sources out of the table lets MLX free each as soon as it was joined.
+        # Removing the sources from the table lets MLX free each as soon as it is joined.
         parts = [tensors.pop(source.name) for source in row.sources]
         weight = _assemble(row.transform, parts, dtype)
         if row.target.endswith(_FACTORS) and mx.default_device() == mx.cpu:
@@ -47,7 +47,7 @@ def load_weights(directory: str | Path, config: ModelConfig, dtype: mx.Dtype) ->
 
 
 def _read_tensors(checkpoint: Checkpoint) -> dict[str, mx.array]:
-    """All tensors, unread until they are evaluated."""
+    """All tensors; MLX reads each when it is evaluated."""
     tensors: dict[str, mx.array] = {}
     for file in checkpoint.files:
         arrays = mx.load(str(file), format="safetensors")

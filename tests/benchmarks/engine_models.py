@@ -29,11 +29,11 @@ SHAPE: dict[str, Any] = {
     "head_dim": 64,
     "sliding_window": 128,
 }
-"""A 20b in all that decides how many kernels run, with layers so small that little else counts."""
+"""Like the 20b in everything that decides how many kernels run, with layers so small that launches dominate."""
 
 
 class Row(NamedTuple):
-    """One figure, and what it may be at most; None where it is only reported."""
+    """One figure and its upper limit; None if it is only reported."""
 
     name: str
     figure: float
@@ -73,7 +73,7 @@ def _converted(directory: Path, **options: Any) -> Path:
 
 
 def tokens(count: int, vocab_size: int = 320) -> list[int]:
-    """Some tokens, always the same ones."""
+    """A fixed sequence of tokens."""
     return [(7919 * n + 13) % vocab_size for n in range(count)]
 
 

@@ -95,7 +95,7 @@ def against_peer(place: Path, rounds: int) -> list[Row]:
 
 
 def over_depth(place: Path, rounds: int) -> list[Row]:
-    """What depth costs a decoded token, and what length costs a sliding layer's prefill."""
+    """The cost of depth for a decoded token, and of length for a sliding layer's prefill."""
     kinds = {
         kind: checkpoint(place, kind, num_hidden_layers=4, layer_types=[kind] * 4) for kind in (FULL, SLIDING)
     }
@@ -116,8 +116,8 @@ def over_depth(place: Path, rounds: int) -> list[Row]:
 
 
 def decoding(transformer: Transformer, depth: int = PROMPT) -> Callable[[], None]:
-    """Decodes after so many tokens, each time going on where it ended. What keys and values say costs nothing, so
-    they are not computed."""
+    """Decodes after that many tokens; each call continues where the last one ended. The cached keys and values are
+    random, since their content costs nothing."""
     cache = transformer.make_cache()
     config = transformer.config
     mx.random.seed(1)
@@ -160,7 +160,7 @@ def prefilling(transformer: Transformer, length: int, chunk: int | None = None) 
 
 
 def peer_prefilling(model: Any, length: int) -> Callable[[], None]:
-    """The same with mlx-lm, which computes the last position's logits by themselves only if asked so."""
+    """The same with mlx-lm; its head is applied to the last position only, as ours is."""
 
     def action() -> None:
         cache = model.make_cache()
