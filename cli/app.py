@@ -9,7 +9,7 @@ import typer
 
 from . import bench, convert
 from .errors import EdgeGroup, leave, open_missing_streams
-from .parameters import PromptCommand
+from .parameters import CommandGroup, PromptCommand
 
 __all__ = ["app", "main"]
 
@@ -21,7 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-config_app = typer.Typer(help="Where settings come from.", no_args_is_help=True)
+config_app = typer.Typer(
+    cls=CommandGroup, help="Show the settings and where they come from.", no_args_is_help=True
+)
 app.add_typer(config_app, name="config")
 
 
@@ -240,11 +242,21 @@ def info(
 
 
 @app.command()
-def doctor() -> None:
-    """Check this machine: versions, device, memory, models, and a short self-test."""
+def doctor(
+    full: Annotated[
+        bool, typer.Option("--full", help="Compute layers of the real widths too; takes minutes.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write versions, machine and figures for an issue, without paths or names.", metavar="FILE"
+        ),
+    ] = None,
+) -> None:
+    """Check this machine: versions, device, memory, models, and whether it computes right."""
     from .doctor import examine
 
-    examine()
+    examine(full=full, report=report)
 
 
 @config_app.command("path")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .bench_report import Subject
     from .screen.terminal import Terminal
 
-__all__ = ["register"]
+__all__ = ["measure_demo_quickly", "register"]
 
 _QUICK: dict[str, Any] = {"depths": (512, 2048), "tokens": 16, "rounds": 1, "turns": 4}
 
@@ -156,6 +156,23 @@ def _measure(
                     engines.append(opener())
                     open_engines.callback(engines[-1].close)
                 benchmark.measure(engines)
+
+
+def measure_demo_quickly() -> dict[str, Any]:
+    """The results of ``gptoss bench demo --quick`` as plain data, without paths."""
+    from ..benchmark import Benchmark, Plan
+    from ..hub.models import DEMO
+    from ..tokenizer import Tokenizer
+    from .bench_report import content
+    from .screen.terminal import Terminal
+
+    subject, remarks = _subject(DEMO), Terminal(sys.stderr)
+    tokenizer = Tokenizer.from_directory(subject.directory)
+    benchmark = Benchmark(Plan(**_QUICK), subject.config, tokenizer, device=subject.device)
+    _measure(benchmark, subject, None, remarks, lambda what: None)
+    results = content(benchmark, subject, interrupted=False)
+    del results["model"]["directory"]
+    return results
 
 
 def _export(directory: Path, place: Path) -> Path:

@@ -9,7 +9,6 @@ import traceback
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from ..errors import (
     CheckpointError,
@@ -22,7 +21,7 @@ from ..errors import (
     NotEnoughDisk,
     NotEnoughMemory,
 )
-from .parameters import unconverted
+from .parameters import CommandGroup
 
 __all__ = [
     "INTERRUPTED",
@@ -36,8 +35,9 @@ __all__ = [
     "origin",
 ]
 
-NO_ANSWER = 5
 INTERRUPTED = 130
+NO_ANSWER = 5
+"""Cut short before any text, or empty."""
 
 _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (InvalidRequest, 2),
@@ -59,7 +59,7 @@ def exit_code(error: BaseException) -> int:
 
 
 def error_line(error: BaseException) -> str:
-    """The message of ``error`` in one line."""
+    """``error`` in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, GptOssError | OSError):
         return text
@@ -67,7 +67,7 @@ def error_line(error: BaseException) -> str:
 
 
 def is_exit(error: BaseException) -> bool:
-    """Whether ``error`` is one of Typer's own, which have their own message and exit code."""
+    """Whether ``error`` is one of Typer's own, which carry an exit code."""
     return isinstance(error, typer.Abort) or hasattr(error, "exit_code")
 
 
@@ -76,18 +76,27 @@ def origin(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)) if os.environ.get("GPTOSS_DEBUG") else ""
 
 
-class EdgeGroup(TyperGroup):
-    """The group of all subcommands; reports their errors and turns them into exit codes."""
+class EdgeGroup(CommandGroup):
+    """The group of all subcommands: reports every error that one raises, and exits with its code."""
 
-    def get_params(self, ctx: Any) -> list[Any]:
-        return unconverted(super().get_params(ctx))
+    def main(self, *args: Any, **options: Any) -> Any:
+        standalone = options.pop("standalone_mode", True)
+        options["standalone_mode"] = False  # else Typer would print errors itself
+        try:
+            code = super().main(*args, **options)
+        except Exception as error:
+            if not standalone or not is_exit(error):
+                raise
+            _report_usage(error)
+            code = getattr(error, "exit_code", 1)
+        return sys.exit(code) if standalone else code
 
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # The reader of our output has ended. /dev/null, because Python would fail again when it closes stdout.
+            # The reader of our output closed it. Python would report that again while it closes standard output.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return None
         except KeyboardInterrupt:
@@ -95,7 +104,7 @@ class EdgeGroup(TyperGroup):
         except Exception as error:
             if is_exit(error):
                 raise
-            if isinstance(error.__cause__, KeyboardInterrupt):  # MLX turns one into an ImportError while it loads
+            if isinstance(error.__cause__, KeyboardInterrupt):  # MLX turns it into an ImportError while it loads
                 raise typer.Exit(INTERRUPTED) from None
             _report(error)
             raise typer.Exit(exit_code(error)) from None
@@ -103,9 +112,9 @@ class EdgeGroup(TyperGroup):
 
 
 def open_missing_streams() -> None:
-    """Opens /dev/null for each standard stream that was closed when the program began (``<&-``).
+    """Open /dev/null for every standard stream that was closed when the program began (``<&-``).
 
-    Python has None for such a stream, and a file that is opened later would take its number.
+    Python has None there, and the next file to be opened would take its number.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
@@ -119,8 +128,9 @@ def open_missing_streams() -> None:
 def leave(ended: SystemExit) -> None:
     """End the process.
 
-    A model may still be loading in a thread, and a thread that is inside MLX while the interpreter is torn down
-    aborts the process. Everything that needs closing is closed by now, so the teardown is skipped.
+    A model may still be loading in a thread, and a thread that is inside MLX while the interpreter shuts down
+    aborts the process with a message of its own. Everything that must be closed is closed by now, so the rest of
+    the shutdown is skipped.
     """
     if "mlx.core" not in sys.modules:
         raise ended
@@ -129,6 +139,15 @@ def leave(ended: SystemExit) -> None:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
+
+
+def _report_usage(error: Exception) -> None:
+    """Report a wrong use of the command line, unless help has been shown instead."""
+    context = getattr(error, "ctx", None)
+    message = error.format_message() if hasattr(error, "format_message") else ""
+    if message and type(error).__name__ != "NoArgsIsHelpError":
+        help_ = f"; see {context.command_path} --help" if context is not None else ""
+        _report(InvalidRequest(message.replace("Value error, ", "").rstrip(".") + help_))
 
 
 def _report(error: Exception) -> None:

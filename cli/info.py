@@ -192,7 +192,7 @@ def _conversion_rows(reference: str, content: dict[str, Any]) -> list[Row]:
 
 
 def _device(device: dict[str, Any]) -> str:
-    memory = f"{format_bytes(device['memory_bytes'])}, {format_bytes(device['gpu_bytes'])} for the GPU"
+    memory = f"{format_bytes(device['memory_bytes'])}, {format_bytes(device['gpu_bytes'])} for models"
     bandwidth = f", {format_bytes(device['bandwidth'])}/s" if device["bandwidth"] else ""
     return f"{memory}{bandwidth}" if device["name"] == "this machine" else f"{device['name']}, {memory}{bandwidth}"
 

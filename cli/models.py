@@ -12,7 +12,7 @@ import typer
 from ..errors import InvalidRequest, ModelNotFound
 from ..files.units import format_bytes
 from ..hub.models import InstalledModel, clear_used, list_converted, list_models
-from .screen.spans import CYAN, DIM, Row, Span, clip
+from .screen.spans import CYAN, DIM, Row, Span, shorten
 from .screen.terminal import Terminal
 
 __all__ = ["remove_models", "show_models"]
@@ -30,7 +30,7 @@ def show_models() -> None:
             Span(f"  {format_bytes(model.nbytes):>9}  {_precision(model):<{column}}  {_when(model):<16}  "),
             Span(str(model.path), DIM),
         )
-        terminal.rows([clip(row, max(terminal.width, 40)) if terminal.interactive else row])
+        terminal.rows([shorten(row, terminal.width - 1) if terminal.interactive else row])
     if not any(model.converted for model in models):
         terminal.line("gptoss convert 20b gets the first real one", DIM)
 
@@ -46,8 +46,8 @@ def remove_models(names: Sequence[str], *, confirmed: bool) -> None:
     converted = {model.name: model for model in list_converted()}
     missing = [name for name in names if name not in converted]
     if missing:
-        present = ", ".join(converted) or "none yet"
-        raise ModelNotFound(f"{missing[0]}: is no converted model here ({present}); only those can be deleted")
+        present = f"these can be deleted: {', '.join(converted)}" if converted else "there is none to delete"
+        raise ModelNotFound(f"{missing[0]}: not a converted model on this disk; {present}")
     for name in dict.fromkeys(names):
         model = converted[name]
         if not confirmed:

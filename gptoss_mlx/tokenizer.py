@@ -7,8 +7,10 @@ harmony this module knows only the names of the control tokens.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -52,6 +54,24 @@ _MAX_PATTERN = 4096
 _MAX_WHITE_SPACE = 500_000
 # Every pattern must split this text without loss: letters of several scripts, digits, spaces, marks, line breaks.
 _PROBE = "Hello, wörld 東京 12345 it's  a\ttest\r\n\n <|end|> \u0301\u200d🇳🇴 ==/ "
+
+
+@contextmanager
+def _silent_panics() -> Iterator[None]:
+    """Rust writes a panic to standard error before Python sees it as an error; this discards the text."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # standard error is closed
+        yield
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
 
 
 class Tokenizer:
@@ -152,7 +172,8 @@ class Tokenizer:
     def _encode_checked(self, text: str) -> list[int]:
         """Encodes with an unknown pattern, which may lose text, or match nothing and make tiktoken panic."""
         try:
-            tokens = self._encoding.encode_ordinary(text)
+            with nullcontext() if self._pattern_is_known else _silent_panics():
+                tokens = self._encoding.encode_ordinary(text)
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # PyO3 exports no class to catch
                 raise

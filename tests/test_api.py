@@ -95,7 +95,7 @@ SIGNATURES = {
     "AsyncChat.save": "self path",
     "AsyncStream.finish": "self",
     "AsyncStream.aclose": "self",
-    "Tool": "name description parameters function check",
+    "Tool": "name description parameters function check declared_name",
     "SamplingParams": "temperature top_p top_k min_p repetition_penalty seed max_tokens stop stop_loops",
 }
 OPTIONS = set(ANSWER.split())

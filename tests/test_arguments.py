@@ -86,7 +86,7 @@ REQUESTS: list[tuple[dict[str, Any], type[GptOssError], str]] = [
     ({"schema": {"type": "integer"}, "regex": "a"}, InvalidRequest, "schema and regex are both given"),
     ({"schemas": 3}, InvalidRequest, "no option 'schemas'; there are schema, regex"),
     ({"schema": {"not": {}}}, SchemaError, r"keyword not at \$ is not supported; leave it out"),
-    ({"schema": {"type": "strin"}}, SchemaError, r"at \$\.type: 'strin' is not valid"),
+    ({"schema": {"type": "strin"}}, SchemaError, r'at \$\.type: "strin" is not valid'),
     ({"schema": 3}, SchemaError, "schema is 3: .* a pydantic model, a TypedDict or a JSON schema"),
     ({"regex": "(?=a)"}, SchemaError, "look-around, .* is not supported"),
     ({"regex": 3}, SchemaError, "regex is 3; a regular expression is needed"),

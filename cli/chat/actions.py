@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from pathlib import Path
 
+from ...arguments import Effort
 from ...errors import InvalidRequest
 from ...files.write import as_path
 from ..screen.spans import BOLD, CYAN, Span
 from ..settings import EFFORTS, as_effort, as_think_mode
+from .attachments import read_file, split_files
 from .session import ChatSession
 
 __all__ = [
@@ -37,14 +40,20 @@ __all__ = [
 
 def effort(session: ChatSession, argument: str) -> None:
     """Set the effort; says how many tokens a change makes the model read again."""
-    cost = 0
+    remark = ""
     if argument:
         chosen = as_effort(argument)
-        if session.has_chat and session.chat.messages and chosen != session.effort:
-            cost = session.chat.tokens_to_prefill(chosen)
+        remark = _reading_again(session, chosen, "the next answer")
         session.effort = chosen
-    remark = f": the next answer first reads {cost:,} tokens of this chat again" if cost else ""
     session.say(f"effort {session.effort}{remark}")
+
+
+def _reading_again(session: ChatSession, chosen: Effort, answer: str) -> str:
+    """What a change of the effort costs, since the effort stands at the start of the prompt; empty: nothing."""
+    if not session.has_chat or not session.chat.messages or chosen == session.effort:
+        return ""
+    cost = session.chat.tokens_to_prefill(chosen)
+    return f": {answer} first reads {cost:,} tokens of this chat again" if cost else ""
 
 
 def think(session: ChatSession, argument: str) -> None:
@@ -66,20 +75,26 @@ def system(session: ChatSession, argument: str) -> None:
 
 def retry(session: ChatSession, argument: str) -> None:
     """Discard the last answer and ask again."""
-    chosen = as_effort(argument) if argument else None
-    session.show(session.chat.stream_retry(effort=chosen))
+    if not argument:
+        session.show(session.chat.stream_retry())
+        return
+    chosen = as_effort(argument)
+    remark = _reading_again(session, chosen, "this answer")
+    stream = session.chat.stream_retry(effort=chosen)
+    if remark:
+        session.say(f"effort {chosen}{remark}")
+    session.show(stream)
 
 
 def edit(session: ChatSession, argument: str) -> None:
     """Replace the last question by ``argument``, or put it into the prompt to be changed."""
-    from .history import last_question
-
-    _, question = last_question(session.chat)
+    question = session.edit()
     if argument or not session.interactive:
-        session.editing = True
         session.ask(argument or question)
-    else:
-        session.editing, session.typed = True, question
+        return
+    session.typed = question
+    if session.attachments:
+        session.say(f"{_summaries(session)} stays attached; /file clear removes it")
 
 
 def undo(session: ChatSession, argument: str) -> None:
@@ -93,11 +108,12 @@ def undo(session: ChatSession, argument: str) -> None:
         raise InvalidRequest(f"/undo {count}: only {turns} can be taken back")
     for _ in range(count):
         question = session.chat.undo()
-    session.editing = False
+    session.stop_editing()
     session.save()
     session.context = session.chat.context_used
     turns = f"{count} turns, back to: " if count > 1 else ""
-    session.say(f"taken back: {turns}{' '.join(question.split())[:60]}")
+    text = " ".join(split_files(question)[1].split())
+    session.say(f"taken back: {turns}{textwrap.shorten(text, 60, placeholder='…')}")
 
 
 def continue_answer(session: ChatSession, _argument: str) -> None:
@@ -107,22 +123,20 @@ def continue_answer(session: ChatSession, _argument: str) -> None:
 
 def file(session: ChatSession, argument: str) -> None:
     """Attach files to the next question, list those attached, or remove them."""
-    from .attachments import read_file
-
     if argument == "clear":
-        session.attachments.clear()
+        session.attachments = []
     else:
-        paths = [as_path(word) for word in _words(argument)]
-        for path in paths:
-            read_file(path)
+        files = [*session.attachments, *(read_file(Path(word)) for word in _words(argument))]
         # A file named twice, by whatever path, is sent once.
-        named = {path.resolve(): path for path in [*session.attachments, *paths]}
-        session.attachments = list(named.values())
+        session.attachments = list({file.path.resolve() if file.path else file: file for file in files}.values())
     if session.attachments:
-        waiting = ", ".join(map(str, session.attachments))
-        session.say(f"attached to the next question: {waiting}; /file clear removes them")
+        session.say(f"attached to the next question: {_summaries(session)}; /file clear removes them")
     else:
         session.say("no files are attached; /file PATH… attaches some to the next question")
+
+
+def _summaries(session: ChatSession) -> str:
+    return ", ".join(file.summary for file in session.attachments)
 
 
 def copy(session: ChatSession, _argument: str) -> None:
@@ -151,7 +165,7 @@ def load(session: ChatSession, argument: str) -> None:
     """Go on with a saved chat."""
     from .saved import find_chat
 
-    session.open_chat(find_chat(_word(argument)))
+    session.open_chat(find_chat(_word(argument), other_than=session.path))
 
 
 def export(session: ChatSession, argument: str, over: bool = False) -> None:
@@ -173,7 +187,7 @@ def export(session: ChatSession, argument: str, over: bool = False) -> None:
 def new(session: ChatSession, _argument: str) -> None:
     """Begin a new chat."""
     session.use_chat(None, None)
-    session.attachments.clear()
+    session.attachments = []
     session.say("a new chat")
 
 
@@ -208,7 +222,7 @@ def compare(session: ChatSession, argument: str) -> None:
         branch = base.fork()
         if not argument:
             branch.undo()
-        reply = session.show(branch.stream(question, effort=chosen), save=False)
+        reply = session.show(branch.stream(question, effort=chosen), fork=branch)
         if reply.finish_reason == "cancelled":
             break
 

@@ -50,6 +50,7 @@ class Commands:
             InvalidRequest: there is no such command, or not with this argument.
         """
         name, _, argument = line[1:].strip().partition(" ")
+        name = name.lower()
         command, argument = _find(name.removesuffix("!")), argument.strip()
         act = command.act_over if name.endswith("!") else command.act
         if act is None:

@@ -1,4 +1,4 @@
-"""Which model to use when none is named, and what a first start says. Nothing is downloaded unasked."""
+"""The model to use when none is named, and the first start. Nothing is downloaded without being asked for."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _HOW = "get it with: gptoss convert 20b; or try the small demonstration model: -
 
 
 def choose_model(named: str | None, terminal: Terminal, interactive: bool) -> str:
-    """The model that was named, else the default (see :func:`..hub.default_model`), else what the user answers.
+    """The named model, else the default (see ``hub.models.default_model``), else the one that the user chooses.
 
     Raises:
-        ModelNotFound: there is none, and nobody to ask or nothing chosen.
+        ModelNotFound: there is none, and no terminal to ask in, or the user chose none.
     """
-    if named == "demo":  # without looking: the prompt should be up at once
+    if named == "demo":  # not looked up, so that the prompt is ready at once
         return named
     if named:
         from ...hub.models import resolve
@@ -40,7 +40,7 @@ def choose_model(named: str | None, terminal: Terminal, interactive: bool) -> st
 
 
 def _ask(terminal: Terminal) -> str:
-    """Say what is missing and what it would take; the user chooses."""
+    """Say which models there are and what they need; the user chooses."""
     from ...memory.device import DeviceInfo
 
     rows = [
@@ -63,11 +63,11 @@ def _ask(terminal: Terminal) -> str:
             return "demo"
         if choice in ("q", ""):
             raise ModelNotFound(f"no model was chosen; {_HOW}")
-        terminal.line("1, 2 or q", DIM)
+        terminal.line("please type 1, 2 or q", DIM)
 
 
 def offers(device: DeviceInfo) -> list[Row]:
-    """The released models: how large they are, and whether the machine holds them or what it takes."""
+    """The released models: their sizes, and whether they fit the machine or what would make them fit."""
     from ...config import RELEASED
     from ...files.units import format_bytes
     from ...memory.precision import choose_precision
@@ -102,6 +102,6 @@ def _convert(terminal: Terminal) -> str:
 
     command = [sys.executable, "-m", "gptoss_mlx.cli", "convert", "20b"]
     if subprocess.run(command, check=False).returncode != 0:
-        raise ModelNotFound("the conversion did not finish; gptoss convert 20b takes it up again")
+        raise ModelNotFound("the conversion did not finish; run it again: gptoss convert 20b")
     terminal.line()
     return "20b"

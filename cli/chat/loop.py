@@ -11,6 +11,7 @@ import typer
 
 from ..errors import INTERRUPTED, error_line, is_exit, origin
 from ..screen.keyboard import keys_as_sent
+from ..screen.spans import YELLOW
 from ..screen.terminal import Terminal
 from ..settings import Settings, data_path
 from .commands import Commands
@@ -40,6 +41,8 @@ def start_chat(settings: Settings, resume: str | None) -> None:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         with keys_as_sent() if interactive else nullcontext():
+            if settings.warning:
+                session.say(settings.warning, YELLOW)
             if path is not None:
                 session.open_chat(path)
             raise typer.Exit(talk(session))
@@ -67,7 +70,7 @@ def talk(session: ChatSession) -> int:
             break
         except KeyboardInterrupt:
             if session.editing:
-                session.editing = False
+                session.stop_editing()
                 session.say("no longer editing; the last question stays as it was")
                 continue
             if _interrupted_twice(session):
@@ -84,15 +87,15 @@ def talk(session: ChatSession) -> int:
 
 
 def _handle(session: ChatSession, commands: Commands, line: str) -> None:
-    """Handle one line: a command or a question. An error is reported and the chat goes on, unless the model cannot
-    be loaded or a script is talking."""
+    """Handle one line: a command or a question. An error is reported and does not end the chat, unless the model
+    could not be loaded, or the lines come from a script."""
     try:
         if line.startswith("/") and not line.startswith("//"):
             commands.handle(line)
         elif line.strip():
             session.ask(line.removeprefix("/") if line.startswith("//") else line)
     except Exception as error:
-        if is_exit(error) or not session.loader.ready or not session.interactive:
+        if is_exit(error) or error is session.loader.error or not session.interactive:
             raise
         session.complain(error_line(error))
         session.terminal.write(origin(error))

@@ -1,4 +1,4 @@
-"""One answer without a screen: text as it comes, thinking on another stream."""
+"""One answer without a screen: the text on one stream, thinking on another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["show_plain"]
 
 
 def show_plain(stream: Stream, out: Terminal, err: Terminal, think: ThinkMode) -> Reply:
-    """Write the answer to ``out`` and, unless hidden, the thinking to ``err``, both as they come."""
+    """Write the answer to ``out`` and, unless hidden, the thinking to ``err`` while they are generated."""
     printer = _Printer(out, err, think)
     with on_interrupt(stream.cancel), stream:
         for event in stream:
@@ -26,7 +26,7 @@ def show_plain(stream: Stream, out: Terminal, err: Terminal, think: ThinkMode) -
 
 
 class _Printer:
-    """Keeps track of which lines are open."""
+    """Writes events, and ends a line of one stream before it writes to the other."""
 
     def __init__(self, out: Terminal, err: Terminal, think: ThinkMode) -> None:
         self._out, self._err, self._think = out, err, think
@@ -35,7 +35,7 @@ class _Printer:
         self._has_text = False
 
     def add(self, event: Event) -> None:
-        """Write what there is of ``event``."""
+        """Write the text of ``event``."""
         if isinstance(event, Thinking):
             if self._think != "hide":
                 self._err.write(event.delta, DIM)

@@ -21,9 +21,10 @@ from ..screen.keyboard import Keyboard
 from ..screen.spans import DIM, RED, YELLOW, Span, visible
 from ..screen.terminal import Terminal
 from ..settings import Settings, ThinkMode, as_effort
+from .attachments import Attachment, split_files, with_files
 from .loading import Loader
 from .saved import new_chat_path, read_chat
-from .stats import SessionStats, memory_in_use, no_answer, reply_line
+from .stats import SessionStats, memory_in_use, reply_line
 
 if TYPE_CHECKING:
     from ...api import GptOss
@@ -59,7 +60,9 @@ class ChatSession:
         """Keys typed during an answer, as the terminal sent them; the next prompt handles them."""
         self.editing = False
         """Whether the next question replaces the last one."""
-        self.attachments: list[Path] = []
+        self._put_aside: list[Attachment] = []
+        """While the last question is edited: the files that were attached before."""
+        self.attachments: list[Attachment] = []
         """Files to send with the next question."""
         self.written: set[Path] = set()
         """Copies and exports of the chat, with links resolved: these may be replaced."""
@@ -119,7 +122,8 @@ class ChatSession:
         self._effort = self.effort if chat is None else chat.effort
         if path is None or path != self.path:
             self.written.clear()
-        self._chat, self.path, self.editing = chat, path, False
+        self._chat, self.path = chat, path
+        self.stop_editing()
         self._title = None
         if chat is not None:
             self._title = make_title(chat)
@@ -202,32 +206,51 @@ class ChatSession:
 
     # Answers.
 
+    def edit(self) -> str:
+        """The next question replaces the last one, and has its files; returns the text of the last one."""
+        from .history import last_question
+
+        files, question = split_files(last_question(self.chat)[1])
+        if not self.editing:
+            self._put_aside = self.attachments
+        self.editing, self.attachments = True, files
+        return question
+
+    def stop_editing(self) -> None:
+        """The next question is a new one again."""
+        if self.editing:
+            self.editing, self.attachments = False, self._put_aside
+
     def ask(self, question: str) -> None:
         """Send a question with the attached files, and show the answer."""
-        from .attachments import with_files
         from .history import last_question
 
         text = with_files(question, self.attachments)
         chat = self.chat
         stream = chat.stream_edit(last_question(chat)[0], text) if self.editing else chat.stream(text)
-        self.attachments.clear()
+        self.attachments = []
+        self.stop_editing()
         self.show(stream)
 
-    def show(self, stream: Stream, save: bool = True) -> Reply:
+    def show(self, stream: Stream, fork: Chat | None = None) -> Reply:
         """Show an answer while it is generated, save the conversation, and show the figures.
 
         An answer that fails or is interrupted is saved as far as it was shown.
+
+        Args:
+            fork: the chat that answers, where that is not this session's: it is not saved.
         """
-        self.editing = self.editing and not save
+        if fork is None:
+            self.stop_editing()
         try:
             reply = self._show_interactive(stream) if self.interactive else self._show_plain(stream)
         finally:
-            if save:
+            if fork is None:
                 self.save()
         self.stats.replies.append(reply)
-        if save:
+        if fork is None:
             self.context = self.chat.context_used
-        self._remarks(reply)
+        self._remarks(reply, fork)
         return reply
 
     def _show_interactive(self, stream: Stream) -> Reply:
@@ -251,30 +274,37 @@ class ChatSession:
 
         return show_plain(stream, self.terminal, self.errors, "hide" if self.think == "collapse" else self.think)
 
-    def _remarks(self, reply: Reply) -> None:
-        if reply.finish_reason == "cancelled":
-            ways = "/continue goes on, /retry starts again" if reply.messages else "/retry asks again"
-            self.say(f"interrupted; {ways}", YELLOW)
-        elif reply.finish_reason == "length":
-            if self.settings.max_tokens is None:
-                self.say(
-                    "the context is full (finish_reason: length); /undo takes a turn back, /new starts a new chat",
-                    YELLOW,
-                )
-            else:
-                self.say("cut off by --max-tokens (finish_reason: length); /continue goes on", YELLOW)
-        elif reply.finish_reason == "loop":
-            self.say("stopped: the thinking repeated itself (finish_reason: loop); /retry starts again", YELLOW)
-        elif not reply.text:
-            if reply.thinking and self.think in ("collapse", "hide"):
-                for line in reply.thinking.splitlines():
-                    self.say(line)
-            self.say(f"{no_answer(reply)}; /retry asks again", YELLOW)
+    def _remarks(self, reply: Reply, fork: Chat | None) -> None:
+        """Say why the answer ended, if it was cut short, and show its figures."""
+        if not reply.text and reply.finish_reason == "stop" and self.think in ("collapse", "hide"):
+            for line in reply.thinking.splitlines():
+                self.say(line)
+        if reason := self._ending(reply):
+            remedy = self._remedy(reply) if fork is None else "/compare starts again"
+            self.say(f"{reason}; {remedy}", YELLOW)
         if self.interactive and reply.usage.completion_tokens:
-            width = self.terminal.width - 1
-            self.say(reply_line(reply, self.context, self.chat.context_limit, memory_in_use(), width))
+            chat, width = fork or self.chat, self.terminal.width - 1
+            self.say(reply_line(reply, chat.context_used, chat.context_limit, memory_in_use(), width))
         if self.interactive:
             self.terminal.line()
+
+    def _ending(self, reply: Reply) -> str:
+        if reply.finish_reason == "cancelled":
+            return "interrupted"
+        if reply.finish_reason == "length" and self.settings.max_tokens is None:
+            return "the context is full (finish_reason: length)"
+        if reply.finish_reason == "length":
+            return "cut off by --max-tokens (finish_reason: length)"
+        if reply.finish_reason == "loop":
+            return "stopped: the thinking repeated itself (finish_reason: loop)"
+        return "" if reply.text else "no answer: the model wrote no text (finish_reason: stop)"
+
+    def _remedy(self, reply: Reply) -> str:
+        if reply.finish_reason == "cancelled":
+            return "/continue goes on, /retry starts again" if reply.messages else "/retry asks again"
+        if reply.finish_reason == "length" and self.settings.max_tokens is None:
+            return "/undo takes a turn back, /new starts a new chat"
+        return "/continue goes on" if reply.finish_reason == "length" else "/retry starts again"
 
     # Remarks.
 

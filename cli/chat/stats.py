@@ -1,4 +1,4 @@
-"""The line after each answer, and the sums of a session."""
+"""The line of figures after each answer, and the sums of a session."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ...files.units import format_bytes
 if TYPE_CHECKING:
     from ...events import Reply
 
-__all__ = ["SessionStats", "memory_in_use", "no_answer", "reply_line"]
+__all__ = ["SessionStats", "memory_in_use", "reply_line"]
 
 
 @dataclass
 class SessionStats:
-    """Sums over the answers of one sitting."""
+    """The answers of one session, and their sums."""
 
     replies: list[Reply] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """One line for each figure."""
+        """The sums, one line each."""
         usages = [reply.usage for reply in self.replies]
         prefill = sum(reply.timings.prefill for reply in self.replies)
         decode = sum(reply.timings.decode for reply in self.replies)
@@ -38,14 +38,8 @@ class SessionStats:
         ]
 
 
-def no_answer(reply: Reply) -> str:
-    """The remark on a reply without text."""
-    return f"no answer: the model wrote {'only thinking' if reply.thinking else 'nothing'}"
-
-
 def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int, width: int) -> str:
-    """What one answer took, in one line of at most ``width`` cells: in fewer words, then with fewer
-    figures, where they would not fit.
+    """The figures of one answer in one line of at most ``width`` cells, with fewer words or figures if need be.
 
     TTFT is the time to the first token; ``8+76 tok`` are thinking and answer; in and out are prefill and decode.
     """
@@ -93,7 +87,7 @@ def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int,
 
 
 def memory_in_use() -> int:
-    """Bytes that MLX holds; 0 before it is loaded."""
+    """Bytes that MLX holds; 0 before MLX is imported."""
     mlx = sys.modules.get("mlx.core")
     return int(mlx.get_active_memory()) if mlx is not None else 0
 

@@ -81,19 +81,19 @@ class MarkdownStream:
         """The rows of ``leaf``, after the gap that separates it from the one before."""
         if leaf.kind == "text":
             return self._text_rows(leaf, width)
-        room = _room(leaf, width)
+        available = _body_width(leaf, width)
         if leaf.kind == "code":
             bodies = [self._code_row(leaf, live)]
         elif leaf.kind == "table":
-            bodies = layout(leaf.cells, leaf.alignments, room)
+            bodies = layout(leaf.cells, leaf.alignments, available)
         elif leaf.kind == "rule":
-            bodies = [(Span("─" * min(room, 40), DIM),)]
+            bodies = [(Span("─" * min(available, 40), DIM),)]
         elif leaf.kind == "definition":
-            bodies = [line.row for line in wrap(leaf.spans, room)]
+            bodies = [line.row for line in wrap(leaf.spans, available)]
         else:
             bodies = [leaf.spans]
         if live and leaf.kind in ("code", "edge"):
-            bodies = [line.row for body in bodies for line in wrap(body, room)] or [()]
+            bodies = [line.row for body in bodies for line in wrap(body, available)] or [()]
         return self._gap(leaf) + [
             _trim((*(leaf.rest if number else leaf.first), *body)) for number, body in enumerate(bodies)
         ]
@@ -104,7 +104,7 @@ class MarkdownStream:
         if not leaf.continues:
             gap, self._flow, self._lead = self._gap(leaf), (), leaf.first
         spans = (*self._flow, *leaf.spans)
-        lines = wrap(spans, _room(leaf, width))
+        lines = wrap(spans, _body_width(leaf, width))
         if not leaf.ends:
             lines = lines[:-1]
         self._flow = () if leaf.ends else cut(spans, lines[-1].end if lines else 0, len(plain(spans)))
@@ -137,8 +137,8 @@ class MarkdownStream:
         return highlighter.peek(text) if live else highlighter.line(text)
 
 
-def _room(leaf: Leaf, width: int) -> int:
-    """Cells that are left for the body of a row."""
+def _body_width(leaf: Leaf, width: int) -> int:
+    """Cells of a row that its markers leave."""
     return max(width - row_width(leaf.rest), 8)
 
 

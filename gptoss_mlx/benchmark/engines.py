@@ -209,12 +209,10 @@ def decode_step(transformer: Transformer, prompt: list[int]) -> Callable[[], lis
         mx.eval(transformer(mx.array([piece]), cache, last_only=True), cache.arrays())
 
     def build() -> list[mx.array]:
-        # Compiled anew before and after, because the caller may have replaced operations by stand-ins.
-        transformer.recompile()
-        try:
-            return [transformer(last, cache), *cache.arrays()]
-        finally:
-            transformer.recompile()
+        # Compiled, as on a GPU, and by itself: the operations may be stand-ins.
+        twin = Transformer(transformer.config, compiled=True)
+        twin.update(transformer.parameters())  # type: ignore[no-untyped-call]
+        return [twin(last, cache), *cache.arrays()]
 
     return build
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from ..arguments import checked_integer
 from ..config import ModelConfig
-from ..errors import InvalidRequest
 from ..files.units import format_bytes
 from ..memory.budget import Budget
 from ..memory.device import DeviceInfo
@@ -52,16 +52,11 @@ class Plan:
 
     def __post_init__(self) -> None:
         for depth in self.depths:
-            _check("depth", depth, 2, 2**24)
-        _check("tokens", self.tokens, 2, 2**16)
-        _check("rounds", self.rounds, 1, 1000)
-        _check("turns", self.turns, 0, MAX_TURNS)
+            checked_integer("depth", depth, 2, 2**24)
+        checked_integer("tokens", self.tokens, 2, 2**16)
+        checked_integer("rounds", self.rounds, 1, 1000)
+        checked_integer("turns", self.turns, 0, MAX_TURNS)
         object.__setattr__(self, "depths", tuple(sorted(set(self.depths))))
-
-
-def _check(name: str, value: int, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value <= high:
-        raise InvalidRequest(f"{name} is {value!r}; a whole number from {low} to {high} is needed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

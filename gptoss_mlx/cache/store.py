@@ -218,29 +218,29 @@ class CacheStore:
         """
         source = self._best(prompt)
         cached = source.usable_length(prompt) if source else 0
-        snapshots = self._snapshot_positions(source, cached, len(prompt), boundaries)
         length = len(prompt) + room
-        needed = self._grown_bytes(None, length, len(snapshots))
-        evict: tuple[int, ...] | None = None
+        positions = _snapshot_positions(source, cached, len(prompt), boundaries)
+        snapshots = thinned(positions, self._most_snapshots(length, limit))
         copy = source is not None and (bool(source.waiting) or not source.may_be_taken_over(prompt))
+        evict: tuple[int, ...] | None = None
         if source is not None and copy:
-            evict = self._evicted_for(needed + source.nbytes, limit, spared=source, added=1)
+            needed = self._grown_bytes(None, length, len(snapshots)) + source.nbytes
+            evict = self._evicted_for(needed, limit, spared=source, added=1)
             copy = evict is not None
         if evict is None:
             needed = self._grown_bytes(source, length, len(snapshots))
             evict = self._evicted_for(needed, limit, spared=source, added=int(source is None))
-        if evict is None:  # The request is too large for the bound by itself: Budget refuses it, or it is alone.
-            evict = tuple(entry.number for entry in self.entries if entry is not source)
-        continues = source is not None and not copy
+        continued = None if copy else source
         return CachePlan(
-            entry=source.number if source is not None and continues else self._next_number,
+            entry=self._next_number if continued is None else continued.number,
             source=None if source is None else source.number,
             copy=copy,
             cached=cached,
             length=length,
             snapshots=snapshots,
-            request_length=source.request_length if source is not None and continues and idle else len(prompt),
-            evict=evict,
+            request_length=continued.request_length if continued is not None and idle else len(prompt),
+            # Where evicting all others is not enough, the request is alone with what it needs.
+            evict=self._others(source) if evict is None else evict,
         )
 
     def carry_out(self, plan: CachePlan) -> CacheEntry:
@@ -269,7 +269,7 @@ class CacheStore:
         """Decides which entries are evicted before one grows to ``length`` positions."""
         needed = self._grown_bytes(entry, length, len(entry.snapshots))
         evict = self._evicted_for(needed, limit, spared=entry)
-        return tuple(other.number for other in self.entries if other is not entry) if evict is None else evict
+        return self._others(entry) if evict is None else evict
 
     def evict(self, numbers: Iterable[int]) -> None:
         """Drops entries; what they hold is computed again when it is asked for."""
@@ -341,15 +341,24 @@ class CacheStore:
             evicted.append(entry.number)
         return tuple(evicted) if needed + held <= limit else None
 
-    def _snapshot_positions(
-        self, source: CacheEntry | None, cached: int, length: int, boundaries: Iterable[int]
-    ) -> tuple[int, ...]:
-        # The prompt's own end is one token early: the same prompt again needs that token's logits.
-        kept = [position for position in (source.snapshots if source else ()) if position <= cached]
-        asked = [position for boundary in boundaries if (position := min(boundary, length - 1)) >= cached]
-        grid = range(cached - cached % SNAPSHOT_SPACING + SNAPSHOT_SPACING, length, SNAPSHOT_SPACING)
-        most = min(MAX_SNAPSHOTS, MAX_SNAPSHOT_BYTES // max(self._snapshot_bytes, 1))
-        return thinned([*kept, *asked, *grid], max(most, 2))
+    def _most_snapshots(self, length: int, limit: int) -> int:
+        """How many snapshots an entry of that many positions may have."""
+        nbytes = min(MAX_SNAPSHOT_BYTES, limit - self._cache_bytes(length))
+        return max(2, min(MAX_SNAPSHOTS, nbytes // max(1, self._snapshot_bytes)))
+
+    def _others(self, entry: CacheEntry | None) -> tuple[int, ...]:
+        return tuple(other.number for other in self.entries if other is not entry)
+
+
+def _snapshot_positions(
+    source: CacheEntry | None, cached: int, length: int, boundaries: Iterable[int]
+) -> list[int]:
+    """The positions where a prompt's entry may have snapshots."""
+    kept = [position for position in (source.snapshots if source else ()) if position <= cached]
+    # The prompt's own end is one token early: the same prompt again needs that token's logits.
+    asked = [position for boundary in boundaries if (position := min(boundary, length - 1)) >= cached]
+    grid = range(cached - cached % SNAPSHOT_SPACING + SNAPSHOT_SPACING, length, SNAPSHOT_SPACING)
+    return [*kept, *asked, *grid]
 
 
 def thinned(positions: Iterable[int], most: int) -> tuple[int, ...]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ..arguments import Effort, checked_effort, checked_flag, checked_path, checked_question
-from ..engine.engine import Engine
 from ..errors import InvalidRequest
 from ..events import Reply
 from ..harmony import Message, Role
@@ -23,6 +22,9 @@ from .prompt import TraceEntry, trace
 from .stream import Stream
 from .transcript import Transcript
 from .turn import Step, Turn
+
+if TYPE_CHECKING:
+    from ..engine.engine import Engine
 
 __all__ = ["Chat"]
 

@@ -10,9 +10,8 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..engine.engine import Engine
 from ..engine.generation import Generation
 from ..errors import ContextFull, OutputError
 from ..events import (
@@ -39,6 +38,9 @@ from ..tools.toolbox import ToolBox
 from .options import ChatSettings
 from .prompt import Prompt
 from .repetition import LoopDetector
+
+if TYPE_CHECKING:
+    from ..engine.engine import Engine
 
 __all__ = ["TOOL_LOOP", "Step", "Turn"]
 

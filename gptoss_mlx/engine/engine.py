@@ -52,6 +52,8 @@ class Engine:
         kv_bits: 8, or None to keep keys and values unquantised.
         context: the most positions of a conversation.
         max_cache_bytes: the most that all prompt caches together may take.
+        compiled: whether MLX compiles what it can fuse; by default on a GPU only, because on a CPU it needs a C++
+            compiler for that. The results are the same to rounding.
         device: the machine; by default this one.
         memory: settings that are held while the model is loaded.
 
@@ -78,6 +80,7 @@ class Engine:
         kv_bits: int | None = None,
         context: int | None = None,
         max_cache_bytes: int | None = None,
+        compiled: bool | None = None,
         device: DeviceInfo | None = None,
         memory: MemorySettings = MLX_MEMORY,
     ) -> None:
@@ -105,7 +108,8 @@ class Engine:
         self.dtype: DTypeName = dtype or _default_dtype(budget)
         """Of everything that is not packed."""
         budget = replace(budget, element_bytes=_DTYPES[self.dtype].size)
-        self._runner = ModelRunner(lambda: load_transformer(self.directory, _DTYPES[self.dtype]), budget, memory)
+        load = functools.partial(load_transformer, self.directory, _DTYPES[self.dtype], compiled=compiled)
+        self._runner = ModelRunner(lambda cancelled: load(cancelled=cancelled), budget, memory)
 
     @property
     def budget(self) -> Budget:

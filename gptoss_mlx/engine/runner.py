@@ -7,10 +7,11 @@ Knows tokens, caches and memory; knows nothing of text or conversations.
 from __future__ import annotations
 
 import functools
+import threading
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import mlx.core as mx
 
@@ -31,13 +32,15 @@ __all__ = ["ModelRunner"]
 
 Result = TypeVar("Result")
 _WARM_UP_TOKENS: Final = 64
+Loading: TypeAlias = Callable[[Callable[[], bool]], Transformer]
+"""Loads a transformer; stops when its argument returns True."""
 
 
 class ModelRunner:
     """Any number of threads may use it: requests run to their end in the order they came.
 
     Args:
-        load: loads the transformer; called in the worker's thread.
+        load: called in the worker's thread.
         budget: what it may use of the machine.
         memory: settings that are held until :meth:`close`, or until it is garbage collected.
 
@@ -46,12 +49,8 @@ class ModelRunner:
         ProcessForked: see :class:`Worker`. Exceptions of ``load`` pass through too.
     """
 
-    def __init__(self, load: Callable[[], Transformer], budget: Budget, memory: MemorySettings) -> None:
+    def __init__(self, load: Loading, budget: Budget, memory: MemorySettings) -> None:
         budget.check_load()
-        if mx.default_device() == mx.cpu:
-            # There, MLX calls the system's C++ compiler for every fused kernel: seconds before the first token,
-            # and an error where there is no compiler. Unfused, the same operations run.
-            mx.disable_compile()
         self.budget = budget
         snapshot_bytes = window_bytes(budget.config, budget.element_bytes)
         self._make_cache = functools.partial(PromptCache, budget.config, budget.kv_bits)
@@ -64,7 +63,8 @@ class ModelRunner:
         self._release_memory.atexit = False
         self._transformer: Transformer | None = None
         try:
-            self._transformer = self.call(load)
+            stop = threading.Event()
+            self._transformer = self._worker.submit(lambda: load(stop.is_set), stop.set).result()
         except BaseException:
             self.close()
             raise

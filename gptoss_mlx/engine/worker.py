@@ -39,6 +39,8 @@ class Worker:
 
     def __init__(self) -> None:
         global _user
+        if _ending:
+            raise ModelClosed("the program is ending; no model can be loaded")
         check_process()
         _user = os.getpid()
         self._lock = threading.Lock()
@@ -184,9 +186,14 @@ _user: int | None = None
 """The process that uses MLX, once there is a worker."""
 
 
+_ending = False
+
+
 @atexit.register
 def _end_all() -> None:
     """Leaves no thread in MLX when the interpreter is torn down."""
+    global _ending
+    _ending = True
     threads = [thread for thread in threading.enumerate() if isinstance(thread, _Thread)]
     for thread in threads:
         thread.end()

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ..arguments import checked_integer
 from ..cache.layers import most_capacity
 from ..cache.quantized import KV_BITS, group_size_of
 from ..cache.store import MAX_SNAPSHOT_BYTES, MAX_SNAPSHOTS
 from ..config import PRECISIONS, ModelConfig, precision_of, with_precision
-from ..errors import ContextFull, InvalidRequest, NotEnoughMemory
-from ..files.read import short_repr
+from ..errors import ContextFull, NotEnoughMemory
 from ..files.units import format_bytes
 from .device import DeviceInfo, wired_limit_command
 from .sizes import full_bytes, weight_bytes, window_bytes, working_bytes
@@ -60,17 +60,10 @@ class Budget:
     """Lowers :attr:`cache_limit`."""
 
     def __post_init__(self) -> None:
-        most = self.config.max_position_embeddings
-        if self.context is not None and (type(self.context) is not int or not 1 <= self.context <= most):
-            raise InvalidRequest(
-                f"context is {short_repr(self.context)}; a whole number from 1 to {most} is needed"
-            )
-        if self.max_cache_bytes is not None and (
-            type(self.max_cache_bytes) is not int or self.max_cache_bytes < 1
-        ):
-            raise InvalidRequest(
-                f"max_cache_bytes is {short_repr(self.max_cache_bytes)}; a whole number from 1 is needed"
-            )
+        if self.context is not None:
+            checked_integer("context", self.context, 1, self.config.max_position_embeddings)
+        if self.max_cache_bytes is not None:
+            checked_integer("max_cache_bytes", self.max_cache_bytes, 1)
 
     @functools.cached_property
     def weight_bytes(self) -> int:

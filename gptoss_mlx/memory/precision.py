@@ -50,7 +50,8 @@ def choose_precision(config: ModelConfig, device: DeviceInfo) -> Choice:
     chosen = next((precision for precision in PRECISIONS if budgets[precision].fits), PRECISIONS[-1])
     tried = PRECISIONS[: PRECISIONS.index(chosen) + 1]
     needs = [f"{precision} needs {format_bytes(budgets[precision].needed_bytes())}" for precision in tried]
-    reason = f"{', '.join(needs)} with {context:,} tokens of context, and the GPU may use "
+    user = "the GPU" if device.is_mac else "models"
+    reason = f"{', '.join(needs)} with {context:,} tokens of context, and {user} may use "
     reason += format_bytes(device.gpu_bytes)
     budget = budgets[chosen]
     if not budget.fits:

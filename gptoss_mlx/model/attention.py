@@ -95,8 +95,8 @@ def quantized_attention(
 ) -> mx.array:
     """Causal attention of the last L positions over all S.
 
-    A single query is multiplied with the codes themselves, so that decoding reads one byte a value. For more queries
-    the states are dequantised for the time of this call, and the fused kernel does the rest.
+    A single query is multiplied with the codes themselves, so that decoding reads one byte a value. For more
+    queries the states are dequantised for the time of this call, and the fused kernel does the rest.
 
     Args:
         queries: [B, A, L, D].
@@ -134,14 +134,17 @@ def quantized_attention(
 def _value_rows(heads: int) -> int:
     """How many of the query heads that share values are rows of one product.
 
-    For a single row Metal splits the context over many threadgroups (``qvm_split_k``, from 1,024 keys on); for four or
-    more it has two threadgroups a key-value head, which walk the whole context (``qmm_n``). The product with the keys
-    is parallel over them in any shape. MLX's CPU backend copies the codes for each product that shares them.
+    For a single row Metal splits the context over many threadgroups (``qvm_split_k``, from 1,024 keys on); for
+    four or more it has two threadgroups a key-value head, which walk the whole context (``qmm_n``). The product
+    with the keys is parallel over them in any shape. MLX's CPU backend copies the codes for each product that
+    shares them.
     """
     return heads if mx.default_device() == mx.cpu else 1
 
 
 def _product(x: mx.array, states: QuantizedStates, *, transpose: bool) -> mx.array:
     """x [B, K, products, rows, ...] times the codes [B, K, S, ...]."""
-    parts = [part[:, :, None] for part in states.parts]
-    return mx.quantized_matmul(x, *parts, transpose=transpose, group_size=states.group_size, bits=KV_BITS)
+    codes, scales, biases = (part[:, :, None] for part in states.parts)
+    return mx.quantized_matmul(
+        x, codes, scales, biases, transpose=transpose, group_size=states.group_size, bits=KV_BITS
+    )

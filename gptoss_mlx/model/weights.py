@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
@@ -9,21 +10,27 @@ import mlx.core as mx
 from ..checkpoint.layouts import Transform, check_tensors, expand, layout_of
 from ..checkpoint.safetensors import Checkpoint, TensorRecord
 from ..config import ModelConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ModelClosed
 
 __all__ = ["load_weights"]
 
+_FACTORS = ("qkv_proj.weight", "o_proj.weight", "router.weight", "lm_head.weight")
 
-def load_weights(directory: str | Path, config: ModelConfig, dtype: mx.Dtype) -> dict[str, mx.array]:
+
+def load_weights(
+    directory: str | Path, config: ModelConfig, dtype: mx.Dtype, cancelled: Callable[[], bool] = lambda: False
+) -> dict[str, mx.array]:
     """The model's parameters by name, evaluated: no array of them depends on the calling thread.
 
     Args:
         directory: a checkpoint in the Hugging Face or the MLX layout.
         config: its config.
         dtype: of everything that is not packed.
+        cancelled: is asked before each parameter.
 
     Raises:
         CheckpointError: the checkpoint is damaged, incomplete, of another shape, or holds NaN scales.
+        ModelClosed: it was cancelled.
     """
     checkpoint = Checkpoint.open(directory)
     rows = layout_of(checkpoint, config)
@@ -31,9 +38,13 @@ def load_weights(directory: str | Path, config: ModelConfig, dtype: mx.Dtype) ->
     tensors = _read_tensors(checkpoint)
     weights: dict[str, mx.array] = {}
     for row in expand(rows, config):
+        if cancelled():
+            raise ModelClosed("the model was closed while it was loaded")
         # Taking the sources out of the table lets MLX free each as soon as it was joined.
         parts = [tensors.pop(source.name) for source in row.sources]
         weight = _assemble(row.transform, parts, dtype)
+        if row.target.endswith(_FACTORS) and mx.default_device() == mx.cpu:
+            weight = _by_columns(weight)
         mx.eval(weight)
         del parts
         if row.target.endswith("_proj.scales") and weight.dtype == mx.uint8:
@@ -62,6 +73,11 @@ def _assemble(transform: Transform, parts: list[mx.array], dtype: mx.Dtype) -> m
         Transform.COLUMNS: lambda: mx.concatenate(parts, axis=-1),
     }[transform]()
     return joined.astype(dtype) if mx.issubdtype(joined.dtype, mx.floating) else joined
+
+
+def _by_columns(weight: mx.array) -> mx.array:
+    """The same weight with contiguous columns: the BLAS of MLX's Linux wheels is 1.6 times as fast with it."""
+    return mx.contiguous(weight.T).T if mx.issubdtype(weight.dtype, mx.floating) else weight
 
 
 def _refuse_nan_scales(scales: mx.array, record: TensorRecord) -> None:

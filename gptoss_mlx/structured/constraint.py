@@ -36,8 +36,9 @@ from ..files.read import short_repr
 from ..harmony import ResponseFormat
 from ..harmony.fields import check_text
 from ..tokenizer import Tokenizer
+from .dialect import engine_schema, subschemas
 from .digits import DigitLimit
-from .schema import check_schema, engine_schema, schema_of, subschemas
+from .schema import read_schema
 
 __all__ = ["Constraint", "Mask", "Matcher", "prepare"]
 
@@ -52,6 +53,10 @@ END_TOKENS: Final = ("<|return|>", "<|end|>")
 _WHITESPACE: Final = r" |\n {0,32}"
 # The engine's message about JSON that is nested too deeply for it.
 _DEPTH: Final = "recursion limit exceeded"
+# Enough for objects with MAX_OPTIONAL properties; the engine's defaults end at 500.
+_LIMITS: Final = llguidance.LLParserLimits(max_items_in_row=20_000, step_max_items=500_000)
+# The characters of schemas that are compiled to find the place of an error.
+_MAX_SEARCHED: Final = 500_000
 # Every escape but \u: a lone surrogate would be valid JSON that UTF-8 cannot encode.
 _ESCAPES: Final = 'nrbtf\\"'
 
@@ -87,25 +92,27 @@ check the answer yourself
 
         Args:
             schema: a pydantic model, a TypedDict, a dataclass or any other type that pydantic supports; or a JSON
-                schema (draft 2020-12) as a mapping. Objects of Python types get no additional keys. Properties
-                are written in the schema's order.
-            name: the schema's name in the developer message; by default the type's.
+                schema as a mapping or as JSON text, alone or in OpenAI's ``response_format``. Objects of Python
+                types get no additional keys; what the engine cannot enforce of a type, such as the uniqueness of
+                a set's members, pydantic checks in the answer. Properties are written in the schema's order.
+            name: the schema's name in the developer message; by default its own or the type's.
 
         Raises:
-            SchemaError: the schema is invalid or nested too deeply, or has a keyword that cannot be enforced; the
-                message names its place.
+            SchemaError: the schema is invalid, too large or nested too deeply, or has a keyword that cannot be
+                enforced; the message names its place.
         """
         try:
-            plain, parse = check_schema(schema) if isinstance(schema, Mapping) else schema_of(schema)
-            grammar = _schema_grammar(engine_schema(plain))
+            form = read_schema(schema)
+            translated = engine_schema(form.schema, checked_later=form.is_type)
+            grammar = _schema_grammar(json.dumps(translated, ensure_ascii=False))
             reason = _refusal(grammar)
             if reason is not None:
-                raise SchemaError(f"schema: {_located(plain, reason)}")
+                raise SchemaError(f"schema: {_located(translated, reason)}")
         except RecursionError:
             raise _too_deep() from None
-        title = name or getattr(schema, "__name__", None) or plain.get("title")
-        told = ResponseFormat(name=_safe_name(title), schema=plain)
-        return cls(grammar=grammar, parse=_parser(parse), response_format=told, is_json=True)
+        title = name or form.name or form.schema.get("title")
+        described = ResponseFormat(name=_safe_name(title), schema=form.schema, description=form.description)
+        return cls(grammar=grammar, parse=_parser(form.parse), response_format=described, is_json=True)
 
     @classmethod
     def from_regex(cls, pattern: str) -> Constraint:
@@ -172,7 +179,7 @@ class Matcher:
     def __init__(self, constraint: Constraint, tokenizer: Tokenizer, vocab_size: int) -> None:
         prepared = prepare(tokenizer)
         self._ends = frozenset(_end_tokens(tokenizer))
-        self._matcher = llguidance.LLMatcher(prepared, constraint.grammar, log_level=0)
+        self._matcher = llguidance.LLMatcher(prepared, constraint.grammar, log_level=0, limits=_LIMITS)
         self._check()
         self._size = tokenizer.size
         self._mask: Mask = np.zeros((max(vocab_size, tokenizer.size) + 31) // 32, dtype=np.uint32)
@@ -266,11 +273,12 @@ def _end_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
     return tuple(tokenizer.special_id(name) for name in END_TOKENS)
 
 
-def _schema_grammar(schema: Mapping[str, Any]) -> str:
+def _schema_grammar(schema: str) -> str:
+    """The grammar of a JSON schema, given as text."""
     try:
         # As overrides, which x-guidance in the schema cannot change.
         return llguidance.LLMatcher.grammar_from_json_schema(
-            json.dumps(schema, ensure_ascii=False),
+            schema,
             overrides={
                 "lenient": False,
                 "coerce_one_of": False,
@@ -307,11 +315,17 @@ def _located(schema: Mapping[str, Any], reason: str) -> str:
     """The engine's reason, with the place of the innermost schema that it refuses."""
     if _DEPTH in reason:
         raise _too_deep()
-    shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    shared = {key: schema[key] for key in ("$schema", "$defs", "definitions") if key in schema}
+    tried = 0
     for place, part in reversed(list(subschemas(schema))):
-        own = _refusal(_schema_grammar(engine_schema({**part, **shared})))
+        text = json.dumps({**part, **shared})
+        tried += len(text)
+        if tried > _MAX_SEARCHED:
+            break
+        own = _refusal(_schema_grammar(text))
         if own is not None:
-            return f"{' '.join(own.split())} (at {place}); leave it out and check the answer yourself"
+            remedy = "correct it" if "Unsatisfiable" in own else "leave it out and check the answer yourself"
+            return f"{' '.join(own.split())} (at {place}); {remedy}"
     return f"{' '.join(reason.split())}; simplify it"
 
 

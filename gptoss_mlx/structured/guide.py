@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import checked_integer
 from ..errors import InvalidRequest
 from ..files.read import short_repr
 from ..tokenizer import Tokenizer
@@ -29,7 +30,7 @@ Allowed: TypeAlias = "int | NDArray[np.bool_]"
 
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
 """``auto``: the model decides. ``none``: it calls no tool. ``required``: it calls one of the tools. Otherwise the
-name of the tool that it must call."""
+name of the tool that it must call, with or without ``functions.``."""
 
 
 class _Kind(Enum):
@@ -68,10 +69,14 @@ class GuidePlan:
 
     def __post_init__(self) -> None:
         budget = self.max_thinking_tokens
-        if budget is not None and (type(budget) is not int or budget < 0):
-            raise InvalidRequest(f"max_thinking_tokens is {short_repr(budget)}; a whole number from 0 is needed")
+        if budget is not None:
+            checked_integer("max_thinking_tokens", budget, 0)
         names = tuple(self.tools or ())
         choice = self.tool_choice
+        if isinstance(choice, str) and choice not in names and choice.removeprefix("functions.") in names:
+            # The name that a ToolCall has.
+            choice = choice.removeprefix("functions.")
+            object.__setattr__(self, "tool_choice", choice)
         if choice in ("auto", "none"):
             return
         if not names or (choice != "required" and choice not in names):

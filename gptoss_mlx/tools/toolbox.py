@@ -21,17 +21,17 @@ import json
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import pydantic_core
 
-from ..errors import GptOssError, InvalidRequest, RenderError, ToolError
+from ..errors import GptOssError, InvalidRequest, ToolError
 from ..events import ToolCall, ToolResult
 from ..files.read import short_repr
-from ..harmony import ToolDescription, ToolNamespace
+from ..harmony import ToolNamespace
 from .recipients import declared_tool
-from .signature import ArgumentCheck, check_by_schema, declare
+from .tool import MAX_NAME, Tool, as_tool
 
 __all__ = ["AfterCall", "BeforeCall", "Tool", "ToolBox", "ToolOutcome", "as_tool", "result_text"]
 
@@ -43,130 +43,6 @@ AfterCall: TypeAlias = Callable[[ToolCall, ToolResult], ToolResult | str | None]
 
 _NAMESPACE: Final = "functions"
 _LOOP_CHECK_SECONDS: Final = 0.5
-_KEYS: Final = ("name", "description", "parameters", "function")
-# Beside a function's own keys in OpenAI's two notations.
-_IGNORED_KEYS: Final = ("type", "strict")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tool:
-    """A function that the model may call. :func:`as_tool` makes one from a plain function.
-
-    Raises:
-        ToolError: harmony does not allow the name, the parameters are not the JSON schema of an object, or a
-            parameter of the function cannot be passed by name.
-
-    Example:
-        >>> lamp = Tool(name="lamp", description="The lamp.", function=lambda: "on")
-        >>> ToolBox([lamp]).call("functions.lamp", "{}").output
-        'on'
-    """
-
-    name: str
-    """1 to 64 of A-Z a-z 0-9 _ . -; the model calls the tool as ``functions.NAME``."""
-    description: str = ""
-    """What it does, for the model."""
-    parameters: Mapping[str, Any] | None = None
-    """JSON schema of the arguments, an object; None derives it from the function's signature."""
-    function: Callable[..., Any] | None = None
-    """The function to run, plain or async. With None the caller answers the calls: a valid one ends the turn, and
-    ``chat.send_results`` continues it."""
-    check: ArgumentCheck | None = field(default=None, repr=False, compare=False)
-    """Turns JSON text into keyword arguments; by default derived from ``parameters`` or the signature."""
-
-    def __post_init__(self) -> None:
-        for part, value in (("function", self.function), ("check", self.check)):
-            if value is not None and not callable(value):
-                raise ToolError(
-                    f"tool {self.name!r}: {part} is {short_repr(value)}, which cannot be called; give a function"
-                )
-        if self.check is None:
-            if self.parameters is None and self.function is not None:
-                declared = declare(self.function, str(self.name))
-                object.__setattr__(self, "parameters", declared.parameters)
-                object.__setattr__(self, "check", declared.check)
-            else:
-                object.__setattr__(self, "check", check_by_schema(self.parameters, str(self.name)))
-        self.description_for_harmony()
-
-    def description_for_harmony(self) -> ToolDescription:
-        """The declaration that the model reads.
-
-        Raises:
-            ToolError: harmony cannot render it.
-
-        Example:
-            >>> Tool(name="lamp", description="Whether it is on.").description_for_harmony().description
-            'Whether it is on.'
-        """
-        parameters = self.parameters if self.parameters and self.parameters.get("properties") else None
-        try:
-            return ToolDescription(name=self.name, description=self.description, parameters=parameters)
-        except RenderError as error:
-            raise ToolError(f"tool {self.name!r}: {error}") from None
-
-
-def as_tool(source: Any) -> Tool:
-    """Declares a tool.
-
-    Args:
-        source: a plain or async function (the name is its name, the schema comes from its type hints, the
-            descriptions from its docstring in the style of Google, NumPy, Sphinx or Epytext), a :class:`Tool`,
-            or a mapping with ``name`` and optionally ``description``, ``parameters`` (a JSON schema) and
-            ``function``. OpenAI's ``{"type": "function", "function": {...}}`` is accepted too.
-
-    Raises:
-        ToolError: it is none of these, or a parameter cannot be passed by name.
-
-    Example:
-        >>> def add(a: int, b: int = 1) -> int:
-        ...     "Adds two numbers."
-        ...     return a + b
-        >>> as_tool(add).parameters["required"]
-        ['a']
-    """
-    if isinstance(source, Tool):
-        return source
-    if isinstance(source, Mapping):
-        return _from_mapping(source)
-    if isinstance(source, type) or not callable(source):
-        raise ToolError(
-            f"tool {short_repr(source)} is no function; give a function, a Tool, or a mapping with name, "
-            "description, parameters and function"
-        )
-    name = getattr(source, "__name__", None)
-    if not isinstance(name, str) or not name.isidentifier():
-        raise ToolError(
-            f"tool {short_repr(source)} has no name; give Tool(name=..., function=...) or define it with def"
-        )
-    declared = declare(source, name)
-    return Tool(
-        name=name,
-        description=declared.description,
-        parameters=declared.parameters,
-        function=source,
-        check=declared.check,
-    )
-
-
-def _from_mapping(source: Mapping[str, Any]) -> Tool:
-    nested = source.get("function")
-    if source.get("type") == "function" and isinstance(nested, Mapping):
-        source = nested
-    unknown = [key for key in source if key not in (*_KEYS, *_IGNORED_KEYS)]
-    if unknown:
-        raise ToolError(
-            f"tool {short_repr(dict(source))}: unknown key {unknown[0]!r}; there are {', '.join(_KEYS)}"
-        )
-    if not isinstance(source.get("name"), str):
-        raise ToolError(f"tool {short_repr(dict(source))}: name is {source.get('name')!r}; a string is needed")
-    function, description = source.get("function"), source.get("description")
-    if description is None:
-        described = callable(function) and source.get("parameters") is None
-        description = declare(function, source["name"]).description if described and function else ""
-    return Tool(
-        name=source["name"], description=description, parameters=source.get("parameters"), function=function
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,12 +76,7 @@ b: this argument is missing
     def __init__(self, tools: Iterable[Any] = ()) -> None:
         if isinstance(tools, str | bytes | Mapping | Tool) or not isinstance(tools, Iterable):
             raise ToolError(f"tools is {short_repr(tools)}; a list is needed, such as tools=[get_weather]")
-        self._tools: dict[str, Tool] = {}
-        for source in tools:
-            tool = as_tool(source)
-            if tool.name in self._tools:
-                raise ToolError(f"two tools are named {tool.name!r}; names must differ")
-            self._tools[tool.name] = tool
+        self._tools = {tool.name: tool for tool in _distinct(list(map(as_tool, tools)))}
 
     def __len__(self) -> int:
         return len(self._tools)
@@ -228,6 +99,14 @@ b: this argument is missing
             return None if name is None else f"{_NAMESPACE}.{self._checked(name, arguments)[0].name}"
         except Exception:  # A custom check may raise anything; call() reports it to the model.
             return None
+
+    def declared_name(self, recipient: str) -> str:
+        """The name under which a tool was declared, which may be one that harmony does not allow.
+
+        Args:
+            recipient: as in a call, ``functions.NAME``; of a tool that there is.
+        """
+        return self._tools[recipient.removeprefix(f"{_NAMESPACE}.")].declared_name
 
     def leaves(self, recipient: str, arguments: str) -> bool:
         """Whether the caller must answer a call, because it is valid and its tool has no function. :meth:`call`
@@ -306,6 +185,28 @@ b: this argument is missing
             raise ToolError(f"there is no such tool; there are {names or 'none'}")
         assert tool.check is not None
         return tool, tool.check(arguments)
+
+
+def _distinct(tools: list[Tool]) -> list[Tool]:
+    """Numbers the names that became equal because harmony does not allow the declared ones.
+
+    Raises:
+        ToolError: two tools were declared under one name.
+    """
+    taken: set[str] = set()
+    for tool in tools:
+        if tool.declared_name in taken:
+            raise ToolError(f"two tools are named {tool.declared_name!r}; names must differ")
+        taken.add(tool.declared_name)
+    made = []
+    for tool in tools:
+        name, number = tool.name, 1
+        while name in taken and name != tool.declared_name:
+            number += 1
+            name = f"{tool.name[: MAX_NAME - len(str(number)) - 1]}_{number}"
+        taken.add(name)
+        made.append(replace(tool, name=name) if name != tool.name else tool)
+    return made
 
 
 def _hooked(decision: Any, unchanged: Any, kind: type[Any], hook: str) -> Any:

@@ -151,11 +151,10 @@ def test_a_turn_costs_its_new_tokens_and_without_time_before_it_the_last_turn_wi
     monkeypatch.setattr(engines, "GptOss", functools.partial(GptOss, dtype="float32"))
     engine = GptOssEngine(DEMO)
     replies = list(recorded_replies(engine.model.tokenizer))[:5]
-    idle, hurried = engine.chat(), engine.chat(idle=False)
+    idle = [chat.reply(reply)[1] for chat in (engine.chat(),) for reply in replies]
+    hurried = [chat.reply(reply)[1] for chat in (engine.chat(idle=False),) for reply in replies]
     began = {reply.turn: len(reply.prompt) for reply in reversed(replies)}
-    for before, reply in itertools.pairwise([None, *replies]):
-        assert reply is not None
-        (_, least), (_, most) = idle.reply(reply), hurried.reply(reply)
+    for before, reply, least, most in zip([None, *replies], replies, idle, hurried, strict=False):
         if before is None:
             assert least == most == len(reply.prompt)
         elif before.history is not None:

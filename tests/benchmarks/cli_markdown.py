@@ -2,8 +2,8 @@
 
 python -m tests.benchmarks.cli_markdown
 
-First, CPU seconds for a 4,000-token answer, which takes 80 s at 50 tokens a second. Then, of every kind of block that
-may grow without an end, the CPU time of 10,000 lines over that of 1,000: 10 is linear.
+First, CPU seconds for a 4,000-token answer, which takes 80 s at 50 tokens a second. Then, of every kind of block
+that may grow without an end, the CPU time of 10,000 lines over that of 1,000: 10 is linear.
 
 FIGURES
 """

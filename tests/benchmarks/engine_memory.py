@@ -66,8 +66,6 @@ def main() -> None:
     """Prints both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    if mx.default_device() == mx.cpu:
-        mx.disable_compile()  # as a loaded model has it there
     print(f"{'scaled model':<18}{'weights':>12}{'predicted':>12}{'measured':>12}{'error':>8}")
     with tempfile.TemporaryDirectory() as place:
         for name, fields in SIZES.items():

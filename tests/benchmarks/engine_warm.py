@@ -92,7 +92,7 @@ def turn(model: GptOss, chat: Chat, tally: Tally, start: Any) -> None:
         begun.append((prompt, model._runner.call(lambda: warm_cache(model, prompt))))
         return generate(prompt, *rest, **named)
 
-    model.generate = noted  # type: ignore[method-assign]
+    model.generate = noted  # type: ignore[method-assign,assignment]
     try:
         with start() as stream:
             reply = stream.finish()

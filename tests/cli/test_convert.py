@@ -16,7 +16,7 @@ from tests.convert.sources import write_layout
 def test_a_plan_is_refused_where_the_conversion_would_be(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_layout("hf", user / "source", num_hidden_layers=1)
     done = gptoss("convert", str(source), str(user / "no" / "out"), "--dry-run")
-    assert (done.returncode, "does not exist; make it first" in done.stderr) == (3, True)
+    assert (done.returncode, "does not exist; create it first" in done.stderr) == (3, True)
     for to in ("hf", "mlx-lm"):
         with pytest.raises(ConversionError, match="name a destination"):
             convert_checkpoint(source, to=to)

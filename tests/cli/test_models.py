@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from gptoss_mlx.convert import convert_checkpoint
 from gptoss_mlx.hub import models as hub
 from gptoss_mlx.hub.models import InstalledModel
 from tests.cli.program import gptoss
+from tests.cli.pty_session import Person
 from tests.convert.sources import write_layout
 
 
@@ -39,3 +41,10 @@ def test_a_model_that_was_deleted_was_never_used(user: Path) -> None:
         assert [model.last_used for model in hub.list_converted()] == [None]
         hub.mark_used("mine")
         assert gptoss("models", "rm", "--yes", "mine").returncode == 0
+
+
+def test_a_path_that_does_not_fit_the_window_is_cut_with_a_sign(tmp_path: Path) -> None:
+    person = Person([sys.executable, "-m", "gptoss_mlx.cli", "models"], tmp_path, width=60)
+    person.wait_for("…")
+    person.end()
+    assert max(map(len, person.lines())) < 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,10 @@ def test_a_wrong_setting_is_named(file: Path, content: str) -> None:
         ('effort = "extreme"', "one of low, medium, high is needed"),
         ('temperature = "warm"', "a number is needed"),
         ("model = 20", "text is needed"),
-        ("[x", "mend it, or delete the file"),
+        ("[x", "correct or delete the file"),
+        ("seed = " + "9" * 5000, "has a number that is too long"),
+        ("model = " + "[" * 100_000, "is nested too deeply"),
+        ("efort" * 10_000 + " = 1", "no such setting"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named_with_its_place(line: str, says: str, file: Path) -> None:
@@ -57,6 +61,36 @@ def test_a_setting_that_cannot_be_is_named_with_its_place(line: str, says: str, 
     done = gptoss("config", "show")
     assert done.returncode == 2
     assert says in " ".join(done.stderr.split())
+
+
+def test_a_settings_file_that_is_no_text_file_is_one_line(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said() -> str:
+        done = gptoss("config", "show")
+        assert (done.returncode in (1, 2), done.stderr.count("\n")) == (True, 1)
+        assert "this is a bug" not in done.stderr
+        return done.stderr
+
+    os.mkfifo(file)
+    assert "is not a regular file" in said()
+    file.unlink()
+    file.write_bytes(b"model = 'caf\xe9'")
+    assert "is not UTF-8 text (byte 12)" in said()
+    file.write_bytes(b"#" * (1 << 21))
+    assert "larger than" in said()
+    monkeypatch.setenv("GPTOSS_CONFIG", "/dev/zero")
+    assert "is not a regular file" in said()
+    monkeypatch.setenv("GPTOSS_CONFIG", "/dev/null")
+    assert gptoss("config", "show").returncode == 0
+
+
+def test_text_that_is_not_utf8_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTOSS_SYSTEM", os.fsdecode(b"caf\xe9"))
+    with pytest.raises(InvalidRequest, match=r"GPTOSS_SYSTEM is caf.*, which is not UTF-8"):
+        load_settings()
+    with pytest.raises(InvalidRequest, match="--effort is"):
+        load_settings(effort=os.fsdecode(b"\xe9"), system="x")
+    with pytest.raises(InvalidRequest, match=r"--system is .*, which is not UTF-8"):
+        load_settings(system=os.fsdecode(b"\xe9"))
 
 
 def test_a_flag_overrides_what_the_file_says_and_is_checked_alike(file: Path) -> None:

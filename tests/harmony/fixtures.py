@@ -156,28 +156,31 @@ def random_json(rng: random.Random, depth: int = 2) -> Any:
 TYPES = ["string", "number", "integer", "boolean", "null", "array", "object", "unheard-of"]
 
 
-def random_schema(rng: random.Random, depth: int = 3) -> Any:
-    """A schema of any kind, including some that the notation does not support."""
+def random_schema(rng: random.Random, depth: int = 3, *, complete: bool = False) -> Any:
+    """A schema of any kind; with ``complete`` one without the keywords for which openai-harmony writes ``any``."""
     if rng.random() < 0.03:
-        return rng.choice([True, False, None, 3, "string", []])
+        return rng.choice([True, None, 3, "string", [], *([] if complete else [False])])
     schema: dict[str, Any] = {}
     kind = rng.random()
     if kind < 0.35 and depth:
-        schema = _random_object(rng, depth)
+        schema = _random_object(rng, depth, complete)
     elif kind < 0.5 and depth:
         schema = {"type": "array"}
         if rng.random() < 0.8:
-            schema["items"] = random_schema(rng, depth - 1)
+            schema["items"] = random_schema(rng, depth - 1, complete=complete)
     elif kind < 0.65 and depth:
-        variants = [random_schema(rng, depth - 1) for _ in range(rng.randint(0, 3))]
-        schema = {rng.choice(["oneOf", "oneOf", "oneOf", "anyOf", "allOf"]): variants}
+        variants = [random_schema(rng, depth - 1, complete=complete) for _ in range(rng.randint(0, 3))]
+        schema = {"oneOf" if complete else rng.choice(["oneOf", "oneOf", "oneOf", "anyOf", "allOf"]): variants}
     elif kind < 0.72:
         schema = {"type": rng.choices(TYPES, k=rng.randint(0, 3))}
-    elif kind < 0.75:
-        schema = {"$ref": "#/definitions/x"}
+    elif kind < 0.75 and not complete:
+        schema = {"$ref": rng.choice(["#/definitions/x", "#", "#/properties/p"])}
     else:
         schema = {"type": rng.choice(TYPES)}
-    if rng.random() < 0.3:
+    unread = not schema.get("type") or schema["type"] in ("null", "unheard-of")
+    if complete and unread and "oneOf" not in schema:
+        schema = {}
+    elif rng.random() < 0.3:
         schema["enum"] = [random_json(rng, 0) for _ in range(rng.randint(0, 3))]
     _add_annotations(rng, schema)
     entries = list(schema.items())
@@ -185,11 +188,11 @@ def random_schema(rng: random.Random, depth: int = 3) -> Any:
     return dict(entries)
 
 
-def _random_object(rng: random.Random, depth: int) -> dict[str, Any]:
+def _random_object(rng: random.Random, depth: int, complete: bool) -> dict[str, Any]:
     keys = [rng.choice([random_name(rng), random_text(rng)]) for _ in range(rng.randint(0, 4))]
     schema: dict[str, Any] = {"type": "object"}
     if rng.random() < 0.9:
-        schema["properties"] = {key: random_schema(rng, depth - 1) for key in keys}
+        schema["properties"] = {key: random_schema(rng, depth - 1, complete=complete) for key in keys}
     if rng.random() < 0.5:
         schema["required"] = rng.sample(keys, rng.randint(0, len(keys))) + rng.choice([[], [3], ["other"]])
     return schema
@@ -218,7 +221,7 @@ def random_namespace(rng: random.Random, name: str) -> ToolNamespace:
     names = {random_name(rng) for _ in range(rng.randint(0, 4))}
     tools = []
     for tool in sorted(names):
-        schema = random_schema(rng)
+        schema = random_schema(rng, complete=True)
         parameters = schema if isinstance(schema, dict) and rng.random() < 0.9 else None
         description = random_text(rng)
         tools.append(ToolDescription(name=tool, description=description, parameters=parameters))

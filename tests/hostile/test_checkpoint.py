@@ -26,7 +26,7 @@ from gptoss_mlx.convert import convert_checkpoint, verify_checkpoint
 from gptoss_mlx.convert.layouts import hugging_face_config
 from gptoss_mlx.convert.manifest import Manifest
 from gptoss_mlx.errors import CheckpointError, ConfigError, GptOssError, InvalidRequest, TokenizerError
-from gptoss_mlx.tokenizer import O200K_PATTERN, Tokenizer
+from gptoss_mlx.tokenizer import CONTROL_TOKENS, O200K_PATTERN, Tokenizer
 from tests import ROOT
 from tests.checkpoints import random_config
 from tests.convert.sources import write_layout
@@ -251,6 +251,14 @@ def test_a_pattern_that_loses_some_text_says_so(tmp_path: Path) -> None:
     assert read.decode(read.encode("12 and 345")) == "12 and 345"
     with pytest.raises(TokenizerError, match="loses text"):
         read.encode("only 1")
+
+
+def test_a_pattern_that_makes_tiktoken_panic_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    ranks = {bytes([value]): value for value in range(256)}
+    special = {name: 256 + place for place, name in enumerate(CONTROL_TOKENS)}
+    with pytest.raises(TokenizerError, match="loses text"):
+        Tokenizer.from_ranks(ranks, special, "x*")
+    assert capfd.readouterr().err == ""
 
 
 # What is no longer true of a converted checkpoint can still be what its manifest says.

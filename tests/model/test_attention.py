@@ -16,19 +16,19 @@ HEADS, KEY_HEADS, LENGTH, DIM = 16, 2, 1100, 64
 
 def one_query() -> tuple[mx.array, QuantizedStates, QuantizedStates, mx.array]:
     mx.random.seed(7)
-    states = [QuantizedStates.of(mx.random.normal((1, KEY_HEADS, LENGTH, DIM))) for _ in range(2)]
-    made = mx.random.normal((1, HEADS, 1, DIM)), *states, mx.random.normal((HEADS,))
-    mx.eval(made[0], *states[0].parts, *states[1].parts, made[3])
-    return made
+    keys, values = (QuantizedStates.of(mx.random.normal((1, KEY_HEADS, LENGTH, DIM))) for _ in range(2))
+    queries, sinks = mx.random.normal((1, HEADS, 1, DIM)), mx.random.normal((HEADS,))
+    mx.eval(queries, *keys.parts, *values.parts, sinks)
+    return queries, keys, values, sinks
 
 
 def attend(monkeypatch: pytest.MonkeyPatch, device: mx.DeviceType) -> tuple[mx.array, int, list[tuple[int, ...]]]:
-    """The result, its kernels, and the shape of what is multiplied with the values, as on a device of that kind."""
+    """As on such a device: the result, its kernels, and the shape of what is multiplied with the values."""
     queries, keys, values, sinks = one_query()
     shapes: list[tuple[int, ...]] = []
     product = mx.quantized_matmul
 
-    def recorded(x: mx.array, *weights: mx.array, **options: Any) -> mx.array:
+    def recorded(x: mx.array, *weights: Any, **options: Any) -> mx.array:
         if not options["transpose"]:
             shapes.append(x.shape)
         return product(x, *weights, **options)

@@ -208,7 +208,7 @@ def test_python_types_get_no_keys_of_other_names() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.datetimes(timezones=st.just(datetime.UTC)), st.dates())
 def test_every_date_is_allowed(moment: datetime.datetime, day: datetime.date) -> None:
-    from gptoss_mlx.structured.schema import _PATTERNS
+    from gptoss_mlx.structured.dialect import _PATTERNS
 
     assert re.search(_PATTERNS["date"], day.isoformat())
     assert re.search(_PATTERNS["date-time"], moment.isoformat())
@@ -219,7 +219,7 @@ def test_every_date_is_allowed(moment: datetime.datetime, day: datetime.date) ->
     "day", ["2023-02-29", "1900-02-29", "2024-02-30", "2024-04-31", "2024-13-01", "0000-01-01"]
 )
 def test_no_date_that_does_not_exist_is_allowed(day: str) -> None:
-    from gptoss_mlx.structured.schema import _PATTERNS
+    from gptoss_mlx.structured.dialect import _PATTERNS
 
     assert not re.search(_PATTERNS["date"], day)
     with pytest.raises(ValueError, match=r"."):
@@ -231,11 +231,15 @@ def test_no_date_that_does_not_exist_is_allowed(day: str) -> None:
     [
         ({"type": "array", "uniqueItems": True}, "uniqueItems", "$"),
         ({"properties": {"a": {"not": {}}}}, "not", "$.properties.a"),
-        ({"anyOf": [{"type": "null"}, {"if": {}, "then": {}}]}, "if", "$.anyOf[1]"),
+        ({"anyOf": [{"type": "null"}, {"if": {}, "then": {"type": "null"}}]}, "if", "$.anyOf[1]"),
         ({"items": {"contains": {}}}, "contains", "$.items"),
-        ({"$defs": {"d": {"propertyNames": {}}}, "$ref": "#/$defs/d"}, "propertyNames", "$.$defs.d"),
+        ({"$defs": {"d": {"propertyNames": {"maxLength": 3}}}, "$ref": "#/$defs/d"}, "propertyNames", "$.$defs.d"),
         ({"type": "object", "dependentRequired": {"a": ["b"]}}, "dependentRequired", "$"),
-        ({"additionalProperties": {"unevaluatedItems": False}}, "unevaluatedItems", "$.additionalProperties"),
+        (
+            {"additionalProperties": {"unevaluatedItems": False, "allOf": [{}]}},
+            "unevaluatedItems",
+            "$.additionalProperties",
+        ),
         ({"properties": {"a": {"type": "string", "format": "path"}}}, "format", "$.properties.a"),
         ({"properties": {"a": {"type": "string", "pattern": "(?=a)b"}}}, "look-around", "$.properties.a"),
         ({"properties": {"a": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}}, "oneOf", "$.properties.a"),

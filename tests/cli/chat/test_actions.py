@@ -62,7 +62,9 @@ def test_files_wait_once_and_can_be_taken_back(home: Path) -> None:
     one, two = home / "one.txt", home / "two words.txt"
     one.write_text("first")
     two.write_text("second")
-    waiting = f"attached to the next question: {one}, {two}; /file clear removes them"
+    waiting = (
+        "attached to the next question: [one.txt · 1 line], [two words.txt · 1 line]; /file clear removes them"
+    )
     twice = (f"/file {one} '{two}'", f"/file {home}/./one.txt".replace("/./", "/x/../"))
     (home / "x").mkdir()
     assert said_by(*twice[:1], twice[0], "/file") == waiting
@@ -81,3 +83,43 @@ def test_undo_takes_as_many_turns_back_as_it_is_told(home: Path) -> None:
         assert len(asked_in(sessions.find_chat(""))) == 2
         os.utime(sessions.find_chat(""), (0, 0))
     assert "takes no argument" in said_by("one", "/copy 2")
+
+
+def test_commands_are_understood_in_any_case(home: Path) -> None:
+    assert said_by("/EFFORT high") == "effort high"
+    assert said_by("/Effort HIGH") == "effort high"
+
+
+def test_an_attached_file_is_shown_by_its_name_and_length(home: Path) -> None:
+    (home / "long.py").write_text("".join(f"line {number}\n" for number in range(300)))
+    asked = f"/file {home}/long.py\n    indented why?\n"
+    done = gptoss("chat", "-m", "demo", stdin=f"{asked}/history\n/undo\n")
+    assert "› [long.py · 300 lines]\n·     indented why?\n" in done.stdout
+    assert done.stdout.count("line 250\n") == 2  # in the answer, as it came and as /history shows it
+    assert done.stderr.splitlines()[-1] == "taken back: indented why?"
+    gptoss("chat", "-m", "demo", stdin=asked)
+    assert "[long.py · 300 lines]" in gptoss("chat", "-m", "demo", "--resume", stdin="").stdout
+
+
+def test_a_question_that_is_edited_keeps_its_files(home: Path) -> None:
+    for name in ("a", "b"):
+        (home / name).write_text(name)
+    done = said_by(f"/file {home}/a", "one", f"/file {home}/b", "/edit two", "/file")
+    assert done == "attached to the next question: [b · 1 line]; /file clear removes them"
+    (message,) = asked_in(sessions.find_chat(""))
+    assert message.text == "File a:\n\n```\na\n```\n\ntwo"
+
+
+def test_load_without_a_name_opens_another_chat(home: Path) -> None:
+    assert said_by("one", "/load").startswith("error: no other chat is saved yet")
+    said_by("two", "/stats")
+    paths = sessions.saved_chats()
+    os.utime(paths[1].path, (0, 0))
+    done = gptoss("chat", "-m", "demo", "--resume", stdin="/load\n/save\n")
+    assert done.stderr.splitlines()[-1].endswith(f"{paths[1].name}.json")
+
+
+def test_a_retry_at_another_effort_says_what_is_read_again(user: Path) -> None:
+    done = gptoss("chat", "-m", "demo", "--max-tokens", "6", stdin="Hello\n/retry medium\n/retry low\n")
+    assert len(re.findall(r"effort low: this answer first reads \d+ tokens of this chat again", done.stderr)) == 1
+    assert "effort medium:" not in done.stderr

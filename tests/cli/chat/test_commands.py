@@ -109,3 +109,23 @@ def test_commands_are_suggested_and_completed(tmp_path: Path) -> None:
     person.wait_for("› /history")
     person.send("\x03")
     assert person.leave() == 0
+
+
+def test_edit_puts_the_question_without_its_file_into_the_prompt(tmp_path: Path) -> None:
+    (tmp_path / "long.py").write_text("".join(f"content {number}\n" for number in range(300)))
+    person = start(tmp_path, height=400)
+    person.enter("/file ~/long.py")
+    person.wait_for("[long.py · 300 lines]")
+    ask(person, "why?")
+    person.enter("/edit")
+    person.wait_for("[long.py · 300 lines] stays attached")
+    person.wait_for("› why?")
+    person.send("\x03")
+    person.wait_for("no longer editing")
+    person.enter("/edit")
+    person.wait_for_count("stays attached", 2)
+    ask(person, " not?")
+    (question, _) = saved(tmp_path)
+    assert question["content"][0]["text"].startswith("File long.py:\n\n```\ncontent 0\n")
+    assert question["content"][0]["text"].endswith("content 299\n```\n\nwhy? not?")
+    assert person.leave() == 0

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+
+from gptoss_mlx.cli.chat.commands import Commands
+from gptoss_mlx.cli.chat.input import CommandCompleter, in_block
+from gptoss_mlx.cli.chat.loading import Loader
+from gptoss_mlx.cli.chat.session import ChatSession
+from gptoss_mlx.cli.screen.terminal import Terminal
+from gptoss_mlx.cli.settings import Settings
 from tests.cli.pty_session import ask, chats, start
 
 
@@ -120,3 +131,59 @@ def test_ctrl_c_clears_the_line_and_twice_leaves(tmp_path: Path) -> None:
     person.wait_for("again")
     person.send("\x03")
     assert person.end() == 130
+
+
+def test_pasted_tabs_are_shown_as_spaces_and_sent_as_tabs(tmp_path: Path) -> None:
+    person = start(tmp_path)
+    person.send("\x1b[200~if x:\n\tgo()\x1b[201~")
+    person.wait_for("    go()")
+    assert "^I" not in person.text()
+    ask(person, "")
+    (message, _) = saved(tmp_path)
+    assert message["content"][0]["text"] == "if x:\n\tgo()"
+    assert person.leave() == 0
+
+
+def test_three_quotes_hold_enter_back_only_at_the_start_and_say_so(tmp_path: Path) -> None:
+    person = start(tmp_path)
+    person.send('\x1b[200~x = """a doc\x1b[201~')
+    person.wait_for("a doc")
+    ask(person, "")
+    person.enter('"""one')
+    person.wait_for("Enter starts a new line until")
+    person.enter("two")
+    ask(person, '"""')
+    texts = [message["content"][0]["text"] for message in saved(tmp_path) if message["role"] == "user"]
+    assert texts == ['x = """a doc', "one\ntwo"]
+    assert person.leave() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "opened"),
+    [
+        ('"""', True),
+        ('  """a', True),
+        ('"""a"""', False),
+        ('"""a"""b', False),
+        ('a"""', False),
+        ('a """ b', False),
+        ("", False),
+    ],
+)
+def test_a_block_begins_with_three_quotes_and_ends_with_the_next(text: str, opened: bool) -> None:
+    assert in_block(text) is opened
+
+
+def test_hidden_files_are_completed_only_if_asked_for(tmp_path: Path) -> None:
+    for name in (".hidden", "seen", "Seen too"):
+        (tmp_path / name).touch()
+    session = ChatSession(Terminal(io.StringIO()), Loader("", {}), Settings(), interactive=False)
+    completer = CommandCompleter(Commands(session))
+
+    def completed(line: str) -> list[str]:
+        return [found.text for found in completer.get_completions(Document(line), CompleteEvent())]
+
+    assert completed(f"/file {tmp_path}/") == ["Seen\\ too", "seen"]
+    assert completed(f"/FILE {tmp_path}/.") == ["hidden"]
+    assert completed("/EFF") == ["/effort"]
+    assert completed("/effort H") == ["high"]

@@ -7,19 +7,19 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import termios
 import time
 from pathlib import Path
-from typing import cast
 
 import pytest
 
-from gptoss_mlx.chat.chat import Chat
 from gptoss_mlx.chat.file import read
 from gptoss_mlx.cli.chat import saved as sessions
+from gptoss_mlx.cli.chat.attachments import Attachment
 from gptoss_mlx.cli.chat.loading import Loader
 from gptoss_mlx.cli.chat.session import ChatSession
 from gptoss_mlx.cli.screen.markdown import render
@@ -27,7 +27,8 @@ from gptoss_mlx.cli.screen.spans import plain
 from gptoss_mlx.cli.screen.terminal import Terminal
 from gptoss_mlx.cli.settings import Settings
 from gptoss_mlx.harmony import Message
-from tests.cli import fake_gptoss
+from gptoss_mlx.hub import models as hub
+from tests.cli.fake_gptoss import FakeModel
 from tests.cli.program import asked_in, said_by
 from tests.cli.pty_session import CHAT, Person, ask, chats, start
 from tests.cli.screen.documents import DOCUMENTS
@@ -68,11 +69,11 @@ def test_an_interrupt_gives_the_prompt_back_and_keeps_the_chat(tmp_path: Path) -
 def test_a_reply_without_an_answer_shows_the_thinking_and_offers_to_ask_again(tmp_path: Path) -> None:
     person = start(tmp_path)
     person.enter("silent 3")
-    person.wait_for("no answer: the model wrote only thinking; /retry asks again")
+    person.wait_for("no answer: the model wrote no text (finish_reason: stop); /retry starts again")
     assert "step 0, step 1, step 2 of it" in person.text()
     person.wait_for_prompt()
     person.enter("/retry")
-    person.wait_for_count("/retry asks again", 2)
+    person.wait_for_count("/retry starts again", 2)
     person.wait_for_prompt()
     person.enter("aside we go")
     person.wait_for_count("aside we go", 2)
@@ -196,8 +197,7 @@ def test_what_is_typed_ahead_means_what_it_means_at_the_prompt(tmp_path: Path, e
         person.wait_for("· three")
         ask(person, "")
         (path,) = chats(tmp_path)
-        asked = json.loads(path.read_text())["messages"][2]
-        assert asked["content"][0]["text"] == "one\ntwo\nthree"
+        assert [question.text for question in asked_in(path)] == ["think 60", "one\ntwo\nthree"]
     person.send("\x03")
     assert person.leave() == 0
 
@@ -257,8 +257,9 @@ def test_a_session_with_the_demo_model_survives_a_kill(tmp_path: Path) -> None:
 
 def test_an_error_of_ours_ends_the_command_and_not_the_chat(tmp_path: Path) -> None:
     person = start(tmp_path)
-    person.enter("/undo")  # the stand-in for a model does not expect it
-    person.wait_for("(this is a bug")
+    person.enter("fail")
+    person.wait_for("error: ZeroDivisionError: of the script (this is a bug")
+    person.wait_for_prompt()
     ask(person, "still here?")
     assert person.leave() == 0
 
@@ -400,24 +401,56 @@ def test_a_title_follows_the_first_question(home: Path) -> None:
         said_by(*lines, "/stats")
         assert sessions.saved_chats()[0].title == title
         os.utime(sessions.find_chat(""), (0, 0))
-    given, session = (
-        fake_gptoss.FakeChat(),
-        ChatSession(Terminal(io.StringIO()), Loader("", {}), Settings(), False),
-    )
-    given.messages, given.title = (Message.user("one"),), "mine"
-    session.use_chat(cast(Chat, given), home / "given")
-    session.editing = True
+    session = ChatSession(Terminal(io.StringIO()), Loader("", {}), Settings(), False)
+    given = FakeModel().chat(messages=[Message.user("one")], title="mine")
+    session.use_chat(given, home / "given")
+    session.edit()
     session.ask("two")
     assert ([turn.text for turn in asked_in(home / "given")], given.title) == (["two"], "mine")
 
 
 def test_the_line_below_the_prompt_fits_the_window(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = ChatSession(Terminal(io.StringIO()), Loader("demo", {}), Settings(), False)
-    session.use_chat(cast(Chat, fake_gptoss.FakeChat()), None)
-    session.attachments = [home]
-    whole = "demo · effort medium · thinking collapse · 1 file attached · 42 of 131,072 tokens"
+    session.use_chat(FakeModel().chat(), None)
+    used = f"1 file attached · {session.chat.context_used:,} of 131,072 tokens"
+    session.attachments = [Attachment(name="a", text="b")]
     for width in range(40, 100):
         monkeypatch.setenv("COLUMNS", str(width))
         assert len(session.status()) <= width
-        assert session.status().endswith("1 file attached · 42 of 131,072 tokens")
-    assert session.status() == whole
+        assert session.status().endswith(used)
+    assert session.status() == f"demo · effort medium · thinking collapse · {used}"
+
+
+def test_an_error_of_a_command_while_the_model_loads_does_not_end_the_chat(tmp_path: Path) -> None:
+    person = start(tmp_path, GPTOSS_FAKE_LOADING="3")
+    for typed, says in (
+        ("/bad", "no such command"),
+        ("/file nope", "nope: No such file"),
+        ("/undo x", "how many"),
+    ):
+        person.enter(typed)
+        person.wait_for(says)
+        person.wait_for_prompt()
+    ask(person, "still here?")
+    assert person.leave() == 0
+
+
+def test_an_error_of_loading_ends_the_chat(tmp_path: Path) -> None:
+    shutil.copytree(hub.resolve("demo"), tmp_path / "broken")
+    (weights,) = (tmp_path / "broken").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    person = Person([sys.executable, "-m", "gptoss_mlx.cli", "chat", "-m", "~/broken"], tmp_path, 100, 30)
+    person.wait_for("download it again")
+    assert person.end() == 3
+
+
+def test_a_comparison_that_is_interrupted_says_how_to_start_it_again(tmp_path: Path) -> None:
+    person = start(tmp_path, GPTOSS_FAKE_DELAY="0.01")
+    ask(person, "first")
+    person.enter("/compare think 100000")
+    person.wait_for("step 5")
+    person.send("\x03")
+    person.wait_for("interrupted; /compare starts again")
+    person.wait_for_prompt()
+    assert "/continue" not in person.text()
+    assert person.leave() == 0
