@@ -21,7 +21,6 @@ from ..screen.terminal import Terminal
 from ..settings import Settings, is_utf8
 from .attachments import read_file, read_piped, with_files
 from .first_start import choose_model
-from .stats import no_answer
 
 if TYPE_CHECKING:
     from ...chat.options import AnswerOptions
