@@ -15,6 +15,7 @@ from ..errors import SchemaError
 from ..files.read import short_repr
 from ..harmony.typescript import resolve
 from .disjoint import overlap
+from .equivalents import rewrite
 from .references import References, members
 
 __all__ = [
@@ -34,8 +35,6 @@ _UNSUPPORTED: Final = {
     **dict.fromkeys(("dependentSchemas", "dependentRequired", "dependencies"), "object"),
     **dict.fromkeys(("propertyNames", "unevaluatedProperties"), "object"),
 }
-# Where none of these is, "unevaluated" means the same as "additional".
-_COMPOSING: Final = ("$ref", "$dynamicRef", "$recursiveRef", "allOf", "anyOf", "oneOf", "if", "dependentSchemas")
 FORMATS: Final = (
     *("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid", "unknown"),
 )
@@ -117,10 +116,9 @@ def engine_schema(schema: Mapping[str, Any], *, checked_later: bool = False) -> 
     if "json-schema.org" not in str(copy.get("$schema")):
         copy.pop("$schema", None)
     for place, part in _reachable(copy):
-        _enumerate_names(part, copy)
-        _close(part)
         for key in [key for key in part if _forbids_nothing(key, part)]:
             del part[key]
+        rewrite(part, copy)
         if checked_later:
             _leave_to_pydantic(part)
         _check(place, part)
@@ -235,35 +233,6 @@ def _forbids_nothing(key: str, part: Mapping[str, Any]) -> bool:
 
 def _listed(kinds: Any) -> list[Any]:
     return kinds if isinstance(kinds, list) else [kinds]
-
-
-def _enumerate_names(part: dict[str, Any], root: Mapping[str, Any]) -> None:
-    """Turns a list of allowed property names into properties, which the engine can enforce."""
-    names = part.get("propertyNames")
-    if isinstance(names, dict) and str(names.get("$ref", "")).startswith("#"):
-        names = resolve(root, names["$ref"][1:])
-    if not isinstance(names, dict) or "patternProperties" in part:
-        return
-    allowed = [names["const"]] if "const" in names else names.get("enum")
-    if not isinstance(allowed, list):
-        return
-    properties = part.get("properties", {})
-    rest = part.get("additionalProperties", True)
-    part["properties"] = {name: properties.get(name, rest) for name in allowed if isinstance(name, str)}
-    part["additionalProperties"] = False
-    del part["propertyNames"]
-
-
-def _close(part: dict[str, Any]) -> None:
-    """Replaces the keywords for what nothing else has evaluated, if that is seen in this schema alone."""
-    if any(key in part for key in _COMPOSING):
-        return
-    for unevaluated, additional in (
-        ("unevaluatedProperties", "additionalProperties"),
-        ("unevaluatedItems", "items"),
-    ):
-        if unevaluated in part and not (unevaluated == "unevaluatedItems" and "contains" in part):
-            part.setdefault(additional, part.pop(unevaluated))
 
 
 def _leave_to_pydantic(part: dict[str, Any]) -> None:

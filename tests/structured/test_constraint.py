@@ -241,7 +241,7 @@ def test_no_date_that_does_not_exist_is_allowed(day: str) -> None:
         ({"anyOf": [{"type": "null"}, {"if": {}, "then": {"type": "null"}}]}, "if", "$.anyOf[1]"),
         ({"items": {"contains": {}}}, "contains", "$.items"),
         ({"$defs": {"d": {"propertyNames": {"maxLength": 3}}}, "$ref": "#/$defs/d"}, "propertyNames", "$.$defs.d"),
-        ({"type": "object", "dependentRequired": {"a": ["b"]}}, "dependentRequired", "$"),
+        ({"type": "object", "not": {"required": ["a"], "maxProperties": 1}}, "not", "$"),
         (
             {"additionalProperties": {"unevaluatedItems": False, "allOf": [{}]}},
             "unevaluatedItems",
