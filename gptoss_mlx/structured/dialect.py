@@ -116,9 +116,9 @@ def engine_schema(schema: Mapping[str, Any], *, checked_later: bool = False) -> 
     if "json-schema.org" not in str(copy.get("$schema")):
         copy.pop("$schema", None)
     for place, part in _reachable(copy):
+        rewrite(part, copy)
         for key in [key for key in part if _forbids_nothing(key, part)]:
             del part[key]
-        rewrite(part, copy)
         if checked_later:
             _leave_to_pydantic(part)
         _check(place, part)
