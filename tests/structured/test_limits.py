@@ -1,4 +1,4 @@
-"""Limits of schemas: one that would take the engine long or overflow its stack is refused before it is compiled."""
+"""Limits of schemas: what would take the engine long or overflow its stack is refused before it is compiled."""
 
 from __future__ import annotations
 
