@@ -217,7 +217,7 @@ def _on(device: mx.DeviceType) -> Iterator[None]:
 def random_transformer(config: ModelConfig, dtype: mx.Dtype) -> Transformer:
     """A transformer with random weights, the same values in every type and on every device."""
     random = np.random.default_rng(0)
-    transformer = Transformer(config)
+    transformer = Transformer(config, compiled=mx.default_device() != mx.cpu)
     placeholders: list[tuple[str, mx.array]] = tree_flatten(transformer.parameters())  # type: ignore[assignment]
     weights = [(name, _random_parameter(name, array, random, dtype)) for name, array in placeholders]
     mx.eval([array for _, array in weights])

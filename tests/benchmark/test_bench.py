@@ -1,4 +1,4 @@
-"""``gptoss bench`` and what it rests on: the fixed chat, plans, results, the form of its JSON."""
+"""``gptoss bench``: the fixed chat, plans, results, and the schema of its JSON."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_bandwidth_is_stated_or_measured() -> None:
     assert stated_bandwidth("Apple M4 Maximal") is None
     assert memory_bandwidth("Apple M1").source == "stated by Apple"
     assert min(CHIPS.values()) == CHIPS["M1"]
-    # Nothing copies faster than a terabyte or slower than a hundred megabytes a second.
+    # Every machine copies more than 100 MB and less than 1 TB a second.
     assert 1e8 < copy_bandwidth(2**22) < 1e12
 
 
@@ -299,4 +299,4 @@ def test_an_interrupt_leaves_with_what_was_measured(tmp_path: Path, monkeypatch:
     jsonschema.validate(content, SCHEMA)
     assert content["interrupted"] is True
     assert [[row["depth"] for row in engine["depths"]] for engine in content["engines"]] == [[40], [40]]
-    assert list(tmp_path.iterdir()) == []  # what was exported for mlx-lm is gone
+    assert list(tmp_path.iterdir()) == []  # the export for mlx-lm is removed

@@ -1,4 +1,4 @@
-"""Conversions between all layouts: the same values, the same logits, every bit where that is promised."""
+"""Conversions between all layouts: equal values, equal logits, and equal bits where that is promised."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_quantised_logits_equal_those_of_the_dequantised_weights(
 
 
 def _dequantise(quantised: Path, directory: Path) -> None:
-    """The same model with float32 dense layers: what the packed ones stand for."""
+    """The same model with its dense layers dequantised to float32."""
     directory.mkdir()
     values = json.loads((quantised / "config.json").read_text())
     form = values.pop("quantization")
@@ -152,7 +152,7 @@ def test_a_real_fine_tune_reports_what_quantising_lost(sources: dict[str, Path],
     assert report.experts_error is not None
     assert 0.05 < report.experts_error.relative < 0.15  # four bits
     largest = max(entry.largest for entry in compare_weights(tmp_path / "out", source) if "_proj" in entry.kind)
-    # The source is compared as it is quantised, so this is zero; the report says what that cost.
+    # The source is compared after its quantisation, so the difference is zero; the report has the loss.
     assert largest == 0
     assert 0 < report.experts_error.largest < 0.2
 
@@ -208,7 +208,7 @@ def test_mlx_lm_loads_the_export(dense: Precision, sources: dict[str, Path], tmp
     model.set_dtype(mx.float32)
     theirs = model(mx.array(TOKENS))
     ours = _logits(tmp_path / "ours")
-    # mlx-lm rounds YaRN's range: the logits differ for that reason, so only their kinship can be asked for.
+    # mlx-lm rounds YaRN's range, so the logits are only similar.
     correlation = np.corrcoef(np.asarray(ours).ravel(), np.asarray(theirs).ravel())[0, 1]
     assert correlation > 0.9
     assert all(entry.largest == 0 for entry in compare_weights(tmp_path / "theirs", tmp_path / "ours"))
@@ -324,11 +324,11 @@ def _widened(tensor: mx.array) -> mx.array:
     return tensor.astype(mx.float32) if tensor.dtype == mx.bfloat16 else tensor
 
 
-# What is refused, with what it says.
+# Refusals and their messages.
 
 
 def _refused(source: Path | str, target: Path, error: type[GptOssError], match: str, **options: Any) -> None:
-    """An error of one line, no target, nothing left over."""
+    """Expects an error of one line, no target and no remains."""
     before = {path.name for path in target.parent.iterdir()} if target.parent.is_dir() else set()
     with pytest.raises(error, match=match) as caught:
         convert_checkpoint(source, target, **({"dense": "bf16"} | options))
@@ -471,7 +471,7 @@ def test_a_destination_in_the_source_is_refused_and_the_reverse(tmp_path: Path) 
 def test_a_second_name_of_the_source_is_no_place_for_its_conversion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As mounts give one, and filesystems that take upper and lower case for the same: resolving does not tell."""
+    """A second name, as mounts and case-insensitive filesystems give; resolving the path does not reveal it."""
     source = write_layout("hf", tmp_path / "real" / "source")
     (tmp_path / "second").symlink_to(tmp_path / "real")
     monkeypatch.setattr(Path, "resolve", lambda path, strict=False: path.absolute())

@@ -1,4 +1,4 @@
-"""``verify`` names whatever differs from what was written."""
+"""``verify`` names everything that differs from the files that were written."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def converted(source: Path, tmp_path: Path) -> Path:
 
 
 def _named(directory: Path) -> list[str]:
-    """What verify says, a changed manifest included."""
+    """The problems that verify reports; a changed manifest is one of them."""
     try:
         return list(verify_checkpoint(directory).problems)
     except CheckpointError as error:
@@ -43,7 +43,7 @@ def _named(directory: Path) -> list[str]:
 
 
 def test_any_flipped_bit_is_named(converted: Path) -> None:
-    """100 flips, in every file; the long run in ``tests/benchmarks/convert_flips.py`` makes 1,000."""
+    """Flips 100 bits, in every file; the long run is ``tests/benchmarks/convert_flips.py``."""
     rng = np.random.default_rng(11)
     files = sorted(converted.iterdir())
     for number in range(100):
@@ -109,7 +109,7 @@ def test_another_model_cannot_be_compared(converted: Path, tmp_path: Path) -> No
 
 
 class _Letters:
-    """Stands for a tokenizer: these random checkpoints have none."""
+    """Replaces the tokenizer, which these random checkpoints lack."""
 
     def encode(self, text: str) -> list[int]:
         return [ord(letter) % 64 for letter in text]
@@ -142,7 +142,7 @@ def test_keys_and_values_in_8_bits_change_predictions_little() -> None:
 
 @pytest.fixture
 def app() -> Typer:
-    """Both commands, alone."""
+    """An application with both commands only."""
     application = Typer()
     register(application)
     return application
@@ -178,7 +178,7 @@ def test_plan_remarks_and_report_say_what_is_lost_and_how_to_measure_it(
         assert (rows["dense layers"], rows["reason"]) == (dense, "as asked for")
         assert rows["loses"].startswith(f"{loses}; 'gptoss verify ")
         assert " in q4" in rows["read for a token"]
-    # The printed command, as it stands.
+    # The printed command is obeyed.
     command = re.search(r"'gptoss (verify .*?)' (reports 0|measures it)", plan)
     assert command is not None
     measured = json.loads(CliRunner().invoke(app, [*shlex.split(command[1]), "--json"]).stdout)["weights"]

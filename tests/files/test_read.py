@@ -1,4 +1,4 @@
-"""Lists and objects are counted before they are parsed, and only those."""
+"""Reading: lists and objects are counted before parsing, and strings do not count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""References, the models that are here, and downloads from a Hub that misbehaves."""
+"""References, installed models, and downloads from a Hub that misbehaves."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _point_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ``HF_ENDPOINT`` does, for a library that reads it when it is imported."""
+    """Sets ``HF_ENDPOINT`` for a library that read it when it was imported."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -57,7 +57,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(source: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    """A Hub with that checkpoint, and with files nobody needs."""
+    """A Hub with that checkpoint and other files."""
     extra = {
         "original/model.safetensors": b"no",
         "metal/model.bin": b"no",
@@ -126,7 +126,7 @@ def test_a_file_is_no_model(source: Path) -> None:
 def test_a_converted_model_is_found_by_name(source: Path) -> None:
     target = _convert(source, "20b")
     assert hub.resolve("20b") == target
-    with pytest.raises(ModelNotFound):  # but it is not what a conversion starts from
+    with pytest.raises(ModelNotFound):  # but it is not the source of a conversion
         hub.find_source("20b")
 
 
@@ -150,7 +150,7 @@ def test_a_converted_demo_has_a_name_that_finds_it(homes: Path) -> None:
         convert_checkpoint("demo", homes / "data" / "demo", dense="q8")
 
 
-# The models that are here.
+# Installed models.
 
 
 def test_models_are_listed_last_used_first(source: Path) -> None:
@@ -245,7 +245,7 @@ def test_the_command_tells_of_retries_in_its_own_words(
 
 
 def _refused(match: str, homes: Path, error: type[GptOssError] = DownloadError) -> None:
-    """One line with the remedy, and no conversion."""
+    """Expects an error of one line with the remedy."""
     with pytest.raises(error, match=match) as caught:
         convert_checkpoint(REPO, homes / "out", dense="q8", download=True)
     assert "\n" not in str(caught.value)
