@@ -222,7 +222,7 @@ def _measured(*, full: bool) -> Iterator[Iterator[Agreement]]:
 
 
 def _judged(results: Sequence[Agreement]) -> Finding:
-    """One line for a model: the largest difference, their root mean square, and where the most likely token differs."""
+    """One line for a model: the largest difference, the root mean square, and where the most likely token differs."""
     from ..benchmark.agreement import MAX_LARGEST, MAX_RELATIVE
 
     worst = max(results, key=lambda result: (not result.ok, result.largest / result.largest_logit))
@@ -232,8 +232,8 @@ def _judged(results: Sequence[Agreement]) -> Finding:
     first = f", first at {', '.join(places)}" if places else ""
     text = (
         f"{worst.case}: largest difference {worst.largest:.2f} of {worst.largest_logit:.1f} "
-        f"(limit {MAX_LARGEST:.0%}), root mean square {relative:.1%} (limit {MAX_RELATIVE:.0%}); most likely token differs at "
-        f"{parted} of {sum(result.positions for result in results)} positions{first}"
+        f"(limit {MAX_LARGEST:.0%}), root mean square {relative:.1%} (limit {MAX_RELATIVE:.0%}); "
+        f"most likely token differs at {parted} of {sum(result.positions for result in results)} positions{first}"
     )
     if all(result.ok for result in results):
         return "ok", text, ""
