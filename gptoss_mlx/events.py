@@ -132,7 +132,7 @@ class Thinking(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preamble(_Event):
-    """A piece of text for the user before a tool call.
+    """A piece of text for the user before a tool call, or of an answer without a final message (`Reply.text`).
 
     Example:
         >>> Preamble(delta="Let me look.").to_dict()
@@ -203,7 +203,8 @@ class Reply:
     """
 
     text: str
-    """The final channel. Empty if the model stopped for a tool call or was cut short before the answer."""
+    """The final channel. If the turn ended without a final message, the last preamble after all calls. Empty if
+    the model stopped for a tool call, was cut short before the answer, or wrote only analysis or nothing."""
     thinking: str = ""
     """The analysis channel. It is not trained to the safety standard of final answers."""
     tool_calls: tuple[ToolCall, ...] = ()

@@ -32,6 +32,7 @@ class _Printer:
         self._out, self._err, self._think = out, err, think
         self._thinking_open = False
         self._text_open = False
+        self._has_text = False
 
     def add(self, event: Event) -> None:
         """Write the text of ``event``."""
@@ -44,11 +45,17 @@ class _Printer:
             self._err.line()
             self._thinking_open = False
         if isinstance(event, Text):
-            self._out.write(event.delta.replace("\r\n", "\n"))
-            self._text_open = not event.delta.endswith("\n")
+            self._write(event.delta)
         elif isinstance(event, ToolCall) and self._think != "hide":
             self._err.rows([(Span(f"→ {event.name} {event.arguments}", DIM),)])
         elif isinstance(event, ToolResult) and self._think != "hide":
             self._err.rows([(Span(f"← {event.output}", DIM),)])
-        elif isinstance(event, Done) and self._text_open:
-            self._out.line()
+        elif isinstance(event, Done):
+            if event.reply.text and not self._has_text:
+                self._write(event.reply.text)  # a preamble, which is the answer if there is no other
+            if self._text_open:
+                self._out.line()
+
+    def _write(self, text: str) -> None:
+        self._out.write(text.replace("\r\n", "\n"))
+        self._text_open, self._has_text = not text.endswith("\n"), True

@@ -21,6 +21,7 @@ from ..screen.terminal import Terminal
 from ..settings import Settings, is_utf8
 from .attachments import read_file, read_piped, with_files
 from .first_start import choose_model
+from .stats import no_answer
 
 if TYPE_CHECKING:
     from ...chat.options import AnswerOptions
@@ -82,9 +83,7 @@ def _remark(reply: Reply, settings: Settings) -> str:
         return f"{what} at {settings.max_tokens:,} tokens (finish_reason: length); raise --max-tokens"
     if reply.finish_reason == "length":
         return f"{what}: the context is full (finish_reason: length); shorten the question, or raise --context"
-    return (
-        "" if reply.text.strip() else f"no answer: the model wrote no text (finish_reason: {reply.finish_reason})"
-    )
+    return "" if reply.text.strip() else no_answer(reply)
 
 
 def _prompt(request: Request, err: Terminal) -> str:

@@ -74,8 +74,11 @@ def find_chat(name: str, other_than: Path | None = None) -> Path:
     if not name:
         paths = sorted((path for path in _files() if path != other_than), key=lambda path: path.stat().st_mtime)
         if not paths:
-            other = "other " if other_than is not None else ""
-            raise ChatFileError(f"no {other}chat is saved yet; start one with: gptoss chat")
+            raise ChatFileError(
+                "no chat is saved yet; start one with: gptoss chat"
+                if other_than is None
+                else "no other chat is saved"
+            )
         return paths[-1]
     matches = sorted(path for path in _files() if name in path.name)
     exact = [path for path in matches if name in (path.stem, path.name)]

@@ -29,10 +29,12 @@ from ..events import (
     ToolResult,
     Usage,
 )
-from ..harmony import Author, Change, Channel, Message, ParserState, Role, StreamParser
+from ..harmony import Change, Channel, Message, ParserState, StreamParser
 from ..harmony.header import Header
 from ..sampling import SamplingParams
 from ..structured.guide import GuidePlan, guide_for
+from ..tools.calls import called, meant
+from ..tools.toolbox import ToolBox
 from .options import ChatSettings
 from .prompt import Prompt
 from .repetition import LoopDetector
@@ -96,6 +98,8 @@ class _Tally:
     """The sums over the steps of a turn."""
 
     text: list[str] = field(default_factory=list)
+    preamble: list[str] = field(default_factory=list)
+    """Of the last preamble, unless a call follows it."""
     thinking: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
@@ -103,18 +107,26 @@ class _Tally:
     timings: Timings = field(default_factory=Timings)
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
+    def answer(self, reason: FinishReason) -> str:
+        """The final message. A turn that ends without one has its last preamble as the answer."""
+        return "".join(self.text or (self.preamble if reason != "tool_calls" else ()))
+
     def reply(self, reason: FinishReason, parsed: Any = None) -> Reply:
+        text = self.answer(reason)
+        repairs = [_described(message) for message in self.messages if message.repairs]
+        if text and not self.text:
+            repairs.append("missing final message: the last preamble is the answer")
         return Reply(
             parsed=parsed,
             logprobs=tuple(self.logprobs) or None,
-            text="".join(self.text),
+            text=text,
             thinking="".join(self.thinking),
             tool_calls=tuple(self.calls),
             messages=tuple(self.messages),
             finish_reason=reason,
             usage=self.usage,
             timings=self.timings,
-            repairs=tuple(_described(message) for message in self.messages if message.repairs),
+            repairs=tuple(repairs),
         )
 
 
@@ -178,7 +190,7 @@ class Turn:
                 if self._cancelled:
                     self._generation.cancel()
             messages, reason = yield from self._generate()
-            calls = [message for message in messages if _is_call(message) and not message.truncated]
+            calls = [message for message in messages if message.callee is not None and not message.truncated]
             if reason != "stop" or not calls:
                 return reason
             for call in filter(self._runs, calls):
@@ -205,7 +217,7 @@ class Turn:
         constraint = self._step.plan.constraint
         if constraint is None or reason in ("tool_calls", "cancelled"):
             return None
-        text = "".join(self._tally.text)
+        text = self._tally.answer(reason)
         if reason in ("length", "loop"):
             raise OutputError(
                 "the answer was cut short before it was complete; raise max_tokens, or lower effort or "
@@ -238,14 +250,15 @@ class Turn:
         parser = StreamParser(self._engine.tokenizer, role="assistant")
         for token in self._step.begun:
             parser.process(token)
-        reader, generation = _Reader(self._tally, self._step.sampling.stop), self._generation
+        tools, generation = self._settings.toolbox, self._generation
+        reader = _Reader(self._tally, self._step.sampling.stop, tools)
         try:
             reason = yield from self._read(generation, parser, reader)
             yield from reader.read(parser.close())
         finally:
             parser.close()
             self._count(generation, reader)
-            stored = (_stored(message, reader) for message in parser.messages)
+            stored = (_stored(meant(message, tools), reader.stopped) for message in parser.messages)
             messages = self._keep([message for message in stored if message is not None])
         return messages, reason or ("cancelled" if generation.cancelled else "length")
 
@@ -322,35 +335,51 @@ class Turn:
 class _Reader:
     """Makes events of the parser's changes, and watches for stop texts in the final answer."""
 
-    def __init__(self, tally: _Tally, stop: tuple[str, ...]) -> None:
+    def __init__(self, tally: _Tally, stop: tuple[str, ...], tools: ToolBox) -> None:
         self.tokens = 0
         self.reasoning_tokens = 0
         self.stopped: str | None = None
         """The stop text that was found."""
         self._tally = tally
         self._stop = stop
+        self._tools = tools
         self._held = ""  # The end of the answer, as long as it may be the beginning of a stop text.
         self._current: Header | None = None  # Of the message whose text was streamed last.
 
     def read(self, changes: Sequence[Change]) -> Iterator[Event]:
         """The events of one token."""
         for change in changes:
-            channel, recipient = change.header.channel, _recipient(change.header.author, change.header.recipient)
-            if recipient is not None:
+            channel = change.header.channel
+            if called(change.header, self._tools) is not None:
                 if change.message is not None and not change.message.truncated:
-                    # One with an unfinished header has an event too, and is refused when it is to run.
-                    call = ToolCall(name=recipient, arguments=change.message.text)
-                    self._tally.calls.append(call)
-                    yield call
+                    yield self._call(change.message)
             elif channel is Channel.ANALYSIS:
                 if change.delta:
-                    yield Thinking(delta=self._parted(change.delta, change.header, self._tally.thinking))
+                    yield Thinking(delta=self._added(change.delta, change.header, self._tally.thinking))
             elif channel is Channel.COMMENTARY:
                 if change.delta:
-                    yield Preamble(delta=change.delta)
+                    yield self._preamble(change)
             else:
                 # A message without a channel counts as text: a stray word is better than a lost answer.
                 yield from self._answer(change)
+
+    def _preamble(self, change: Change) -> Preamble:
+        """The event of a preamble's text; only the text of the last preamble is kept."""
+        begins = change.header is not self._current
+        follows = begins and bool(self._tally.preamble)
+        if begins:
+            self._current = change.header
+            self._tally.preamble.clear()
+        self._tally.preamble.append(change.delta)
+        return Preamble(delta=f"\n\n{change.delta}" if follows else change.delta)
+
+    def _call(self, message: Message) -> ToolCall:
+        """The event of a call, even of one with an unfinished header, which is refused when it is to run."""
+        message = meant(message, self._tools)
+        call = ToolCall(name=message.recipient or "", arguments=message.text)
+        self._tally.calls.append(call)
+        self._tally.preamble.clear()
+        return call
 
     def _answer(self, change: Change) -> Iterator[Event]:
         if self.stopped is not None:
@@ -365,9 +394,9 @@ class _Reader:
             keep = 0 if ended else max((_overlap(text, stop) for stop in self._stop), default=0)
             text, self._held = text[: len(text) - keep], text[len(text) - keep :]
         if text:
-            yield Text(delta=self._parted(text, change.header, self._tally.text))
+            yield Text(delta=self._added(text, change.header, self._tally.text))
 
-    def _parted(self, text: str, header: Header, before: list[str]) -> str:
+    def _added(self, text: str, header: Header, before: list[str]) -> str:
         """``text``, after a blank line if it begins a message that follows another of its kind."""
         if before and header is not self._current:
             text = "\n\n" + text
@@ -381,26 +410,21 @@ def _overlap(text: str, stop: str) -> int:
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
 
 
-def _recipient(author: Author, recipient: str | None) -> str | None:
-    """The recipient of a call. A message that the model wrote in another's name, such as a tool's, calls
-    nobody."""
-    return recipient if author.role is Role.ASSISTANT else None
+def _stored(message: Message, stop: str | None) -> Message | None:
+    """A generated message as the history has it: always the assistant's, and on a channel.
 
-
-def _is_call(message: Message) -> bool:
-    return message.role is Role.ASSISTANT and message.recipient is not None
-
-
-def _stored(message: Message, reader: _Reader) -> Message | None:
-    """A generated message as the history has it: always the assistant's, and on a channel."""
-    if not message.text and message.recipient is None:
+    Args:
+        message: a complete or truncated message.
+        stop: the stop text that ended the answer.
+    """
+    tool, text = message.callee, message.text
+    if not text and tool is None:
         return None
-    text, recipient = message.text, _recipient(message.author, message.recipient)
-    channel = message.channel or (Channel.FINAL if recipient is None else Channel.COMMENTARY)
-    if reader.stopped is not None and channel is Channel.FINAL:
-        text = text.partition(reader.stopped)[0]
-    plain = Message.assistant(text, channel=channel, recipient=recipient, content_type=message.content_type)
-    return replace(plain, repairs=message.repairs, truncated=message.truncated and reader.stopped is None).stored()
+    channel = message.channel or (Channel.FINAL if tool is None else Channel.COMMENTARY)
+    if stop is not None and channel is Channel.FINAL:
+        text = text.partition(stop)[0]
+    plain = Message.assistant(text, channel=channel, recipient=tool, content_type=message.content_type)
+    return replace(plain, repairs=message.repairs, truncated=message.truncated and stop is None).stored()
 
 
 def _described(message: Message) -> str:

@@ -43,7 +43,9 @@ control token or a header. Once the next user message follows, the analysis of a
     typescript.py  JSON schema → the notation in which the model reads its tools
     builtin.py     the tools it was trained with: browser, python
     render.py      conversation → tokens
-    header.py      the words of a header → its fields
+    header.py      the words of a header → its fields, strictly
+    recovery.py    the words of a header → its fields, as real models write them
+    control.py     the control tokens, as the parser distinguishes them
     parse.py       tokens → messages
 """
 

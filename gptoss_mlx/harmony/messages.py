@@ -62,10 +62,11 @@ class RepairKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repair:
-    """One repair: its kind, the position of its token in the stream, and the text that was repaired."""
+    """One repair: its kind and the text that was repaired."""
 
     kind: RepairKind
-    position: int
+    position: int | None = None
+    """The token in the stream; None if the repair concerns the whole message."""
     text: str = ""
 
 

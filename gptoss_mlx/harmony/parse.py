@@ -22,16 +22,16 @@ from __future__ import annotations
 
 import codecs
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from enum import Enum, StrEnum
-from typing import Final, NamedTuple, TypeAlias
-from weakref import WeakKeyDictionary
+from enum import StrEnum
+from typing import Final, NamedTuple
 
 from ..errors import InvalidRequest, ParseError
 from .content import TextContent
+from .control import MARKERS, Control, Item, controls_of, items_of
 from .fields import Channel, Role, as_choice, is_punctuation
-from .header import CHANNEL_MARKER, CONSTRAIN_MARKER, Header, HeaderError, Notes, printable, read_strictly
+from .header import Header, HeaderError, Notes, printable, read_strictly
 from .messages import Author, Message, Repair, RepairKind
 from .recovery import HeaderText, read_leniently, read_unfinished
 from .render import TokenCodec
@@ -60,25 +60,13 @@ class Change(NamedTuple):
     """The message, if the token ended it."""
 
 
-class _Control(Enum):
-    START = "<|start|>"
-    CHANNEL = "<|channel|>"
-    CONSTRAIN = "<|constrain|>"
-    MESSAGE = "<|message|>"
-    STOP = "<|end|>, <|return|> or <|call|>"
-    OTHER = "another control token"
-
-
-_STOPS: Final = ("<|end|>", "<|return|>", "<|call|>")
-_MARKERS: Final = {_Control.CHANNEL: CHANNEL_MARKER, _Control.CONSTRAIN: CONSTRAIN_MARKER}
-# What may be bad in a header that nevertheless is a message.
-_BAD_FIELDS: Final = frozenset({RepairKind.BAD_NAME, RepairKind.BAD_RECIPIENT, RepairKind.BAD_CONTENT_TYPE})
-_CONTROL_OF_MARKER: Final = {mark: control for control, mark in _MARKERS.items()}
-
-_Item: TypeAlias = tuple[_Control | None, bytes]
-"""A token: its control token, if it is one, and its bytes."""
-
-_controls_of: WeakKeyDictionary[TokenCodec, Mapping[int, _Control]] = WeakKeyDictionary()
+# A header with one of these repairs has text beside a role and a channel.
+_HAVE_TEXT: Final = frozenset(
+    {
+        *(RepairKind.BAD_NAME, RepairKind.BAD_RECIPIENT, RepairKind.BAD_CONTENT_TYPE),
+        *(RepairKind.UNKNOWN_CHANNEL, RepairKind.UNKNOWN_ROLE, RepairKind.STRAY_WORD),
+    }
+)
 
 
 class StreamParser:
@@ -99,7 +87,7 @@ class StreamParser:
         if self._role is Role.TOOL:
             raise InvalidRequest("role: a tool message needs a name, which no prompt gives; use None")
         self._token_bytes = tokenizer.token_bytes
-        self._controls = _controls(tokenizer)
+        self._controls = controls_of(tokenizer)
         self._strict = strict
         self._messages: list[Message] = []
         self._state = ParserState.EXPECT_START if self._role is None else ParserState.HEADER
@@ -108,11 +96,10 @@ class StreamParser:
         self._error: ParseError | None = None
         # The header being read.
         self._header_text = HeaderText(self._role)
-        self._header_decoder = _decoder("surrogateescape")
         # The message being read.
         self._header: Header | None = None
         self._text: list[str] = []
-        self._decoder = _decoder("replace")
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._guessed = False
         """Whether the message has no message token."""
         self._interrupted: Channel | None = None
@@ -121,7 +108,7 @@ class StreamParser:
         self._repairs: list[Repair] = []
         self._skipped: list[str] = []
         """Punctuation that is not a message, unless the stream has no other."""
-        self._pending: deque[_Item] = deque()
+        self._pending: deque[Item] = deque()
         self._changes: list[Change] = []
 
     @property
@@ -227,39 +214,41 @@ class StreamParser:
             else:
                 self._take_in_content(control, data)
 
-    def _take_before_start(self, control: _Control | None, data: bytes) -> None:
-        if control is _Control.START:
+    def _take_before_start(self, control: Control | None, data: bytes) -> None:
+        if control is Control.START:
             self._begin_header(named=True)
         elif self._strict:
             self._refuse(f"{_named(data)} where <|start|> is expected")
-        elif control is _Control.STOP or control is _Control.OTHER:
+        elif control is Control.STOP or control is Control.OTHER:
             self._note(RepairKind.STRAY_TOKEN, _as_text(data))
         else:
             self._begin_header(named=False)
             self._pending.appendleft((control, data))
 
-    def _take_in_header(self, control: _Control | None, data: bytes) -> None:
-        if control is None or control in _MARKERS:
-            decoded = self._header_decoder.decode(b"" if control else data, control is not None)
-            self._header_text.add(decoded if control is None else decoded + _MARKERS[control])
+    def _take_in_header(self, control: Control | None, data: bytes) -> None:
+        if control is None:
+            self._header_text.add(data)
             self._check_header_length()
-        elif control is _Control.MESSAGE:
+        elif control in MARKERS:
+            self._header_text.add(b"", MARKERS[control])
+            self._check_header_length()
+        elif control is Control.MESSAGE:
             self._begin_content()
         elif self._strict:
             self._refuse(f"{_named(data)} inside a header")
-        elif control is _Control.START:
+        elif control is Control.START:
             self._restart_header()
-        elif control is _Control.STOP:
+        elif control is Control.STOP:
             self._end_header((control, data))
         else:
             self._note(RepairKind.STRAY_TOKEN, _as_text(data))
 
-    def _take_in_content(self, control: _Control | None, data: bytes) -> None:
-        if control is _Control.STOP:
+    def _take_in_content(self, control: Control | None, data: bytes) -> None:
+        if control is Control.STOP:
             self._finish()
         elif control is None or self._strict:
             self._write(data)
-        elif control is _Control.START or control is _Control.CHANNEL:
+        elif control is Control.START or control is Control.CHANNEL:
             self._interrupt()
             self._pending.appendleft((control, data))
         else:
@@ -268,13 +257,13 @@ class StreamParser:
     def _begin_header(self, named: bool) -> None:
         self._state = ParserState.HEADER
         self._header_text = HeaderText(self._role, named)
-        self._header_decoder.reset()
 
     def _restart_header(self) -> None:
         """Handles a start inside a header: a doubled one, unless the text before it is a message of its own."""
+        self._header_text.end()
         text = str(self._header_text)
-        if text.strip() or self._header_decoder.getstate()[0]:
-            self._end_header((_Control.START, b""))
+        if text.strip():
+            self._end_header((Control.START, b""))
             return
         if text:
             self._note(RepairKind.STRAY_WHITESPACE, text)
@@ -294,7 +283,7 @@ class StreamParser:
     def _begin_content(self) -> None:
         """Reads the complete header."""
         header = self._header_text
-        header.add(self._header_decoder.decode(b"", True))
+        header.end()
         read: tuple[Header, Notes] | None = None
         try:
             if header.has_beginning:
@@ -305,7 +294,7 @@ class StreamParser:
         if read is None:
             read = read_leniently(header)
         if read is None:
-            self._end_header((_Control.MESSAGE, _Control.MESSAGE.value.encode()))
+            self._end_header((Control.MESSAGE, Control.MESSAGE.value.encode()))
             return
         if not header.has_beginning:
             self._note(RepairKind.MISSING_START)
@@ -317,21 +306,19 @@ class StreamParser:
             self._end_header()
             self._take_pending()
 
-    def _end_header(self, after: _Item | None = None) -> None:
+    def _end_header(self, after: Item | None = None) -> None:
         """Ends a header that has no message token: everything beside its fields becomes content.
 
         Args:
             after: the token that ended it.
         """
-        undecoded = self._header_decoder.getstate()[0]
-        text = str(self._header_text)
+        self._header_text.end()
         header, notes, rest = read_unfinished(self._header_text, cut=self._closed)
         without_text = not rest or (header.channel is not Channel.FINAL and is_punctuation(rest))
-        has_fields = not header.is_empty or any(kind in _BAD_FIELDS for kind, _ in notes)
         truncated = self._closed and header.channel is not None
-        if without_text and not undecoded and not has_fields and not truncated:
-            self._skip(text, rest)
-            if after is not None and after[0] is _Control.START:
+        if without_text and not truncated and _is_empty(header, [kind for kind, _ in notes]):
+            self._skip(rest)
+            if after is not None and after[0] is Control.START:
                 self._pending.appendleft(after)
             return
         if not self._header_text.has_beginning:
@@ -342,10 +329,11 @@ class StreamParser:
         self._open(header, notes, guessed=True)
         if after is not None:
             self._pending.appendleft(after)
-        self._pending.extendleft(reversed(_items(rest, undecoded)))
+        self._pending.extendleft(reversed(items_of(rest)))
 
-    def _skip(self, text: str, rest: str) -> None:
+    def _skip(self, rest: str) -> None:
         """Ends a header without a message: it has nothing but a role, a channel and punctuation."""
+        text = str(self._header_text)
         if text.strip():
             self._note(RepairKind.FRAGMENT, text)
         elif text:
@@ -377,7 +365,9 @@ class StreamParser:
         header = self._header
         if header is None:
             return
-        is_message = self._guessed or self._text or self._decoder.getstate()[0] or not header.is_empty
+        has_text = self._text or self._decoder.getstate()[0]
+        kinds = [repair.kind for repair in self._repairs]
+        is_message = self._guessed or has_text or not _is_empty(header, kinds)
         if not self._guessed:
             fields = [header.author.role, header.recipient, header.channel]
             self._note(RepairKind.MISSING_END, "" if is_message else " ".join(filter(None, fields)))
@@ -425,35 +415,9 @@ def parse(
     return list(parser.messages)
 
 
-def _controls(tokenizer: TokenCodec) -> Mapping[int, _Control]:
-    """The control token of each special id, cached for the tokenizer."""
-    controls = _controls_of.get(tokenizer)
-    if controls is None:
-        by_name = {control.value: control for control in _Control} | dict.fromkeys(_STOPS, _Control.STOP)
-        controls = {token: by_name.get(name, _Control.OTHER) for name, token in tokenizer.special.items()}
-        _controls_of[tokenizer] = controls
-    return controls
-
-
-def _items(text: str, undecoded: bytes) -> list[_Item]:
-    """A part of a header as tokens again; bytes that were not valid UTF-8 are restored."""
-    items: list[_Item] = []
-    run = ""
-    for character in text:
-        control = _CONTROL_OF_MARKER.get(character)
-        if control is None:
-            run += character
-            continue
-        if run:
-            items.append((None, run.encode("utf-8", "surrogateescape")))
-        items.append((control, control.value.encode()))
-        run = ""
-    run_bytes = run.encode("utf-8", "surrogateescape") + undecoded
-    return [*items, (None, run_bytes)] if run_bytes else items
-
-
-def _decoder(errors: str) -> codecs.IncrementalDecoder:
-    return codecs.getincrementaldecoder("utf-8")(errors)
+def _is_empty(header: Header, repairs: Iterable[RepairKind]) -> bool:
+    """Whether a header has nothing but a role, a channel and a recipient that is not a tool."""
+    return header.is_empty and not any(kind in _HAVE_TEXT for kind in repairs)
 
 
 def _as_text(data: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass, field
 from typing import Final
@@ -46,6 +47,7 @@ class HeaderText:
         self.named = named
         self.length = 0
         """In tokens."""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._pieces: list[str] = []
         self._unread: list[str] = []
         self._reader = _Reader(role=role, named=named)
@@ -53,11 +55,16 @@ class HeaderText:
     def __str__(self) -> str:
         return "".join(self._pieces)
 
-    def add(self, piece: str) -> None:
-        """Adds the text of one token."""
+    def add(self, data: bytes, marker: str = "") -> None:
+        """Adds a token: the bytes of text, or a marker."""
+        piece = self._decoder.decode(data, bool(marker)) + marker
         self.length += 1
         self._pieces.append(piece)
         self._unread.append(piece)
+
+    def end(self) -> None:
+        """Adds the bytes of an incomplete character."""
+        self._pieces.append(self._decoder.decode(b"", True))
 
     @property
     def has_beginning(self) -> bool:

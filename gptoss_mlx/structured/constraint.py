@@ -324,7 +324,13 @@ def _located(schema: Mapping[str, Any], reason: str) -> str:
             break
         own = _refusal(_schema_grammar(text))
         if own is not None:
-            remedy = "correct it" if "Unsatisfiable" in own else "leave it out and check the answer yourself"
+            remedies = {
+                "Unsatisfiable": "correct it",
+                "too large": "make it smaller",
+                "too big": "make it smaller",
+            }
+            other = "leave it out and check the answer yourself"
+            remedy = next((remedy for reason, remedy in remedies.items() if reason in own), other)
             return f"{' '.join(own.split())} (at {place}); {remedy}"
     return f"{' '.join(reason.split())}; simplify it"
 

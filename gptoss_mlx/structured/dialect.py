@@ -8,14 +8,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from math import isqrt
 from typing import Any, Final
 
 from ..errors import SchemaError
 from ..files.read import short_repr
 from ..harmony.typescript import resolve
 from .disjoint import overlap
+from .references import References, members
 
-__all__ = ["FORMATS", "MAX_HEIGHT", "MAX_OPTIONAL", "engine_schema", "subschemas"]
+__all__ = [
+    "FORMATS",
+    "MAX_HEIGHT",
+    "MAX_NAME_PATTERNS",
+    "MAX_OPTIONAL",
+    "MAX_PATTERNS",
+    "engine_schema",
+    "subschemas",
+]
 
 # Keywords that cannot be enforced token by token, and the type of values that they restrict.
 _UNSUPPORTED: Final = {
@@ -34,6 +44,10 @@ MAX_HEIGHT: Final = 200
 """Schemas inside schemas, references included; the engine's stack overflows at some 1,000."""
 MAX_OPTIONAL: Final = 3000
 """Properties of an object that are not required; the time to compile them is quadratic in their number."""
+MAX_NAME_PATTERNS: Final = 128
+"""Patterns in one ``patternProperties``, which the engine compares with one another."""
+MAX_PATTERNS: Final = 12
+"""Patterns that one string must match together; the time to compile them is exponential in their number."""
 
 _COUNTS: Final = (
     *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
@@ -102,7 +116,7 @@ def engine_schema(schema: Mapping[str, Any], *, checked_later: bool = False) -> 
     _check_size(copy)
     if "json-schema.org" not in str(copy.get("$schema")):
         copy.pop("$schema", None)
-    for place, part in subschemas(copy):
+    for place, part in _reachable(copy):
         _enumerate_names(part, copy)
         _close(part)
         for key in [key for key in part if _forbids_nothing(key, part)]:
@@ -115,38 +129,71 @@ def engine_schema(schema: Mapping[str, Any], *, checked_later: bool = False) -> 
     return copy
 
 
+def _reachable(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields a schema and every schema inside it or behind its references, each with its place, once."""
+    seen: set[int] = set()
+    pending: list[tuple[str, Any]] = [("$", schema)]
+    while pending:
+        root_place, root = pending.pop()
+        for place, part in subschemas(root, root_place):
+            if id(part) not in seen:
+                seen.add(id(part))
+                yield place, part
+                reference = part.get("$ref")
+                if isinstance(reference, str) and reference.startswith("#/"):
+                    pending.append((f"${reference[1:].replace('/', '.')}", resolve(schema, reference[1:])))
+
+
 def _check_size(schema: dict[str, Any]) -> None:
-    """Refuses schemas that would overflow the engine's stack, or whose compilation takes quadratic time.
+    """Refuses schemas that would overflow the engine's stack, or take it quadratic or exponential time.
 
     Raises:
         RecursionError: references are nested more deeply than Python's own stack.
     """
+    references = References(schema)
     heights: dict[int, int] = {}
+    patterns: dict[int, int] = {}
 
     def height(part: dict[str, Any]) -> int:
         if id(part) not in heights:
             heights[id(part)] = 0  # A reference within itself does not count.
-            inner = [entry for _, entry in _children(part)]
-            if str(part.get("$ref", "")).startswith("#"):
-                inner.append(resolve(schema, part["$ref"][1:]))
-            heights[id(part)] = 1 + max((height(entry) for entry in inner if isinstance(entry, dict)), default=0)
+            inner = [entry for _, entry in _children(part) if isinstance(entry, dict)]
+            heights[id(part)] = 1 + max(map(height, inner + references.targets(part)), default=0)
         return heights[id(part)]
 
-    cost = 0
-    for place, part in subschemas(schema):
-        if height(part) > MAX_HEIGHT:
-            raise SchemaError(f"schema: nested too deeply at {place}, references included; make it flatter")
-        names = part.get("properties")
-        required = part.get("required")
-        optional = (
-            set(names) - set(required if isinstance(required, list) else ()) if isinstance(names, dict) else ()
-        )
-        cost += len(optional) ** 2
-        if cost > MAX_OPTIONAL**2:
-            raise SchemaError(
-                f"schema: too many properties that are not required, {len(optional)} of them at {place}; require "
-                f"them, or allow at most {MAX_OPTIONAL}"
+    def joint_patterns(part: Any) -> int:
+        """The patterns that one string must match together."""
+        if not isinstance(part, dict):
+            return 0
+        if id(part) not in patterns:
+            patterns[id(part)] = 0
+            either = [entry for key in ("anyOf", "oneOf") for entry in members(part.get(key))]
+            patterns[id(part)] = (
+                ("pattern" in part)
+                + sum(map(joint_patterns, members(part.get("allOf"))))
+                + max(map(joint_patterns, either), default=0)
+                + max(map(joint_patterns, references.targets(part)), default=0)
             )
+        return patterns[id(part)]
+
+    quadratic = 0
+    for place, part in _reachable(schema):
+        required = part.get("required")
+        optional = len(set(_mapping(part, "properties")) - set(required if isinstance(required, list) else ()))
+        quadratic += optional**2
+        for found, limit, what in (
+            (height(part), MAX_HEIGHT, "schemas inside schemas, references included; make it flatter"),
+            (joint_patterns(part), MAX_PATTERNS, "patterns for one string; combine them"),
+            (len(_mapping(part, "patternProperties")), MAX_NAME_PATTERNS, "patternProperties; combine them"),
+            (isqrt(quadratic), MAX_OPTIONAL, "properties that are not required; require them"),
+        ):
+            if found > limit:
+                raise SchemaError(f"schema: at {place}: more than {limit} {what}")
+
+
+def _mapping(part: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = part.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _forbids_nothing(key: str, part: Mapping[str, Any]) -> bool:

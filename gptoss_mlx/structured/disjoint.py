@@ -11,12 +11,15 @@ from itertools import combinations
 from typing import Any, Final
 
 from ..harmony.typescript import resolve
+from .keywords import ANNOTATIONS
 
 __all__ = ["overlap"]
 
 # Comparisons for one oneOf; a schema with more is left undecided.
 _MAX_COMPARISONS: Final = 20_000
 _MAX_DEPTH: Final = 8
+# Keywords whose meaning does not depend on others.
+_ALONE: Final = frozenset({"type", "required", "enum", "const"})
 _TYPES: Final = frozenset({"null", "boolean", "number", "string", "array", "object"})
 
 
@@ -51,6 +54,8 @@ class _Comparison:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
         self._left = _MAX_COMPARISONS
+        # Up to draft 7 a reference replaces what is beside it.
+        self._siblings_apply = "json-schema.org/draft-0" not in str(root.get("$schema"))
 
     def tagged(self, variants: Sequence[Any]) -> bool:
         """Whether a property that all variants require has other constants in each: linear in their number."""
@@ -87,11 +92,16 @@ class _Comparison:
             if not isinstance(reference, str) or not reference.startswith("#") or reference[1:2] not in ("", "/"):
                 break
             target = resolve(self._root, reference[1:])
-            beside = {key: value for key, value in schema.items() if key != "$ref"}
+            beside = {key: value for key, value in schema.items() if key != "$ref" and key not in ANNOTATIONS}
             if not isinstance(target, Mapping):
                 return target if not beside else schema
-            # Both apply: what is said twice is left out, since either would do.
-            schema = {**target, **{key: value for key, value in beside.items() if key not in target}}
+            if self._siblings_apply and beside.keys() <= _ALONE:
+                # Both apply; of a keyword in both, the one beside is left out, which decides less.
+                schema = {**beside, **target}
+            elif self._siblings_apply:
+                return {"allOf": [target, beside]}
+            else:
+                schema = target
         return schema
 
     def _by_part(self, one: Mapping[str, Any], other: Mapping[str, Any], depth: int) -> bool:

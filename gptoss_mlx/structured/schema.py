@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import pydantic
 import pydantic_core
@@ -17,30 +17,11 @@ from ..errors import RenderError, SchemaError
 from ..files.read import parse_json, short_repr
 from ..harmony.content import Schema
 from .dialect import subschemas
+from .keywords import ANNOTATIONS, ASSERTIONS
 from .types import with_typed_dicts
 from .validator import Validator
 
 __all__ = ["AnswerSchema", "read_schema"]
-
-_ANNOTATIONS: Final = frozenset(
-    {
-        *("$schema", "$id", "id", "$comment", "$vocabulary", "$anchor", "$dynamicAnchor", "$defs", "definitions"),
-        *("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "nullable"),
-        *("discriminator", "contentEncoding", "contentMediaType", "contentSchema"),
-    }
-)
-_ASSERTIONS: Final = frozenset(
-    {
-        *("$ref", "$dynamicRef", "$recursiveRef", "type", "enum", "const", "format"),
-        *("allOf", "anyOf", "oneOf", "not", "if", "then", "else"),
-        *("dependentSchemas", "dependentRequired", "dependencies"),
-        *("properties", "patternProperties", "additionalProperties", "unevaluatedProperties", "propertyNames"),
-        *("required", "minProperties", "maxProperties", "items", "prefixItems", "additionalItems"),
-        *("unevaluatedItems", "contains", "minContains", "maxContains", "minItems", "maxItems", "uniqueItems"),
-        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-        *("minLength", "maxLength", "pattern"),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +68,8 @@ def _from_text(text: str | bytes) -> Mapping[str, Any]:
 def _from_mapping(source: Mapping[str, Any]) -> AnswerSchema:
     schema, named = _unwrapped(source)
     validator = Validator(schema)
-    unknown = [key for key in validator.schema if key not in _ANNOTATIONS and not key.startswith("x-")]
-    if unknown and not _ASSERTIONS & validator.schema.keys():
+    unknown = [key for key in validator.schema if key not in ANNOTATIONS and not key.startswith("x-")]
+    if unknown and not ASSERTIONS & validator.schema.keys():
         raise SchemaError(
             f"schema: {short_repr(unknown[0])} is no keyword of JSON schema, and nothing beside it restricts the "
             'answer; write {} if any JSON is allowed, or a schema such as {"type": "object", "properties": ...}'
@@ -120,7 +101,7 @@ def _unwrapped(source: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[st
                 'schema: "type" is "json_schema" without a schema; write {"type": "json_schema", "json_schema": '
                 '{"name": ..., "schema": ...}}'
             )
-    elif not isinstance(source.get("schema"), Mapping) or _ASSERTIONS & source.keys():
+    elif not isinstance(source.get("schema"), Mapping) or ASSERTIONS & source.keys():
         return source, {}
     return named["schema"], named
 

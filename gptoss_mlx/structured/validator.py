@@ -15,7 +15,7 @@ import jsonschema_rs
 
 from ..errors import RenderError, SchemaError
 from ..harmony.content import Schema
-from ..harmony.typescript import resolve
+from .references import References
 
 __all__ = ["MAX_APPLICATIONS", "Validator"]
 
@@ -33,8 +33,6 @@ _DRAFTS: Final = {
     "draft/2019-09": jsonschema_rs.Draft201909Validator,
 }
 _DRAFT: Final = re.compile(r"https?://json-schema\.org/(draft-0[467]|draft/2019-09)/schema#?")
-_IDENTIFIERS: Final = ("$id", "id", "$anchor", "$dynamicAnchor")
-_REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
 class Validator:
@@ -62,7 +60,7 @@ class Validator:
         kind = _DRAFTS[draft[1]] if draft else jsonschema_rs.Draft202012Validator
         patterns = jsonschema_rs.FancyRegexOptions(backtrack_limit=_MAX_BACKTRACKS)
         try:
-            self._applications = _Applications(self.schema).largest()
+            self._applications = References(self.schema).applications(MAX_APPLICATIONS + 1)
             if self._applications > MAX_APPLICATIONS:
                 raise SchemaError(f"{name}: its references apply too many schemas to one value; use fewer of them")
             self._validator = kind(self.schema, validate_formats=False, offline=True, pattern_options=patterns)
@@ -92,71 +90,6 @@ class Validator:
             found = self._validator.iter_errors(value) if length * self._applications <= _MAX_WORK else [error]
             return [_located(error) for error in islice(found, 5)]
         return []
-
-
-class _Applications:
-    """Counts the schemas that apply to one value, each as often as references lead to it.
-
-    A reference counts as the largest part that it can mean, whatever its base URI.
-    """
-
-    def __init__(self, root: dict[str, Any]) -> None:
-        self._parts: list[dict[str, Any]] = []
-        self._resources: list[dict[str, Any]] = [root]
-        self._anchors: dict[str, list[dict[str, Any]]] = {}
-        self._counts: dict[int, int] = {}
-        self._index(root)
-
-    def largest(self) -> int:
-        """The largest count of any part of the schema.
-
-        Raises:
-            RecursionError: a chain of references is too long.
-        """
-        return max(map(self._of, self._parts))
-
-    def _index(self, part: Any) -> None:
-        if isinstance(part, dict):
-            self._parts.append(part)
-            identifiers = [part[key] for key in _IDENTIFIERS if isinstance(part.get(key), str)]
-            if identifiers:
-                self._resources.append(part)
-            for name in identifiers:
-                self._anchors.setdefault(name.removeprefix("#"), []).append(part)
-        for entry in _members(part):
-            self._index(entry)
-
-    def _of(self, schema: Any) -> int:
-        if not isinstance(schema, dict):
-            return 1
-        if id(schema) not in self._counts:
-            self._counts[id(schema)] = 1  # A reference within itself counts once.
-            count = 1 + sum(map(self._of, _in_place(schema)))
-            for key in _REFERENCES:
-                if isinstance(schema.get(key), str):
-                    count += max(map(self._of, self._targets(schema[key])), default=1)
-            self._counts[id(schema)] = min(count, MAX_APPLICATIONS + 1)
-        return self._counts[id(schema)]
-
-    def _targets(self, reference: str) -> list[Any]:
-        fragment = reference.partition("#")[2]
-        if fragment and not fragment.startswith("/"):
-            return self._anchors.get(fragment, [])
-        return [resolve(resource, fragment) for resource in self._resources]
-
-
-def _in_place(schema: dict[str, Any]) -> list[Any]:
-    """The schemas inside a schema that apply to the same value."""
-    parts: list[Any] = []
-    for key in ("allOf", "anyOf", "oneOf", "dependentSchemas", "dependencies"):
-        parts += _members(schema.get(key))
-    return parts + [schema[key] for key in ("not", "if", "then", "else") if key in schema]
-
-
-def _members(part: Any) -> list[Any]:
-    if isinstance(part, dict):
-        return list(part.values())
-    return part if isinstance(part, list) else []
 
 
 def _located(error: jsonschema_rs.ValidationError) -> str:

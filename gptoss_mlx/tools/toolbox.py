@@ -30,6 +30,7 @@ from ..errors import GptOssError, InvalidRequest, ToolError
 from ..events import ToolCall, ToolResult
 from ..files.read import short_repr
 from ..harmony import ToolNamespace
+from .recipients import declared_tool
 from .tool import MAX_NAME, Tool, as_tool
 
 __all__ = ["AfterCall", "BeforeCall", "Tool", "ToolBox", "ToolOutcome", "as_tool", "result_text"]
@@ -92,6 +93,20 @@ b: this argument is missing
             recipient: as in a call, ``functions.NAME``; of a tool that there is.
         """
         return self._tools[recipient.removeprefix(f"{_NAMESPACE}.")].declared_name
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The full names under which the tools are called, such as ``functions.get_weather``."""
+        return frozenset(f"{_NAMESPACE}.{name}" for name in self._tools)
+
+    def meant(self, recipient: str, arguments: str) -> str | None:
+        """The tool that a call means, whose name may be written in another way (:func:`declared_tool`). None if no
+        tool is meant, or the arguments are invalid for it."""
+        name = declared_tool(recipient, self.names)
+        try:
+            return None if name is None else f"{_NAMESPACE}.{self._checked(name, arguments)[0].name}"
+        except Exception:  # A custom check may raise anything; call() reports it to the model.
+            return None
 
     def leaves(self, recipient: str, arguments: str) -> bool:
         """Whether the caller must answer a call, because it is valid and its tool has no function. :meth:`call`

@@ -5,7 +5,8 @@ python -m tests.benchmarks.cli_markdown
 First, CPU seconds for a 4,000-token answer, which takes 80 s at 50 tokens a second. Then, of every kind of block
 that may grow without an end, the CPU time of 10,000 lines over that of 1,000: 10 is linear.
 
-FIGURES
+On a busy x86-64 machine, 2026-11-26: 0.13 % (text from right to left) to 0.63 % (links) of one core; 10,000 lines
+cost 9.2 (indented code) to 12.0 (a table) times as much as 1,000. The promise is 2 % of two cores, and linear.
 """
 
 from __future__ import annotations

@@ -10,6 +10,19 @@ the turn means. Recovered are the answer, the thinking and the calls if they are
   intended arguments.
 * openai-harmony: ``parse_messages_from_completion_tokens``, strict and not; a stream that it refuses has nothing.
 * mlx-lm: the state machine of its server for the tokenizer. It has no parser for harmony, so the stream is text.
+
+5,000 turns with 26 kinds of mutations, recovered in per cent:
+
+                                   all  answer  thinking  calls
+    this library                  96.5    99.6      99.9   96.7
+    the same, before the repairs  44.4    71.0      72.9   81.3
+    openai-harmony, not strict    19.3    66.3      50.5   66.4
+    openai-harmony, strict        16.0    64.5      44.6   65.5
+    mlx-lm 0.32.2                  0.0     0.0      20.7   49.8
+
+A turn without thinking or without a call counts as recovered if the reader finds none: hence the shares of mlx-lm.
+Most of what this library does not recover are calls whose header has no message token: they are refused on
+purpose, and the model is told to write the whole call again.
 """
 
 from __future__ import annotations
@@ -115,21 +128,19 @@ def _call(name: str, arguments: str) -> str:
         return f"{name} {arguments}"
 
 
-def _some(rng: random.Random, turn: Turn, *kinds: str, later: bool = False) -> Part | None:
-    """One of the messages of certain kinds; later: not the first, whose start and role are in the prompt."""
-    found = [part for part in turn[later:] if part.kind in kinds]
-    return rng.choice(found) if found else None
+Change = Callable[[random.Random, Part], None]
 
 
-def changes(*kinds: str, later: bool = False) -> Callable[[Callable[[random.Random, Part], None]], Mutation]:
-    """Makes a mutation from a change of one message of certain kinds."""
+def changes(*kinds: str, first: bool = False, later: bool = False) -> Callable[[Change], Mutation]:
+    """Makes a mutation from a change of one message of certain kinds: any, the first, whose start and role are in
+    the prompt, or a later one."""
 
-    def decorate(change: Callable[[random.Random, Part], None]) -> Mutation:
+    def decorate(change: Change) -> Mutation:
         def mutation(rng: random.Random, turn: Turn) -> bool:
-            part = _some(rng, turn, *kinds, later=later)
-            if part is not None:
-                change(rng, part)
-            return part is not None
+            found = [part for part in turn[int(later) : 1 if first else None] if part.kind in kinds]
+            if found:
+                change(rng, rng.choice(found))
+            return bool(found)
 
         mutation.__name__ = change.__name__
         MUTATIONS.append(mutation)
@@ -193,10 +204,9 @@ def a_channel_without_marker(rng: random.Random, part: Part) -> None:
     part.order = "{role}{channel}{recipient}{content_type}"
 
 
-@changes(*ANY)
+@changes(*ANY, first=True)
 def the_role_glued_after_the_prompt(rng: random.Random, part: Part) -> None:
-    if not part.role:
-        part.order, part.marker = "assistant{channel}{recipient}{content_type}", ""
+    part.order, part.marker = "assistant{channel}{recipient}{content_type}", ""
 
 
 @changes(*ANY)
@@ -254,10 +264,8 @@ def header_words_in_odd_order(rng: random.Random, part: Part) -> None:
 
 
 @changes("call")
-def words_glued_to_the_channel(rng: random.Random, part: Part) -> None:
-    glued = f"to={part.recipient}"
-    part.order = rng.choice([f"{{role}}{{channel}}{glued}{{content_type}}", part.order])
-    part.content_type = "<|constrain|>json"
+def the_recipient_glued_to_the_channel(rng: random.Random, part: Part) -> None:
+    part.order = f"{{role}}{{channel}}to={part.recipient}{{content_type}}"
 
 
 @changes(*ANY, later=True)
@@ -349,7 +357,7 @@ def read_by_chat(tokens: Sequence[int]) -> Meaning:
 
 
 def read_by_openai(tokens: Sequence[int], strict: bool) -> Meaning:
-    """openai-harmony's reading: messages by channel and recipient."""
+    """openai-harmony's reading: a call is what goes to a function, and everything else is text of its channel."""
     try:
         text = oracle()._inner.parse_messages_from_completion_tokens(list(tokens), Role.ASSISTANT, strict)
     except OracleError:
@@ -361,9 +369,9 @@ def read_by_openai(tokens: Sequence[int], strict: bool) -> Meaning:
         recipient = message.get("recipient") or ""
         if recipient.startswith("functions."):
             by_kind["call"].append(_call(recipient, content))
-        elif channel in by_kind and not recipient:
-            by_kind[channel].append(content)
-    return Meaning("".join(by_kind["final"]), "\n\n".join(by_kind["analysis"]), tuple(by_kind["call"]))
+        elif channel in by_kind:
+            by_kind[channel].append(content.strip())
+    return Meaning("\n\n".join(by_kind["final"]), "\n\n".join(by_kind["analysis"]), tuple(by_kind["call"]))
 
 
 def read_by_mlx_lm(tokens: Sequence[int]) -> Meaning:

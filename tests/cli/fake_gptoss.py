@@ -1,19 +1,23 @@
 """The command line over a scripted model: for tests of the screen, without MLX.
 
 ``python tests/cli/fake_gptoss.py chat -m demo`` behaves as ``gptoss`` would. The answer to a question is the
-question itself, ``think N`` thinks in N pieces first, ``prefill N`` reads in N steps, ``file PATH`` answers with a
-file of the home directory, ``fail`` fails. The pieces, of seven characters each, come every ``GPTOSS_FAKE_DELAY``
-seconds.
+question itself, ``think N`` thinks in N pieces first, ``silent N`` only thinks, ``aside`` answers in a preamble,
+``prefill N`` reads in N steps, ``file PATH`` answers with a file of the home directory, ``fail`` fails. The
+pieces, of seven characters each, come every ``GPTOSS_FAKE_DELAY`` seconds.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+# Run as a program, its directory is on the path and the root is not.
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import gptoss_mlx
 from gptoss_mlx.chat.stream import Stream
@@ -90,13 +94,17 @@ def _pieces(question: str, words: list[str], begun: bool) -> Iterator[str]:
     answer = (Path.home() / words[1]).read_text() if words[:1] == ["file"] else question
     if begun:
         answer = " and on"
-    elif words[:1] == ["think"]:
+    elif words[:1] in (["think"], ["silent"]):
         yield "<|channel|>analysis<|message|>"
         for number in range(int(words[1])):
             yield f"step {number} of it\n" if number % 3 == 2 else f"step {number}, "
+        if words[0] == "silent":
+            yield "<|end|><|return|>"
+            return
         yield "<|end|><|start|>assistant"
     if not begun:
-        yield "<|channel|>final<|message|>"
+        channel = "commentary" if words[:1] == ["aside"] else "final"
+        yield f"<|channel|>{channel}<|message|>"
     for start in range(0, len(answer), PIECE):
         yield answer[start : start + PIECE]
     yield "<|return|>"

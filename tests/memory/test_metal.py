@@ -62,7 +62,7 @@ def test_a_model_that_is_forgotten_takes_them_back() -> None:
 
 
 def test_a_load_that_fails_takes_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    def damaged(*_arguments: object) -> None:
+    def damaged(*_: object, **__: object) -> None:
         raise CheckpointError("damaged")
 
     allocator = Recorded()

@@ -7,6 +7,7 @@ import datetime
 import json
 import random
 import re
+from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import jsonschema  # type: ignore[import-untyped]
@@ -185,7 +186,13 @@ class Pet(pydantic.BaseModel):
     animal: Cat | Dog = pydantic.Field(discriminator="kind")
 
 
-@pytest.mark.parametrize("kind", [Person, Point, Pet, list[Pet], Literal["x", "y"], bool | None, dict[str, bool]])
+BEYOND_THE_ENGINE: list[Any] = [set[bool], frozenset[bool], Path, bytes, dict[Literal["a", "b"], bool]]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Person, Point, Pet, list[Pet], Literal["x", "y"], bool | None, dict[str, bool], *BEYOND_THE_ENGINE],
+)
 def test_python_types_come_back_as_objects(kind: Any, small_vocabulary: Tokenizer) -> None:
     constraint = Constraint.from_schema(kind)
     adapter = pydantic.TypeAdapter[Any](kind)

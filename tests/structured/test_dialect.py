@@ -10,7 +10,14 @@ import pytest
 
 from gptoss_mlx.errors import SchemaError
 from gptoss_mlx.structured.constraint import Constraint
-from gptoss_mlx.structured.dialect import FORMATS, MAX_HEIGHT, MAX_OPTIONAL, engine_schema
+from gptoss_mlx.structured.dialect import (
+    FORMATS,
+    MAX_HEIGHT,
+    MAX_NAME_PATTERNS,
+    MAX_OPTIONAL,
+    MAX_PATTERNS,
+    engine_schema,
+)
 from gptoss_mlx.tokenizer import Tokenizer
 from tests import DEMO
 
@@ -156,8 +163,45 @@ def _chain(levels: int, part: str) -> dict[str, Any]:
 def test_chains_of_references_do_not_overflow_the_engine(part: str) -> None:
     Constraint.from_schema(_chain(MAX_HEIGHT // 2 - 2, part))
     for levels in (MAX_HEIGHT + 1, 3000):
-        with pytest.raises(SchemaError, match="nested too deeply"):
+        with pytest.raises(SchemaError, match=r"schemas inside schemas.*make it flatter|nested too deeply"):
             Constraint.from_schema(_chain(levels, part))
+
+
+def test_chains_of_anchors_do_not_overflow_the_engine() -> None:
+    parts = {f"d{level}": {"$anchor": f"d{level}", "items": {"$ref": f"#d{level + 1}"}} for level in range(3000)}
+    with pytest.raises(SchemaError, match=r"make it flatter"):
+        Constraint.from_schema({"$defs": {**parts, "d3000": {"$anchor": "d3000"}}, "$ref": "#d0"})
+
+
+def test_references_to_any_part_are_translated() -> None:
+    one_of = {"oneOf": [{"type": "null"}, {"type": "integer"}], "maxItems": 2.0}
+    schema = {"$ref": "#/components/a", "components": {"a": {"items": {"$ref": "#/components/b"}}, "b": one_of}}
+    assert generates(schema, "[1,null]")
+    with pytest.raises(SchemaError, match=r"the keyword not at \$\.components\.b"):
+        Constraint.from_schema({"$ref": "#/components/b", "components": {"b": {"not": {}}}})
+
+
+@pytest.mark.parametrize("joined", ["allOf", "references"])
+def test_many_patterns_are_refused_before_they_are_compiled(joined: str) -> None:
+    def schema(count: int) -> dict[str, Any]:
+        patterns: list[Any] = [{"pattern": f"[a-z]*{number}[a-z]*"} for number in range(count)]
+        if joined == "allOf":
+            return {"type": "string", "allOf": patterns}
+        parts = {f"d{n}": {**part, "$ref": f"#/$defs/d{n + 1}"} for n, part in enumerate(patterns)}
+        return {"$defs": {**parts, f"d{count}": {"type": "string"}}, "$ref": "#/$defs/d0"}
+
+    Constraint.from_schema(schema(4))
+    with pytest.raises(SchemaError, match=f"more than {MAX_PATTERNS} patterns for one string; combine them"):
+        Constraint.from_schema(schema(60))
+
+
+def test_many_patterns_of_names_are_refused_before_they_are_compared() -> None:
+    def schema(count: int) -> dict[str, Any]:
+        return {"patternProperties": {f"^a{number}$": {} for number in range(count)}}
+
+    Constraint.from_schema(schema(10))
+    with pytest.raises(SchemaError, match=f"more than {MAX_NAME_PATTERNS} patternProperties; combine them"):
+        Constraint.from_schema(schema(400))
 
 
 def _strings(count: int) -> dict[str, Any]:
@@ -172,7 +216,7 @@ def _numbered(count: int, **fields: Any) -> list[Any]:
     ("schema", "says"),
     [
         (_object([f"p{number}" for number in range(5000)], **_strings(5000)), None),
-        (_object([], **_strings(5000)), "too many properties that are not required"),
+        (_object([], **_strings(5000)), "properties that are not required; require them"),
         (
             _object(["x"], **_strings(400), x={"type": "integer", "minimum": 5, "maximum": 3}),
             r"at \$.*; correct it",
@@ -196,5 +240,7 @@ def test_a_large_schema_ends_either_way(schema: Any, says: str | None) -> None:
 def test_many_optional_properties_are_generated_or_refused_before_generation() -> None:
     allowed = _object([], **_strings(MAX_OPTIONAL // 3))
     assert generates(allowed, '{"p7":"a","p900":"b","z":3}')
-    with pytest.raises(SchemaError, match=f"too many properties that are not required.* at most {MAX_OPTIONAL}"):
+    with pytest.raises(
+        SchemaError, match=f"more than {MAX_OPTIONAL} properties that are not required; require them"
+    ):
         engine_schema(_object([], **_strings(MAX_OPTIONAL + 1)))

@@ -111,7 +111,7 @@ def test_a_question_that_is_edited_keeps_its_files(home: Path) -> None:
 
 
 def test_load_without_a_name_opens_another_chat(home: Path) -> None:
-    assert said_by("one", "/load").startswith("error: no other chat is saved yet")
+    assert said_by("one", "/load").startswith("error: no other chat is saved")
     said_by("two", "/stats")
     paths = sessions.saved_chats()
     os.utime(paths[1].path, (0, 0))

@@ -66,6 +66,22 @@ def test_an_interrupt_gives_the_prompt_back_and_keeps_the_chat(tmp_path: Path) -
     assert person.leave() == 0
 
 
+def test_a_reply_without_an_answer_shows_the_thinking_and_offers_to_ask_again(tmp_path: Path) -> None:
+    person = start(tmp_path)
+    person.enter("silent 3")
+    person.wait_for("no answer: the model wrote only thinking; /retry asks again")
+    assert "step 0, step 1, step 2 of it" in person.text()
+    person.wait_for_prompt()
+    person.enter("/retry")
+    person.wait_for_count("/retry asks again", 2)
+    person.wait_for_prompt()
+    person.enter("aside we go")
+    person.wait_for_count("aside we go", 2)
+    person.wait_for_prompt()
+    assert person.text().count("no answer") == 2
+    assert person.leave() == 0
+
+
 def test_an_interrupt_before_the_first_token_leaves_nothing_to_continue(tmp_path: Path) -> None:
     gptoss = [sys.executable, "-m", "gptoss_mlx.cli", "chat", "-m", "demo"]
     person = Person(gptoss, tmp_path, 100, 30)
