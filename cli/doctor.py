@@ -181,16 +181,22 @@ def _self_test() -> Iterator[Finding]:
 
 
 def _agreement(agreements: list[Agreement], *, full: bool) -> Iterator[Finding]:
-    """Compares the logits of this device with a reference, and adds the results to ``agreements``."""
+    """Compares the logits of this device with a reference, and adds the results to ``agreements``.
+
+    On a CPU alone real widths would say nothing: with q8 its bfloat16 is 34 % away from its float32.
+    """
     from ..benchmark.agreement import runs
 
     run, reference = runs()
-    if run.device == reference.device:
-        yield "note", f"logits: this machine has one device; {run.name} is compared with {reference.name}", ""
-    else:
+    two_devices = run.device != reference.device
+    if two_devices:
         yield "ok", f"logits: {run.name} is compared with {reference.name}", ""
+    else:
+        yield "note", f"logits: this machine has one device; {run.name} is compared with {reference.name}", ""
+    if full and not two_devices:
+        yield "note", "real widths: skipped, because MLX's CPU backend rounds every partial sum to bfloat16", ""
     try:
-        for measured in _measured(full=full):
+        for measured in _measured(full=full and two_devices):
             results = list(measured)
             agreements += results
             yield _judged(results)
@@ -216,18 +222,18 @@ def _measured(*, full: bool) -> Iterator[Iterator[Agreement]]:
 
 
 def _judged(results: Sequence[Agreement]) -> Finding:
-    """One line for a model: the largest difference, the mean, and where the most likely token differs."""
+    """One line for a model: the largest difference, the root mean square, and where the most likely token differs."""
     from ..benchmark.agreement import MAX_LARGEST, MAX_RELATIVE
 
     worst = max(results, key=lambda result: (not result.ok, result.largest / result.largest_logit))
-    mean = max(result.relative for result in results)
+    relative = max(result.relative for result in results)
     parted = sum(len(result.partings) for result in results)
     places = [f"{result.partings[0]} of prompt {result.prefill}" for result in results if result.partings]
     first = f", first at {', '.join(places)}" if places else ""
     text = (
         f"{worst.case}: largest difference {worst.largest:.2f} of {worst.largest_logit:.1f} "
-        f"(limit {MAX_LARGEST:.0%}), mean {mean:.1%} (limit {MAX_RELATIVE:.0%}); most likely token differs at "
-        f"{parted} of {sum(result.positions for result in results)} positions{first}"
+        f"(limit {MAX_LARGEST:.0%}), root mean square {relative:.1%} (limit {MAX_RELATIVE:.0%}); "
+        f"most likely token differs at {parted} of {sum(result.positions for result in results)} positions{first}"
     )
     if all(result.ok for result in results):
         return "ok", text, ""

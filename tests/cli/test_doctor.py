@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 import typer
 
@@ -112,6 +113,30 @@ def test_a_machine_that_computes_wrong_fails(
     printed = " ".join(capsys.readouterr().out.split())
     assert "✗ demo, bf16: largest difference 9.00 of 20.0 (limit 40%)" in printed
     assert "differs at 2 of 27 positions, first at 4 of prompt 7" in printed
+
+
+@pytest.mark.parametrize("device", [mx.DeviceType.cpu, mx.DeviceType.gpu])
+def test_real_widths_are_computed_where_there_is_a_gpu(
+    device: mx.DeviceType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, reference = agreement.runs()
+    monkeypatch.setattr(agreement, "runs", lambda: (dataclasses.replace(run, device=device), reference))
+    measured: list[tuple[Any, ...]] = []
+
+    def measure(*arguments: Any, kv_bits: int | None = None) -> Iterator[Agreement]:
+        measured.append((*arguments, kv_bits))
+        yield Agreement(
+            case=arguments[0], prefill=7, largest=0, largest_logit=20, relative=0, partings=(), positions=27
+        )
+
+    monkeypatch.setattr(agreement, "measure_demo", measure)
+    monkeypatch.setattr(agreement, "measure_widths", measure)
+    findings = list(doctor._agreement([], full=True))
+    assert len(measured) == (6 if device == mx.DeviceType.gpu else 3)
+    assert sum("one device" in text or "skipped" in text for _, text, _ in findings) == (
+        0 if device == mx.DeviceType.gpu else 2
+    )
+    assert "bad" not in {state for state, _, _ in findings}
 
 
 def test_the_report_has_the_figures_and_no_paths_or_names(
