@@ -92,7 +92,7 @@ SIGNATURES = {
 OPTIONS = {"schema", "regex", "choices", "max_thinking_tokens", "tool_choice", "logprobs"}
 DOCTESTED = """
 aio chat.chat chat.options chat.stream chat.transcript config engine.engine engine.generation errors events
-sampling structured.constraint tokenizer tools.toolbox
+sampling structured.constraint structured.validator tokenizer tools.tool tools.toolbox
 """.split()  # noqa: SIM905
 
 

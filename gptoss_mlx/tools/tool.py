@@ -42,8 +42,8 @@ class Tool:
 
     Example:
         >>> lamp = Tool(name="lamp", description="The lamp.", function=lambda: "on")
-        >>> ToolBox([lamp]).call("functions.lamp", "{}").output
-        'on'
+        >>> lamp.check("{}")
+        {}
     """
 
     name: str
