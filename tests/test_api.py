@@ -100,8 +100,8 @@ SIGNATURES = {
 }
 OPTIONS = set(ANSWER.split())
 DOCTESTED = """
-aio api chat.chat chat.options chat.stream chat.transcript config engine.engine engine.generation errors events
-sampling structured.constraint tokenizer tools.toolbox
+aio chat.chat chat.options chat.stream chat.transcript config engine.engine engine.generation errors events
+sampling structured.constraint structured.validator tokenizer tools.tool tools.toolbox
 """.split()  # noqa: SIM905
 
 
