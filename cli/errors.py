@@ -35,7 +35,6 @@ __all__ = [
     "origin",
 ]
 
-NO_ANSWER = 5
 INTERRUPTED = 130
 NO_ANSWER = 5
 """Cut short before any text, or empty."""

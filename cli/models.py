@@ -32,7 +32,7 @@ def show_models() -> None:
         )
         terminal.rows([shorten(row, terminal.width - 1) if terminal.interactive else row])
     if not any(model.converted for model in models):
-        terminal.line("gptoss convert 20b gets the first real one", DIM)
+        terminal.line("get gpt-oss-20b with: gptoss convert 20b", DIM)
 
 
 def remove_models(names: Sequence[str], *, confirmed: bool) -> None:

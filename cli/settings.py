@@ -75,7 +75,7 @@ class Settings:
 
     @property
     def warning(self) -> str:
-        """What is allowed but probably not meant; empty: nothing."""
+        """A remark on a value that is allowed but probably a mistake; empty: none."""
         if self.temperature <= _WARMEST:
             return ""
         return f"temperature {self.temperature:g}: above {_WARMEST:g} answers are mostly noise; use 1"
@@ -169,7 +169,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Why a settings file cannot be read, in words that do not speak of Python."""
+    """The reason that a settings file cannot be read, without Python's own words."""
     if isinstance(error, UnicodeDecodeError):
         return f"is not UTF-8 text (byte {error.start})"
     if isinstance(error, RecursionError):

@@ -203,7 +203,7 @@ class Reply:
     """
 
     text: str
-    """The final channel. If the turn ended without a final message, the last preamble after all calls. Empty if
+    """The final channel, or the last preamble after all calls if the turn ended without a final message. Empty if
     the model stopped for a tool call, was cut short before the answer, or wrote only analysis or nothing."""
     thinking: str = ""
     """The analysis channel. It is not trained to the safety standard of final answers."""

@@ -1,4 +1,4 @@
-"""What each slash command does to a session. Which commands there are, and what help says, is in `commands`."""
+"""The effects of the slash commands on a session; their table, with the words of help, is in `commands`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def effort(session: ChatSession, argument: str) -> None:
 
 
 def _reading_again(session: ChatSession, chosen: Effort, answer: str) -> str:
-    """What a change of the effort costs, since the effort stands at the start of the prompt; empty: nothing."""
+    """The cost of a changed effort, which stands at the start of the prompt; empty: none."""
     if not session.has_chat or not session.chat.messages or chosen == session.effort:
         return ""
     cost = session.chat.tokens_to_prefill(chosen)
@@ -208,7 +208,7 @@ def fork(session: ChatSession, _argument: str) -> None:
     original = session.path
     session.use_chat(session.chat.fork(), None)
     session.save()
-    session.say(f"this is now a copy; the chat so far stays saved as {original.stem if original else 'nothing'}")
+    session.say(f"this is now a copy{f'; the chat so far stays saved as {original.stem}' if original else ''}")
 
 
 def compare(session: ChatSession, argument: str) -> None:

@@ -35,7 +35,7 @@ class Loader:
 
     @property
     def error(self) -> BaseException | None:
-        """Why the model could not be loaded; None: it is loaded, or may yet be."""
+        """The error of a model that could not be loaded; None: it is loaded, or may yet be."""
         return self._error
 
     def start(self, when_failed: Callable[[BaseException], None] | None = None) -> None:

@@ -21,7 +21,6 @@ from ..screen.terminal import Terminal
 from ..settings import Settings, is_utf8
 from .attachments import read_file, read_piped, with_files
 from .first_start import choose_model
-from .stats import no_answer
 
 if TYPE_CHECKING:
     from ...chat.options import AnswerOptions
@@ -77,7 +76,7 @@ def answer(request: Request, settings: Settings) -> None:
 
 
 def _remark(reply: Reply, settings: Settings) -> str:
-    """Why the answer is not whole; empty: it is."""
+    """The reason that the answer is not complete; empty: it is."""
     what = "the answer is cut off" if reply.text.strip() else "no answer"
     if reply.finish_reason == "length" and settings.max_tokens is not None:
         return f"{what} at {settings.max_tokens:,} tokens (finish_reason: length); raise --max-tokens"

@@ -24,7 +24,7 @@ from ..settings import Settings, ThinkMode, as_effort
 from .attachments import Attachment, split_files, with_files
 from .loading import Loader
 from .saved import new_chat_path, read_chat
-from .stats import SessionStats, memory_in_use, no_answer, reply_line
+from .stats import SessionStats, memory_in_use, reply_line
 
 if TYPE_CHECKING:
     from ...api import GptOss
@@ -275,11 +275,11 @@ class ChatSession:
         return show_plain(stream, self.terminal, self.errors, "hide" if self.think == "collapse" else self.think)
 
     def _remarks(self, reply: Reply, fork: Chat | None) -> None:
-        """Say why there is no answer or only a part of one, and show the figures."""
+        """Say why the answer ended, if it was cut short, and show its figures."""
+        if not reply.text and reply.finish_reason == "stop" and self.think in ("collapse", "hide"):
+            for line in reply.thinking.splitlines():
+                self.say(line)
         if reason := self._ending(reply):
-            if not reply.text and reply.finish_reason == "stop" and self.think in ("collapse", "hide"):
-                for line in reply.thinking.splitlines():
-                    self.say(line)
             remedy = self._remedy(reply) if fork is None else "/compare starts again"
             self.say(f"{reason}; {remedy}", YELLOW)
         if self.interactive and reply.usage.completion_tokens:
@@ -297,7 +297,7 @@ class ChatSession:
             return "cut off by --max-tokens (finish_reason: length)"
         if reply.finish_reason == "loop":
             return "stopped: the thinking repeated itself (finish_reason: loop)"
-        return "" if reply.text else no_answer(reply)
+        return "" if reply.text else "no answer: the model wrote no text (finish_reason: stop)"
 
     def _remedy(self, reply: Reply) -> str:
         if reply.finish_reason == "cancelled":

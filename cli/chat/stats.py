@@ -11,7 +11,7 @@ from ...files.units import format_bytes
 if TYPE_CHECKING:
     from ...events import Reply
 
-__all__ = ["SessionStats", "memory_in_use", "no_answer", "reply_line"]
+__all__ = ["SessionStats", "memory_in_use", "reply_line"]
 
 
 @dataclass
@@ -36,11 +36,6 @@ class SessionStats:
             f"prefill     {prefill:.1f} s, {_rate(prompt - cached, prefill)} tokens/s",
             f"decode      {decode:.1f} s, {_rate(completion, decode)} tokens/s",
         ]
-
-
-def no_answer(reply: Reply) -> str:
-    """The remark on a reply without text."""
-    return f"no answer: the model wrote {'only thinking' if reply.thinking else 'nothing'}"
 
 
 def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int, width: int) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from ..api import GptOss
+from ..cache.layered import PromptCache
 from ..model.transformer import Transformer
 from ..sampling import SamplingParams
 from .conversation import RecordedReply
@@ -198,13 +199,20 @@ class _MlxLmChat:
         return recorded.prompt[prefix:]
 
 
-def decode_step(transformer: Transformer, prompt: list[int]) -> Callable[[], list[mx.array]]:
+def decode_step(
+    transformer: Transformer, prompt: list[int], cache: PromptCache | None = None
+) -> Callable[[], list[mx.array]]:
     """Computes a prompt except its last token; the last but one by itself, as when decoding.
+
+    Args:
+        transformer: the model.
+        prompt: its tokens.
+        cache: an empty one; by default the model's own kind.
 
     Returns:
         A function that builds the graph of the last token: logits and caches, not evaluated.
     """
-    cache, last = transformer.make_cache(), mx.array([prompt[-1:]])
+    cache, last = cache or transformer.make_cache(), mx.array([prompt[-1:]])
     for piece in (prompt[:-2], prompt[-2:-1]):
         mx.eval(transformer(mx.array([piece]), cache, last_only=True), cache.arrays())
 

@@ -51,10 +51,10 @@ class QuantizedStates:
 
 
 def group_size_of(head_dim: int) -> int | None:
-    """Values that share a scale: 64, or 32 where a head has no factor 64; None where it has neither."""
+    """Values that share a scale: 64 if it divides the head, else 32; None if neither does."""
     return next((size for size in (64, 32) if head_dim % size == 0), None)
 
 
 def quantized_bytes(values: int, head_dim: int) -> int:
-    """Bytes of so many values: their codes, and a scale and a bias of four bytes for each group."""
+    """Bytes of that many values: their codes, and for each group a scale and a bias of four bytes."""
     return values + 8 * values // (group_size_of(head_dim) or head_dim)

@@ -1,4 +1,4 @@
-"""From a checkpoint's tensors to the model's parameters: which ones, of what shape, and how they are laid out.
+"""Tables that map a checkpoint's tensors to the model's parameters, with shapes, dtypes and transforms.
 
 A layout is a table of rows: target parameter ← source tensors. Everything must be accounted for: a tensor
 that no row names, or that is missing, or of another dtype or shape, is an error that names it. ``gptoss
@@ -33,22 +33,22 @@ FLOATS = ("BF16", "F32", "F16")
 
 
 class Transform(Enum):
-    """How the sources become the target: the first four, which loading does, are moves of bytes."""
+    """How the sources become the target. Loading does the first four, which only move bytes."""
 
     COPY = "copy"
     ROWS = "rows"
-    """Sources below each other: joined along the first axis."""
+    """The sources joined along the first axis."""
     COLUMNS = "columns"
-    """Sources beside each other: joined along the last axis."""
+    """The sources joined along the last axis."""
     WORDS = "words"
     """MXFP4 blocks, uint8 [..., groups, 16], read as the uint32 [..., groups · 4] that MLX multiplies."""
-    # Only ``gptoss convert`` does these:
+    # Only ``gptoss convert`` does the following.
     INTERLEAVED = "interleaved"
-    """Gate and up, row by row in turn."""
+    """Gate and up rows interleaved."""
     EXPERT_BIASES = "expert_biases"
-    """Gate and up in turn, element by element, and down beside them."""
+    """Gate and up elements interleaved, then down."""
     MXFP4 = "mxfp4"
-    """A transposed float matrix an expert, quantised to MXFP4 words: the one transform that does arithmetic."""
+    """One transposed float matrix per expert, quantised to MXFP4 words: the only transform with arithmetic."""
     MXFP4_SCALES = "mxfp4_scales"
     """The scales that belong to those words."""
 
@@ -64,7 +64,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One parameter of the model and where it comes from."""
+    """One parameter of the model and the tensors it is made of."""
 
     target: str
     transform: Transform
@@ -131,7 +131,7 @@ _MXFP4_SHAPES = {
     "layers.{n}.mlp.experts.gate_up_proj.weight": "E 2I H/8",
     "layers.{n}.mlp.experts.down_proj.weight": "E H I/8",
 }
-# What --dense quantises. The router decides which experts run: it keeps its precision, as OpenAI's does.
+# The weights that --dense quantises. The router keeps its precision, as in OpenAI's: it decides which experts run.
 QUANTISED = (
     "embed_tokens.weight",
     "layers.{n}.self_attn.qkv_proj.weight",
@@ -149,7 +149,7 @@ def _joined_shape(row: Row) -> str:
     }.get(row.target, row.sources[0].shape)
 
 
-# What ``gptoss convert`` writes with --dense bf16: the parameters themselves, so that loading moves nothing.
+# The layout that ``gptoss convert`` writes with --dense bf16: the parameters themselves, so loading moves nothing.
 MLX: tuple[Row, ...] = tuple(
     _copy(row.target, row.target, _MXFP4_SHAPES[row.target], _WORDS)
     if row.transform is Transform.WORDS
@@ -159,7 +159,7 @@ MLX: tuple[Row, ...] = tuple(
 
 
 def _quantised(rows: tuple[Row, ...]) -> Iterator[Row]:
-    """The MLX layout with affine-quantised dense layers: a weight becomes words, scales and biases."""
+    """The MLX layout with affine-quantised dense layers, whose weights are words, scales and biases."""
     for row in rows:
         if row.target not in QUANTISED:
             yield row
@@ -172,7 +172,7 @@ def _quantised(rows: tuple[Row, ...]) -> Iterator[Row]:
 
 
 def mlx_layout(config: ModelConfig) -> tuple[Row, ...]:
-    """The table of what ``gptoss convert`` writes for a config, with or without a ``quantization`` block."""
+    """The layout that ``gptoss convert`` writes for a config, with or without a ``quantization`` block."""
     return MLX if config.quantization is None else tuple(_quantised(MLX))
 
 
@@ -193,7 +193,7 @@ def layout_of(checkpoint: Checkpoint, config: ModelConfig) -> tuple[Row, ...]:
 
 
 def sizes(config: ModelConfig) -> dict[str, int]:
-    """What the letters in the tables' shapes stand for."""
+    """The size of each letter in the tables' shapes."""
     hidden, intermediate = config.hidden_size, config.intermediate_size
     quantization = config.quantization
     letters = {
@@ -231,7 +231,7 @@ def expand(rows: tuple[Row, ...], config: ModelConfig) -> Iterator[Row]:
 
 
 def check_tensors(checkpoint: Checkpoint, rows: tuple[Row, ...], config: ModelConfig) -> None:
-    """Holds every tensor of the checkpoint against the table.
+    """Checks every tensor of the checkpoint against the table.
 
     Raises:
         CheckpointError: a tensor is missing, not named by any row, or of another dtype or shape.

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
-from .content import ToolNamespace
+from .content import Schema, ToolNamespace
 
 __all__ = ["compact_json", "lines_of", "resolve", "schema_to_typescript", "tools_section"]
 
@@ -65,7 +65,9 @@ def _namespace(namespace: ToolNamespace) -> str:
 
 def schema_to_typescript(schema: Any, indent: str = "") -> str:
     """The type for one schema, to follow ``key: `` or ``_: ``."""
-    return _Notation(schema).render(schema, indent)
+    # A Schema parses its text at every access.
+    plain = schema.to_dict() if isinstance(schema, Schema) else schema
+    return _Notation(plain).render(plain, indent)
 
 
 class _Notation:

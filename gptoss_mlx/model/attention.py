@@ -13,10 +13,10 @@ __all__ = ["banded_attention", "quantized_attention", "sliding_mask"]
 
 
 def sliding_mask(window: int, before: int, length: int) -> mx.array:
-    """Which keys each query of a sliding layer sees: itself and the window − 1 before it.
+    """The mask of a sliding layer: a query attends to its own position and the window − 1 before it.
 
-    For at most ``window`` new positions one mask over everything; for more, one a band of ``window``
-    queries over 2 · ``window`` keys (see :func:`banded_attention`).
+    Up to ``window`` new positions share one mask over all keys. More of them are cut into bands of ``window``
+    queries, each with a mask over 2 · ``window`` keys (see :func:`banded_attention`).
 
     Args:
         window: W.
@@ -33,7 +33,7 @@ def sliding_mask(window: int, before: int, length: int) -> mx.array:
     queries = mx.arange(window, 2 * window)[:, None]
     keys = mx.arange(2 * window)[None]
     band = (keys <= queries) & (keys > queries - window)
-    # Before the first band stand only the cached keys; the rest of its left half is padding.
+    # Only the cached keys come before the first band; the rest of its left half is padding.
     first = band & (keys >= window - before)
     bands = -(-length // window)
     return mx.concatenate([first[None], mx.broadcast_to(band, (bands - 1, *band.shape))])[:, None]
@@ -49,10 +49,10 @@ def banded_attention(
     mask: mx.array,
     sinks: mx.array,
 ) -> mx.array:
-    """Sliding attention of many queries: each band of W queries looks at its own and the W keys before.
+    """Sliding attention of many queries: each band of W queries attends to its own keys and the W before.
 
-    The work is 2W keys a query, however long the prompt; a mask over all keys would compute L and throw
-    most of them away.
+    A query is multiplied with 2W keys, however long the prompt; with one mask over all keys it would be multiplied
+    with L, and most scores would be dropped.
 
     Args:
         queries: [B, A, L, D].

@@ -86,7 +86,7 @@ class Attention(Module):
     def attend(
         self, queries: mx.array, new_keys: mx.array, new_values: mx.array, cache: LayerCache, mask: mx.array | None
     ) -> mx.array:
-        """What each query sees of the cache and of the new positions, which are added to it.
+        """Adds the new positions to the cache and attends to all of it.
 
         Args:
             queries, new_keys, new_values: from :meth:`project`.
@@ -110,7 +110,7 @@ class Attention(Module):
             keys,
             values,
             scale=self._scale,
-            # "causal" lets the kernel skip whole blocks of keys; an array never does.
+            # With "causal" the kernel skips whole blocks of keys; with an array it never does.
             mask=mask if mask is not None else "causal" if queries.shape[2] > 1 else None,
             sinks=self.sinks,
         )
@@ -236,8 +236,8 @@ def sorting_pays(indices: int, experts: int) -> bool:
 def _weighted_sum(
     residual: mx.array, weights: list[mx.array], outputs: list[mx.array], biases: list[mx.array]
 ) -> mx.array:
-    # Unrolled over the experts so that it compiles into one kernel: a sum over an axis would be another. Added in
-    # pairs because the compiler fuses only so deep.
+    # Unrolled over the experts, so that it compiles into one kernel; a sum over an axis would be another kernel.
+    # Added in pairs, because the compiler fuses to a depth of 11.
     terms = [
         weight.astype(mx.float32) * (output.astype(mx.float32) + bias.astype(mx.float32))
         for weight, output, bias in zip(weights, outputs, biases, strict=True)
@@ -261,9 +261,10 @@ def combine_twice(
     biases: list[mx.array],
     next_bias: mx.array,
 ) -> tuple[mx.array, mx.array]:
-    """:func:`combine`, and that plus the next layer's output bias, each rounded once."""
-    total = _weighted_sum(residual, weights, outputs, biases)
-    return total.astype(residual.dtype), (total + next_bias).astype(residual.dtype)
+    """:func:`combine`, and that plus the next layer's output bias."""
+    # The bias is added to the rounded sum: were both rounded from one sum, they would be two kernels.
+    total = _weighted_sum(residual, weights, outputs, biases).astype(residual.dtype)
+    return total, total + next_bias
 
 
 class MoE(Module):
@@ -295,7 +296,7 @@ class MoE(Module):
         if next_bias is None:
             total: mx.array = self._combine(residual, *parts)
             return total, total
-        # Passed on as they are: were one of them reshaped, the two would not be fused.
+        # Returned unchanged: if one of the two were reshaped here, MLX would not fuse them.
         both: tuple[mx.array, mx.array] = self._combine_twice(residual, *parts, next_bias)
         return both
 
@@ -312,7 +313,7 @@ class TransformerBlock(Module):
 
     @property
     def output_bias(self) -> mx.array:
-        """[H], of the attention. Added where the block is entered, so that the product need not."""
+        """[H], of the attention. The block before adds it, so that the output product need not."""
         return self.self_attn.o_proj.bias
 
     def enter(self, x: mx.array, offset: mx.array, batch: int) -> tuple[mx.array, mx.array, mx.array]:

@@ -40,7 +40,7 @@ def load_weights(
     for row in expand(rows, config):
         if cancelled():
             raise ModelClosed("the model was closed while it was loaded")
-        # Taking the sources out of the table lets MLX free each as soon as it was joined.
+        # Removing the sources from the table lets MLX free each as soon as it is joined.
         parts = [tensors.pop(source.name) for source in row.sources]
         weight = _assemble(row.transform, parts, dtype)
         if row.target.endswith(_FACTORS) and mx.default_device() == mx.cpu:
@@ -54,7 +54,7 @@ def load_weights(
 
 
 def _read_tensors(checkpoint: Checkpoint) -> dict[str, mx.array]:
-    """All tensors, unread until they are evaluated."""
+    """All tensors; MLX reads each when it is evaluated."""
     tensors: dict[str, mx.array] = {}
     for file in checkpoint.files:
         arrays = mx.load(str(file), format="safetensors")

@@ -36,8 +36,9 @@ from ..files.read import short_repr
 from ..harmony import ResponseFormat
 from ..harmony.fields import check_text
 from ..tokenizer import Tokenizer
-from .dialect import engine_schema, subschemas
+from .dialect import engine_schema
 from .digits import DigitLimit
+from .references import subschemas
 from .schema import read_schema
 
 __all__ = ["Constraint", "Mask", "Matcher", "prepare"]

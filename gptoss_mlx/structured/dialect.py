@@ -8,24 +8,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from math import isqrt
 from typing import Any, Final
 
 from ..errors import SchemaError
 from ..files.read import short_repr
-from ..harmony.typescript import resolve
 from .disjoint import overlap
-from .references import References, members
+from .equivalents import rewrite
+from .limits import check_size
+from .references import reachable
 
-__all__ = [
-    "FORMATS",
-    "MAX_HEIGHT",
-    "MAX_NAME_PATTERNS",
-    "MAX_OPTIONAL",
-    "MAX_PATTERNS",
-    "engine_schema",
-    "subschemas",
-]
+__all__ = ["FORMATS", "engine_schema"]
 
 # Keywords that cannot be enforced token by token, and the type of values that they restrict.
 _UNSUPPORTED: Final = {
@@ -34,31 +26,16 @@ _UNSUPPORTED: Final = {
     **dict.fromkeys(("dependentSchemas", "dependentRequired", "dependencies"), "object"),
     **dict.fromkeys(("propertyNames", "unevaluatedProperties"), "object"),
 }
-# Where none of these is, "unevaluated" means the same as "additional".
-_COMPOSING: Final = ("$ref", "$dynamicRef", "$recursiveRef", "allOf", "anyOf", "oneOf", "if", "dependentSchemas")
 FORMATS: Final = (
     *("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid", "unknown"),
 )
 """The formats that the engine enforces."""
-MAX_HEIGHT: Final = 200
-"""Schemas inside schemas, references included; the engine's stack overflows at some 1,000."""
-MAX_OPTIONAL: Final = 3000
-"""Properties of an object that are not required; the time to compile them is quadratic in their number."""
-MAX_NAME_PATTERNS: Final = 128
-"""Patterns in one ``patternProperties``, which the engine compares with one another."""
-MAX_PATTERNS: Final = 12
-"""Patterns that one string must match together; the time to compile them is exponential in their number."""
-
 _COUNTS: Final = (
     *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
     *("minContains", "maxContains"),
 )
 # No answer is as long.
 _UNREACHABLE: Final = 2**24
-_IN_MAPPING: Final = ("properties", "patternProperties", "$defs", "definitions")
-_IN_LIST: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
-_ALONE: Final = ("items", "additionalProperties", "additionalItems")
-
 _LOOK_AROUND: Final = re.compile(r"\(\?<?[=!]")
 # Characters that the engine would write as \u escapes, which answers do not contain.
 _CONTROL: Final = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f]")
@@ -79,28 +56,6 @@ _PATTERNS: Final = {
 }
 
 
-def subschemas(schema: Any, place: str = "$") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields a schema and every schema inside it, each with its place as a JSON path."""
-    if not isinstance(schema, dict):
-        return
-    yield place, schema
-    for step, part in _children(schema):
-        yield from subschemas(part, f"{place}.{step}")
-
-
-def _children(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The schemas directly inside a schema, each with its place."""
-    for key in (*_IN_MAPPING, *_IN_LIST, *_ALONE):
-        value = schema.get(key)
-        if key in _IN_MAPPING and isinstance(value, dict):
-            yield from ((f"{key}.{name}", part) for name, part in value.items())
-        elif key not in _IN_MAPPING and isinstance(value, list):
-            # Before draft 2020-12, "items" may be a list.
-            yield from ((f"{key}[{position}]", part) for position, part in enumerate(value))
-        elif key in _ALONE:
-            yield key, value
-
-
 def engine_schema(schema: Mapping[str, Any], *, checked_later: bool = False) -> dict[str, Any]:
     """The schema for the engine.
 
@@ -113,12 +68,11 @@ def engine_schema(schema: Mapping[str, Any], *, checked_later: bool = False) -> 
         SchemaError: a keyword cannot be enforced; the message names its place and what to write instead.
     """
     copy: dict[str, Any] = json.loads(json.dumps(schema))
-    _check_size(copy)
+    check_size(copy)
     if "json-schema.org" not in str(copy.get("$schema")):
         copy.pop("$schema", None)
-    for place, part in _reachable(copy):
-        _enumerate_names(part, copy)
-        _close(part)
+    for place, part in reachable(copy):
+        rewrite(part, copy)
         for key in [key for key in part if _forbids_nothing(key, part)]:
             del part[key]
         if checked_later:
@@ -127,73 +81,6 @@ def engine_schema(schema: Mapping[str, Any], *, checked_later: bool = False) -> 
         _exclude(place, part, copy)
         _in_engine_words(part)
     return copy
-
-
-def _reachable(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields a schema and every schema inside it or behind its references, each with its place, once."""
-    seen: set[int] = set()
-    pending: list[tuple[str, Any]] = [("$", schema)]
-    while pending:
-        root_place, root = pending.pop()
-        for place, part in subschemas(root, root_place):
-            if id(part) not in seen:
-                seen.add(id(part))
-                yield place, part
-                reference = part.get("$ref")
-                if isinstance(reference, str) and reference.startswith("#/"):
-                    pending.append((f"${reference[1:].replace('/', '.')}", resolve(schema, reference[1:])))
-
-
-def _check_size(schema: dict[str, Any]) -> None:
-    """Refuses schemas that would overflow the engine's stack, or take it quadratic or exponential time.
-
-    Raises:
-        RecursionError: references are nested more deeply than Python's own stack.
-    """
-    references = References(schema)
-    heights: dict[int, int] = {}
-    patterns: dict[int, int] = {}
-
-    def height(part: dict[str, Any]) -> int:
-        if id(part) not in heights:
-            heights[id(part)] = 0  # A reference within itself does not count.
-            inner = [entry for _, entry in _children(part) if isinstance(entry, dict)]
-            heights[id(part)] = 1 + max(map(height, inner + references.targets(part)), default=0)
-        return heights[id(part)]
-
-    def joint_patterns(part: Any) -> int:
-        """The patterns that one string must match together."""
-        if not isinstance(part, dict):
-            return 0
-        if id(part) not in patterns:
-            patterns[id(part)] = 0
-            either = [entry for key in ("anyOf", "oneOf") for entry in members(part.get(key))]
-            patterns[id(part)] = (
-                ("pattern" in part)
-                + sum(map(joint_patterns, members(part.get("allOf"))))
-                + max(map(joint_patterns, either), default=0)
-                + max(map(joint_patterns, references.targets(part)), default=0)
-            )
-        return patterns[id(part)]
-
-    quadratic = 0
-    for place, part in _reachable(schema):
-        required = part.get("required")
-        optional = len(set(_mapping(part, "properties")) - set(required if isinstance(required, list) else ()))
-        quadratic += optional**2
-        for found, limit, what in (
-            (height(part), MAX_HEIGHT, "schemas inside schemas, references included; make it flatter"),
-            (joint_patterns(part), MAX_PATTERNS, "patterns for one string; combine them"),
-            (len(_mapping(part, "patternProperties")), MAX_NAME_PATTERNS, "patternProperties; combine them"),
-            (isqrt(quadratic), MAX_OPTIONAL, "properties that are not required; require them"),
-        ):
-            if found > limit:
-                raise SchemaError(f"schema: at {place}: more than {limit} {what}")
-
-
-def _mapping(part: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = part.get(key)
-    return value if isinstance(value, dict) else {}
 
 
 def _forbids_nothing(key: str, part: Mapping[str, Any]) -> bool:
@@ -235,35 +122,6 @@ def _forbids_nothing(key: str, part: Mapping[str, Any]) -> bool:
 
 def _listed(kinds: Any) -> list[Any]:
     return kinds if isinstance(kinds, list) else [kinds]
-
-
-def _enumerate_names(part: dict[str, Any], root: Mapping[str, Any]) -> None:
-    """Turns a list of allowed property names into properties, which the engine can enforce."""
-    names = part.get("propertyNames")
-    if isinstance(names, dict) and str(names.get("$ref", "")).startswith("#"):
-        names = resolve(root, names["$ref"][1:])
-    if not isinstance(names, dict) or "patternProperties" in part:
-        return
-    allowed = [names["const"]] if "const" in names else names.get("enum")
-    if not isinstance(allowed, list):
-        return
-    properties = part.get("properties", {})
-    rest = part.get("additionalProperties", True)
-    part["properties"] = {name: properties.get(name, rest) for name in allowed if isinstance(name, str)}
-    part["additionalProperties"] = False
-    del part["propertyNames"]
-
-
-def _close(part: dict[str, Any]) -> None:
-    """Replaces the keywords for what nothing else has evaluated, if that is seen in this schema alone."""
-    if any(key in part for key in _COMPOSING):
-        return
-    for unevaluated, additional in (
-        ("unevaluatedProperties", "additionalProperties"),
-        ("unevaluatedItems", "items"),
-    ):
-        if unevaluated in part and not (unevaluated == "unevaluatedItems" and "contains" in part):
-            part.setdefault(additional, part.pop(unevaluated))
 
 
 def _leave_to_pydantic(part: dict[str, Any]) -> None:

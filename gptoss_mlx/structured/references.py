@@ -1,22 +1,63 @@
-"""Follows the references in a JSON schema, and measures what they can grow to.
-
-A reference stands for every part that it can mean, whatever its base URI: the measures are upper bounds.
-"""
+"""Walks a JSON schema: the schemas inside it, and those that its references mean."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from ..harmony.typescript import resolve
 
-__all__ = ["References"]
+__all__ = ["References", "children", "in_place", "members", "reachable", "subschemas"]
 
 _IDENTIFIERS: Final = ("$id", "id", "$anchor", "$dynamicAnchor")
+_IN_MAPPING: Final = ("properties", "patternProperties", "$defs", "definitions")
+_IN_LIST: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
+_ALONE: Final = ("items", "additionalProperties", "additionalItems")
 _REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
+def subschemas(schema: Any, place: str = "$") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields a schema and every schema inside it, each with its place as a JSON path."""
+    if not isinstance(schema, dict):
+        return
+    yield place, schema
+    for step, part in children(schema):
+        yield from subschemas(part, f"{place}.{step}")
+
+
+def children(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The schemas directly inside a schema, each with its place."""
+    for key in (*_IN_MAPPING, *_IN_LIST, *_ALONE):
+        value = schema.get(key)
+        if key in _IN_MAPPING and isinstance(value, dict):
+            yield from ((f"{key}.{name}", part) for name, part in value.items())
+        elif key not in _IN_MAPPING and isinstance(value, list):
+            # Before draft 2020-12, "items" may be a list.
+            yield from ((f"{key}[{position}]", part) for position, part in enumerate(value))
+        elif key in _ALONE:
+            yield key, value
+
+
+def reachable(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields a schema and every schema inside it or behind its references, each with its place, once."""
+    seen: set[int] = set()
+    pending: list[tuple[str, Any]] = [("$", schema)]
+    while pending:
+        root_place, root = pending.pop()
+        for place, part in subschemas(root, root_place):
+            if id(part) not in seen:
+                seen.add(id(part))
+                yield place, part
+                reference = part.get("$ref")
+                if isinstance(reference, str) and reference.startswith("#/"):
+                    pending.append((f"${reference[1:].replace('/', '.')}", resolve(schema, reference[1:])))
+
+
 class References:
-    """The parts of a schema, and the parts that its references mean."""
+    """The parts of a schema, and the parts that its references mean.
+
+    A reference stands for every part that it can mean, whatever its base URI.
+    """
 
     def __init__(self, root: dict[str, Any]) -> None:
         self.parts: list[dict[str, Any]] = []
@@ -36,25 +77,6 @@ class References:
                 else:
                     found += [resolve(resource, fragment) for resource in self._resources]
         return [target for target in found if isinstance(target, dict)]
-
-    def applications(self, limit: int) -> int:
-        """The most schemas that apply to one value, each as often as references lead to it; counted to the limit.
-
-        Raises:
-            RecursionError: a chain of references is too long.
-        """
-        counts: dict[int, int] = {}
-
-        def count(part: Any) -> int:
-            if not isinstance(part, dict):
-                return 1
-            if id(part) not in counts:
-                counts[id(part)] = 1  # A reference within itself counts once.
-                total = 1 + sum(map(count, in_place(part))) + max(map(count, self.targets(part)), default=0)
-                counts[id(part)] = min(total, limit)
-            return counts[id(part)]
-
-        return max(map(count, self.parts))
 
     def _index(self, part: Any) -> None:
         if isinstance(part, dict):

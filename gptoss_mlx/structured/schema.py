@@ -16,8 +16,8 @@ import pydantic_core
 from ..errors import RenderError, SchemaError
 from ..files.read import parse_json, short_repr
 from ..harmony.content import Schema
-from .dialect import subschemas
 from .keywords import ANNOTATIONS, ASSERTIONS
+from .references import subschemas
 from .types import with_typed_dicts
 from .validator import Validator
 

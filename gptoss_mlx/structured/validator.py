@@ -15,12 +15,9 @@ import jsonschema_rs
 
 from ..errors import RenderError, SchemaError
 from ..harmony.content import Schema
-from .references import References
+from .limits import MAX_APPLICATIONS, applications
 
-__all__ = ["MAX_APPLICATIONS", "Validator"]
-
-MAX_APPLICATIONS: Final = 10_000
-"""The most schemas that may apply to one value: references to references can make them exponentially many."""
+__all__ = ["Validator"]
 
 _MAX_BACKTRACKS: Final = 10_000
 _MAX_MESSAGE: Final = 300
@@ -60,7 +57,7 @@ class Validator:
         kind = _DRAFTS[draft[1]] if draft else jsonschema_rs.Draft202012Validator
         patterns = jsonschema_rs.FancyRegexOptions(backtrack_limit=_MAX_BACKTRACKS)
         try:
-            self._applications = References(self.schema).applications(MAX_APPLICATIONS + 1)
+            self._applications = applications(self.schema)
             if self._applications > MAX_APPLICATIONS:
                 raise SchemaError(f"{name}: its references apply too many schemas to one value; use fewer of them")
             self._validator = kind(self.schema, validate_formats=False, offline=True, pattern_options=patterns)

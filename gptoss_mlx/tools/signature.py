@@ -19,6 +19,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from ..errors import SchemaError, ToolError
 from ..files.read import short_repr
 from ..structured.types import with_typed_dicts
+from ..structured.validator import Validator
 
 __all__ = ["ArgumentCheck", "Declaration", "check_by_schema", "declare_function", "declare_type", "read_docstring"]
 
@@ -187,9 +188,6 @@ def check_by_schema(schema: Mapping[str, Any] | None, name: str) -> ArgumentChec
         raise ToolError(
             f'tool {name}: parameters is {short_repr(schema)}; a JSON schema with "type": "object" is needed'
         )
-    # Imported here because only tools with an explicit schema need it.
-    from ..structured.validator import Validator
-
     try:
         validator = Validator(
             {"additionalProperties": False} if schema is None else schema, f"tool {name}: parameters"

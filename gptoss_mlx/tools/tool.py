@@ -131,7 +131,8 @@ def as_tool(source: Any) -> Tool:
     if isinstance(source, Tool):
         return source
     if isinstance(source, pydantic.BaseModel):
-        source = source.model_dump(mode="json")
+        # A tool of MCP's package, say.
+        source = source.model_dump()
     if isinstance(source, Mapping):
         return _from_mapping(source)
     if isinstance(source, type) and (hasattr(source, "__pydantic_fields__") or _has_fields(source)):

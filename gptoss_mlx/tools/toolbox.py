@@ -86,14 +86,6 @@ b: this argument is missing
         """The schema of each tool's arguments, by name."""
         return {name: tool.parameters for name, tool in self._tools.items()}
 
-    def declared_name(self, recipient: str) -> str:
-        """The name under which a tool was declared, which may be one that harmony does not allow.
-
-        Args:
-            recipient: as in a call, ``functions.NAME``; of a tool that there is.
-        """
-        return self._tools[recipient.removeprefix(f"{_NAMESPACE}.")].declared_name
-
     @property
     def names(self) -> frozenset[str]:
         """The full names under which the tools are called, such as ``functions.get_weather``."""
@@ -107,6 +99,14 @@ b: this argument is missing
             return None if name is None else f"{_NAMESPACE}.{self._checked(name, arguments)[0].name}"
         except Exception:  # A custom check may raise anything; call() reports it to the model.
             return None
+
+    def declared_name(self, recipient: str) -> str:
+        """The name under which a tool was declared, which may be one that harmony does not allow.
+
+        Args:
+            recipient: as in a call, ``functions.NAME``; of a tool that there is.
+        """
+        return self._tools[recipient.removeprefix(f"{_NAMESPACE}.")].declared_name
 
     def leaves(self, recipient: str, arguments: str) -> bool:
         """Whether the caller must answer a call, because it is valid and its tool has no function. :meth:`call`

@@ -34,7 +34,7 @@ def entry(begin: int, end: int, shape: list[Any] | None = None, dtype: Any = "U8
 
 A, B = {"a": entry(0, 4)}, {"b": entry(4, 6)}
 
-# What stands in the header, how many bytes follow it, and what the error says.
+# The header, the number of bytes that follow it, and a part of the error message.
 REFUSED: dict[str, tuple[Any, int, str]] = {
     "overlap": ({**A, "b": entry(3, 6)}, 6, "overlaps"),
     "hole": ({**A, "b": entry(5, 6)}, 6, "hole"),

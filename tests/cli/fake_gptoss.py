@@ -99,12 +99,11 @@ def _pieces(question: str, words: list[str], begun: bool) -> Iterator[str]:
         for number in range(int(words[1])):
             yield f"step {number} of it\n" if number % 3 == 2 else f"step {number}, "
         if words[0] == "silent":
-            yield "<|end|><|return|>"
+            yield "<|return|>"
             return
         yield "<|end|><|start|>assistant"
     if not begun:
-        channel = "commentary" if words[:1] == ["aside"] else "final"
-        yield f"<|channel|>{channel}<|message|>"
+        yield f"<|channel|>{'commentary' if words[:1] == ['aside'] else 'final'}<|message|>"
     for start in range(0, len(answer), PIECE):
         yield answer[start : start + PIECE]
     yield "<|return|>"

@@ -54,3 +54,14 @@ app.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["", *["chat", "run", "models", "info", "doctor", "convert", "verify", "bench", "config"], "config show"],
+)
+def test_help_shows_no_type_after_a_flag(user: Path, command: str) -> None:
+    shown = gptoss(*command.split(), "--help")
+    assert shown.returncode == 0
+    assert "--help" in shown.stdout
+    assert "bool" not in shown.stdout

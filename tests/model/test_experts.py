@@ -16,7 +16,7 @@ FIRST_SORTED = {32: 3, 128: 6}  # tokens, by the experts of the 20b and the 120b
 
 
 class Log:
-    """What each expert product of a forward pass was asked for."""
+    """Records the indices of each expert product of a forward pass."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.sorted: list[int] = []

@@ -61,20 +61,6 @@ def test_an_answer_follows_a_schema(user: Path) -> None:
     assert done.stderr == f"error: {user / 'missing'}: No such file or directory\n"
 
 
-def test_an_answer_in_a_preamble_is_on_standard_output(home: Path) -> None:
-    done = gptoss("run", "-m", "demo", "aside we go")
-    assert (done.stdout, done.stderr, done.returncode) == ("aside we go\n", "", 0)
-
-
-def test_a_reply_without_an_answer_is_reported_and_has_an_exit_code_of_its_own(home: Path) -> None:
-    for arguments in (("silent 3",), ("--think", "hide", "silent 3"), ("--json", "silent 3"), ("silent 0",)):
-        done = gptoss("run", "-m", "demo", *arguments)
-        assert done.returncode == 5
-        remark = "nothing" if "silent 0" in arguments else "only thinking"
-        assert done.stderr.splitlines()[-1] == f"no answer: the model wrote {remark}"
-        assert done.stdout == "" or json.loads(done.stdout)["finish_reason"] == "stop"
-
-
 def test_a_cut_answer_says_so_on_standard_error(user: Path) -> None:
     command = ("run", "-m", "demo", "-e", "low", "--seed", "1", "--think", "hide", "Hello", "--max-tokens")
     done = gptoss(*command, "24")
@@ -83,6 +69,20 @@ def test_a_cut_answer_says_so_on_standard_error(user: Path) -> None:
         "the answer is cut off at 24 tokens (finish_reason: length); raise --max-tokens\n",
     )
     assert done.stdout.strip()
+
+
+def test_an_answer_in_a_preamble_is_on_standard_output(home: Path) -> None:
+    done = gptoss("run", "-m", "demo", "aside we go")
+    assert (done.stdout, done.stderr, done.returncode) == ("aside we go\n", "", 0)
+
+
+@pytest.mark.parametrize("question", ["silent 3", "silent 0"])
+@pytest.mark.parametrize("form", [(), ("--think", "hide"), ("--json",)])
+def test_a_reply_without_an_answer_is_reported(home: Path, question: str, form: tuple[str, ...]) -> None:
+    done = gptoss("run", "-m", "demo", *form, question)
+    assert done.returncode == 5
+    assert done.stderr.splitlines()[-1] == "no answer: the model wrote no text (finish_reason: stop)"
+    assert done.stdout == "" or json.loads(done.stdout)["finish_reason"] == "stop"
 
 
 @pytest.mark.parametrize("form", [(), ("--json",), ("--jsonl",)])

@@ -69,11 +69,11 @@ def test_an_interrupt_gives_the_prompt_back_and_keeps_the_chat(tmp_path: Path) -
 def test_a_reply_without_an_answer_shows_the_thinking_and_offers_to_ask_again(tmp_path: Path) -> None:
     person = start(tmp_path)
     person.enter("silent 3")
-    person.wait_for("no answer: the model wrote only thinking; /retry asks again")
+    person.wait_for("no answer: the model wrote no text (finish_reason: stop); /retry starts again")
     assert "step 0, step 1, step 2 of it" in person.text()
     person.wait_for_prompt()
     person.enter("/retry")
-    person.wait_for_count("/retry asks again", 2)
+    person.wait_for_count("/retry starts again", 2)
     person.wait_for_prompt()
     person.enter("aside we go")
     person.wait_for_count("aside we go", 2)
