@@ -82,7 +82,9 @@ def _remark(reply: Reply, settings: Settings) -> str:
         return f"{what} at {settings.max_tokens:,} tokens (finish_reason: length); raise --max-tokens"
     if reply.finish_reason == "length":
         return f"{what}: the context is full (finish_reason: length); shorten the question, or raise --context"
-    return "" if reply.text.strip() else no_answer(reply)
+    if reply.text.strip():
+        return ""
+    return f"no answer: the model wrote no text (finish_reason: {reply.finish_reason})"
 
 
 def _prompt(request: Request, err: Terminal) -> str:

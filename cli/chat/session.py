@@ -304,7 +304,7 @@ class ChatSession:
             return "/continue goes on, /retry starts again" if reply.messages else "/retry asks again"
         if reply.finish_reason == "length" and self.settings.max_tokens is None:
             return "/undo takes a turn back, /new starts a new chat"
-        return "/continue goes on" if reply.finish_reason == "length" else "/retry asks again"
+        return "/continue goes on" if reply.finish_reason == "length" else "/retry starts again"
 
     # Remarks.
 

@@ -18,7 +18,7 @@ from ..arguments import checked_path, checked_tokens
 from ..cache import file as cache_file
 from ..cache.layered import check_kv_bits
 from ..config import ModelConfig
-from ..errors import CheckpointError, InvalidRequest
+from ..errors import CheckpointError, InvalidRequest, ModelClosed
 from ..files.read import read_json, short_repr
 from ..memory.budget import Budget
 from ..memory.device import DeviceInfo
@@ -204,6 +204,8 @@ class Engine:
         try:
             for _ in reading.items():
                 pass
+            if reading.cancelled:
+                raise ModelClosed("the model was closed while it computed a prompt; load it again")
         finally:
             reading.cancel()
         return len(reading.prompt) - reading.cached_tokens
