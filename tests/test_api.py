@@ -100,7 +100,7 @@ SIGNATURES = {
 }
 OPTIONS = set(ANSWER.split())
 DOCTESTED = """
-aio chat.chat chat.options chat.stream chat.transcript config engine.engine engine.generation errors events
+aio api chat.chat chat.options chat.stream chat.transcript config engine.engine engine.generation errors events
 sampling structured.constraint structured.validator tokenizer tools.tool tools.toolbox
 """.split()  # noqa: SIM905
 
