@@ -1,6 +1,6 @@
-"""Where the ``gptoss`` command begins, as does ``python -m gptoss_mlx.cli``.
+"""The entry point of ``gptoss`` and of ``python -m gptoss_mlx.cli``.
 
-Everything else is imported inside of it, so that Ctrl-C meanwhile ends it like any other.
+Everything is imported inside it, so that Ctrl-C during the imports ends the program as at any other time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ``gptoss`` command: its subcommands and their flags. What they do is imported when they run."""
+"""The ``gptoss`` command: its subcommands and their flags. A subcommand's code is imported when it runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from . import bench, convert
 from .errors import EdgeGroup, leave, open_missing_streams
-from .parameters import PromptCommand
+from .parameters import CommandGroup, PromptCommand
 
 __all__ = ["app", "main"]
 
@@ -21,38 +21,44 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-config_app = typer.Typer(help="Where settings come from.", no_args_is_help=True)
+config_app = typer.Typer(
+    cls=CommandGroup, help="Show the settings and where they come from.", no_args_is_help=True
+)
 app.add_typer(config_app, name="config")
 
 
 def _installed(incomplete: str) -> list[str]:
-    """For the shell's completion: models that are here."""
+    """For the shell's completion: the models on this disk."""
     from ..hub.models import list_models
 
     return [model.name for model in list_models() if model.name.startswith(incomplete)]
 
 
-def _known(incomplete: str) -> list[str]:
-    """For the shell's completion: those, and the released models."""
-    from ..memory.sizes import RELEASED
+def _describable(incomplete: str) -> list[str]:
+    """For the shell's completion: the models on this disk and the released ones."""
+    from ..config import RELEASED
 
     released = [name for name in RELEASED if name.startswith(incomplete)]
     return list(dict.fromkeys(_installed(incomplete) + released))
 
 
 def _saved(incomplete: str) -> list[str]:
-    """For the shell's completion: saved chats."""
+    """For the shell's completion: the saved chats."""
     from .chat.saved import saved_chats
 
     return [chat.name for chat in saved_chats() if chat.name.startswith(incomplete)]
 
 
 def _efforts(incomplete: str) -> list[str]:
-    return [effort for effort in ("low", "medium", "high") if effort.startswith(incomplete)]
+    from .settings import EFFORTS
+
+    return [effort for effort in EFFORTS if effort.startswith(incomplete)]
 
 
 def _think_modes(incomplete: str) -> list[str]:
-    return [mode for mode in ("show", "dim", "collapse", "hide") if mode.startswith(incomplete)]
+    from .settings import THINK_MODES
+
+    return [mode for mode in THINK_MODES if mode.startswith(incomplete)]
 
 
 Model = Annotated[
@@ -68,17 +74,19 @@ Effort = Annotated[
     str | None,
     typer.Option("-e", "--effort", help="How long to think: low, medium or high.", autocompletion=_efforts),
 ]
-System = Annotated[str | None, typer.Option("-s", "--system", help="Instructions that hold for the whole chat.")]
-Temperature = Annotated[float | None, typer.Option(help="0 is greedy; the model was made for 1.")]
+System = Annotated[str | None, typer.Option("-s", "--system", help="Instructions for the whole chat.")]
+Temperature = Annotated[
+    float | None, typer.Option(help="0: always the likeliest token; gpt-oss was trained for 1.")
+]
 TopP = Annotated[float | None, typer.Option(help="Sample from the smallest set of tokens with this probability.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Stop after so many tokens, thinking included.")]
-Context = Annotated[int | None, typer.Option(help="The most tokens of a conversation, to take less memory.")]
-KVBits = Annotated[int | None, typer.Option(help="8: keys and values in 8 bits, to take less memory.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Stop after this many tokens, thinking included.")]
+Context = Annotated[int | None, typer.Option(help="The most tokens of a conversation; fewer take less memory.")]
+KVBits = Annotated[int | None, typer.Option(help="8: keep the cache in 8 bits, which takes less memory.")]
 Think = Annotated[
     str | None,
     typer.Option(
-        help="Thinking: show, dim, collapse or hide. It is not trained to the safety standard of answers.",
+        help="Show thinking: show, dim, collapse or hide. It is not trained to the safety standard of answers.",
         autocompletion=_think_modes,
     ),
 ]
@@ -105,7 +113,9 @@ def gptoss(
 def chat(
     session: Annotated[
         str | None,
-        typer.Argument(help="With --resume: which chat; the last one if left out.", autocompletion=_saved),
+        typer.Argument(
+            help="With --resume: the chat to go on with; by default the last one.", autocompletion=_saved
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("-r", "--resume", help="Go on with a saved chat.")] = False,
     list_: Annotated[bool, typer.Option("-l", "--list", help="List the saved chats.")] = False,
@@ -125,7 +135,7 @@ def chat(
     from .settings import load_settings
 
     if session is not None and not resume:
-        raise InvalidRequest(f"{session!r}: to go on with a saved chat: gptoss chat --resume {session}")
+        raise InvalidRequest(f"{session}: to go on with that saved chat: gptoss chat --resume {session}")
     if list_:
         from .chat.saved import show_list
 
@@ -143,7 +153,7 @@ def chat(
         kv_bits=kv_bits,
         think=think,
     )
-    from .chat.session import start_chat
+    from .chat.loop import start_chat
 
     start_chat(settings, resume=(session or "") if resume else None)
 
@@ -154,9 +164,9 @@ def run(
     file: Annotated[list[Path] | None, typer.Option("-f", "--file", help="A file as context; repeatable.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the whole reply as one JSON object.")] = False,
     jsonl: Annotated[
-        bool, typer.Option("--jsonl", help="Print the events as they come, one JSON object a line.")
+        bool, typer.Option("--jsonl", help="Print the events as they happen, one JSON object a line.")
     ] = False,
-    schema: Annotated[Path | None, typer.Option(help="A JSON schema that the answer follows.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="A JSON schema that the answer must follow.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End the answer at this text; repeatable.")] = None,
     model: Model = None,
     effort: Effort = None,
@@ -175,7 +185,7 @@ def run(
     from .settings import load_settings
 
     if json and jsonl:
-        raise InvalidRequest("--json and --jsonl: only one form can be printed; leave one of them out")
+        raise InvalidRequest("--json and --jsonl: only one can be used at a time; leave one out")
     settings = load_settings(
         model=model,
         effort=effort,
@@ -201,7 +211,9 @@ def run(
 @app.command()
 def models(
     action: Annotated[str | None, typer.Argument(help="rm, to delete converted models.")] = None,
-    names: Annotated[list[str] | None, typer.Argument(help="Which.", autocompletion=_installed)] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="The models to delete.", autocompletion=_installed)
+    ] = None,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
 ) -> None:
     """List the models on this disk, or delete some: gptoss models rm NAME."""
@@ -213,28 +225,38 @@ def models(
     elif action == "rm" and names:
         remove_models(names, confirmed=yes)
     else:
-        raise InvalidRequest("gptoss models lists them; gptoss models rm NAME deletes one")
+        raise InvalidRequest("use gptoss models to list them, gptoss models rm NAME to delete one")
 
 
 @app.command()
 def info(
     model: Annotated[
-        str, typer.Argument(help="As for chat; 20b and 120b need not be downloaded.", autocompletion=_known)
+        str, typer.Argument(help="As for chat; 20b and 120b work without a download.", autocompletion=_describable)
     ] = "20b",
-    json: Annotated[bool, typer.Option("--json", help="As a JSON object.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Show a model's architecture, what memory it needs, and whether this machine has it."""
+    """Show a model's architecture, the memory it needs, and whether it fits this machine."""
     from .info import show_info
 
     show_info(model, as_json=json)
 
 
 @app.command()
-def doctor() -> None:
-    """Check this machine: versions, device, memory, models, and a short self-test."""
+def doctor(
+    full: Annotated[
+        bool, typer.Option("--full", help="Compute layers of the real widths too; takes minutes.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write versions, machine and figures for an issue, without paths or names.", metavar="FILE"
+        ),
+    ] = None,
+) -> None:
+    """Check this machine: versions, device, memory, models, and whether it computes right."""
     from .doctor import examine
 
-    examine()
+    examine(full=full, report=report)
 
 
 @config_app.command("path")

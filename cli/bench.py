@@ -1,6 +1,6 @@
 """``gptoss bench``: arguments and progress around ``gptoss_mlx.benchmark``.
 
-What was measured goes to stdout, progress and remarks to stderr. Ctrl-C shows what there is so far.
+Results go to stdout, progress and remarks to stderr. Ctrl-C shows the results so far.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from .bench_report import Subject
     from .screen.terminal import Terminal
 
-__all__ = ["register"]
+__all__ = ["measure_demo_quickly", "register"]
 
 _QUICK: dict[str, Any] = {"depths": (512, 2048), "tokens": 16, "rounds": 1, "turns": 4}
 
 
 class Peer(str, Enum):  # noqa: UP042  (Typer reads the values of a str enumeration)
-    """What to compare with."""
+    """A program to compare with."""
 
     mlx_lm = "mlx-lm"
 
@@ -44,18 +44,19 @@ def bench(
         str, typer.Argument(help="demo, 20b, 120b, a converted model, a directory or a Hub repository.")
     ] = "demo",
     depths: Annotated[
-        str | None, typer.Option(help="Lengths of the prompts; by default 512,2k,8k,32k.", metavar="N,N,…")
+        str | None, typer.Option(help="Prompt lengths in tokens; by default 512,2k,8k,32k.", metavar="N,N,…")
     ] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens decoded after each prompt; by default 64.")] = None,
     rounds: Annotated[
-        int | None, typer.Option(help="How often each depth is measured; the median counts; by default 3.")
+        int | None, typer.Option(help="Measurements of each length, of which the median counts; by default 3.")
     ] = None,
     turns: Annotated[int | None, typer.Option(help="Turns of the fixed chat, 0 to 10; by default 10.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Prompts of 512 and 2k tokens, once, and four turns.")
     ] = False,
     against: Annotated[
-        Peer | None, typer.Option(help="Measure this too, on the same weights, by turns, and show ratios.")
+        Peer | None,
+        typer.Option(help="Measure this program too, on the same weights, alternately, and show ratios."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -63,7 +64,7 @@ def bench(
 
     With --against mlx-lm the same weights are first exported to a temporary directory in mlx-lm's layout.
 
-    mlx-lm rounds YaRN's frequencies, so its text may differ; its work does not.
+    mlx-lm rounds YaRN's frequencies, so its text may differ, but not the amount of work.
     """
     from ..benchmark import Benchmark, Plan
     from ..tokenizer import Tokenizer
@@ -86,7 +87,7 @@ def bench(
             _measure(benchmark, subject, against, remarks, say)
     except KeyboardInterrupt:
         interrupted = True
-        remarks.line("interrupted: this is what was measured so far")
+        remarks.line("interrupted: these are the results so far")
     if as_json:
         typer.echo(json.dumps(content(benchmark, subject, interrupted=interrupted), indent=2))
     else:
@@ -105,27 +106,22 @@ def _parsed_depths(text: str | None) -> tuple[int, ...] | None:
     for word in text.replace(" ", "").lower().split(","):
         digits, factor = (word[:-1], 1024) if word.endswith("k") else (word, 1)
         if not (digits.isascii() and digits.isdigit()):
-            raise InvalidRequest(f"--depths {text!r}: {word!r} is no length; write them as 512,2k,8k")
+            raise InvalidRequest(f"--depths {text!r}: {word!r} is not a length; write them as 512,2k,8k")
         depths.append(int(digits) * factor)
     return tuple(depths)
 
 
 def _subject(model: str) -> Subject:
     from ..config import ModelConfig
-    from ..errors import NotEnoughMemory
     from ..hub import models as hub
     from ..memory.bandwidth import memory_bandwidth
-    from ..memory.sizes import DeviceInfo, fit
+    from ..memory.budget import Budget
+    from ..memory.device import DeviceInfo
     from .bench_report import Subject
 
     directory = hub.resolve(model)
     config, device = ModelConfig.from_directory(directory), DeviceInfo.current()
-    need = fit(config, device, context=1)
-    if not need.fits:
-        raise NotEnoughMemory(
-            f"{model}: needs {need.needed_bytes / 1e9:.1f} GB and {device.gpu_bytes / 1e9:.1f} GB may be used here"
-            f"; {need.remedy or 'choose a smaller model'}"
-        )
+    Budget(config=config, device=device).check_load()
     return Subject(
         name=model,
         directory=directory,
@@ -138,7 +134,7 @@ def _subject(model: str) -> Subject:
 def _measure(
     benchmark: Benchmark, subject: Subject, against: Peer | None, remarks: Terminal, say: Callable[[str], None]
 ) -> None:
-    """Opens the engines and measures them: together if both fit, otherwise one after the other."""
+    """Loads the engines and measures them: alternately if both fit, otherwise one after the other."""
     from ..benchmark import GptOssEngine, MlxLmEngine
     from ..memory.sizes import weight_bytes
 
@@ -151,7 +147,7 @@ def _measure(
             openers.append(lambda: MlxLmEngine(exported))
         together = len(openers) * weight_bytes(subject.config) <= 0.8 * subject.device.gpu_bytes
         if not together and against is not None:
-            remarks.line("memory is too small for both at once: they are measured one after the other")
+            remarks.line("both do not fit into memory together: they are measured one after the other")
         for group in [openers] if together else [[opener] for opener in openers]:
             say("loading")
             with contextlib.ExitStack() as open_engines:
@@ -162,6 +158,23 @@ def _measure(
                 benchmark.measure(engines)
 
 
+def measure_demo_quickly() -> dict[str, Any]:
+    """The results of ``gptoss bench demo --quick`` as plain data, without paths."""
+    from ..benchmark import Benchmark, Plan
+    from ..hub.models import DEMO
+    from ..tokenizer import Tokenizer
+    from .bench_report import content
+    from .screen.terminal import Terminal
+
+    subject, remarks = _subject(DEMO), Terminal(sys.stderr)
+    tokenizer = Tokenizer.from_directory(subject.directory)
+    benchmark = Benchmark(Plan(**_QUICK), subject.config, tokenizer, device=subject.device)
+    _measure(benchmark, subject, None, remarks, lambda what: None)
+    results = content(benchmark, subject, interrupted=False)
+    del results["model"]["directory"]
+    return results
+
+
 def _export(directory: Path, place: Path) -> Path:
     from ..convert import convert_checkpoint
 
@@ -169,5 +182,5 @@ def _export(directory: Path, place: Path) -> Path:
 
 
 def _progress(terminal: Terminal) -> Callable[[str], None]:
-    """One line that says what is going on; nothing where that is no terminal."""
+    """Shows the current step in one line; nothing if stderr is not a terminal."""
     return lambda what: terminal.frame((), [(Span(what, DIM),)])

@@ -1,4 +1,4 @@
-"""What ``gptoss bench`` shows of a benchmark: as JSON, or as tables and a chart."""
+"""The results of ``gptoss bench``: as JSON, or as tables and a chart."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..benchmark import Benchmark, DepthResult, EngineResult
-from ..config import ModelConfig
+from ..config import ModelConfig, precision_of
+from ..files.units import format_bytes
 from ..memory.bandwidth import Bandwidth
-from ..memory.sizes import DeviceInfo, bytes_per_token, precision_of, tokens_per_second_limit, weight_bytes
+from ..memory.device import DeviceInfo
+from ..memory.sizes import bytes_per_token, tokens_per_second_limit, weight_bytes
 from .screen.spans import visible
 
 if TYPE_CHECKING:
@@ -24,12 +26,12 @@ __all__ = ["Subject", "content", "show"]
 
 _BAR_CELLS = 40
 _PIPE_WIDTH = 100
-"""Cells a table may take where there is no terminal to say."""
+"""The width of tables if the output is not a terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The model, and what of the machine matters to it."""
+    """The model and the machine that are measured."""
 
     name: str
     directory: Path
@@ -39,7 +41,7 @@ class Subject:
 
 
 def content(benchmark: Benchmark, subject: Subject, *, interrupted: bool) -> dict[str, Any]:
-    """Everything, as plain data."""
+    """All results as plain data."""
     config, plan = subject.config, benchmark.plan
     return {
         "version": 1,
@@ -89,7 +91,7 @@ def _engine_content(result: EngineResult, subject: Subject) -> dict[str, Any]:
         "version": result.version,
         "load_seconds": result.load_seconds,
         "weight_bytes": result.weight_bytes,
-        # None where the run was interrupted before.
+        # None if the run was interrupted before.
         "kernels_per_token": result.kernels.total() or None,
         "kernels_per_layer": result.kernels.total() / subject.config.num_hidden_layers or None,
         "depths": [_depth_content(row, subject) for row in result.depths if row.token_seconds],
@@ -120,7 +122,7 @@ def _depth_content(row: DepthResult, subject: Subject) -> dict[str, Any]:
 
 
 def _ratios(results: Sequence[EngineResult]) -> dict[str, Any] | None:
-    """This library's times and counts over the peer's: under 1 is less; None without a peer."""
+    """This library's times and counts divided by the peer's; None without a peer."""
     if len(results) < 2:
         return None
     ours, theirs = results
@@ -153,13 +155,13 @@ def show(benchmark: Benchmark, subject: Subject) -> None:
     place = f"{machine['device']} ({machine['backend']}), mlx {machine['mlx']}, {machine['date']}"
     console.print(visible(f"{subject.name} on {place}"))
     bandwidth = subject.bandwidth
-    console.print(f"memory bandwidth {bandwidth.bytes_per_second / 1e9:.1f} GB/s, {bandwidth.source}")
+    console.print(f"memory bandwidth {format_bytes(bandwidth.bytes_per_second)}/s, {bandwidth.source}")
     for result in benchmark.results:
         kernels = result.kernels.total()
         counted = f"; {kernels} kernels a token, {kernels / subject.config.num_hidden_layers:.1f} a layer"
         console.print(
             f"{result.name} {result.version}: loaded in {result.load_seconds:.2f} s, "
-            f"{result.weight_bytes / 1e9:.2f} GB{counted if kernels else ''}"
+            f"{format_bytes(result.weight_bytes)}{counted if kernels else ''}"
         )
     measured = [result for result in benchmark.results if any(row.token_seconds for row in result.depths)]
     if measured:
@@ -196,21 +198,21 @@ def _depth_table(results: Sequence[EngineResult], subject: Subject, console: Con
                 f"{row.peak_bytes / 1e9:.2f}",
             )
         )
-    # What another column tells too goes first.
+    # Columns that another column implies are left out first.
     engine = () if len(results) > 1 else ("engine",)
     spare = (*engine, "first token s", "of limit", "peak GB", "prefill tokens/s")
     return _table(console, headings, cells, spare)
 
 
 def _by_depth(results: Sequence[EngineResult]) -> list[list[tuple[EngineResult, DepthResult]]]:
-    """Rows that belong together, ascending."""
+    """Rows of all engines grouped by depth, ascending."""
     rows = [(result, row) for result in results for row in result.depths if row.token_seconds]
     depths = sorted({row.depth for _, row in rows})
     return [[pair for pair in rows if pair[1].depth == depth] for depth in depths]
 
 
 def _turn_table(results: Sequence[EngineResult], console: Console) -> Table:
-    """The turns side by side."""
+    """The turns of all engines side by side."""
     present = [result for result in results if result.turns]
     columns = [f"{result.name} {what}" for result in present for what in ("computed", "first token s")]
     cells: list[tuple[str, ...]] = []
@@ -234,8 +236,8 @@ def _ratio_table(ratios: dict[str, Any], peer: str, console: Console) -> Table:
 def _table(
     console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str] = ()
 ) -> Table:
-    """A table as wide as there is room for: whole; with headings of several lines; or without the first of the
-    ``spare`` columns (the ends of their headings), until it fits."""
+    """A table that fits the console: complete; or with headings on several lines, and without as many of the first
+    ``spare`` columns (named by the ends of their headings) as necessary."""
     whole = _laid_out(headings, rows, without=(), broken=False)
     narrower = (_laid_out(headings, rows, without=spare[:count], broken=True) for count in range(len(spare) + 1))
     tables = [whole, *narrower]
@@ -262,7 +264,7 @@ def _laid_out(
 
 
 def _show_chart(console: Console, results: Sequence[EngineResult]) -> None:
-    """Decoded tokens a second over depth, as bars."""
+    """A bar chart of decoded tokens per second over depth."""
     rows = [pair for pairs in _by_depth(results) for pair in pairs]
     most = max(row.decode_rate for _, row in rows)
     width = max(len(result.name) for result in results)

@@ -1,12 +1,12 @@
 """``gptoss convert`` and ``gptoss verify``: arguments, progress bars and tables around ``gptoss_mlx.convert``.
 
-Errors are not caught here but at the edge of the command line. What a script reads goes to stdout, bars and
-remarks to stderr.
+Errors are caught at the edge of the command line, not here. Results go to stdout, bars and remarks to stderr.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -15,13 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gptoss_mlx.files.units import format_bytes
+
+from .precision import PRECISION, model_name, precision_content, precision_rows, verify_command
 from .screen.spans import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from gptoss_mlx.config import Precision
     from gptoss_mlx.convert import Comparison, ConversionPlan, ConversionReport, LogitsComparison, VerifyReport
     from gptoss_mlx.convert.pipeline import ConversionProgress
+    from gptoss_mlx.convert.targets import TargetFormat
     from gptoss_mlx.hub.downloads import Download
 
 __all__ = ["register"]
@@ -32,13 +37,13 @@ _DAMAGED = 3  # the exit code of a model that is missing or damaged
 class Dense(str, Enum):  # noqa: UP042  (Typer reads the values of a str enumeration)
     """How attention, embedding and head are stored."""
 
-    q8 = "q8"
     bf16 = "bf16"
+    q8 = "q8"
     q4 = "q4"
 
 
 class Target(str, Enum):  # noqa: UP042
-    """For whom the result is."""
+    """The program that reads the result."""
 
     mlx = "mlx"
     hf = "hf"
@@ -58,7 +63,10 @@ def convert(
     ] = None,
     dense: Annotated[
         Dense | None,
-        typer.Option(help="Precision of attention, embedding and head; by default the best that fits this Mac."),
+        typer.Option(
+            help="Precision of attention, embedding and head; by default bf16, which loses nothing, where it fits "
+            "with 8k of context, else q8, else q4."
+        ),
     ] = None,
     to: Annotated[Target, typer.Option(help="The layout: for gptoss, Hugging Face or mlx-lm.")] = Target.mlx,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at the destination.")] = False,
@@ -69,7 +77,7 @@ def convert(
 
     Experts stay as they are, bit for bit.
 
-    Whatever interrupts it, the destination is whole or not there; run the same command again.
+    If it is interrupted, the destination is complete or absent; run the same command again.
     """
     from gptoss_mlx.convert import carry_out, plan_conversion
 
@@ -80,7 +88,8 @@ def convert(
     with _progress() as bars, _warnings():
         progress = _stages(bars)
         plan = plan_conversion(source, destination, **options, download=True, progress=progress)
-        _remark(f"dense layers in {plan.dense}: {plan.reason}")
+        for name, value in precision_rows(_plan_precision(plan), _plan_verify(plan)):
+            _remark(f"{name}: {value}")
         report = carry_out(plan, progress=progress)
     if as_json:
         _print_json(report.as_dict())
@@ -89,26 +98,43 @@ def convert(
 
 
 def _show_plan(source: str, destination: Path | None, options: dict[str, Any], *, as_json: bool) -> None:
-    """``--dry-run``: of a source that is not here only what the Hub says can be shown."""
+    """``--dry-run``. A source that is not on this machine is described by the Hub's list of its files."""
     from gptoss_mlx.convert import plan_conversion
     from gptoss_mlx.errors import ModelNotFound
     from gptoss_mlx.hub import downloads
     from gptoss_mlx.hub import models as hub
 
     try:
-        content = _plan_content(plan_conversion(source, destination, **options))
+        plan = plan_conversion(source, destination, **options)
+        content, verify = _plan_content(plan), _plan_verify(plan)
     except ModelNotFound:
         repo_id = hub.repository_of(source)
         if repo_id is None:
             raise
         with _warnings():
             found = downloads.plan_download(repo_id)
-        content = _download_content(source, destination, options["dense"], found)
+        target = destination or hub.converted_path(source)
+        content = _download_content(target, options["to"], options["dense"], found)
+        verify = verify_command(target, source)
     if as_json:
         _print_json(content)
         return
-    rows = [(name.replace("_", " "), _shown(name, value)) for name, value in content.items() if value is not None]
-    _print_table("Plan: nothing was written", rows)
+    _print_table("Plan: nothing was written", _plan_rows(content, verify))
+
+
+def _plan_rows(content: dict[str, Any], verify: str) -> list[tuple[str, str]]:
+    rows = [
+        (name.replace("_", " "), _cell(name, value)) for name, value in content.items() if name not in PRECISION
+    ]
+    return rows + (precision_rows(content, verify) if "dense" in content else [])
+
+
+def _plan_precision(plan: ConversionPlan) -> dict[str, Any]:
+    return precision_content(plan.dense, plan.reason, plan.losses, plan.bytes_per_token)
+
+
+def _plan_verify(plan: ConversionPlan) -> str:
+    return verify_command(plan.destination, plan.reference)
 
 
 def _plan_content(plan: ConversionPlan) -> dict[str, Any]:
@@ -120,8 +146,7 @@ def _plan_content(plan: ConversionPlan) -> dict[str, Any]:
         "destination": str(plan.destination),
         "replaces": plan.destination.exists(),
         "target": plan.target,
-        "dense": plan.dense,
-        "reason": plan.reason,
+        **_plan_precision(plan),
         "tensors": len(plan.tensors),
         "shards": len(plan.shards),
         "bytes_in": plan.source.nbytes,
@@ -132,12 +157,15 @@ def _plan_content(plan: ConversionPlan) -> dict[str, Any]:
     }
 
 
-def _download_content(source: str, destination: Path | None, dense: str | None, plan: Download) -> dict[str, Any]:
+def _download_content(target: Path, to: TargetFormat, dense: Precision | None, plan: Download) -> dict[str, Any]:
+    from gptoss_mlx.config import RELEASED
+    from gptoss_mlx.convert.precision import precision_for
     from gptoss_mlx.hub import downloads
     from gptoss_mlx.hub import models as hub
-    from gptoss_mlx.memory import sizes as fit
+    from gptoss_mlx.memory.device import DeviceInfo
+    from gptoss_mlx.memory.precision import loss_of, token_bytes
+    from gptoss_mlx.memory.sizes import weight_bytes
 
-    target = destination or hub.converted_path(source)
     content: dict[str, Any] = {
         "source": f"{plan.repo_id} on the Hub, revision {plan.revision}",
         "destination": str(target),
@@ -145,15 +173,15 @@ def _download_content(source: str, destination: Path | None, dense: str | None, 
         "bytes_to_download": plan.missing_bytes,
         "bytes_free": downloads.free_space(target.parent),
     }
-    known = fit.RELEASED.get(source)
-    if known is None:
+    released = next((name for name, repo_id in hub.ALIASES.items() if repo_id == plan.repo_id), None)
+    if released is None:
         # Dense layers shrink or stay: a conversion is no larger than its source.
         return content | {"bytes_out": plan.nbytes}
-    choice = fit.choose_precision(known, fit.DeviceInfo.current())
-    precision = choice.precision if dense is None else dense
-    reason = choice.reason if dense is None else "as asked for"
-    size = fit.weight_bytes(known, precision)  # type: ignore[arg-type]
-    return content | {"dense": precision, "reason": reason, "bytes_out": size}
+    config = RELEASED[released]
+    precision, reason = precision_for(config, None, to, dense, DeviceInfo.current())
+    loss = loss_of(precision)
+    chosen = precision_content(precision, reason, [loss] if loss else [], token_bytes(config))
+    return content | chosen | {"bytes_out": weight_bytes(config, precision)}
 
 
 def verify(
@@ -221,11 +249,13 @@ def _print_verified(
     for problem in report.problems:
         _say(problem)
     if report.ok:
-        size = _bytes(report.nbytes)
+        size = format_bytes(report.nbytes)
         _say(f"{report.directory}: {report.tensors} tensors in {report.files} files, {size}, all as written")
     if weights is not None:
         rows = [(f"{entry.kind} ({entry.tensors})", f"{entry.largest:.3g}") for entry in weights]
         _print_table("Largest difference from the source", rows)
+        if all(entry.largest == 0 for entry in weights):
+            _say("every weight is the source's: nothing was lost")
     if logits is not None:
         _print_table(
             f"Predictions at {logits.positions} positions",
@@ -241,32 +271,19 @@ def _print_report(report: ConversionReport) -> None:
     rows = [
         ("source", f"{report.source} ({report.layout})"),
         ("tensors", str(report.tensors)),
-        ("bytes in, out", f"{_bytes(report.bytes_in)}, {_bytes(report.bytes_out)}"),
-        ("dense layers", report.dense),
+        ("bytes in, out", f"{format_bytes(report.bytes_in)}, {format_bytes(report.bytes_out)}"),
+        *precision_rows(report.as_dict(), verify_command(report.destination, report.source)),
         ("time", f"{report.seconds:.1f} s"),
-        ("rate", f"{_bytes(report.rate)}/s"),
-        ("peak memory", _bytes(report.peak_memory)),
-        ("it lies in", str(report.destination)),
+        ("rate", f"{format_bytes(report.rate)}/s"),
+        ("peak memory", format_bytes(report.peak_memory)),
+        ("destination", str(report.destination)),
     ]
     if report.experts_error is not None:
         error = report.experts_error
-        rows.insert(4, ("experts to MXFP4", f"relative error {error.relative:.2%}, largest {error.largest:.3g}"))
+        rows.append(("experts to MXFP4", f"relative error {error.relative:.2%}, largest {error.largest:.3g}"))
     _print_table("Converted", rows)
     if report.target == "mlx":
-        _say(f"next: gptoss chat -m {_quoted(_called(report.destination))}")
-
-
-def _called(destination: Path) -> str:
-    """What ``--model`` takes: the name alone where it is found by it."""
-    from gptoss_mlx.hub.models import data_directory
-
-    return destination.name if destination.parent == data_directory() else str(destination)
-
-
-def _quoted(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)
+        _say(f"next: {shlex.join(['gptoss', 'chat', '-m', model_name(report.destination)])}")
 
 
 def _print_json(content: dict[str, Any]) -> None:
@@ -276,28 +293,21 @@ def _print_json(content: dict[str, Any]) -> None:
 
 
 def _print_table(title: str, rows: list[tuple[str, str]]) -> None:
-    """Two columns; paths are never cut, so that they can be copied."""
+    """Prints two columns. Paths are never cut, so that they can be copied."""
     _say(title)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         _say(f"  {name:<{width}}  {value}")
 
 
-def _shown(name: str, value: Any) -> str:
+def _cell(name: str, value: Any) -> str:
     if name.startswith("bytes_"):
-        return _bytes(value)
+        return format_bytes(value)
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _bytes(count: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count:.0f} bytes"
-
-
 def _say(text: str, *, err: bool = False) -> None:
-    """One line; names from files and paths cannot smuggle in what a terminal obeys."""
+    """Prints one line, without the control characters that names of files may hold."""
     typer.echo(visible(text), err=err)
 
 
@@ -324,7 +334,7 @@ def _warnings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Progress | None]:
-    """Bars on stderr; None where that is no terminal."""
+    """Bars on stderr; None where stderr is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -356,7 +366,7 @@ def _stages(bars: Progress | None) -> ConversionProgress:
 
 
 def _stage(bars: Progress | None, description: str) -> Callable[[int, int], None]:
-    """A bar that appears with its first bytes; nothing without a terminal."""
+    """A bar that appears with its first bytes; without a terminal, no bar."""
     task: TaskID | None = None
 
     def advance(done: int, total: int) -> None:

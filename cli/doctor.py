@@ -1,61 +1,93 @@
-"""``gptoss doctor``, ``--version`` and ``config``: what this installation is, and whether it works."""
+"""``gptoss doctor``, ``--version`` and ``config``: this installation, and whether it works."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..files.units import format_bytes
+from ..files.write import write_text
+from .mac import Finding, MacFacts, check_mac
 from .screen.spans import DIM, GREEN, RED, YELLOW, Span
 from .screen.terminal import Terminal
 from .settings import config_path, data_path, explain_settings
+
+if TYPE_CHECKING:
+    from ..benchmark.agreement import Agreement
 
 __all__ = ["examine", "show_config", "show_config_path", "show_version"]
 
 _MARKS = {"ok": Span("✓ ", GREEN), "note": Span("· ", YELLOW), "bad": Span("✗ ", RED)}
 
-Finding = tuple[str, str, str]
-"""How it is (ok, note, bad), what, and what to do if it is not well."""
+_DISTRIBUTIONS = ("gptoss-mlx", "mlx", "mlx-lm", "huggingface_hub", "typer", "prompt_toolkit")
+_REINSTALL = "install gptoss-mlx again"
+_INSTALL_CUDA = (
+    "pip install 'gptoss-mlx[cuda]' && pip uninstall -y mlx-cpu && "
+    "pip install --force-reinstall --no-deps mlx-cuda-13"
+)
+"""MLX's two backends for Linux own the same file, so the CPU's has to go."""
 
 
 def show_version() -> None:
-    """This program, MLX, and the device they run on."""
-    from ..memory.sizes import DeviceInfo
+    """Prints the versions of this program and MLX, and the device."""
+    from ..memory.device import DeviceInfo
 
     version, mlx = metadata.version("gptoss-mlx"), metadata.version("mlx")
     Terminal(sys.stdout).line(f"gptoss {version} · mlx {mlx} · {_device()} ({DeviceInfo.current().name})")
 
 
 def show_config_path() -> None:
-    """Where the settings file is, or would be."""
+    """Prints the path of the settings file, which may not exist."""
     Terminal(sys.stdout).line(str(config_path()))
 
 
 def show_config() -> None:
-    """Every setting as TOML, with its source as a comment."""
+    """Prints every setting as TOML, with its source as a comment."""
     terminal = Terminal(sys.stdout)
     for name, value, source in explain_settings():
-        shown = "unset" if value is None else f'"{value}"' if isinstance(value, str) else str(value)
+        text = "unset" if value is None else f'"{value}"' if isinstance(value, str) else str(value)
         comment = "# " if value is None else ""
-        terminal.rows([(Span(f"{comment}{name} = {shown}"), Span(f"  # {source}", DIM))])
+        terminal.rows([(Span(f"{comment}{name} = {text}"), Span(f"  # {source}", DIM))])
 
 
-def examine() -> None:
-    """Say how everything is; exit code 1 if something needs mending."""
+def examine(*, full: bool = False, report: Path | None = None) -> None:
+    """Checks this installation and machine; exit code 1 if something is wrong.
+
+    Args:
+        full: whether to compute layers of the real widths too, which takes minutes.
+        report: a file to write for an issue, as JSON: versions, machine and figures, without paths or names.
+    """
     terminal = Terminal(sys.stdout)
+    agreements: list[Agreement] = []
+    checks = (
+        _versions,
+        _machine,
+        _models,
+        _directories,
+        _self_test,
+        lambda: _agreement(agreements, full=full),
+    )
     bad = 0
-    for check in (_versions, _machine, _models, _places, _self_test):
+    for check in checks:
         for state, text, remedy in check():
             bad += state == "bad"
-            terminal.rows([(_MARKS[state], Span(text))])
+            terminal.paragraph(_MARKS[state], Span(text))
             if remedy:
-                terminal.rows([(Span(f"  {remedy}", DIM),)])
+                terminal.paragraph(Span(f"  {remedy}", DIM))
+    if report is not None:
+        write_text(report, json.dumps(_report(agreements), indent=2) + "\n")
+        terminal.line(f"wrote {report}; it contains no paths or names")
     if bad:
         raise typer.Exit(1)
 
@@ -67,26 +99,29 @@ def _device() -> str:
 
 
 def _versions() -> Iterator[Finding]:
-    names = ("gptoss-mlx", "mlx", "mlx-lm", "huggingface_hub", "typer", "prompt_toolkit")
-    yield "ok", ", ".join(f"{name} {metadata.version(name)}" for name in names), ""
+    yield "ok", ", ".join(f"{name} {metadata.version(name)}" for name in _DISTRIBUTIONS), ""
     yield "ok", f"Python {platform.python_version()} on {platform.platform()}", ""
-    if sys.platform == "darwin" and platform.machine() != "arm64":
-        yield "bad", "this Python runs under Rosetta", "install a native arm64 Python: MLX needs it for the GPU"
+    if sys.platform == "darwin":
+        yield from check_mac(MacFacts.current())
 
 
 def _machine() -> Iterator[Finding]:
-    from ..memory.sizes import RELEASED, DeviceInfo, choose_precision
+    from ..config import RELEASED
+    from ..memory.device import DeviceInfo
+    from ..memory.precision import choose_precision
 
     device = DeviceInfo.current()
-    memory = f"{device.memory_bytes / 1e9:.0f} GB of memory, {device.gpu_bytes / 1e9:.0f} GB of it for models"
+    memory = f"{format_bytes(device.memory_bytes)} of memory, {format_bytes(device.gpu_bytes)} of it for models"
     yield "ok", f"{device.name}: {memory}", ""
-    if _device() == "cpu":
-        yield "note", "MLX runs on the CPU", "on Apple silicon it would use the GPU" if not device.is_mac else ""
+    if _device() == "cpu" and not device.is_mac:
+        yield "note", "MLX runs on the CPU", f"with an NVIDIA card: {_INSTALL_CUDA}"
     for name, config in RELEASED.items():
         choice = choose_precision(config, device)
-        state = "ok" if choice.fit.fits else "note"
-        remedy = f"it fits after: {choice.fit.remedy}" if choice.fit.remedy else ""
-        yield state, f"{name} {'fits' if choice.fit.fits else 'does not fit'}: {choice.reason}", remedy
+        command = choice.budget.wired_limit_command
+        if choice.budget.fits:
+            yield "ok", f"{name} fits: {choice.reason}", ""
+        else:
+            yield "note", f"{name} does not fit: {choice.reason}", f"it fits after: {command}" if command else ""
 
 
 def _models() -> Iterator[Finding]:
@@ -99,31 +134,35 @@ def _models() -> Iterator[Finding]:
         yield "note", "no model but the demo", "gptoss convert 20b gets one"
 
 
-def _places() -> Iterator[Finding]:
+def _directories() -> Iterator[Finding]:
     from huggingface_hub import constants
 
     from ..hub.models import data_directory
 
-    places = {
+    directories = {
         "models": data_directory(),
         "chats": data_path("chats"),
         "settings": config_path(),
         "Hub cache": Path(constants.HF_HUB_CACHE),
     }
-    for name, path in places.items():
-        there = next(place for place in (path, *path.parents) if place.exists())
-        if os.access(there, os.W_OK):
-            yield "ok", f"{name}: {path}{'' if path.exists() else ' (not there yet)'}", ""
+    for name, path in directories.items():
+        existing = next(parent for parent in (path, *path.parents) if parent.exists())
+        if os.access(existing, os.W_OK):
+            yield "ok", f"{name}: {path}{'' if path.exists() else ' (does not exist yet)'}", ""
         else:
-            yield "bad", f"{name}: {path}: no permission to write in {there}", "make it writable for you"
+            yield (
+                "bad",
+                f"{name}: {path}: no permission to write in {existing}",
+                "give yourself permission to write",
+            )
     try:
         explain_settings()
     except Exception as error:
-        yield "bad", str(error), "mend it where it stands"
+        yield "bad", str(error), "fix it in that file"
 
 
 def _self_test() -> Iterator[Finding]:
-    """The demo model answers a question; whatever goes wrong is a finding, not a crash."""
+    """Asks the demo model a question; reports any error as a finding."""
     began = time.monotonic()
     try:
         from .. import load
@@ -131,19 +170,88 @@ def _self_test() -> Iterator[Finding]:
 
         with load("demo") as model:
             reply = model.ask("Hello", effort="low", sampling=SamplingParams(temperature=0, max_tokens=64))
+        tokens = reply.usage.completion_tokens
     except Exception as error:
-        yield (
-            "bad",
-            f"self-test: {type(error).__name__}: {error}",
-            "install gptoss-mlx again",
-        )
+        yield "bad", f"self-test: {type(error).__name__}: {error}", _REINSTALL
         return
-    seconds = time.monotonic() - began
-    if reply.usage.completion_tokens == 0:
-        yield (
-            "bad",
-            "self-test: the demo model said nothing",
-            "install gptoss-mlx again",
-        )
-        return
-    yield "ok", f"self-test: the demo model gave {reply.usage.completion_tokens} tokens in {seconds:.1f} s", ""
+    if tokens:
+        yield "ok", f"self-test: the demo model answered {tokens} tokens in {time.monotonic() - began:.1f} s", ""
+    else:
+        yield "bad", "self-test: the demo model answered nothing", _REINSTALL
+
+
+def _agreement(agreements: list[Agreement], *, full: bool) -> Iterator[Finding]:
+    """Compares the logits of this device with a reference, and adds the results to ``agreements``.
+
+    On a CPU alone real widths would say nothing: with q8 its bfloat16 is 34 % away from its float32.
+    """
+    from ..benchmark.agreement import runs
+
+    run, reference = runs()
+    two_devices = run.device != reference.device
+    if two_devices:
+        yield "ok", f"logits: {run.name} is compared with {reference.name}", ""
+    else:
+        yield "note", f"logits: this machine has one device; {run.name} is compared with {reference.name}", ""
+    if full and not two_devices:
+        yield "note", "real widths: skipped, because MLX's CPU backend rounds every partial sum to bfloat16", ""
+    try:
+        for measured in _measured(full=full and two_devices):
+            results = list(measured)
+            agreements += results
+            yield _judged(results)
+    except Exception as error:
+        yield "bad", f"logits: {type(error).__name__}: {error}", _REINSTALL
+
+
+def _measured(*, full: bool) -> Iterator[Iterator[Agreement]]:
+    """The comparisons of the demo in three forms; with ``full`` those of two layers of the real widths too."""
+    from ..benchmark.agreement import measure_demo, measure_widths
+    from ..convert import convert_checkpoint
+    from ..hub.models import DEMO, resolve
+
+    demo = resolve(DEMO)
+    yield measure_demo("demo, bf16", demo)
+    with tempfile.TemporaryDirectory() as directory:
+        yield measure_demo("demo, q8", convert_checkpoint(demo, Path(directory) / "q8", dense="q8").destination)
+    yield measure_demo("demo, kv_bits 8", demo, kv_bits=8)
+    if full:
+        yield measure_widths("real widths, bf16", "bf16")
+        yield measure_widths("real widths, q8", "q8")
+        yield measure_widths("real widths, kv_bits 8", "bf16", kv_bits=8)
+
+
+def _judged(results: Sequence[Agreement]) -> Finding:
+    """One line for a model: the largest difference, the root mean square, and where the most likely token differs."""
+    from ..benchmark.agreement import MAX_LARGEST, MAX_RELATIVE
+
+    worst = max(results, key=lambda result: (not result.ok, result.largest / result.largest_logit))
+    relative = max(result.relative for result in results)
+    parted = sum(len(result.partings) for result in results)
+    places = [f"{result.partings[0]} of prompt {result.prefill}" for result in results if result.partings]
+    first = f", first at {', '.join(places)}" if places else ""
+    text = (
+        f"{worst.case}: largest difference {worst.largest:.2f} of {worst.largest_logit:.1f} "
+        f"(limit {MAX_LARGEST:.0%}), root mean square {relative:.1%} (limit {MAX_RELATIVE:.0%}); "
+        f"most likely token differs at {parted} of {sum(result.positions for result in results)} positions{first}"
+    )
+    if all(result.ok for result in results):
+        return "ok", text, ""
+    return (
+        "bad",
+        text,
+        "this machine computes wrong results; update macOS and MLX, then report it with --report FILE",
+    )
+
+
+def _report(agreements: Sequence[Agreement]) -> dict[str, Any]:
+    """Versions, machine and figures as plain data, without paths or names."""
+    from .bench import measure_demo_quickly
+
+    return {
+        "version": 1,
+        "versions": {name: metadata.version(name) for name in _DISTRIBUTIONS},
+        "mac": asdict(MacFacts.current()) if sys.platform == "darwin" else None,
+        "agreement": [asdict(agreement) | {"ok": agreement.ok} for agreement in agreements],
+        "bench": measure_demo_quickly(),
+    }

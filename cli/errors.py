@@ -1,4 +1,4 @@
-"""The edge of the command line: the one place where errors become a line on standard error and an exit code."""
+"""The one place where errors become a line on standard error and an exit code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import traceback
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from ..errors import (
     CheckpointError,
@@ -22,10 +21,11 @@ from ..errors import (
     NotEnoughDisk,
     NotEnoughMemory,
 )
-from .parameters import unconverted
+from .parameters import CommandGroup
 
 __all__ = [
     "INTERRUPTED",
+    "NO_ANSWER",
     "EdgeGroup",
     "error_line",
     "exit_code",
@@ -36,6 +36,8 @@ __all__ = [
 ]
 
 INTERRUPTED = 130
+NO_ANSWER = 5
+"""Cut short before any text, or empty."""
 
 _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (InvalidRequest, 2),
@@ -52,7 +54,7 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code that stands for ``error``."""
+    """The exit code for ``error``."""
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
 
 
@@ -65,27 +67,36 @@ def error_line(error: BaseException) -> str:
 
 
 def is_exit(error: BaseException) -> bool:
-    """Whether ``error`` is one of Typer's own, which carry their message and exit code."""
+    """Whether ``error`` is one of Typer's own, which carry an exit code."""
     return isinstance(error, typer.Abort) or hasattr(error, "exit_code")
 
 
 def origin(error: BaseException) -> str:
-    """Where ``error`` came from, if ``GPTOSS_DEBUG`` asks for it; else nothing."""
+    """The traceback of ``error`` if ``GPTOSS_DEBUG`` is set; else nothing."""
     return "".join(traceback.format_exception(error)) if os.environ.get("GPTOSS_DEBUG") else ""
 
 
-class EdgeGroup(TyperGroup):
-    """The group of all subcommands: whatever one raises is reported here and becomes an exit code."""
+class EdgeGroup(CommandGroup):
+    """The group of all subcommands: reports every error that one raises, and exits with its code."""
 
-    def get_params(self, ctx: Any) -> list[Any]:
-        return unconverted(super().get_params(ctx))
+    def main(self, *args: Any, **options: Any) -> Any:
+        standalone = options.pop("standalone_mode", True)
+        options["standalone_mode"] = False  # else Typer would print errors itself
+        try:
+            code = super().main(*args, **options)
+        except Exception as error:
+            if not standalone or not is_exit(error):
+                raise
+            _report_usage(error)
+            code = getattr(error, "exit_code", 1)
+        return sys.exit(code) if standalone else code
 
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Whoever read our output has what was wanted. Python would complain again while closing it.
+            # The reader of our output closed it. Python would report that again while it closes standard output.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return None
         except KeyboardInterrupt:
@@ -93,7 +104,7 @@ class EdgeGroup(TyperGroup):
         except Exception as error:
             if is_exit(error):
                 raise
-            if isinstance(error.__cause__, KeyboardInterrupt):  # MLX makes an ImportError of one while it loads
+            if isinstance(error.__cause__, KeyboardInterrupt):  # MLX turns it into an ImportError while it loads
                 raise typer.Exit(INTERRUPTED) from None
             _report(error)
             raise typer.Exit(exit_code(error)) from None
@@ -101,8 +112,10 @@ class EdgeGroup(TyperGroup):
 
 
 def open_missing_streams() -> None:
-    """Python has None for a standard stream that was closed when the program began (``<&-``): nothing is read or
-    written there, as with /dev/null. Also no file that is opened later takes its number."""
+    """Open /dev/null for every standard stream that was closed when the program began (``<&-``).
+
+    Python has None there, and the next file to be opened would take its number.
+    """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)
@@ -115,9 +128,9 @@ def open_missing_streams() -> None:
 def leave(ended: SystemExit) -> None:
     """End the process.
 
-    A model may still be loading in a thread, and a thread inside MLX when the interpreter is torn down aborts
-    the process with a message of its own. What needs closing is closed by now: the rest of the teardown is
-    skipped.
+    A model may still be loading in a thread, and a thread that is inside MLX while the interpreter shuts down
+    aborts the process with a message of its own. Everything that must be closed is closed by now, so the rest of
+    the shutdown is skipped.
     """
     if "mlx.core" not in sys.modules:
         raise ended
@@ -126,6 +139,15 @@ def leave(ended: SystemExit) -> None:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
+
+
+def _report_usage(error: Exception) -> None:
+    """Report a wrong use of the command line, unless help has been shown instead."""
+    context = getattr(error, "ctx", None)
+    message = error.format_message() if hasattr(error, "format_message") else ""
+    if message and type(error).__name__ != "NoArgsIsHelpError":
+        help_ = f"; see {context.command_path} --help" if context is not None else ""
+        _report(InvalidRequest(message.replace("Value error, ", "").rstrip(".") + help_))
 
 
 def _report(error: Exception) -> None:

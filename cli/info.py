@@ -1,42 +1,43 @@
-"""``gptoss info``: a model's architecture, what it needs and what to expect of it, from its config alone."""
+"""``gptoss info``: a model's architecture, the memory it needs and the speed to expect, from its config alone."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig
-from ..hub.models import resolve
+from ..config import PRECISIONS, RELEASED, ModelConfig, Precision, precision_of, with_precision
+from ..errors import ConversionError, ModelNotFound
+from ..files.units import format_bytes
+from ..hub.models import DEMO, MANIFEST_NAME, converted_path, find_source, resolve
 from ..memory.bandwidth import stated_bandwidth
-from ..memory.sizes import (
-    PRECISIONS,
-    RELEASED,
-    DeviceInfo,
-    bytes_per_token,
-    cache_bytes,
-    fit,
-    parameter_count,
-    precision_of,
-    tokens_per_second_limit,
-    weight_bytes,
-)
+from ..memory.budget import Budget
+from ..memory.device import DeviceInfo
+from ..memory.precision import choose_precision, loss_of, token_bytes
+from ..memory.sizes import bytes_per_token, cache_bytes, parameter_count, tokens_per_second_limit, weight_bytes
+from .precision import precision_content, precision_rows, verify_command
 from .screen.spans import BOLD, GREEN, RED, YELLOW, Row, Span
 from .screen.terminal import Terminal
 
-__all__ = ["describe", "show_info"]
+__all__ = ["describe", "describe_conversion", "show_info"]
 
 _CONTEXTS = (4096, 32768, 131072)
 
 
 def show_info(reference: str, *, as_json: bool) -> None:
-    """Print the tables.
+    """Prints the tables.
 
     Raises:
-        ModelNotFound: it is neither here nor one whose shape is known.
+        ModelNotFound: the model is not on this machine, and no released one.
     """
-    config = RELEASED[reference] if reference in RELEASED else ModelConfig.from_directory(resolve(reference))
-    content = describe(config, DeviceInfo.current())
+    device = DeviceInfo.current()
+    directory = None if reference in RELEASED else resolve(reference)
+    config = RELEASED[reference] if directory is None else ModelConfig.from_directory(directory)
+    content = describe(config, device)
+    if directory is None or _is_source(reference, directory, config):
+        content["convert"] = describe_conversion(reference, config, device)
     terminal = Terminal(sys.stdout)
     if as_json:
         terminal.line(json.dumps(content, indent=2))
@@ -45,12 +46,11 @@ def show_info(reference: str, *, as_json: bool) -> None:
 
 
 def describe(config: ModelConfig, device: DeviceInfo) -> dict[str, Any]:
-    """Everything that is shown, as plain data."""
+    """Everything that is printed of the model, as plain data."""
     bandwidth = stated_bandwidth(device.name)
     contexts = [context for context in _CONTEXTS if context <= config.max_position_embeddings]
     contexts = contexts or [config.max_position_embeddings]
-    own = precision_of(config) if config.quantization is not None else None
-    precisions = (own,) if own is not None else PRECISIONS
+    precisions = PRECISIONS if config.quantization is None else (precision_of(config),)
     return {
         "architecture": _architecture(config),
         "parameters": _parameters(config),
@@ -66,16 +66,47 @@ def describe(config: ModelConfig, device: DeviceInfo) -> dict[str, Any]:
                 "weight_bytes": weight_bytes(config, precision),
                 "bytes_per_token": bytes_per_token(config, precision),
                 "tokens_per_second_limit": bandwidth and tokens_per_second_limit(config, bandwidth, precision),
-                "memory": {context: _need(config, device, precision, context) for context in contexts},
+                "memory": {context: _memory(config, device, precision, context) for context in contexts},
             }
             for precision in precisions
         },
     }
 
 
-def _need(config: ModelConfig, device: DeviceInfo, precision: Any, context: int) -> dict[str, Any]:
-    needed = fit(config, device, precision=precision, context=context)
-    return {"bytes": needed.needed_bytes, "fits": needed.fits, "remedy": needed.remedy}
+def describe_conversion(reference: str, config: ModelConfig, device: DeviceInfo) -> dict[str, Any]:
+    """The precision that ``gptoss convert`` takes on a machine, and the bytes it downloads and both sides take."""
+    choice = choose_precision(config, device)
+    loss = loss_of(choice.precision)
+    source, result = weight_bytes(config, "bf16"), weight_bytes(config, choice.precision)
+    return {
+        **precision_content(choice.precision, choice.reason, [loss] if loss else [], token_bytes(config)),
+        "bytes_to_download": 0 if _is_here(reference) else source,
+        "bytes_on_disk": source + result,
+    }
+
+
+def _is_source(reference: str, directory: Path, config: ModelConfig) -> bool:
+    """Whether ``gptoss convert`` takes a directory by its name alone, and has not written it."""
+    if reference == DEMO or config.quantization is not None or (directory / MANIFEST_NAME).exists():
+        return False
+    try:
+        converted_path(reference)
+    except ConversionError:
+        return False
+    return True
+
+
+def _is_here(reference: str) -> bool:
+    try:
+        find_source(reference)
+    except ModelNotFound:
+        return False
+    return True
+
+
+def _memory(config: ModelConfig, device: DeviceInfo, precision: Precision, context: int) -> dict[str, Any]:
+    budget = Budget(config=with_precision(config, precision), device=device, context=context)
+    return {"bytes": budget.needed_bytes(), "fits": budget.fits, "remedy": budget.wired_limit_command}
 
 
 def _architecture(config: ModelConfig) -> dict[str, int]:
@@ -110,7 +141,7 @@ def _architecture_rows(of: dict[str, int]) -> list[Row]:
 
 
 def _parameters(config: ModelConfig) -> dict[str, int]:
-    """Parameters by component, counted as the library counts them in all."""
+    """Parameters by component, counted as :func:`parameter_count` counts them."""
     hidden, layers = config.hidden_size, config.num_hidden_layers
     query, key_value = config.query_size, config.key_value_size
     attention = hidden * query + query + 2 * (hidden * key_value + key_value) + query * hidden + hidden
@@ -140,24 +171,30 @@ def _rows(reference: str, content: dict[str, Any]) -> list[Row]:
     rows.append(_field("this machine", _device(device)))
     for precision, figures in content["precisions"].items():
         rows += [(), (Span(f"dense layers in {precision}", BOLD),)]
-        rows.append(_field("weights", f"{_size(figures['weight_bytes']):>9}"))
+        rows.append(_field("weights", f"{format_bytes(figures['weight_bytes']):>9}"))
         for context, need in figures["memory"].items():
             rows.append(_memory_row(context, need))
         limit = figures["tokens_per_second_limit"]
-        read = f"{_size(figures['bytes_per_token'])} are read for a token"
-        speed = f"at most {limit:.0f} tokens/s: {read}" if limit else f"{read}; this chip's bandwidth is not known"
+        read = f"{format_bytes(figures['bytes_per_token'])} are read for a token"
+        speed = f"at most {limit:.0f} tokens/s: {read}" if limit else f"{read}; this chip's bandwidth is unknown"
         rows.append(_field("speed", speed))
-    return rows
+    return rows + (_conversion_rows(reference, content["convert"]) if "convert" in content else [])
+
+
+def _conversion_rows(reference: str, content: dict[str, Any]) -> list[Row]:
+    download = format_bytes(content["bytes_to_download"]) if content["bytes_to_download"] else "nothing"
+    fields = [
+        *precision_rows(content, verify_command(converted_path(reference), reference)),
+        ("download", f"{download}; the source and its conversion take {format_bytes(content['bytes_on_disk'])}"),
+    ]
+    title = Span(shlex.join(["gptoss", "convert", reference]) + ", on this machine", BOLD)
+    return [(), (title,), *(_field(name, value) for name, value in fields)]
 
 
 def _device(device: dict[str, Any]) -> str:
-    memory = f"{device['memory_bytes'] / 1e9:.0f} GB, {device['gpu_bytes'] / 1e9:.0f} GB for the GPU"
-    bandwidth = f", {device['bandwidth'] / 1e9:.0f} GB/s" if device["bandwidth"] else ""
+    memory = f"{format_bytes(device['memory_bytes'])}, {format_bytes(device['gpu_bytes'])} for models"
+    bandwidth = f", {format_bytes(device['bandwidth'])}/s" if device["bandwidth"] else ""
     return f"{memory}{bandwidth}" if device["name"] == "this machine" else f"{device['name']}, {memory}{bandwidth}"
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 10**8 else f"{nbytes / 1e6:.2f} MB"
 
 
 def _field(name: str, value: str) -> Row:
@@ -166,5 +203,5 @@ def _field(name: str, value: str) -> Row:
 
 def _memory_row(context: int, need: dict[str, Any]) -> Row:
     verdict = Span("fits", GREEN) if need["fits"] else Span("does not fit", RED)
-    row = (Span(f"  {f'at {context:,} tokens':<20}"), Span(f"{_size(need['bytes']):>9}  "), verdict)
+    row = (Span(f"  {f'at {context:,} tokens':<20}"), Span(f"{format_bytes(need['bytes']):>9}  "), verdict)
     return (*row, Span(f"  after: {need['remedy']}", YELLOW)) if need["remedy"] else row

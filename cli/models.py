@@ -1,4 +1,4 @@
-"""``gptoss models``: what is on this disk, and deleting it."""
+"""``gptoss models``: lists the models on this disk, and deletes converted ones."""
 
 from __future__ import annotations
 
@@ -10,50 +10,51 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import InvalidRequest, ModelNotFound
-from ..hub.models import InstalledModel, forget, list_converted, list_models
-from .screen.spans import CYAN, DIM, Row, Span, clip
+from ..files.units import format_bytes
+from ..hub.models import InstalledModel, clear_used, list_converted, list_models
+from .screen.spans import CYAN, DIM, Row, Span, shorten
 from .screen.terminal import Terminal
 
 __all__ = ["remove_models", "show_models"]
 
 
 def show_models() -> None:
-    """One line a model: name, size, precision, last use, place."""
+    """Prints a line for each model: name, size, precision, last use, path."""
     terminal = Terminal(sys.stdout)
     models = list_models()
     width = max((len(model.name) for model in models), default=0)
-    precise = max((len(_precision(model)) for model in models), default=0)
+    column = max((len(_precision(model)) for model in models), default=0)
     for model in models:
         row: Row = (
             Span(f"{model.name:<{width}}", CYAN),
-            Span(f"  {_size(model.nbytes):>9}  {_precision(model):<{precise}}  {_when(model):<16}  "),
+            Span(f"  {format_bytes(model.nbytes):>9}  {_precision(model):<{column}}  {_when(model):<16}  "),
             Span(str(model.path), DIM),
         )
-        terminal.rows([clip(row, max(terminal.width, 40)) if terminal.interactive else row])
+        terminal.rows([shorten(row, terminal.width - 1) if terminal.interactive else row])
     if not any(model.converted for model in models):
-        terminal.line("gptoss convert 20b gets the first real one", DIM)
+        terminal.line("get gpt-oss-20b with: gptoss convert 20b", DIM)
 
 
 def remove_models(names: Sequence[str], *, confirmed: bool) -> None:
-    """Delete converted models, after asking.
+    """Deletes converted models, after asking.
 
     Raises:
-        ModelNotFound: there is no such converted model.
-        InvalidRequest: nobody to ask, and not confirmed.
+        ModelNotFound: a name is not that of a converted model.
+        InvalidRequest: deleting was not confirmed, and there is no terminal to ask in.
     """
     terminal = Terminal(sys.stdout)
     converted = {model.name: model for model in list_converted()}
     missing = [name for name in names if name not in converted]
     if missing:
-        known = ", ".join(converted) or "none yet"
-        raise ModelNotFound(f"{missing[0]}: is no converted model here ({known}); only those can be deleted")
+        present = f"these can be deleted: {', '.join(converted)}" if converted else "there is none to delete"
+        raise ModelNotFound(f"{missing[0]}: not a converted model on this disk; {present}")
     for name in dict.fromkeys(names):
         model = converted[name]
         if not confirmed:
             _confirm(model, terminal)
         shutil.rmtree(model.path)
-        forget(name)
-        terminal.line(f"deleted {name}: {_size(model.nbytes)}")
+        clear_used(name)
+        terminal.line(f"deleted {name}: {format_bytes(model.nbytes)}")
 
 
 def _confirm(model: InstalledModel, terminal: Terminal) -> None:
@@ -61,14 +62,10 @@ def _confirm(model: InstalledModel, terminal: Terminal) -> None:
         raise InvalidRequest(
             f"{model.name}: to delete it without being asked: gptoss models rm --yes {model.name}"
         )
-    terminal.write(f"Delete {model.name}, {_size(model.nbytes)} in {model.path}? [y/N] ")
+    terminal.write(f"Delete {model.name}, {format_bytes(model.nbytes)} in {model.path}? [y/N] ")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         terminal.line("nothing was deleted")
         raise typer.Exit(1)
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 10**8 else f"{nbytes / 1e6:.1f} MB"
 
 
 def _precision(model: InstalledModel) -> str:

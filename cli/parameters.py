@@ -1,7 +1,7 @@
-"""Values of the command line that need no conversion.
+"""Parameters of the command line: no type after a flag in help, and values that need no conversion.
 
-Typer converts every value with pydantic, whose import takes longer than all of ours: too long before a prompt that
-is to be up at once. What was not given, and what is text anyway, is taken as it is here.
+Typer converts every value with pydantic, whose import alone takes longer than all of ours: too long before a
+prompt that must be ready at once. Values that were not given, and those that are text, are not converted here.
 """
 
 from __future__ import annotations
@@ -10,22 +10,42 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["PromptCommand", "unconverted"]
+__all__ = ["CommandGroup", "PromptCommand"]
 
 _TEXTS = frozenset({"session", "model", "effort", "system", "think"})
 """Names of the parameters that are text."""
 
 
 class PromptCommand(TyperCommand):
-    """A command that ends in a prompt."""
+    """A command that leads to a prompt."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return unconverted(super().get_params(ctx))
+        return _unconverted(super().get_params(ctx))
 
 
-def unconverted(parameters: list[Any]) -> list[Any]:
+class CommandGroup(TyperGroup):
+    """A group of subcommands, the help of which shows no type after a flag."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_flag_types(_unconverted(super().get_params(ctx)))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _without_flag_types(command.get_params(ctx))
+        return command
+
+
+def _without_flag_types(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
+def _unconverted(parameters: list[Any]) -> list[Any]:
     """``parameters``, each of which takes one value, made to convert only what needs it."""
     for parameter in parameters:
         if "process_value" not in vars(parameter):

@@ -1,6 +1,6 @@
-"""Where a setting comes from: flag, then ``GPTOSS_*`` variable, then the TOML file, then the default.
+"""The settings of ``chat`` and ``run``: a flag overrides a ``GPTOSS_*`` variable, and that the TOML file.
 
-Knows the names and ranges of the command line's own settings; the library checks its own.
+Checks the command line's own settings; the library checks those that it takes.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
+from ..arguments import Effort
 from ..errors import GptOssError, InvalidRequest
+from ..files.read import read_regular, short_repr
 from ..files.write import as_path
-from ..sampling import Effort, SamplingParams
+from ..sampling import SamplingParams
 
 __all__ = [
     "EFFORTS",
@@ -26,17 +28,23 @@ __all__ = [
     "config_path",
     "data_path",
     "explain_settings",
+    "is_utf8",
     "load_settings",
 ]
 
 ThinkMode = Literal["show", "dim", "collapse", "hide"]
-EFFORTS: tuple[Effort, ...] = ("low", "medium", "high")
-THINK_MODES: tuple[ThinkMode, ...] = ("show", "dim", "collapse", "hide")
+EFFORTS: tuple[Effort, ...] = get_args(Effort)
+THINK_MODES: tuple[ThinkMode, ...] = get_args(ThinkMode)
+
+_WARMEST = 2.0
+"""Above this temperature answers are mostly noise."""
+_LARGEST = 1024**2
+"""Bytes of a settings file, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What ``chat`` and ``run`` share. None: not set anywhere."""
+    """The settings that ``chat`` and ``run`` share. None: not set anywhere."""
 
     model: str | None = None
     effort: Effort = "medium"
@@ -51,12 +59,11 @@ class Settings:
 
     @property
     def loading(self) -> dict[str, Any]:
-        """How a model is loaded, as the library takes it."""
+        """The options of ``gptoss_mlx.load``."""
         return {"context": self.context, "kv_bits": self.kv_bits}
 
     def sampling(self, stop: tuple[str, ...] = (), *, stop_loops: bool = False) -> SamplingParams:
-        """As the library takes it."""
-
+        """How tokens are chosen, as the library takes it."""
         return SamplingParams(
             temperature=self.temperature,
             top_p=self.top_p,
@@ -65,6 +72,13 @@ class Settings:
             stop=stop,
             stop_loops=stop_loops,
         )
+
+    @property
+    def warning(self) -> str:
+        """A remark on a value that is allowed but probably a mistake; empty: none."""
+        if self.temperature <= _WARMEST:
+            return ""
+        return f"temperature {self.temperature:g}: above {_WARMEST:g} answers are mostly noise; use 1"
 
 
 _TYPES: Mapping[str, type] = {
@@ -85,7 +99,7 @@ _SAMPLING = ("temperature", "top_p", "seed", "max_tokens")
 
 
 def config_path() -> Path:
-    """The TOML file: ``GPTOSS_CONFIG``, or in the user's configuration directory. Need not exist."""
+    """The TOML file: ``GPTOSS_CONFIG``, or in the user's configuration directory. It may not exist."""
     override = os.environ.get("GPTOSS_CONFIG")
     if override:
         return as_path(override)
@@ -95,7 +109,7 @@ def config_path() -> Path:
 
 
 def data_path(name: str) -> Path:
-    """A place for the user's chats and history, beside the models."""
+    """A path in the user's data directory, where chats and history are."""
     import platformdirs
 
     return platformdirs.user_data_path("gptoss") / name
@@ -105,7 +119,7 @@ def load_settings(**flags: Any) -> Settings:
     """Settings from the flags that are not None, the environment, the file and the defaults.
 
     Raises:
-        InvalidRequest: a value that cannot be; says where it stands.
+        InvalidRequest: a value out of its range; the message says where it is set.
         GptOssError: the file cannot be read.
     """
     values: dict[str, Any] = {}
@@ -136,25 +150,38 @@ def explain_settings(flags: Mapping[str, Any] | None = None) -> list[tuple[str, 
 
 
 def _read_file(path: Path) -> dict[str, Any]:
+    if path == Path(os.devnull):
+        return {}
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        values = tomllib.loads(read_regular(path, _LARGEST).decode("utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise GptOssError(f"{path}: cannot be read ({error})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidRequest(f"{path}: {error}; mend it, or delete the file") from error
+    except OSError as error:
+        raise GptOssError(
+            f"{path}: cannot be read ({error.strerror or error}); correct or delete the file"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{path}: {_reason(error)}; correct or delete the file") from error
     unknown = sorted(set(values) - set(_TYPES))
     if unknown:
-        raise InvalidRequest(f"{path}: {unknown[0]}: no such setting; there are {', '.join(_TYPES)}")
+        raise InvalidRequest(f"{path}: {short_repr(unknown[0])}: no such setting; there are {', '.join(_TYPES)}")
     return values
+
+
+def _reason(error: Exception) -> str:
+    """The reason that a settings file cannot be read, without Python's own words."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"is not UTF-8 text (byte {error.start})"
+    if isinstance(error, RecursionError):
+        return "is nested too deeply"
+    return "has a number that is too long" if "sys.set_int_max_str_digits" in str(error) else str(error)
 
 
 def _converted(name: str, text: str, where: str) -> Any:
     try:
         return _TYPES[name](text)
     except ValueError as error:
-        raise InvalidRequest(f"{where} is {text!r}; {_KINDS[_TYPES[name]]} is needed") from error
+        raise InvalidRequest(f"{where} is {short_repr(text)}; {_KINDS[_TYPES[name]]} is needed") from error
 
 
 def _checked(name: str, value: Any, where: str) -> Any:
@@ -162,21 +189,27 @@ def _checked(name: str, value: Any, where: str) -> Any:
     if expected is float and type(value) is int:
         value = float(value)
     if type(value) is not expected:
-        raise InvalidRequest(f"{where} is {value!r}; {_KINDS[expected]} is needed")
+        raise InvalidRequest(f"{where} is {short_repr(value)}; {_KINDS[expected]} is needed")
+    if isinstance(value, str) and not is_utf8(value):
+        raise InvalidRequest(f"{where} is {value}, which is not UTF-8 text")
     choices = _CHOICES.get(name)
     if choices is not None and isinstance(value, str):
         value = value.lower()
     if choices is not None and value not in choices:
         which = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
-        raise InvalidRequest(f"{where} is {value!r}; {which} is needed")
+        raise InvalidRequest(f"{where} is {short_repr(value)}; {which} is needed")
     if name in _SAMPLING:
         _check_sampling(name, value, where)
     return value
 
 
-def _check_sampling(name: str, value: Any, where: str) -> None:
-    """The library knows the ranges; here it is said where the value stands."""
+def is_utf8(text: str) -> bool:
+    """Whether ``text`` holds no byte that Python could not decode."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
+
+def _check_sampling(name: str, value: Any, where: str) -> None:
+    """The library checks the range; the error names the place of the value."""
     try:
         SamplingParams(**{name: value})
     except InvalidRequest as error:
@@ -187,16 +220,16 @@ def as_effort(text: str) -> Effort:
     """``text`` as an effort; a unique beginning will do.
 
     Raises:
-        InvalidRequest: it is none.
+        InvalidRequest: it is not one.
     """
     return cast(Effort, _choice("effort", text, EFFORTS))
 
 
 def as_think_mode(text: str) -> ThinkMode:
-    """``text`` as a way to show thinking.
+    """``text`` as a way to show thinking; a unique beginning will do.
 
     Raises:
-        InvalidRequest: it is none.
+        InvalidRequest: it is not one.
     """
     return cast(ThinkMode, _choice("think", text, THINK_MODES))
 

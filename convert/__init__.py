@@ -1,4 +1,7 @@
-"""Checkpoints from one layout to another: ``gptoss convert`` and ``gptoss verify`` without the terminal."""
+"""Conversion of checkpoints between layouts, and their verification: ``gptoss convert`` without the terminal.
+
+Uses the library; knows nothing of the command line.
+"""
 
 from .compare import Comparison, LogitsComparison, compare_logits, compare_weights
 from .pipeline import (

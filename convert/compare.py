@@ -1,4 +1,4 @@
-"""How far two checkpoints are apart: tensor by tensor in any layouts, and in their logits on a text."""
+"""Compares two checkpoints: tensor by tensor, in any two layouts, and by their logits on a text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss_mlx.errors import ConversionError, FileWriteError
-from gptoss_mlx.memory.sizes import DeviceInfo
+from gptoss_mlx.memory.device import DeviceInfo
 
 from .quantize import as_float32, mxfp4_values
 from .readers import BLOCK_BYTES, Reader
@@ -21,18 +21,18 @@ from .source import SourceModel, open_source
 __all__ = ["Comparison", "LogitsComparison", "compare_logits", "compare_weights"]
 
 _POSITIONS = 128
-"""Compared at a time."""
+"""How many positions are computed at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """All tensors of one kind, both sides as the values they stand for."""
+    """All tensors of one kind, both dequantised."""
 
     kind: str
-    """The parameter's name without the number of the layer."""
+    """The parameter's name without the layer's number."""
     tensors: int
     largest: float
-    """The largest difference of two values; NaN if either side holds NaN."""
+    """The largest absolute difference of two values; NaN if either tensor holds NaN."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,26 +44,28 @@ class LogitsComparison:
     """KL divergence from the reference's next-token distribution, in nats, averaged over the positions."""
     largest_kl: float
     top1_agreement: float
-    """Share of positions at which both would say the same token."""
+    """Share of positions at which both models have the same most likely token."""
 
 
 def compare_weights(
     directory: str | Path, against: str | Path, *, progress: Callable[[int, int], None] | None = None
 ) -> list[Comparison]:
-    """Dequantises both checkpoints, in row blocks, and gives the largest difference of each kind of tensor.
+    """Dequantises both checkpoints in row blocks and returns the largest difference for each kind of tensor.
 
     Raises:
         CheckpointError: either cannot be read.
-        ConversionError: they are of different shapes.
+        ConversionError: their configurations differ.
     """
     with open_source(directory) as ours, open_source(against) as theirs:
         if ours.config != theirs.config:
-            raise ConversionError(f"{against}: config.json is of another model than {directory}; name its source")
+            raise ConversionError(
+                f"{against}: config.json describes another model than {directory}; name its source"
+            )
         total = sum(reader.rows * reader.row_bytes for reader in ours.parameters.values())
         done = 0
         found: dict[str, list[float]] = {}
         for name, reader in ours.parameters.items():
-            if not name.endswith("_proj.scales"):  # they are part of their words' values
+            if not name.endswith("_proj.scales"):  # compared together with their words
                 kind = re.sub(r"layers\.\d+\.", "", name)
                 found.setdefault(kind, []).append(_largest_difference(name, ours, theirs))
             done += reader.rows * reader.row_bytes
@@ -79,7 +81,7 @@ def _largest_difference(name: str, ours: SourceModel, theirs: SourceModel) -> fl
     packed = ".experts." in name and name.endswith(".weight")
     scales = name.removesuffix("weight") + "scales"
     step = max(left.step, right.step)
-    # Values take eight times the bytes of MXFP4 words.
+    # Dequantised, MXFP4 words take eight times as many bytes.
     size = max(1, BLOCK_BYTES // ((8 if packed else 2) * max(left.cost, right.cost)) // step) * step
     largest = 0.0
     for begin in range(0, left.rows, size):
@@ -109,37 +111,37 @@ def _packed_difference(left: _Packed, right: _Packed, begin: int, end: int) -> f
 def _difference(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> float:
     if np.array_equal(left, right):
         return 0.0
-    with np.errstate(invalid="ignore"):  # infinity less infinity is reported as NaN
+    with np.errstate(invalid="ignore"):  # infinity minus infinity is reported as NaN
         return float(np.max(np.abs(left - right)))
 
 
 def compare_logits(
     directory: str | Path, against: str | Path, text: str, *, kv_bits: int | None = None
 ) -> LogitsComparison:
-    """Runs both models over a text, one after the other, and compares what they would say next.
+    """Runs both models over a text, one after the other, and compares their next-token distributions.
 
     Args:
-        directory: of one model.
-        against: of the other; may be the same one.
-        text: any.
-        kv_bits: 8 to let the first, and only it, keep its keys and values in 8 bits.
+        directory: of the first model.
+        against: of the reference; may be the same directory.
+        text: the text, of any length.
+        kv_bits: 8 lets the first model, and only the first, keep its keys and values in 8 bits.
 
     Raises:
-        CheckpointError: either is in a layout that is not loaded directly.
+        CheckpointError: one of them is in a layout that cannot be loaded directly.
         ConversionError: the text has no tokens.
-        NotEnoughMemory: for one of the models and the text.
-        FileWriteError: for the predictions of one; the temporary directory takes 0.8 MB a token.
-        InvalidRequest: the model's keys and values cannot be kept in so many bits.
+        NotEnoughMemory: one of the models does not fit with this text.
+        FileWriteError: the temporary directory is full; the predictions take 0.8 MB a token.
+        InvalidRequest: the model's keys and values cannot be kept in that many bits.
     """
     from gptoss_mlx.tokenizer import Tokenizer
 
     tokens = Tokenizer.from_directory(directory).encode(text)
     if not tokens:
-        raise ConversionError("the text has no tokens; give one that has")
+        raise ConversionError("the text is empty; give one with at least one token")
     kl: list[npt.NDArray[np.float32]] = []
     agreeing = 0
     try:
-        # A token takes 0.8 MB: in a file, so that the text may be long.
+        # In a file, because a token takes 0.8 MB and the text may be long.
         with tempfile.TemporaryFile() as file:
             for ours in _log_probabilities(Path(directory), tokens, kv_bits):
                 file.write(ours.data)
@@ -150,7 +152,7 @@ def compare_logits(
                 agreeing += int(np.sum(np.argmax(ours, axis=-1) == np.argmax(reference, axis=-1)))
     except OSError as error:
         raise FileWriteError(
-            f"what one model predicts cannot be kept in a temporary file ({error.strerror}); "
+            f"the predictions of a model cannot be written to a temporary file ({error.strerror}); "
             "free some space, or shorten the text"
         ) from error
     return LogitsComparison(
@@ -164,7 +166,7 @@ def compare_logits(
 def _log_probabilities(
     directory: Path, tokens: list[int], kv_bits: int | None
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Of shape [positions, vocabulary], in parts. The model is freed in the end: two do not fit."""
+    """Yields arrays of shape [positions, vocabulary]; frees the model at the end, because two may not fit."""
     import mlx.core as mx
 
     from gptoss_mlx.cache.layered import PromptCache

@@ -1,7 +1,7 @@
-"""The layouts that are read and written besides the model's own: each a table of exact names.
+"""The layouts that can be read and written besides the model's own: each is a table of exact names.
 
 The Hugging Face table and the model's own are in ``gptoss_mlx.checkpoint.layouts``. A table says which tensors
-make a parameter of the model; read backwards it says which tensors an export cuts the parameter into. A tensor
+make up a parameter of the model; read backwards it says into which tensors an export cuts the parameter. A tensor
 that no row names is an error.
 """
 
@@ -23,11 +23,11 @@ _WORDS, _BYTES = ("U32",), ("U8",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """A way to store the model."""
+    """A way to store the model's tensors."""
 
     name: str
-    """For the user."""
-    mark: str
+    """Shown to the user."""
+    signature: str
     """A tensor that only this layout has."""
     rows: tuple[Row, ...]
 
@@ -49,7 +49,7 @@ _EXPERTS = f"{_LAYER}.mlp.experts"
 _TARGET = "layers.{n}.mlp.experts"
 _QKV = "layers.{n}.self_attn.qkv_proj"
 
-# OpenAI's own: q, k and v are one tensor already.
+# OpenAI's own layout: q, k and v are already one tensor.
 ORIGINAL = _renamed(
     {
         "model.embed_tokens.weight": "embedding.weight",
@@ -75,7 +75,7 @@ ORIGINAL = _renamed(
     },
 )
 
-# mlx-lm and mlx-community: gate and up apart, experts packed as MLX packs them.
+# mlx-lm and mlx-community: gate and up are separate, experts are packed as MLX packs them.
 MLX_LM = _renamed(
     {},
     {
@@ -119,7 +119,7 @@ MLX_LM = _renamed(
 
 
 def _float_experts(module: str, shape: str) -> dict[str, Row]:
-    """Words and scales both come from one transposed tensor."""
+    """Rows for words and scales that are both made from one transposed float tensor."""
     source = (Source(f"{_EXPERTS}.{module}", shape),)
     return {
         f"{_TARGET}.{module}.weight": Row(f"{_TARGET}.{module}.weight", Transform.MXFP4, source),
@@ -127,27 +127,27 @@ def _float_experts(module: str, shape: str) -> dict[str, Row]:
     }
 
 
-# Fine-tunes saved without packing: experts are floats, inputs before outputs.
+# Fine-tunes saved without packing: experts are floats with the input axis before the output axis.
 FINE_TUNE = _renamed({}, _float_experts("gate_up_proj", "E H 2I") | _float_experts("down_proj", "E I H"))
 
 _FIRST = "model.layers.0.mlp.experts"
 LAYOUTS = (
-    Layout(name="Hugging Face", mark=f"{_FIRST}.gate_up_proj_blocks", rows=HUGGING_FACE),
-    Layout(name="gptoss-mlx", mark="layers.0.mlp.experts.gate_up_proj.weight", rows=MLX),
-    Layout(name="mlx-lm", mark=f"{_FIRST}.gate_proj.weight", rows=MLX_LM),
-    Layout(name="OpenAI original", mark="block.0.mlp.mlp1_weight.blocks", rows=ORIGINAL),
-    Layout(name="unpacked fine-tune", mark=f"{_FIRST}.gate_up_proj", rows=FINE_TUNE),
+    Layout(name="Hugging Face", signature=f"{_FIRST}.gate_up_proj_blocks", rows=HUGGING_FACE),
+    Layout(name="gptoss-mlx", signature="layers.0.mlp.experts.gate_up_proj.weight", rows=MLX),
+    Layout(name="mlx-lm", signature=f"{_FIRST}.gate_proj.weight", rows=MLX_LM),
+    Layout(name="OpenAI original", signature="block.0.mlp.mlp1_weight.blocks", rows=ORIGINAL),
+    Layout(name="unpacked fine-tune", signature=f"{_FIRST}.gate_up_proj", rows=FINE_TUNE),
 )
 
 
 def recognise(checkpoint: Checkpoint) -> Layout:
-    """The layout, from the tensors alone.
+    """Recognises the layout from the names of the tensors.
 
     Raises:
-        CheckpointError: it is none that is known.
+        CheckpointError: it is no known layout.
     """
     for layout in LAYOUTS:
-        if layout.mark in checkpoint.tensors:
+        if layout.signature in checkpoint.tensors:
             return layout
     raise CheckpointError(
         f"{checkpoint.directory}: no gpt-oss experts among its {len(checkpoint.tensors)} tensors; "
@@ -156,7 +156,7 @@ def recognise(checkpoint: Checkpoint) -> Layout:
 
 
 def hugging_face_config(original: Mapping[str, Any]) -> dict[str, Any]:
-    """Hugging Face's config.json from that of OpenAI's ``original/``, which has names of its own.
+    """Makes Hugging Face's config.json from OpenAI's ``original/config.json``, which uses other names.
 
     Raises:
         ConfigError: a field is missing.
@@ -164,7 +164,7 @@ def hugging_face_config(original: Mapping[str, Any]) -> dict[str, Any]:
     try:
         layers = int(original["num_hidden_layers"])
         if layers > MAX_LAYERS:
-            raise ConfigError(f"num_hidden_layers is {layers}; at most {MAX_LAYERS} are read")
+            raise ConfigError(f"num_hidden_layers is {layers}; at most {MAX_LAYERS} are supported")
         context = int(original["initial_context_length"])
         factor = float(original["rope_scaling_factor"])
         return {
@@ -178,7 +178,7 @@ def hugging_face_config(original: Mapping[str, Any]) -> dict[str, Any]:
             "hidden_size": original["hidden_size"],
             "initial_context_length": context,
             "intermediate_size": original["intermediate_size"],
-            # OpenAI's code slides in every even layer; the file does not say so.
+            # OpenAI's code uses the sliding window in every even layer; the file does not say so.
             "layer_types": ["full_attention" if n % 2 else "sliding_attention" for n in range(layers)],
             "max_position_embeddings": int(context * factor),
             "num_attention_heads": original["num_attention_heads"],
@@ -203,6 +203,6 @@ def hugging_face_config(original: Mapping[str, Any]) -> dict[str, Any]:
             "vocab_size": original["vocab_size"],
         }
     except KeyError as error:
-        raise ConfigError(f"{error.args[0]} is missing; this is no config.json of OpenAI's original/") from None
+        raise ConfigError(f"{error.args[0]} is missing; not a config.json of OpenAI's original/") from None
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"a value cannot be used: {error}") from None

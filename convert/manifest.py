@@ -1,7 +1,7 @@
-"""manifest.json: what a converted directory holds, down to every tensor's SHA-256.
+"""manifest.json: the files and tensors of a converted directory with their SHA-256.
 
-It is written last and ends in a hash of itself, and its text is a function of its content: no bit of it can
-change unnoticed. A directory without one is not a finished conversion.
+It is written last. It ends in a hash of itself and its text is a function of its content, so that a change of any
+bit is noticed. A directory without a manifest is not a finished conversion.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = ["FORMAT", "MANIFEST_NAME", "FileEntry", "Manifest", "TensorEntry"]
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
-_MAX_BYTES = 8 * 2**20  # some 300 a tensor, of 10,000 at most
+_MAX_BYTES = 8 * 2**20  # some 300 for a tensor, for at most 10,000 tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
-    """One file."""
+    """A file of the directory."""
 
     bytes: int
     sha256: str
@@ -34,7 +34,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorEntry:
-    """One tensor."""
+    """A tensor of the directory."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -44,7 +44,7 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The content of manifest.json, without the hash of itself."""
+    """The content of manifest.json without its own hash."""
 
     source: Mapping[str, Any]
     """``name``, ``revision`` (a commit of the Hub, or null) and ``layout``."""
@@ -53,7 +53,7 @@ class Manifest:
     tensors: Mapping[str, TensorEntry]
 
     def text(self) -> str:
-        """The file, the same for the same content."""
+        """The text of the file; equal contents give equal texts."""
         content = {
             "format": FORMAT,
             "source": dict(self.source),
@@ -79,13 +79,13 @@ class Manifest:
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
         except ValueError as error:
-            raise CheckpointError(f"{path}: {error}; this is no manifest") from error
+            raise CheckpointError(f"{path}: {error}; this is not a manifest") from error
         try:
             content = parse_json(data)
             version = content["format"]
             if version != FORMAT:
                 raise CheckpointError(
-                    f"{path}: of format {short_repr(version)}, this version knows {FORMAT}; update gptoss-mlx"
+                    f"{path}: its format is {short_repr(version)}, this version reads {FORMAT}; update gptoss-mlx"
                 )
             manifest = cls(
                 source=content["source"],
@@ -106,10 +106,10 @@ class Manifest:
 
 
 def _check(manifest: Manifest) -> None:
-    """Whoever wrote the file could also make the hash fit: the values must be usable, and the names be files.
+    """Checks values and names: an attacker who writes the file can make its hash fit.
 
     Raises:
-        ValueError: they are not.
+        ValueError: a value has the wrong type, or a name is not a plain file name.
     """
     for name, entry in manifest.files.items():
         if Path(name).name != name or not name.isprintable() or len(name.encode()) > MAX_NAME_BYTES:

@@ -1,30 +1,35 @@
 """The conversion from end to end: find, check, plan, write beside the target, rename.
 
-Whatever happens on the way, the target is what it was before or the whole result, and the source is only
-read.
+Whatever happens, the target is either unchanged or the whole result; the source is only read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
+from gptoss_mlx.config import PRECISIONS, Precision
 from gptoss_mlx.errors import CheckpointError, ConversionError, FileWriteError, ModelNotFound, NotEnoughDisk
 from gptoss_mlx.files.read import inside, parse_json, read_regular
-from gptoss_mlx.files.write import as_path, atomic_directory, clear_remains
+from gptoss_mlx.files.units import format_bytes
+from gptoss_mlx.files.write import as_path, atomic_directory, clear_remains, explained
 from gptoss_mlx.hub import downloads
 from gptoss_mlx.hub import models as hub
-from gptoss_mlx.memory.sizes import PRECISIONS, DeviceInfo, Precision, choose_precision
+from gptoss_mlx.memory.device import DeviceInfo
+from gptoss_mlx.memory.precision import token_bytes
 
-from .locking import locked
 from .manifest import MANIFEST_NAME, Manifest
+from .precision import losses, precision_for
 from .quantize import QuantizationError
 from .source import SourceModel, open_source
 from .targets import TARGETS, TargetFormat, TargetTensor, target_config, target_tensors
@@ -33,9 +38,9 @@ from .writer import DirectoryWriter, Shard, plan_shards
 __all__ = ["ConversionPlan", "ConversionProgress", "ConversionReport", "convert_checkpoint", "plan_conversion"]
 
 ConversionProgress = Callable[[Literal["download", "convert"], int, int], None]
-"""Called with the stage, the bytes done and the bytes in all, from any thread."""
+"""Called with the stage, the bytes done and the total, from any thread."""
 
-# Copied beside the weights, where the source has them.
+# Copied to the target if the source has them.
 _TOKENIZER = "tokenizer.json"
 _COPIED = (
     _TOKENIZER,
@@ -51,7 +56,7 @@ _DISK_RESERVE = 64 * 1024**2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversionPlan:
-    """A conversion that was checked and not begun."""
+    """A conversion that was checked and has not begun."""
 
     reference: str
     source: SourceModel
@@ -59,25 +64,32 @@ class ConversionPlan:
     target: TargetFormat
     dense: Precision
     reason: str
-    """Why this precision."""
+    """One line: why this precision was chosen."""
+    losses: tuple[str, ...]
+    """Each change that the conversion makes to the weights' values; empty if it is lossless."""
     shards: tuple[Shard, ...]
     small_files: Mapping[str, bytes]
     force: bool
-    """What is at the destination may be replaced."""
+    """Whether an existing destination may be replaced."""
 
     @property
     def tensors(self) -> list[TargetTensor]:
-        """Everything that will be written, in order."""
+        """The tensors to write, in order."""
         return [tensor for shard in self.shards for tensor in shard.tensors]
 
     @property
     def nbytes(self) -> int:
-        """Of the tensors to be written."""
+        """The size of the tensors to write."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
     @property
+    def bytes_per_token(self) -> dict[Precision, int]:
+        """Bytes that a decoded token reads, at this precision and the others."""
+        return token_bytes(self.source.config)
+
+    @property
     def disk_bytes(self) -> int:
-        """Space needed on the disk, next to everything that is there."""
+        """The free disk space that is needed."""
         return (
             sum(shard.nbytes for shard in self.shards) + sum(map(len, self.small_files.values())) + _DISK_RESERVE
         )
@@ -85,34 +97,37 @@ class ConversionPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversionReport:
-    """What a conversion did."""
+    """The result of a conversion."""
 
     source: str
     revision: str | None
     layout: str
-    """Of the source, as recognised."""
+    """The source's layout."""
     destination: Path
     target: TargetFormat
     dense: Precision
     reason: str
+    losses: tuple[str, ...]
+    bytes_per_token: Mapping[Precision, int]
+    """Bytes that a decoded token reads, at this precision and the others."""
     tensors: int
     bytes_in: int
-    """Read from the source's tensors."""
+    """Bytes read from the source's tensors."""
     bytes_out: int
-    """Of the files written."""
+    """The size of the files written."""
     seconds: float
     peak_memory: int
-    """The most memory the process ever had, in bytes."""
+    """The process's peak memory, in bytes."""
     experts_error: QuantizationError | None
-    """What quantising unpacked experts lost; None where they were copied bit for bit."""
+    """The error of quantising unpacked experts; None if they were copied bit for bit."""
 
     @property
     def rate(self) -> float:
-        """Bytes written a second."""
+        """Bytes written per second."""
         return self.bytes_out / max(self.seconds, 1e-9)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The report as plain data for JSON."""
         error = self.experts_error
         return {
             "source": self.source,
@@ -122,6 +137,8 @@ class ConversionReport:
             "target": self.target,
             "dense": self.dense,
             "reason": self.reason,
+            "losses": list(self.losses),
+            "bytes_per_token": dict(self.bytes_per_token),
             "tensors": self.tensors,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
@@ -142,24 +159,25 @@ def convert_checkpoint(
     download: bool = False,
     progress: ConversionProgress | None = None,
 ) -> ConversionReport:
-    """Converts a checkpoint, whole or not at all.
+    """Converts a checkpoint completely or not at all.
 
     Args:
-        source: ``20b``, ``120b``, a Hub repository id, or a directory in any known layout.
-        destination: the directory to make; by default one in the user's data directory, where
-            ``gptoss_mlx.load`` finds it by the name of the source.
-        dense: how attention, embedding and head are stored; by default the best that fits this machine.
-        to: ``mlx`` for this library, ``hf`` for Hugging Face's layout, ``mlx-lm`` for mlx-lm's.
-        force: replace what is at the destination.
-        download: get the source from the Hub if it is not on this machine.
+        source: ``20b``, ``120b``, a Hub repository id, or a directory in any supported layout.
+        destination: the directory to create; by default one in the user's data directory, where
+            ``gptoss_mlx.load`` finds it by the source's name.
+        dense: how attention, embedding and head are stored; by default lossless (bf16) where that fits this
+            machine with 8,192 tokens of context, else q8, else q4; of a quantised source, as they are.
+        to: the layout: ``mlx`` for this library, ``hf`` for Hugging Face's, ``mlx-lm`` for mlx-lm's.
+        force: whether to replace an existing destination.
+        download: whether to download the source from the Hub if it is not on this machine.
         progress: called from time to time, see :data:`ConversionProgress`.
 
     Raises:
         ModelNotFound: the source is not on this machine.
-        DownloadError: the Hub did not give it.
-        CheckpointError: the source is damaged or no gpt-oss; the tensor or file is named.
-        ConversionError: the destination exists, lies in the source, or is being written by another process.
-        NotEnoughDisk: it would not fit; checked before anything is written.
+        DownloadError: it could not be downloaded.
+        CheckpointError: the source is damaged or not a gpt-oss; names the tensor or file.
+        ConversionError: the destination exists, is inside the source, or is being written by another process.
+        NotEnoughDisk: it does not fit; checked before anything is written.
         FileWriteError: the destination cannot be written.
     """
     plan = plan_conversion(
@@ -179,9 +197,9 @@ def plan_conversion(
     progress: ConversionProgress | None = None,
     device: DeviceInfo | None = None,
 ) -> ConversionPlan:
-    """Everything up to the first byte written: see :func:`convert_checkpoint`.
+    """Does everything before the first byte is written: see :func:`convert_checkpoint`.
 
-    ``device`` is what the precision is chosen for, by default this machine.
+    The precision is chosen for ``device``, by default this machine.
     """
     if to not in TARGETS:
         raise ConversionError(f"target is {to!r}; one of {', '.join(TARGETS)} is needed")
@@ -196,7 +214,7 @@ def plan_conversion(
     directory = _locate(reference, target, to, download=download, progress=progress)
     _check_apart(target, directory)
     model = open_source(directory)
-    precision, reason = _precision(model, to, dense, device)
+    precision, reason = precision_for(model.config, model.quantization, to, dense, device)
     shards = tuple(plan_shards(target_tensors(model, to, precision)))
     return ConversionPlan(
         reference=reference,
@@ -205,6 +223,7 @@ def plan_conversion(
         target=to,
         dense=precision,
         reason=reason,
+        losses=losses(model, precision),
         shards=shards,
         small_files=_small_files(model, to, precision),
         force=force,
@@ -212,13 +231,13 @@ def plan_conversion(
 
 
 def carry_out(plan: ConversionPlan, *, progress: ConversionProgress | None = None) -> ConversionReport:
-    """Does what was planned."""
+    """Carries out a plan: see :func:`convert_checkpoint`."""
     began = time.perf_counter()
     target = plan.destination
     _make_parent(target)
-    with plan.source, locked(target):
+    with plan.source, _exclusive(target):
         clear_remains(target)
-        # Again, now that nobody else can be at work on it.
+        # Again, now that no other process can be writing it.
         _check_target(target, force=plan.force)
         _require_space(target, plan.disk_bytes)
         with atomic_directory(target, replace=plan.force) as staging:
@@ -231,6 +250,8 @@ def carry_out(plan: ConversionPlan, *, progress: ConversionProgress | None = Non
         target=plan.target,
         dense=plan.dense,
         reason=plan.reason,
+        losses=plan.losses,
+        bytes_per_token=plan.bytes_per_token,
         tensors=len(manifest.tensors),
         bytes_in=plan.source.files.bytes_read,
         bytes_out=sum(entry.bytes for entry in manifest.files.values()),
@@ -240,41 +261,19 @@ def carry_out(plan: ConversionPlan, *, progress: ConversionProgress | None = Non
     )
 
 
-def _precision(
-    model: SourceModel, to: TargetFormat, dense: Precision | None, device: DeviceInfo | None
-) -> tuple[Precision, str]:
-    """The precision of the dense layers, and why."""
-    if to == "hf":
-        if dense not in (None, "bf16"):
-            raise ConversionError(
-                f"--dense {dense}: the Hugging Face layout keeps dense layers in bf16; leave it out"
-            )
-        return "bf16", "the Hugging Face layout keeps dense layers in bf16"
-    if dense is not None:
-        return dense, "as asked for"
-    own: dict[int | None, Precision] = {8: "q8", 4: "q4"}
-    if model.bits is not None:
-        # What is lost is lost: more bits would only be larger.
-        return own.get(model.bits, "q8"), f"the source has {model.bits} bits"
-    if to == "mlx-lm":
-        return "bf16", "as in the source"
-    choice = choose_precision(model.config, device or DeviceInfo.current())
-    return choice.precision, choice.reason
-
-
 def _locate(
     reference: str, target: Path, to: TargetFormat, *, download: bool, progress: ConversionProgress | None
 ) -> Path:
-    """The source's directory, downloaded if that is allowed and needed and both it and its conversion will fit."""
+    """The source's directory; downloads it if that is allowed and needed, and both it and its conversion fit."""
     try:
-        # What is exported may well be a converted model, by its name.
+        # A converted model can be exported by its name.
         return hub.find_source(reference) if to == "mlx" else hub.resolve(reference)
     except ModelNotFound:
         repo_id = hub.repository_of(reference)
         if not download or repo_id is None:
             raise
     plan = downloads.plan_download(repo_id)
-    # No larger than the source: dense layers shrink or stay as they are.
+    # The target is never larger than the source.
     needed = plan.nbytes + (plan.missing_bytes if downloads.shares_disk_with_cache(target) else 0)
     _require_space(target, needed + _DISK_RESERVE)
     report = None if progress is None else (lambda done, total: progress("download", done, total))
@@ -282,13 +281,13 @@ def _locate(
 
 
 def _check_target(target: Path, *, force: bool) -> None:
-    """Whether a conversion may take place there, whatever the source."""
+    """Refuses a destination that no conversion may have, whatever its source."""
     if target.name == hub.DEMO and target.parent == hub.data_directory():
         raise ConversionError(
             f"{target}: {hub.DEMO} is the name of the built-in model; choose another destination"
         )
     if target.name in ("", ".."):
-        raise ConversionError(f"{target}: call the destination by its own name")
+        raise ConversionError(f"{target}: give the destination by its own name")
     if target.is_symlink():
         raise ConversionError(f"{target}: is a symbolic link; name the directory it points to")
     if not target.exists():
@@ -302,30 +301,30 @@ def _check_target(target: Path, *, force: bool) -> None:
 
 
 def _check_apart(target: Path, source: Path) -> None:
-    if _lies_in(target, source):
-        raise ConversionError(f"{target}: lies in the source {source}; choose a destination outside it")
-    if _lies_in(source, target):
-        raise ConversionError(f"{target}: the source {source} lies in it; choose another destination")
+    if _is_inside(target, source):
+        raise ConversionError(f"{target}: is inside the source {source}; choose a destination outside it")
+    if _is_inside(source, target):
+        raise ConversionError(f"{target}: contains the source {source}; choose another destination")
 
 
-def _lies_in(path: Path, directory: Path) -> bool:
-    """Whether it is the directory or in it; one directory can have several names (mounts, case)."""
+def _is_inside(path: Path, directory: Path) -> bool:
+    """Whether a path is the directory or inside it; a directory can have several names (mounts, case)."""
     if not directory.exists():
         return False
-    here = path.resolve()
-    return any(place.exists() and place.samefile(directory) for place in (here, *here.parents))
+    absolute = path.resolve()
+    return any(parent.exists() and parent.samefile(directory) for parent in (absolute, *absolute.parents))
 
 
 def _check_parent(target: Path) -> None:
-    """The data directory need not exist yet; a parent that the user named must."""
+    """Checks the parent of the target: the data directory may be created, any other must exist."""
     if target.parent == hub.data_directory():
-        there = next(place for place in target.parents if place.exists())
+        existing = next(parent for parent in target.parents if parent.exists())
     elif target.parent.is_dir():
-        there = target.parent
+        existing = target.parent
     else:
-        raise ConversionError(f"{target}: the directory {target.parent} does not exist; make it first")
-    if not os.access(there, os.W_OK):
-        raise FileWriteError(f"{target}: no permission to write in {there}; choose another destination")
+        raise ConversionError(f"{target}: the directory {target.parent} does not exist; create it first")
+    if not os.access(existing, os.W_OK):
+        raise FileWriteError(f"{target}: no permission to write in {existing}; choose another destination")
 
 
 def _make_parent(target: Path) -> None:
@@ -334,21 +333,42 @@ def _make_parent(target: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FileWriteError(
-                f"{target.parent}: cannot be made ({error.strerror}); name a destination"
+                f"{target.parent}: cannot be created ({error.strerror}); name a destination"
             ) from error
+
+
+@contextlib.contextmanager
+def _exclusive(target: Path) -> Iterator[None]:
+    """Allows one conversion to a target at a time, across processes; a killed one lets go of its lock."""
+    path = target.with_name(f".{target.name}.lock")
+    lock = FileLock(path, blocking=False)
+    with explained(target):
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise ConversionError(
+                f"{target}: another conversion to it is running; wait for it, or choose another destination"
+            ) from error
+    try:
+        yield
+    finally:
+        # Removed before it is released, so that nobody locks a file that is about to disappear.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        lock.release()
 
 
 def _require_space(target: Path, nbytes: int) -> None:
     free = downloads.free_space(target.parent)
     if free < nbytes:
         raise NotEnoughDisk(
-            f"{target}: {nbytes / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; "
+            f"{target}: {format_bytes(nbytes)} are needed and {format_bytes(free)} are free; "
             "free some, or name a destination on another disk"
         )
 
 
 def _write(plan: ConversionPlan, staging: Path, progress: ConversionProgress | None) -> Manifest:
-    """Fills the staging directory, the manifest last."""
+    """Writes all files into the staging directory, the manifest last."""
     total, done = plan.nbytes, 0
 
     def advance(size: int) -> None:
@@ -378,29 +398,29 @@ def _write(plan: ConversionPlan, staging: Path, progress: ConversionProgress | N
 
 
 def _small_files(model: SourceModel, to: TargetFormat, dense: Precision) -> dict[str, bytes]:
-    """config.json and what is copied; original/ keeps its tokenizer in the directory above."""
+    """config.json and the files that are copied; the tokenizer of original/ is in the directory above."""
     files = {"config.json": (json.dumps(target_config(model, to, dense), indent=2) + "\n").encode()}
-    places = [model.directory]
+    directories = [model.directory]
     if (model.directory / "dtypes.json").exists() or model.directory.name == "original":
-        places.append(model.directory.resolve().parent)
+        directories.append(model.directory.resolve().parent)
     for name in _COPIED:
-        for place in places:
-            if (place / name).is_file():
-                files[name] = _read_small(place / name)
+        for directory in directories:
+            if (directory / name).is_file():
+                files[name] = _read_small(directory / name)
                 break
     if _TOKENIZER not in files:
         raise CheckpointError(
-            f"{model.directory / _TOKENIZER}: missing; put that of openai/gpt-oss-20b beside the weights"
+            f"{model.directory / _TOKENIZER}: missing; copy that of openai/gpt-oss-20b beside the weights"
         )
     return files
 
 
 def _read_small(path: Path) -> bytes:
-    """A file to be copied: bounded, regular, inside the directory, and JSON if it is said to be."""
+    """Reads a file to copy: a regular file of bounded size inside the directory; a .json file must be JSON."""
     try:
         content = read_regular(inside(path), _MAX_COPIED)
         if path.suffix == ".json" and not isinstance(parse_json(content), dict):
-            raise ValueError("holds no JSON object")
+            raise ValueError("is not a JSON object")
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
@@ -409,7 +429,7 @@ def _read_small(path: Path) -> bytes:
 
 
 def _revision(directory: Path) -> str | None:
-    """The commit, of a directory in the Hub's cache."""
+    """The commit, if the directory is in the Hub's cache."""
     real = directory.resolve()
     return real.name if real.parent.name == "snapshots" else None
 

@@ -1,7 +1,8 @@
-"""The arithmetic of a conversion, in row blocks: to bfloat16, to MLX's affine form and back, to MXFP4.
+"""The arithmetic of a conversion in row blocks: to bfloat16, to MLX's affine form and back, to MXFP4.
 
-A quantised tensor is two or three tensors made at once. The words are what is read first and are streamed;
-the scales (and biases), a sixteenth of them, are kept until they are read, so that nothing is computed twice.
+A quantised tensor consists of two or three tensors that are computed together. The words are read first and
+streamed; the scales (and biases), a sixteenth of their size, are buffered until they are read, so that nothing is
+computed twice.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from gptoss_mlx.config import MXFP4_GROUP_SIZE
 
-from .readers import BLOCK_BYTES, Block, Joined, Reader, RowSlice, Stored
+from .readers import BLOCK_BYTES, Block, JoinedRows, Reader, RowSlice, Stored
 
 __all__ = [
     "AffineTensors",
@@ -35,7 +36,7 @@ _FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
 def _to_mlx(block: Block, dtype: str) -> mx.array:
-    """A block of floats as an array; numpy has no bfloat16, so those go over as words."""
+    """A block of floats as an array; bfloat16 is passed as words, because numpy has no such type."""
     array = mx.array(block.view(_FLOATS[dtype]))
     return array.view(mx.bfloat16) if dtype == "BF16" else array
 
@@ -48,12 +49,12 @@ def _to_block(array: mx.array) -> Block:
 
 
 def as_float32(block: Block) -> npt.NDArray[np.float32]:
-    """The values of a block of bfloat16."""
+    """Converts a block of bfloat16."""
     return (block.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 def mxfp4_values(words: Block, scales: Block) -> npt.NDArray[np.float32]:
-    """What rows of MXFP4 stand for."""
+    """Dequantises rows of MXFP4."""
     values = mx.dequantize(
         mx.array(words.view(np.uint32)), mx.array(scales), group_size=MXFP4_GROUP_SIZE, bits=4, mode="mxfp4"
     )
@@ -61,9 +62,9 @@ def mxfp4_values(words: Block, scales: Block) -> npt.NDArray[np.float32]:
 
 
 def affine_quantise(block: Block, bits: int, group_size: int) -> tuple[Block, Block, Block]:
-    """Words, scales and biases of rows of bfloat16: bit for bit those of ``mx.quantize`` on the CPU.
+    """Words, scales and biases of rows of bfloat16, bit for bit as ``mx.quantize`` makes them on the CPU.
 
-    MLX's loop takes one value at a time there; numpy's take several and need four fifths of the time.
+    numpy needs four fifths of the time, because MLX's loop takes one value at a time there.
 
     Args:
         block: shape [rows, 2 · width].
@@ -71,23 +72,23 @@ def affine_quantise(block: Block, bits: int, group_size: int) -> tuple[Block, Bl
         group_size: values that share a scale and a bias; divides the width.
     """
     values = as_float32(block).reshape(-1, group_size)
-    with np.errstate(all="ignore"):  # what is no number stays none
+    with np.errstate(all="ignore"):  # NaN stays NaN
         scales, biases = _affine_grid(values, bits)
         values -= biases[:, None]
         values /= scales[:, None]
         np.rint(values, out=values)
         np.clip(values, 0, 2**bits - 1, out=values)
         codes = values.astype(np.uint8)
-    # Of two codes in a byte the first is the lower half.
+    # The first of two codes is the lower half of a byte.
     words = codes if bits == 8 else codes[:, 0::2] | (codes[:, 1::2] << np.uint8(4))
-    made = (words, _as_bfloat16(scales), _as_bfloat16(biases))
-    return _three(side.reshape(len(block), -1).view(np.uint8) for side in made)
+    parts = (words, _as_bfloat16(scales), _as_bfloat16(biases))
+    return _three(part.reshape(len(block), -1).view(np.uint8) for part in parts)
 
 
 def _affine_grid(
     groups: npt.NDArray[np.float32], bits: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Scale and bias of each group: the end that is farther from zero is hit exactly, and so is zero itself."""
+    """Scale and bias of each group, such that zero and the end farther from zero are represented exactly."""
     high, low = groups.max(axis=1), groups.min(axis=1)
     from_low = np.abs(low) > np.abs(high)
     scale = np.maximum((high - low) / np.float32(2**bits - 1), np.float32(1e-7))
@@ -99,13 +100,13 @@ def _affine_grid(
 
 
 def _as_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Rounded to nearest even."""
+    """Rounds to nearest even."""
     bits = values.astype(np.float32, copy=False).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 class ToBfloat16:
-    """Floats of another width as bfloat16, rounded to nearest even."""
+    """A tensor of another float type as bfloat16, rounded to nearest even."""
 
     step = 1
 
@@ -122,7 +123,7 @@ class ToBfloat16:
 
 
 class Dequantised:
-    """An affine-quantised tensor as the bfloat16 it stands for."""
+    """An affine-quantised tensor, dequantised to bfloat16."""
 
     step = 1
 
@@ -150,18 +151,18 @@ class AffineTensors:
 
     def __init__(self, values: Reader, bits: int, group_size: int) -> None:
         width = values.row_bytes // 2
-        side = width // group_size * 2
+        scale_bytes = width // group_size * 2
         self._values, self._bits, self._group_size = values, bits, group_size
-        self._kept = _Kept(values.rows, (side, side))
-        self.words: Reader = _Words(
+        self._buffer = _ScaleBuffer(values.rows, (scale_bytes, scale_bytes))
+        self.words: Reader = _QuantisedWords(
             self._quantise, rows=values.rows, row_bytes=width * bits // 8, step=values.step, cost=values.cost
         )
-        self.scales: Reader = _Side(self._kept, 0, self._fill, last=False)
-        self.biases: Reader = _Side(self._kept, 1, self._fill, last=True)
+        self.scales: Reader = _BufferedScales(self._buffer, 0, self._fill, last=False)
+        self.biases: Reader = _BufferedScales(self._buffer, 1, self._fill, last=True)
 
     @classmethod
     def of(cls, values: Reader, bits: int, group_size: int) -> tuple[Reader, Reader, Reader]:
-        """The three readers; taken as they are where ``values`` comes from exactly this form."""
+        """The three readers; the stored ones where ``values`` was dequantised from exactly this form."""
         stored = _quantised_parts(values, bits, group_size)
         if stored is not None:
             return stored
@@ -171,22 +172,22 @@ class AffineTensors:
     def _quantise(self, begin: int, end: int) -> Block:
         values = self._values.read(begin, end)
         words, scales, biases = affine_quantise(values, self._bits, self._group_size)
-        self._kept.store(begin, end, (scales, biases))
+        self._buffer.store(begin, end, (scales, biases))
         return words
 
     def _fill(self, end: int) -> None:
-        _read_up_to(self.words, self._kept, end)
+        _read_up_to(self.words, self._buffer, end)
 
 
 def _quantised_parts(values: Reader, bits: int, group_size: int) -> tuple[Reader, Reader, Reader] | None:
-    """Rows are quantised one by one, so a join or a cut of quantised tensors is one of their parts."""
+    """The stored parts, if there are any: rows are quantised one by one, so joins and cuts commute with it."""
     if isinstance(values, Dequantised) and (values.bits, values.group_size) == (bits, group_size):
         return values.parts
-    if isinstance(values, Joined):
+    if isinstance(values, JoinedRows):
         found = [_quantised_parts(part, bits, group_size) for part in values.parts]
-        known = [parts for parts in found if parts is not None]
-        if len(known) == len(found):
-            return _three(Joined([parts[side] for parts in known]) for side in range(3))
+        stored = [parts for parts in found if parts is not None]
+        if len(stored) == len(found):
+            return _three(JoinedRows([parts[number] for parts in stored]) for number in range(3))
     if isinstance(values, RowSlice):
         whole = _quantised_parts(values.whole, bits, group_size)
         if whole is not None:
@@ -201,38 +202,38 @@ def _three(parts: Iterable[_Part]) -> tuple[_Part, _Part, _Part]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizationError:
-    """What quantising experts to MXFP4 lost."""
+    """The error of quantising experts to MXFP4."""
 
     largest: float
-    """Of a single weight."""
+    """The largest absolute error of a weight."""
     relative: float
-    """Root mean square of the error over that of the weights."""
+    """Root mean square of the errors, divided by that of the weights."""
 
 
 class Mxfp4Tensors:
-    """The words and scales of float experts [E, in, out], which are stored transposed: [E, out, in]."""
+    """Words and scales of float experts [E, in, out]; they are stored transposed: [E, out, in]."""
 
     def __init__(self, stored: Stored) -> None:
         experts, self._inputs, self._outputs = stored.record.shape
         self._stored, self._dtype = stored, stored.record.dtype
         rows = experts * self._outputs
-        self._kept = _Kept(rows, (self._inputs // MXFP4_GROUP_SIZE,))
-        # A stored row is an input, a row of words an output: as many bytes to read an expert either way.
+        self._buffer = _ScaleBuffer(rows, (self._inputs // MXFP4_GROUP_SIZE,))
+        # A stored row is an input and a row of words an output; an expert has as many bytes either way.
         cost = stored.row_bytes * self._inputs // self._outputs
-        self.words: Reader = _Words(
+        self.words: Reader = _QuantisedWords(
             self._quantise, rows=rows, row_bytes=self._inputs // 2, step=self._outputs, cost=cost
         )
-        self.scales: Reader = _Side(self._kept, 0, self._fill, last=True)
+        self.scales: Reader = _BufferedScales(self._buffer, 0, self._fill, last=True)
         self._largest = self._squares = self._error_squares = 0.0
 
     @property
     def error(self) -> QuantizationError:
-        """Over the rows read so far."""
+        """The error of the rows read so far."""
         return self.combined([self])
 
     @staticmethod
     def combined(tensors: Sequence[Mxfp4Tensors]) -> QuantizationError:
-        """Over several tensors."""
+        """The error of several tensors together."""
         squares = sum(tensor._squares for tensor in tensors)
         return QuantizationError(
             largest=max((tensor._largest for tensor in tensors), default=0.0),
@@ -246,7 +247,7 @@ class Mxfp4Tensors:
         values = mx.contiguous(values.swapaxes(1, 2).reshape(-1, self._inputs))
         words, scales, *_ = mx.quantize(values, group_size=MXFP4_GROUP_SIZE, bits=4, mode="mxfp4")
         self._measure(values, words, scales)
-        self._kept.store(begin, end, (_to_block(scales),))
+        self._buffer.store(begin, end, (_to_block(scales),))
         return _to_block(words)
 
     def _measure(self, values: mx.array, words: mx.array, scales: mx.array) -> None:
@@ -262,38 +263,38 @@ class Mxfp4Tensors:
         self._error_squares += error_squares
 
     def _fill(self, end: int) -> None:
-        _read_up_to(self.words, self._kept, end)
+        _read_up_to(self.words, self._buffer, end)
 
 
 _Quantise = Callable[[int, int], Block]
 _Fill = Callable[[int], None]
 
 
-class _Kept:
-    """What was made beside the words, until it is read."""
+class _ScaleBuffer:
+    """Scales (and biases), from when they are computed with the words until they are read."""
 
     def __init__(self, rows: int, widths: tuple[int, ...]) -> None:
         self.rows, self.widths = rows, widths
         self.filled = 0
-        self._sides: list[Block] = []
+        self._tensors: list[Block] = []
 
-    def store(self, begin: int, end: int, sides: tuple[Block, ...]) -> None:
-        if not self._sides:
-            self._sides = [np.empty((self.rows, width), np.uint8) for width in self.widths]
-        for kept, made in zip(self._sides, sides, strict=True):
-            kept[begin:end] = made
+    def store(self, begin: int, end: int, blocks: tuple[Block, ...]) -> None:
+        if not self._tensors:
+            self._tensors = [np.empty((self.rows, width), np.uint8) for width in self.widths]
+        for tensor, block in zip(self._tensors, blocks, strict=True):
+            tensor[begin:end] = block
         if begin <= self.filled:
             self.filled = max(self.filled, end)
 
-    def take(self, side: int, begin: int, end: int) -> Block:
-        return self._sides[side][begin:end]
+    def rows_of(self, number: int, begin: int, end: int) -> Block:
+        return self._tensors[number][begin:end]
 
     def release(self) -> None:
         self.filled = 0
-        self._sides = []
+        self._tensors = []
 
 
-class _Words:
+class _QuantisedWords:
     """The words of a quantised tensor."""
 
     def __init__(self, quantise: _Quantise, *, rows: int, row_bytes: int, step: int, cost: int) -> None:
@@ -301,28 +302,28 @@ class _Words:
         self.read = quantise
 
 
-def _read_up_to(words: Reader, kept: _Kept, end: int) -> None:
-    """Makes the words again, for what is kept beside them."""
+def _read_up_to(words: Reader, buffer: _ScaleBuffer, end: int) -> None:
+    """Reads the words again, which fills the buffer."""
     size = max(1, BLOCK_BYTES // words.cost // words.step) * words.step
-    while kept.filled < end:
-        words.read(kept.filled, min(kept.filled + size, words.rows))
+    while buffer.filled < end:
+        words.read(buffer.filled, min(buffer.filled + size, words.rows))
 
 
-class _Side:
+class _BufferedScales:
     """The scales or biases of a quantised tensor."""
 
     step = 1
 
-    def __init__(self, kept: _Kept, side: int, fill: _Fill, *, last: bool) -> None:
-        self._kept, self._side, self._fill, self._last = kept, side, fill, last
-        self.rows = kept.rows
-        self.row_bytes = self.cost = kept.widths[side]
+    def __init__(self, buffer: _ScaleBuffer, number: int, fill: _Fill, *, last: bool) -> None:
+        self._buffer, self._number, self._fill, self._last = buffer, number, fill, last
+        self.rows = buffer.rows
+        self.row_bytes = self.cost = buffer.widths[number]
 
     def read(self, begin: int, end: int) -> Block:
-        if end > self._kept.filled:
+        if end > self._buffer.filled:
             self._fill(end)
-        block = self._kept.take(self._side, begin, end)
+        block = self._buffer.rows_of(self._number, begin, end)
         if self._last and end == self.rows:
             block = block.copy()
-            self._kept.release()
+            self._buffer.release()
         return block

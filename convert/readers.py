@@ -1,8 +1,8 @@
-"""Tensors as rows of bytes: read in blocks, cut, joined and interleaved without ever being held whole.
+"""Tensors as rows of bytes, which are read in blocks, cut, joined and interleaved, and never held whole.
 
-A reader stands for a tensor that may not exist as such in any file; ``read`` makes some of its rows. Readers
-nest: a fused qkv is three stored tensors joined, its export to another layout a slice of that. Everything
-here moves bytes; what does arithmetic is in ``quantize``.
+A reader represents a tensor that may not exist in any file; ``read`` makes some of its rows. Readers nest: a fused
+qkv joins three stored tensors, and its export to another layout is a slice of that. Everything here moves bytes;
+arithmetic is in ``quantize``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from gptoss_mlx.errors import CheckpointError
 
 __all__ = [
     "BLOCK_BYTES",
-    "Beside",
+    "AlternateRows",
     "Block",
-    "Columns",
-    "Every",
+    "ColumnSlice",
     "ExpertBiases",
-    "Interleaved",
-    "Joined",
+    "InterleavedRows",
+    "JoinedColumns",
+    "JoinedRows",
     "Reader",
     "RowSlice",
     "SourceFiles",
@@ -39,60 +39,61 @@ __all__ = [
 ]
 
 BLOCK_BYTES = 1024**2
-"""Of a block, about, so that it is still in the processor's cache when it is hashed and written: 16 MB took
-twice the time. More only where rows cannot be made one by one: an unpacked expert of the 20b has 33 MB."""
+"""Approximate size of a block. It is still in the processor's cache when it is hashed and written: with 16 MB that
+took twice the time. Blocks are larger only where rows cannot be made one by one: an unpacked expert of the 20b has
+33 MB."""
 
 Block = npt.NDArray[np.uint8]
 """Shape [rows, row_bytes]."""
 
 
 class Reader(Protocol):
-    """A tensor's bytes, by rows."""
+    """Gives the bytes of a tensor by rows."""
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
 
     @property
     def row_bytes(self) -> int:
-        """The size of one."""
+        """The size of a row."""
 
     @property
     def step(self) -> int:
-        """Blocks begin and end at multiples of it."""
+        """Blocks begin and end at multiples of this number of rows."""
 
     @property
     def cost(self) -> int:
-        """Bytes held in memory to make a row."""
+        """Bytes of memory needed to make a row."""
 
     def read(self, begin: int, end: int) -> Block:
-        """The rows from ``begin`` to before ``end``."""
+        """Returns the rows from ``begin`` up to, not including, ``end``."""
 
 
 def row_count(shape: Sequence[int]) -> int:
-    """Rows of a tensor: of an expert tensor (three axes or more) the first two axes together."""
+    """The number of rows of a tensor; those of an expert tensor (three axes or more) are its first two axes."""
     return math.prod(shape[:2]) if len(shape) > 2 else math.prod(shape[:1])
 
 
 def blocks(reader: Reader) -> Iterator[Block]:
-    """All rows, in blocks of about ``BLOCK_BYTES`` of memory."""
+    """Yields all rows, in blocks that take about ``BLOCK_BYTES`` of memory to make."""
     size = max(1, BLOCK_BYTES // max(1, reader.cost) // reader.step) * reader.step
     for begin in range(0, reader.rows, size):
         yield reader.read(begin, min(begin + size, reader.rows))
 
 
 class SourceFiles:
-    """The source's open files. Reading never moves a shared position, so any thread may read."""
+    """The open files of a source. Reads do not move a shared position, so any thread may read."""
 
     def __init__(self) -> None:
         self._descriptors: dict[Path, int] = {}
         self.bytes_read = 0
 
     def read(self, record: TensorRecord, offset: int, size: int) -> bytes:
-        """``size`` bytes of a tensor from ``offset`` on.
+        """Reads ``size`` bytes of a tensor, from ``offset`` on.
 
         Raises:
-            CheckpointError: the file cannot be read, or became shorter since its header was checked.
+            CheckpointError: the file cannot be read, or is shorter than when its header was checked.
         """
         if not size:
             return b""
@@ -132,7 +133,7 @@ class SourceFiles:
 
 
 class Stored:
-    """A tensor as it lies in its file."""
+    """A tensor as it is in its file."""
 
     step = 1
 
@@ -148,8 +149,8 @@ class Stored:
         return np.frombuffer(data, np.uint8).reshape(end - begin, self.row_bytes)
 
 
-class Joined:
-    """Tensors below each other."""
+class JoinedRows:
+    """Several tensors of the same width, one below the other."""
 
     step = 1
 
@@ -171,8 +172,8 @@ class Joined:
         return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-class Beside:
-    """Tensors beside each other: row for row, the columns of all of them."""
+class JoinedColumns:
+    """Several tensors of the same height, one beside the other."""
 
     step = 1
 
@@ -186,8 +187,8 @@ class Beside:
         return np.concatenate([part.read(begin, end) for part in self.parts], axis=1)
 
 
-class Interleaved:
-    """The rows of two tensors in turn: even rows from the first."""
+class InterleavedRows:
+    """The rows of two tensors in turn: even rows from the first, odd rows from the second."""
 
     step = 2
 
@@ -205,7 +206,7 @@ class Interleaved:
 
 
 class ExpertBiases:
-    """Gate and up element by element in turn, and down beside them; elements are of two bytes."""
+    """Gate and up interleaved element by element, with down beside them; an element has two bytes."""
 
     step = 1
 
@@ -222,13 +223,13 @@ class ExpertBiases:
 
 
 class RowSlice:
-    """Some of a tensor's rows, next to each other."""
+    """Consecutive rows of a tensor."""
 
     step = 1
 
     def __init__(self, whole: Reader, first: int, rows: int) -> None:
         if whole.step != 1:
-            raise ValueError("only tensors readable row by row can be cut")
+            raise ValueError("only a tensor that can be read row by row can be cut")
         self.whole, self.first = whole, first
         self.rows = rows
         self.row_bytes, self.cost = whole.row_bytes, whole.cost
@@ -237,8 +238,8 @@ class RowSlice:
         return self.whole.read(self.first + begin, self.first + end)
 
 
-class Every:
-    """Every second row of a tensor: the inverse of :class:`Interleaved`."""
+class AlternateRows:
+    """Every second row of a tensor: the inverse of :class:`InterleavedRows`."""
 
     def __init__(self, whole: Reader, first: int) -> None:
         self.whole, self.first = whole, first
@@ -251,8 +252,8 @@ class Every:
         return np.ascontiguousarray(self.whole.read(2 * begin, 2 * end)[self.first :: 2])
 
 
-class Columns:
-    """Some of a tensor's columns; elements are of two bytes."""
+class ColumnSlice:
+    """Some columns of a tensor whose elements have two bytes."""
 
     def __init__(self, whole: Reader, columns: slice) -> None:
         self.whole, self.columns = whole, columns

@@ -1,7 +1,7 @@
 """A checkpoint in any layout, opened as the parameters of the model.
 
-Everything is checked first: the headers, the config, and every tensor against its layout's table. Quantised
-dense layers appear as the bfloat16 they stand for.
+Headers, config and every tensor are checked first against the table of the layout. Quantised dense layers appear
+dequantised to bfloat16.
 """
 
 from __future__ import annotations
@@ -16,38 +16,40 @@ from typing import Any
 
 from gptoss_mlx.checkpoint.layouts import FLOATS, Row, Transform, check_tensors, expand
 from gptoss_mlx.checkpoint.safetensors import INDEX_NAME, Checkpoint, TensorRecord, read_header
-from gptoss_mlx.config import ModelConfig, read_json
+from gptoss_mlx.config import ModelConfig, Quantization
 from gptoss_mlx.errors import CheckpointError, ConfigError
-from gptoss_mlx.files.read import short_repr
+from gptoss_mlx.files.read import read_json, short_repr
 
 from .layouts import MLX_LM, ORIGINAL, Layout, hugging_face_config, recognise
 from .quantize import Dequantised, Mxfp4Tensors, QuantizationError, ToBfloat16
-from .readers import Beside, Block, ExpertBiases, Interleaved, Joined, Reader, SourceFiles, Stored
+from .readers import Block, ExpertBiases, InterleavedRows, JoinedColumns, JoinedRows, Reader, SourceFiles, Stored
 
 __all__ = ["SourceModel", "open_source"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceModel:
-    """A checkpoint whose every tensor is accounted for."""
+    """A checkpoint in which every tensor belongs to a parameter."""
 
     directory: Path
     layout: Layout
     config: ModelConfig
     """Without ``quantization``: the parameters read as bfloat16."""
     config_values: Mapping[str, Any]
-    """config.json in Hugging Face's form."""
-    bits: int | None
-    """Of dense layers that are stored quantised, where all are alike."""
+    """The values of config.json in Hugging Face's form."""
+    quantization: Quantization | None
+    """Of the dense layers, if all of them are stored quantised alike."""
+    other_floats: tuple[str, ...]
+    """Names of the dtypes, other than bfloat16, in which the source stores floats."""
     nbytes: int
     parameters: Mapping[str, Reader]
-    """By the model's own name; experts as words and scales, everything else as bfloat16."""
+    """Readers by the parameter's name; experts as words and scales, everything else as bfloat16."""
     files: SourceFiles
     quantised_experts: tuple[Mxfp4Tensors, ...]
 
     @property
     def experts_error(self) -> QuantizationError | None:
-        """What quantising float experts lost, over what was read; None where they were packed already."""
+        """The error of quantising float experts, over the rows read so far; None if they were already packed."""
         return Mxfp4Tensors.combined(self.quantised_experts) if self.quantised_experts else None
 
     def __enter__(self) -> SourceModel:
@@ -61,8 +63,8 @@ def open_source(directory: str | Path) -> SourceModel:
     """Opens a checkpoint directory. No tensor is read yet.
 
     Raises:
-        CheckpointError: it is damaged, incomplete, of no known layout, or has a tensor no table names.
-        ConfigError: config.json is not that of a gpt-oss.
+        CheckpointError: it is damaged, incomplete, in no known layout, or has a tensor that no table names.
+        ConfigError: config.json does not describe a gpt-oss.
     """
     directory = Path(directory)
     checkpoint = _open_checkpoint(directory)
@@ -73,7 +75,7 @@ def open_source(directory: str | Path) -> SourceModel:
             values = hugging_face_config(values)
     quantization = values.pop("quantization", None)
     if layout.rows is MLX_LM:
-        values.pop("quantization_config", None)  # mlx-lm repeats the same there
+        values.pop("quantization_config", None)  # mlx-lm repeats ``quantization`` there
     with _naming_config(directory):
         config = ModelConfig.from_dict(values)
     files = SourceFiles()
@@ -86,7 +88,8 @@ def open_source(directory: str | Path) -> SourceModel:
         layout=layout,
         config=config,
         config_values=MappingProxyType(values),
-        bits=_common_bits(dequantised),
+        quantization=_common_quantization(dequantised),
+        other_floats=_other_floats(checkpoint),
         nbytes=sum(record.nbytes for record in checkpoint.tensors.values()),
         parameters=MappingProxyType(parameters),
         files=files,
@@ -95,7 +98,7 @@ def open_source(directory: str | Path) -> SourceModel:
 
 
 def _open_checkpoint(directory: Path) -> Checkpoint:
-    """OpenAI's original/ may have several shards and no index: there, every shard counts."""
+    """Opens a checkpoint. OpenAI's original/ may have several shards without an index: all are read."""
     shards = sorted(directory.glob("*.safetensors")) if (directory / "dtypes.json").exists() else []
     if len(shards) < 2 or (directory / INDEX_NAME).exists():
         return Checkpoint.open(directory)
@@ -119,7 +122,7 @@ def _naming_config(directory: Path) -> Iterator[None]:
 def _dequantise(
     checkpoint: Checkpoint, quantization: Any, files: SourceFiles
 ) -> tuple[Checkpoint, dict[str, Dequantised]]:
-    """The checkpoint as if its affine-quantised dense layers were bfloat16, and the readers that make it so."""
+    """The checkpoint with affine-quantised layers listed as bfloat16, and the readers that dequantise them."""
     tensors = dict(checkpoint.tensors)
     readers: dict[str, Dequantised] = {}
     for name, words in checkpoint.tensors.items():
@@ -133,22 +136,27 @@ def _dequantise(
         _check_affine(weight, scales, biases, bits, group_size)
         del tensors[scales.name], tensors[biases.name]
         shape = (*weight.shape[:-1], weight.shape[-1] * 32 // bits)
-        # The bytes are of no use under this shape: whoever reads it goes through the reader.
+        # Only for checking against the table: its bytes are read through the reader below.
         tensors[weight.name] = dataclasses.replace(weight, dtype="BF16", shape=shape)
-        sides = [_bfloat16(Stored(record, files)) for record in (scales, biases)]
-        readers[weight.name] = Dequantised(Stored(weight, files), sides[0], sides[1], bits, group_size)
+        readers[weight.name] = Dequantised(
+            Stored(weight, files),
+            _bfloat16(Stored(scales, files)),
+            _bfloat16(Stored(biases, files)),
+            bits,
+            group_size,
+        )
     return dataclasses.replace(checkpoint, tensors=MappingProxyType(tensors)), readers
 
 
 def _settings(directory: Path, quantization: Any, module: str) -> tuple[int, int]:
-    """Bits and group size of a quantised module: config.json's ``quantization``, the module's own entry first."""
+    """Bits and group size of a quantised module: from its own entry in ``quantization``, or the common one."""
     path = directory / "config.json"
     if not isinstance(quantization, dict):
         raise ConfigError(f"{path}: quantization is missing, but {module} is quantised")
     own = quantization.get(module)
     entry = own if isinstance(own, dict) else quantization
     bits, group_size, mode = entry.get("bits"), entry.get("group_size"), entry.get("mode", "affine")
-    # A global entry may describe the experts; then a module's form shows in its tensors, as mlx-lm reads it.
+    # The common entry may describe the experts; _check_affine then compares it with the module's tensors.
     if mode != "affine" or bits not in (2, 3, 4, 5, 6, 8) or group_size not in (32, 64, 128):
         raise ConfigError(f"{path}: quantization of {module} is {short_repr(entry)}; affine, 2 to 8 bits needed")
     return bits, group_size
@@ -158,8 +166,8 @@ def _check_affine(
     weight: TensorRecord, scales: TensorRecord, biases: TensorRecord, bits: int, group_size: int
 ) -> None:
     width = weight.shape[-1] * 32 // bits if weight.shape else 0
-    side = (*weight.shape[:-1], width // group_size)
-    if weight.dtype != "U32" or len(weight.shape) != 2 or scales.shape != side or biases.shape != side:
+    groups = (*weight.shape[:-1], width // group_size)
+    if weight.dtype != "U32" or len(weight.shape) != 2 or scales.shape != groups or biases.shape != groups:
         raise CheckpointError(
             f"{weight.file}: tensor {weight.name} {weight.dtype} {list(weight.shape)} with scales "
             f"{list(scales.shape)} is not {bits} bits in groups of {group_size}, as config.json says"
@@ -168,9 +176,19 @@ def _check_affine(
         raise CheckpointError(f"{scales.file}: tensor {scales.name} is {scales.dtype}; a float is needed")
 
 
-def _common_bits(readers: Mapping[str, Dequantised]) -> int | None:
-    bits = {reader.bits for name, reader in readers.items() if not name.endswith("router.weight")}
-    return bits.pop() if len(bits) == 1 else None
+def _common_quantization(readers: Mapping[str, Dequantised]) -> Quantization | None:
+    found = {
+        Quantization(bits=reader.bits, group_size=reader.group_size)
+        for name, reader in readers.items()
+        if not name.endswith("router.weight")
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _other_floats(checkpoint: Checkpoint) -> tuple[str, ...]:
+    names = {"F16": "float16", "F32": "float32"}
+    dtypes = {record.dtype for record in checkpoint.tensors.values()}
+    return tuple(name for dtype, name in names.items() if dtype in dtypes)
 
 
 def _bfloat16(stored: Stored) -> Reader:
@@ -193,11 +211,11 @@ class _Parameters:
             case Transform.COPY | Transform.WORDS:
                 (reader,) = readers
             case Transform.ROWS:
-                reader = Joined(readers)
+                reader = JoinedRows(readers)
             case Transform.COLUMNS:
-                reader = Beside(readers)
+                reader = JoinedColumns(readers)
             case Transform.INTERLEAVED:
-                reader = Interleaved(*readers)
+                reader = InterleavedRows(*readers)
             case Transform.EXPERT_BIASES:
                 reader = ExpertBiases(*readers)
         if row.target.endswith("_proj.scales"):
@@ -218,7 +236,7 @@ class _Parameters:
 
 
 class _CheckedScales:
-    """MXFP4 scales without NaN: E8M0 has one, 0xFF, and it would turn every answer into noise."""
+    """MXFP4 scales, refused if they hold E8M0's NaN (0xFF), which would turn every answer into noise."""
 
     def __init__(self, scales: Reader, record: TensorRecord) -> None:
         self._scales, self._record = scales, record

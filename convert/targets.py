@@ -1,7 +1,7 @@
-"""What a conversion writes: the tensors of the target, each with the reader that makes it, and its config.json.
+"""The tensors and the config.json that a conversion writes.
 
-Three targets: the model's own layout, Hugging Face's, and mlx-lm's. The last two are the tables of the
-sources, read backwards.
+Targets are the model's own layout, Hugging Face's and mlx-lm's. The last two are the tables of the sources, read
+backwards.
 """
 
 from __future__ import annotations
@@ -24,12 +24,19 @@ from gptoss_mlx.checkpoint.layouts import (
     sizes,
 )
 from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES
-from gptoss_mlx.config import MXFP4_GROUP_SIZE, ModelConfig, Quantization, RopeConfig
-from gptoss_mlx.memory.sizes import Precision, quantization_for, with_precision
+from gptoss_mlx.config import (
+    MXFP4_GROUP_SIZE,
+    ModelConfig,
+    Precision,
+    Quantization,
+    RopeConfig,
+    quantization_for,
+    with_precision,
+)
 
 from .layouts import MLX_LM
 from .quantize import AffineTensors
-from .readers import Columns, Every, Reader, RowSlice, row_count
+from .readers import AlternateRows, ColumnSlice, Reader, RowSlice, row_count
 from .source import SourceModel
 
 __all__ = ["TARGETS", "TargetFormat", "TargetTensor", "target_config", "target_tensors"]
@@ -37,7 +44,7 @@ __all__ = ["TARGETS", "TargetFormat", "TargetTensor", "target_config", "target_t
 TargetFormat = Literal["mlx", "hf", "mlx-lm"]
 TARGETS: tuple[TargetFormat, ...] = ("mlx", "hf", "mlx-lm")
 
-# Of the source's config.json: what is decided anew, and what makes other programs run code of the source's.
+# Not copied from the source's config.json: what is set here, and what makes other programs run the source's code.
 _LEFT_OUT = ("quantization", "auto_map", "model_file")
 
 _MODULES_KEPT = (
@@ -68,7 +75,7 @@ class TargetTensor:
 
 
 def target_tensors(source: SourceModel, target: TargetFormat, dense: Precision) -> list[TargetTensor]:
-    """All tensors of the target, layer by layer, the tensors of a quantised layer next to each other."""
+    """All tensors of the target, layer by layer, with the tensors of a quantised layer next to each other."""
     config = with_precision(source.config, dense)
     if target == "mlx":
         tensors = list(_own(source, config))
@@ -79,7 +86,7 @@ def target_tensors(source: SourceModel, target: TargetFormat, dense: Precision) 
 
 
 def _layer(name: str, layers: int) -> int:
-    """Where a tensor goes: the embedding first, then layer by layer, then norm and head. The order is kept."""
+    """Sorting key of a tensor: the embedding first, then layer by layer, then norm and head."""
     _, found, after = name.partition("layers.")
     if found:
         return int(after.partition(".")[0])
@@ -134,15 +141,15 @@ def _exported_affine(
     words, scales, biases = _affine(values, quantization)
     module = form.name.removesuffix(".weight")
     height, width = shape
-    side = (height, width // quantization.group_size)
+    groups = (height, width // quantization.group_size)
     packed = (height, width * quantization.bits // 32)
     yield TargetTensor(name=form.name, dtype="U32", shape=packed, reader=words)
-    yield TargetTensor(name=f"{module}.scales", dtype="BF16", shape=side, reader=scales)
-    yield TargetTensor(name=f"{module}.biases", dtype="BF16", shape=side, reader=biases)
+    yield TargetTensor(name=f"{module}.scales", dtype="BF16", shape=groups, reader=scales)
+    yield TargetTensor(name=f"{module}.biases", dtype="BF16", shape=groups, reader=biases)
 
 
 def _cut(transform: Transform, whole: Reader, shapes: Sequence[tuple[int, ...]]) -> list[Reader]:
-    """A parameter as the tensors a table makes it from: the transform backwards."""
+    """Cuts a parameter into the tensors that a table makes it from: the transform backwards."""
     match transform:
         case Transform.ROWS:
             first, readers = 0, list[Reader]()
@@ -152,14 +159,13 @@ def _cut(transform: Transform, whole: Reader, shapes: Sequence[tuple[int, ...]])
             return readers
         case Transform.COLUMNS:
             gate_up = shapes[0][-1]
-            return [Columns(whole, slice(0, gate_up)), Columns(whole, slice(gate_up, None))]
+            return [ColumnSlice(whole, slice(0, gate_up)), ColumnSlice(whole, slice(gate_up, None))]
         case Transform.INTERLEAVED:
-            return [Every(whole, 0), Every(whole, 1)]
+            return [AlternateRows(whole, 0), AlternateRows(whole, 1)]
         case Transform.EXPERT_BIASES:
             gate_up = 2 * shapes[0][-1]
-            return [
-                Columns(whole, cut) for cut in (slice(0, gate_up, 2), slice(1, gate_up, 2), slice(gate_up, None))
-            ]
+            cuts = (slice(0, gate_up, 2), slice(1, gate_up, 2), slice(gate_up, None))
+            return [ColumnSlice(whole, cut) for cut in cuts]
         case _:
             return [whole]
 
@@ -175,7 +181,7 @@ def target_config(source: SourceModel, target: TargetFormat, dense: Precision) -
     if target == "mlx":
         own = {} if quantization is None else {"quantization": _block(quantization)}
         return values | own
-    # What transformers 5 calls rope_parameters, mlx-lm knows by transformers 4's names only.
+    # transformers 5 calls these rope_parameters; mlx-lm reads only the names of transformers 4.
     values |= {"rope_theta": source.config.rope.theta, "rope_scaling": _rope_scaling(source.config.rope)}
     table: dict[str, Any] = dict(packed)
     if quantization is not None:

@@ -1,8 +1,8 @@
-"""Files written past the system's cache.
+"""Files that are written past the system's cache.
 
-A conversion writes gigabytes that it never reads again. Through the cache each page of them costs memory that has
-to be found, cleared, filled and given back, several times what hashing it costs, and pushes out what the user's
-other programs had there.
+A conversion writes gigabytes that it never reads again. Writing them through the cache takes several times as long
+as hashing them, because memory has to be found, cleared, filled and freed for each page, and it evicts what other
+programs have in the cache.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from gptoss_mlx.files.write import sync_descriptor
 __all__ = ["UncachedFile"]
 
 _BUFFER_BYTES = 4 * 1024**2
-"""Written at once. A multiple of every page and sector size."""
+"""Written at once; a multiple of every page and sector size."""
 
 
 class UncachedFile:
-    """A new file, written once from front to back; where the system insists on its cache, through it.
+    """A new file, written once from front to back; through the cache where the filesystem requires it.
 
     Raises:
-        OSError: from every method, if the system refused.
+        OSError: the system refused; any method may raise it.
     """
 
     def __init__(self, path: Path) -> None:
-        # Anonymous maps begin at a page, as writing past the cache wants it.
+        # An anonymous map begins at a page, as direct writing requires.
         self._buffer = mmap.mmap(-1, _BUFFER_BYTES)
         self._filled = 0
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._direct = _leave_cache(self._descriptor)
 
     def write(self, data: memoryview) -> None:
-        """Takes bytes; they are on the disk after :meth:`finish`."""
+        """Adds bytes to the file; they are on the disk after :meth:`finish`."""
         while data:
             part = data[: _BUFFER_BYTES - self._filled]
             self._buffer[self._filled : self._filled + len(part)] = part
@@ -49,13 +49,13 @@ class UncachedFile:
 
     def finish(self) -> None:
         """Forces everything to the disk."""
-        # The last bytes seldom fill a sector.
+        # The last bytes seldom fill a sector, which direct writing requires.
         self._leave_direct()
         self._flush()
         sync_descriptor(self._descriptor)
 
     def close(self) -> None:
-        """Closes the file, finished or not; nobody may be writing to it."""
+        """Closes the file, finished or not; no thread may be writing to it."""
         os.close(self._descriptor)
         self._buffer.close()
 
@@ -65,7 +65,7 @@ class UncachedFile:
         self._filled = 0
 
     def _write_all(self, view: memoryview) -> None:
-        """A write may take only a part."""
+        """Writes everything, in several calls if a call writes only a part."""
         done = 0
         while done < len(view):
             with view[done:] as rest:
@@ -78,7 +78,7 @@ class UncachedFile:
         try:
             return os.write(self._descriptor, view)
         except OSError as error:
-            # Also after a write that took a part and ended within a sector.
+            # Direct writing can be refused later too: after a partial write that ended within a sector.
             if error.errno != errno.EINVAL or not self._direct:
                 raise
             self._leave_direct()
@@ -92,7 +92,7 @@ class UncachedFile:
 
 
 def _leave_cache(descriptor: int) -> bool:
-    """Asks the system to write past its cache; whether it now wants whole sectors from whole pages."""
+    """Asks the system to write past its cache; returns whether it now requires aligned, whole sectors."""
     if sys.platform == "darwin":
         with contextlib.suppress(OSError):
             fcntl.fcntl(descriptor, fcntl.F_NOCACHE, 1)
@@ -100,5 +100,5 @@ def _leave_cache(descriptor: int) -> bool:
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_DIRECT)
     except OSError:
-        return False  # Not on this filesystem.
+        return False  # This filesystem has no direct writing.
     return True

@@ -1,4 +1,4 @@
-"""Checks a converted directory against its manifest, byte for byte, reading each file once."""
+"""Checks a converted directory against its manifest byte for byte, reading each file once."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _CHUNK = 8 * 1024**2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
-    """What was checked, and what differs."""
+    """The result of a verification."""
 
     directory: Path
     files: int
     tensors: int
     nbytes: int
     problems: tuple[str, ...]
-    """One line each, naming the file and the tensor. Empty: every byte is as it was written."""
+    """One line for each difference, naming file and tensor; empty if every byte is as it was written."""
 
     @property
     def ok(self) -> bool:
@@ -38,14 +38,14 @@ class VerifyReport:
 def verify_checkpoint(
     directory: str | Path, *, progress: Callable[[int, int], None] | None = None
 ) -> VerifyReport:
-    """Reads every file of a converted directory and names what is not as the manifest says.
+    """Reads every file of a converted directory and reports each difference from the manifest.
 
     Args:
-        directory: what ``gptoss convert`` wrote.
-        progress: called with the bytes done and the bytes in all.
+        directory: one that ``gptoss convert`` wrote.
+        progress: called with the bytes read so far and the total.
 
     Raises:
-        CheckpointError: there is no manifest, or the manifest itself was changed.
+        CheckpointError: there is no manifest, or it was changed.
     """
     directory = Path(directory)
     manifest = Manifest.read(directory)
@@ -70,13 +70,13 @@ def verify_checkpoint(
 
 
 def _extra(directory: Path, manifest: Manifest) -> list[str]:
-    """Files that were put beside those written; hidden ones, as desktops leave them, are nobody's business."""
+    """Files that were added to those written, except hidden ones, which desktops create."""
     names = (path.name for path in directory.iterdir() if not path.name.startswith("."))
     return sorted(name for name in names if name not in manifest.files and name != MANIFEST_NAME)
 
 
 def _check_file(path: Path, nbytes: int, sha256: str, manifest: Manifest, problems: list[str]) -> Iterator[int]:
-    """Hashes a file, and its tensors on the way; gives the size of each chunk read."""
+    """Hashes a file and its tensors in one pass; yields the size of each chunk read."""
     try:
         size = path.stat().st_size
         if size != nbytes:
@@ -103,7 +103,7 @@ def _check_file(path: Path, nbytes: int, sha256: str, manifest: Manifest, proble
 
 
 class _TensorHashes:
-    """The hash of each tensor of a file whose chunks go by."""
+    """Hashes each tensor of a file from the consecutive chunks of the file."""
 
     def __init__(self, path: Path, problems: list[str]) -> None:
         self._name = path.name
@@ -136,14 +136,14 @@ class _TensorHashes:
         self._position = end
 
     def _refuse_nan(self, record: TensorRecord, part: memoryview) -> None:
-        """A manifest can be right about scales that no conversion would have written."""
+        """Reports NaN scales even if the manifest agrees with them: no conversion writes them."""
         if record.dtype == "U8" and record.name.endswith("scales") and b"\xff" in bytes(part):
             problem = f"{record.file}: tensor {record.name} holds NaN scales"
             if problem not in self._problems:  # a tensor may come in several parts
                 self._problems.append(problem)
 
     def changed(self, manifest: Manifest) -> list[str]:
-        """Tensors that are not as the manifest says, of those it places in this file."""
+        """The tensors in this file whose hash differs from the manifest's."""
         return [
             name
             for name, entry in manifest.tensors.items()

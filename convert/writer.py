@@ -1,8 +1,7 @@
-"""Writes the files of a target directory: sequentially, once, hashed on the way, and synced.
+"""Writes the files of a target directory sequentially, hashes them meanwhile, and syncs them.
 
-A shard's header is complete before its first byte is written, since every shape is known. While one block is
-read and computed, the blocks before it are written, hashed for the file and hashed for the tensor, each in a
-thread of its own.
+A shard's header is complete before its first byte is written, because every shape is known. While a block is read
+and computed, earlier blocks are written, hashed for the file and hashed for the tensor, in three threads.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """One safetensors file to write."""
+    """A safetensors file to write."""
 
     name: str
     tensors: tuple[TargetTensor, ...]
 
     @property
     def header(self) -> bytes:
-        """Length and JSON, padded so that the data begins at a multiple of 64 bytes."""
+        """The header's length and JSON, padded so that the data begins at a multiple of 64 bytes."""
         entries: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
         position = 0
         for tensor in self.tensors:
@@ -53,12 +52,12 @@ class Shard:
 
     @property
     def nbytes(self) -> int:
-        """Of the whole file."""
+        """The size of the file."""
         return len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
 
 
 def plan_shards(tensors: Sequence[TargetTensor], limit: int = SHARD_BYTES) -> list[Shard]:
-    """Fills shards in order, none with more than ``limit`` bytes of tensors unless one tensor is larger."""
+    """Distributes tensors over shards in order; a shard exceeds ``limit`` bytes only if a single tensor does."""
     groups: list[list[TargetTensor]] = [[]]
     filled = 0
     for tensor in tensors:
@@ -74,16 +73,16 @@ def plan_shards(tensors: Sequence[TargetTensor], limit: int = SHARD_BYTES) -> li
 
 
 class _Hash(Protocol):
-    """What of hashlib is needed."""
+    """The part of hashlib's interface used here."""
 
     def update(self, data: memoryview, /) -> None: ...
     def hexdigest(self) -> str: ...
 
 
 class DirectoryWriter:
-    """Writes files into one directory and remembers what it wrote.
+    """Writes files into one directory and records their sizes and hashes.
 
-    Use as a context: leaving it waits for the threads, so that nothing writes afterwards.
+    It is a context manager: leaving it waits for the threads, so that nothing is written afterwards.
     """
 
     def __init__(self, directory: Path, progress: Callable[[int], None]) -> None:
@@ -91,7 +90,7 @@ class DirectoryWriter:
         self.files: dict[str, FileEntry] = {}
         self.tensors: dict[str, TensorEntry] = {}
         self._progress = progress
-        # One thread each, so that each sees the blocks in order.
+        # One thread for each task, so that each receives the blocks in order.
         self._threads = [
             ThreadPoolExecutor(1, thread_name_prefix=f"convert-{name}") for name in ("write", "file", "tensor")
         ]
@@ -104,14 +103,14 @@ class DirectoryWriter:
             thread.shutdown(wait=True, cancel_futures=True)
 
     def write_small(self, name: str, content: bytes) -> None:
-        """Writes a whole file at once."""
+        """Writes a file from bytes."""
         with self._created(name) as file:
             file.write(memoryview(content))
             file.finish()
         self.files[name] = FileEntry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
     def write_shard(self, shard: Shard) -> None:
-        """Streams a shard."""
+        """Writes a shard block by block."""
         header = shard.header
         file_hash = hashlib.sha256(header)
         with self._created(shard.name) as file:
@@ -145,7 +144,7 @@ class DirectoryWriter:
         self._progress(size)
 
     def write_index(self, shards: Sequence[Shard]) -> None:
-        """The index of the shards."""
+        """Writes the index of the shards."""
         weight_map = {tensor.name: shard.name for shard in shards for tensor in shard.tensors}
         total = sum(tensor.nbytes for shard in shards for tensor in shard.tensors)
         content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
@@ -157,7 +156,7 @@ class DirectoryWriter:
         try:
             yield file
         except BaseException:
-            # The threads may still be at work on it. Who interrupts this too leaves it to them.
+            # Wait for the threads, which may still be writing. A second interrupt leaves the file to them.
             self.__exit__()
             file.close()
             raise

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from .aio import AsyncGptOss as AsyncGptOss
     from .aio import AsyncStream as AsyncStream
     from .aio import load_async as load_async
+    from .api import GptOss as GptOss
+    from .api import load as load
+    from .arguments import Effort as Effort
     from .chat.chat import Chat as Chat
     from .chat.options import AnswerOptions as AnswerOptions
     from .chat.stream import Stream as Stream
     from .config import ModelConfig as ModelConfig
-    from .engine.engine import GptOss as GptOss
-    from .engine.engine import load as load
     from .engine.generation import Generation as Generation
     from .errors import GptOssError as GptOssError
     from .errors import OutputError as OutputError
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from .events import ToolCall as ToolCall
     from .events import ToolResult as ToolResult
     from .events import Usage as Usage
-    from .sampling import Effort as Effort
     from .sampling import SamplingParams as SamplingParams
     from .tokenizer import Tokenizer as Tokenizer
     from .tools.toolbox import Tool as Tool
@@ -52,7 +52,8 @@ _HOMES = {
     **dict.fromkeys(["AsyncChat", "AsyncGptOss", "AsyncStream", "load_async"], "aio"),
     **dict.fromkeys(["Chat"], "chat.chat"),
     **dict.fromkeys(["ModelConfig"], "config"),
-    **dict.fromkeys(["GptOss", "load"], "engine.engine"),
+    **dict.fromkeys(["Effort"], "arguments"),
+    **dict.fromkeys(["GptOss", "load"], "api"),
     **dict.fromkeys(["GptOssError", "OutputError"], "errors"),
     **dict.fromkeys(
         [
@@ -63,7 +64,7 @@ _HOMES = {
     ),
     **dict.fromkeys(["Generation"], "engine.generation"),
     **dict.fromkeys(["AnswerOptions"], "chat.options"),
-    **dict.fromkeys(["Effort", "SamplingParams"], "sampling"),
+    **dict.fromkeys(["SamplingParams"], "sampling"),
     **dict.fromkeys(["Stream"], "chat.stream"),
     **dict.fromkeys(["Tokenizer"], "tokenizer"),
     **dict.fromkeys(["Tool"], "tools.toolbox"),

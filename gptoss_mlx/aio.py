@@ -1,48 +1,104 @@
-"""The same verbs for asyncio: every wait is someone else's thread, and cancelling a task stops the decoding.
+"""The same verbs for asyncio: a thread waits for each stream, and cancelling a task stops the decoding.
 
     async with await gptoss.load_async("demo") as model:
         reply = await model.ask("What is 12+30?")
         async with model.stream("Why?") as events:
             async for event in events: ...
 
-Knows no more of models than their synchronous form does.
+The async verbs are derived from the synchronous ones, with the same arguments and errors.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+import contextvars
+import functools
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, Unpack
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, Self, TypeVar, Unpack
 
+from .api import GptOss, load
 from .chat.chat import Chat
-from .chat.options import AnswerOptions, RequestOptions
+from .chat.options import ChatOptions, lists_options
 from .chat.stream import Stream
-from .engine.engine import MAX_STEPS, GptOss, load
+from .chat.turn import TOOL_LOOP
 from .errors import GptOssError, InvalidRequest
 from .events import Event, Reply, Text
-from .sampling import Effort, SamplingParams
-from .tools.toolbox import AfterCall, BeforeCall
+from .harmony import Message
+from .sampling import SamplingParams
 
 __all__ = ["AsyncChat", "AsyncGptOss", "AsyncStream", "load_async"]
 
 Result = TypeVar("Result")
-_CLOSING_SECONDS = 0.15  # seconds that closing waits for what runs
+Options = ParamSpec("Options")
+Subject = TypeVar("Subject")
+Subject_co = TypeVar("Subject_co", covariant=True)
+_CLOSING_SECONDS: Final = 0.15  # that closing waits for what runs
 
 
-async def load_async(
-    reference: str | Path = "demo",
-    *,
-    dtype: Literal["bfloat16", "float32"] = "bfloat16",
-    download: bool = False,
-    kv_bits: int | None = None,
-    context: int | None = None,
-    max_cache_bytes: int | None = None,
-) -> AsyncGptOss:
-    """:func:`load` for asyncio; the arguments and the errors are the same.
+class Face(Protocol[Subject_co]):
+    """An async face of a model or a chat."""
+
+    @property
+    def subject(self) -> Subject_co:
+        """The synchronous form."""
+        ...
+
+
+def _derived(verb: Callable[..., Any], made: Callable[..., Any], name: str | None = None) -> Callable[..., Any]:
+    """``made`` with the name, the documentation and the arguments of a synchronous verb."""
+    made = functools.wraps(verb, assigned=("__module__", "__doc__"), updated=())(made)
+    made.__name__ = made.__qualname__ = name or verb.__name__
+    made.__signature__ = inspect.signature(verb)  # type: ignore[attr-defined]
+    return made
+
+
+def _streamed(
+    verb: Callable[Concatenate[Subject, Options], Stream],
+) -> Callable[Concatenate[Face[Subject], Options], AsyncStream]:
+    """The async form of a verb that streams."""
+
+    def stream(self: Face[Subject], *args: Options.args, **kwargs: Options.kwargs) -> AsyncStream:
+        return AsyncStream(lambda: verb(self.subject, *args, **kwargs))
+
+    return _derived(verb, stream)
+
+
+def _finished(
+    verb: Callable[Concatenate[Subject, Options], Stream], waiting: Callable[..., Reply]
+) -> Callable[Concatenate[Face[Subject], Options], Awaitable[Reply]]:
+    """The async form of a verb that waits for the reply.
+
+    Args:
+        verb: streams it.
+        waiting: the synchronous form.
+    """
+
+    async def finish(self: Face[Subject], *args: Options.args, **kwargs: Options.kwargs) -> Reply:
+        async with _streamed(verb)(self, *args, **kwargs) as events:
+            return await events.finish()
+
+    return _derived(waiting, finish)
+
+
+def _in_thread(
+    verb: Callable[Concatenate[Subject, Options], Result],
+) -> Callable[Concatenate[Face[Subject], Options], Awaitable[Result]]:
+    """The async form of any other verb that waits."""
+
+    async def call(self: Face[Subject], *args: Options.args, **kwargs: Options.kwargs) -> Result:
+        return await asyncio.to_thread(verb, self.subject, *args, **kwargs)
+
+    return _derived(verb, call)
+
+
+@functools.wraps(load, assigned=("__module__",), updated=())
+async def load_async(reference: str | Path = "demo", **options: Any) -> AsyncGptOss:
+    """:func:`load` for asyncio, with the same arguments and errors.
 
     Example:
         >>> import asyncio
@@ -53,16 +109,7 @@ async def load_async(
         >>> asyncio.run(main())
         'hi'
     """
-    model = await asyncio.to_thread(
-        load,
-        reference,
-        dtype=dtype,
-        download=download,
-        kv_bits=kv_bits,
-        context=context,
-        max_cache_bytes=max_cache_bytes,
-    )
-    return AsyncGptOss(model)
+    return AsyncGptOss(await asyncio.to_thread(load, reference, **options))
 
 
 class AsyncGptOss:
@@ -70,7 +117,7 @@ class AsyncGptOss:
     starts, in the order they came.
 
     Args:
-        model: as :func:`load` gives it; it may go on being used from threads.
+        model: as :func:`load` returns it; threads may use it too.
 
     Example:
         >>> async def main() -> tuple[str, str, int]:
@@ -88,50 +135,34 @@ class AsyncGptOss:
     def __init__(self, model: GptOss) -> None:
         self.model = model
 
-    async def ask(self, prompt: str, **options: Unpack[RequestOptions]) -> Reply:
-        """Answers one question; the options are those of ``GptOss.ask``.
+    @property
+    def subject(self) -> GptOss:
+        """The synchronous form: ``model``.
 
         Example:
-            >>> shared = AsyncGptOss(model)
-            >>> asyncio.run(shared.ask("Yes or no?", choices=["yes"], max_thinking_tokens=0)).text
-            'yes'
+            >>> AsyncGptOss(model).subject is model
+            True
         """
-        async with self.stream(prompt, **options) as events:
-            return await events.finish()
+        return self.model
 
-    def stream(self, prompt: str, **options: Unpack[RequestOptions]) -> AsyncStream:
-        """Answers one question, event by event."""
-        return AsyncStream(lambda loop: self._stream(prompt, loop, **options))
+    ask = _finished(GptOss.stream, GptOss.ask)
+    stream = _streamed(GptOss.stream)
+    prefill = _in_thread(GptOss.prefill)
+    clear_caches = _in_thread(GptOss.clear_caches)
+    save_cache = _in_thread(GptOss.save_cache)
+    load_cache = _in_thread(GptOss.load_cache)
+    close = _in_thread(GptOss.close)
 
-    def chat(
-        self,
-        *,
-        instructions: str | None = None,
-        effort: Effort = "medium",
-        tools: Sequence[Any] = (),
-        sampling: SamplingParams | None = None,
-        date: str | None = None,
-        before_call: BeforeCall | None = None,
-        after_call: AfterCall | None = None,
-        max_steps: int = MAX_STEPS,
-    ) -> AsyncChat:
+    @lists_options(ChatOptions)
+    def chat(self, *, messages: Sequence[Message] = (), **options: Unpack[ChatOptions]) -> AsyncChat:
         """Starts a conversation; the arguments are those of ``GptOss.chat``."""
-        chat = self.model.chat(
-            instructions=instructions,
-            effort=effort,
-            tools=tools,
-            sampling=sampling,
-            date=date,
-            before_call=before_call,
-            after_call=after_call,
-            max_steps=max_steps,
-        )
-        return AsyncChat(chat)
+        return AsyncChat(self.model.chat(messages=messages, **options))
 
+    @lists_options(ChatOptions)
     async def load_chat(
-        self, path: str | Path, *, tools: Sequence[Any] = (), keep_readable: bool = False
+        self, path: str | Path, *, keep_readable: bool = False, **options: Unpack[ChatOptions]
     ) -> AsyncChat:
-        """Goes on with a chat that was saved; the arguments are those of ``GptOss.load_chat``.
+        """Continues a chat that was saved; the arguments are those of ``GptOss.load_chat``.
 
         Example:
             >>> model.chat(instructions="Be terse.").save(directory / "chat.json")
@@ -139,19 +170,11 @@ class AsyncGptOss:
             'Be terse.'
         """
         load_chat = self.model.load_chat
-        return AsyncChat(await asyncio.to_thread(load_chat, path, tools=tools, keep_readable=keep_readable))
+        return AsyncChat(await asyncio.to_thread(load_chat, path, keep_readable=keep_readable, **options))
 
     def generate(self, tokens: Sequence[int], sampling: SamplingParams | None = None) -> AsyncIterator[int]:
         """Generates tokens after a prompt, as ``GptOss.generate`` does; leaving the loop stops it."""
         return _tokens(self.model, tokens, sampling)
-
-    async def close(self) -> None:
-        """Stops what runs and frees the memory.
-
-        Example:
-            >>> asyncio.run(AsyncGptOss(load("demo")).close())
-        """
-        await asyncio.to_thread(self.model.close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -161,17 +184,12 @@ class AsyncGptOss:
     ) -> None:
         await self.close()
 
-    def _stream(self, prompt: str, loop: asyncio.AbstractEventLoop, **options: Any) -> Stream:
-        own = {name: options.pop(name) for name in tuple(options) if name in AnswerOptions.__annotations__}
-        chat = self.model.chat(**options)
-        chat.loop = loop
-        return chat.stream(prompt, **own)
-
 
 class AsyncChat:
     """A conversation, for asyncio. One task at a time may use it.
 
-    ``chat`` is the same conversation in its synchronous form: messages, undo, save and what else does not wait.
+    ``chat`` is the same conversation in its synchronous form: messages, settings, undo and whatever else does not
+    wait.
 
     Example:
         >>> async def main() -> list[str]:
@@ -187,7 +205,7 @@ class AsyncChat:
         >>> asyncio.run(main())
         ['yes', 'no', 'left', 'sure']
 
-    Calls that are the caller's, and the other verbs as events:
+    Calls that the caller answers, and the other verbs as events:
         >>> async def main() -> list[str]:
         ...     chat = AsyncGptOss(model).chat(tools=[{"name": "lamp", "parameters": {"type": "object"}}])
         ...     called = await chat.send("Is it on?", tool_choice="lamp", max_thinking_tokens=0)
@@ -205,73 +223,35 @@ class AsyncChat:
     def __init__(self, chat: Chat) -> None:
         self.chat = chat
 
-    async def send(self, text: str, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> Reply:
-        """Says something and waits for the answer."""
-        async with self.stream(text, effort=effort, **options) as events:
-            return await events.finish()
-
-    def stream(self, text: str, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> AsyncStream:
-        """Says something; the answer comes as events."""
-        return self._started(lambda: self.chat.stream(text, effort=effort, **options))
-
-    async def send_results(self, *results: Any, **options: Unpack[AnswerOptions]) -> Reply:
-        """Answers the calls that the last turn left to the caller (``chat.pending_calls``)."""
-        async with self.stream_results(*results, **options) as events:
-            return await events.finish()
-
-    def stream_results(self, *results: Any, **options: Unpack[AnswerOptions]) -> AsyncStream:
-        """:meth:`send_results`, as events."""
-        return self._started(lambda: self.chat.stream_results(*results, **options))
-
-    async def retry(self, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> Reply:
-        """Throws the last answer away and asks again."""
-        async with self.stream_retry(effort=effort, **options) as events:
-            return await events.finish()
-
-    def stream_retry(self, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> AsyncStream:
-        """:meth:`retry`, as events."""
-        return self._started(lambda: self.chat.stream_retry(effort=effort, **options))
-
-    async def edit(self, index: int, text: str, **options: Unpack[AnswerOptions]) -> Reply:
-        """Changes what the user said and asks again."""
-        async with self.stream_edit(index, text, **options) as events:
-            return await events.finish()
-
-    def stream_edit(self, index: int, text: str, **options: Unpack[AnswerOptions]) -> AsyncStream:
-        """:meth:`edit`, as events."""
-        return self._started(lambda: self.chat.stream_edit(index, text, **options))
-
-    def continue_stream(self) -> AsyncStream:
-        """Goes on with an answer that was cut short.
+    @property
+    def subject(self) -> Chat:
+        """The synchronous form: ``chat``.
 
         Example:
-            >>> async def main() -> int:
-            ...     chat = AsyncGptOss(model).chat(sampling=SamplingParams(temperature=0, max_tokens=5))
-            ...     await chat.send("Who are you?", max_thinking_tokens=0)
-            ...     return (await chat.continue_stream().finish()).usage.completion_tokens
-            >>> asyncio.run(main()) <= 5
+            >>> chat = AsyncGptOss(model).chat()
+            >>> chat.subject is chat.chat
             True
         """
-        return self._started(self.chat.continue_stream)
+        return self.chat
 
-    async def fork(self) -> AsyncChat:
-        """An independent chat that begins with the same messages."""
-        return AsyncChat(await asyncio.to_thread(self.chat.fork))
+    send = _finished(Chat.stream, Chat.send)
+    stream = _streamed(Chat.stream)
+    send_results = _finished(Chat.stream_results, Chat.send_results)
+    stream_results = _streamed(Chat.stream_results)
+    retry = _finished(Chat.stream_retry, Chat.retry)
+    stream_retry = _streamed(Chat.stream_retry)
+    edit = _finished(Chat.stream_edit, Chat.edit)
+    stream_edit = _streamed(Chat.stream_edit)
+    continue_stream = _streamed(Chat.continue_stream)
+    prefill = _in_thread(Chat.prefill)
+    save = _in_thread(Chat.save)
+    save_cache = _in_thread(Chat.save_cache)
+    load_cache = _in_thread(Chat.load_cache)
 
-    async def save(self, path: str | Path) -> None:
-        """Writes the chat to a file."""
-        await asyncio.to_thread(self.chat.save, path)
-
-    def _started(self, start: Callable[[], Stream]) -> AsyncStream:
-        def begin(loop: asyncio.AbstractEventLoop) -> Stream:
-            # For this turn alone: the chat may outlive the loop.
-            before, self.chat.loop = self.chat.loop, loop
-            try:
-                return start()
-            finally:
-                self.chat.loop = before
-
-        return AsyncStream(begin)
+    @lists_options(ChatOptions)
+    async def fork(self, **options: Unpack[ChatOptions]) -> AsyncChat:
+        """An independent chat with the same messages; options change its settings."""
+        return AsyncChat(self.chat.fork(**options))
 
 
 class AsyncStream(AsyncIterator[Event]):
@@ -292,12 +272,12 @@ class AsyncStream(AsyncIterator[Event]):
         ('yes', 'stop')
     """
 
-    def __init__(self, start: Callable[[asyncio.AbstractEventLoop], Stream]) -> None:
+    def __init__(self, start: Callable[[], Stream]) -> None:
         self._start = start
         self._stream: Stream | None = None
         self._closed = False
         self._drained: Future[None] | None = None
-        # A thread of its own: a request that waits for another must not keep others from being waited for.
+        # Its own thread, because a request that waits for another must not occupy a shared one.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gptoss-stream")
 
     async def __anext__(self) -> Event:
@@ -313,7 +293,7 @@ class AsyncStream(AsyncIterator[Event]):
 
     @property
     def text(self) -> AsyncIterator[str]:
-        """The pieces of the final answer alone."""
+        """The pieces of the final answer only."""
         return (event.delta async for event in self if isinstance(event, Text))
 
     @property
@@ -330,7 +310,7 @@ class AsyncStream(AsyncIterator[Event]):
         return self._stream.reply
 
     async def finish(self) -> Reply:
-        """Waits for the end; of a stream that was closed, until what still runs is over.
+        """Waits for the end; of a closed stream, until nothing of it runs any more.
 
         Example:
             >>> asyncio.run(AsyncGptOss(model).stream("Yes?", choices=["yes"]).finish()).text
@@ -341,7 +321,7 @@ class AsyncStream(AsyncIterator[Event]):
         return self.reply
 
     async def aclose(self) -> None:
-        """Stops the decoding, if it still runs. What came until then stays in the chat."""
+        """Stops the decoding, if it still runs. The answer stays in the chat as far as it came."""
         if self._closed:
             return
         self._closed = True
@@ -349,7 +329,7 @@ class AsyncStream(AsyncIterator[Event]):
         if stream is not None:
             stream.cancel()
             self._drained = self._thread.submit(_drain, stream)
-            # A tool may hold the thread for longer; nobody is to wait for that.
+            # A tool may occupy the thread for longer; closing does not wait for it.
             await asyncio.wait({asyncio.wrap_future(self._drained)}, timeout=_CLOSING_SECONDS)
         self._thread.shutdown(wait=False)
 
@@ -363,17 +343,19 @@ class AsyncStream(AsyncIterator[Event]):
 
     def _begun(self) -> Stream:
         if self._stream is None:
-            self._stream = self._start(self._loop)
+            self._stream = self._start()
             if self._closed:
                 self._stream.cancel()
         return self._stream
 
     async def _run(self, step: Callable[[], Result]) -> Result:
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        context = contextvars.copy_context()
+        context.run(TOOL_LOOP.set, loop)
         try:
-            return await self._loop.run_in_executor(self._thread, step)
+            return await loop.run_in_executor(self._thread, context.run, step)
         except BaseException:
-            # Cancelled, most of all: the thread wakes at once and finds its stream at an end.
+            # Mostly a cancellation: the thread wakes at once and finds its stream at its end.
             await self.aclose()
             raise
 

@@ -1,6 +1,6 @@
-"""What the arguments of chats and requests may be: each is checked before any work.
+"""Checks of arguments, made before any work. Light: imports neither MLX nor harmony.
 
-Every function returns the value it was given, or raises InvalidRequest with the value, the reason and the remedy.
+Every function returns its value, or raises InvalidRequest with the value, the reason and what to write instead.
 """
 
 from __future__ import annotations
@@ -10,28 +10,26 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar, cast, get_args
+from typing import Literal, TypeVar, cast, get_args
 
-from .errors import InvalidRequest, RenderError
+from .errors import InvalidRequest
 from .files.read import short_repr
-from .harmony import Message, Role
-from .harmony.fields import check_text
-from .sampling import Effort, SamplingParams
 
 __all__ = [
+    "Effort",
     "checked_date",
     "checked_effort",
     "checked_flag",
     "checked_hook",
-    "checked_messages",
+    "checked_integer",
+    "checked_number",
     "checked_path",
     "checked_question",
-    "checked_sampling",
-    "checked_steps",
-    "checked_text",
     "checked_tokens",
 ]
 
+Effort = Literal["low", "medium", "high"]
+"""How long the model thinks; gpt-oss cannot be told not to."""
 Hook = TypeVar("Hook")
 
 
@@ -43,6 +41,21 @@ def checked_effort(effort: object) -> Effort:
             "(gpt-oss always thinks: low is the least)"
         )
     return cast(Effort, effort)
+
+
+def checked_integer(name: str, value: object, low: int, high: int | None = None) -> int:
+    """A whole number in a range, its ends included."""
+    if type(value) is not int or value < low or (high is not None and value > high):
+        upper = "" if high is None else f" to {high}"
+        raise InvalidRequest(f"{name} is {short_repr(value)}; a whole number from {low}{upper} is needed")
+    return value
+
+
+def checked_number(name: str, value: object, low: float, high: float) -> float:
+    """A number in a range, its ends included; NaN is in none."""
+    if type(value) not in (int, float) or not low <= cast(float, value) <= high:
+        raise InvalidRequest(f"{name} is {short_repr(value)}; a number from {low:g} to {high:g} is needed")
+    return cast(float, value)
 
 
 def checked_date(date: object) -> str | None:
@@ -67,41 +80,11 @@ def checked_question(text: object) -> str:
     return text
 
 
-def checked_text(name: str, text: object) -> str | None:
-    """Text, or None."""
-    if text is None:
-        return None
-    if not isinstance(text, str):
-        raise InvalidRequest(f"{name} is {short_repr(text)}; text or None is needed")
-    try:
-        return check_text(text, name)
-    except RenderError as error:
-        raise InvalidRequest(str(error)) from None
-
-
 def checked_flag(name: str, value: object) -> bool:
     """True or False."""
     if not isinstance(value, bool):
         raise InvalidRequest(f"{name} is {short_repr(value)}; True or False is needed")
     return value
-
-
-def checked_steps(max_steps: object) -> int:
-    """How many steps a turn may take."""
-    if type(max_steps) is not int or max_steps < 1:
-        raise InvalidRequest(f"max_steps is {short_repr(max_steps)}; a whole number from 1 is needed")
-    return max_steps
-
-
-def checked_sampling(sampling: object) -> SamplingParams:
-    """How tokens are chosen; None is the default."""
-    if sampling is None:
-        return SamplingParams()
-    if not isinstance(sampling, SamplingParams):
-        raise InvalidRequest(
-            f"sampling is {short_repr(sampling)}; SamplingParams is needed, such as SamplingParams(temperature=0)"
-        )
-    return sampling
 
 
 def checked_hook(name: str, hook: Hook) -> Hook:
@@ -131,17 +114,3 @@ def checked_tokens(tokens: object) -> list[int]:
             f"tokens is {short_repr(tokens)}; a list of token ids is needed: tokenizer.encode gives one"
         )
     return list(tokens)
-
-
-def checked_messages(messages: object) -> list[Message]:
-    """What was said before, without the system and developer messages: a chat makes those itself."""
-    if isinstance(messages, str) or not isinstance(messages, Sequence):
-        raise InvalidRequest(f"messages is {short_repr(messages)}; a list of Message is needed")
-    for position, message in enumerate(messages):
-        if not isinstance(message, Message):
-            raise InvalidRequest(f"messages[{position}] is {short_repr(message)}; a Message is needed")
-        if message.role in (Role.SYSTEM, Role.DEVELOPER):
-            raise InvalidRequest(
-                f"messages[{position}] is a {message.role} message; give its text as instructions instead"
-            )
-    return list(messages)

@@ -1,31 +1,49 @@
-"""config.json, frozen and validated.
+"""config.json, frozen and validated; the configs of the released models; the precisions of dense layers.
 
-Every value is checked when read: a missing, unknown or inconsistent one is a :class:`ConfigError` that names
-the field. Keys without meaning for inference are listed in ``ModelConfig.ignored`` rather than lost in
-silence. Knows nothing of tensors.
+Every value is checked when it is read: a missing, unknown or inconsistent one is a :class:`ConfigError` that names
+the field. Keys that inference does not use are listed in ``ModelConfig.ignored``. Knows nothing of tensors.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
-from .errors import CheckpointError, ConfigError
-from .files.read import inside, parse_json, read_regular, short_repr
+from .errors import ConfigError, InvalidRequest
+from .files.read import read_json, short_repr
 
-__all__ = ["MAX_LAYERS", "LayerType", "ModelConfig", "Quantization", "RopeConfig", "read_json"]
+__all__ = [
+    "GPT_OSS_20B",
+    "GPT_OSS_120B",
+    "MAX_LAYERS",
+    "PRECISIONS",
+    "RELEASED",
+    "LayerType",
+    "ModelConfig",
+    "Precision",
+    "Quantization",
+    "RopeConfig",
+    "precision_of",
+    "quantization_for",
+    "with_precision",
+]
 
 LayerType = Literal["sliding_attention", "full_attention"]
+Precision = Literal["bf16", "q8", "q4"]
+"""How dense layers (attention, embedding and head) are stored: as released, or quantised to 8 or 4 bits."""
+PRECISIONS: tuple[Precision, ...] = ("bf16", "q8", "q4")
+"""From exact to small."""
+_BITS: Mapping[str, int] = MappingProxyType({"q8": 8, "q4": 4})
 
 MXFP4_GROUP_SIZE = 32
 MAX_LAYERS = 1024
-# Of a config or an index, which has a few hundred bytes a tensor.
-MAX_JSON_BYTES = 2 * 2**20
 _THETA_RANGE = (1.0001, 1e9)
 
-# Written by transformers and others; none of them changes what the model computes.
+# transformers and others write these keys; none of them changes what the model computes.
 _WITHOUT_EFFECT = frozenset(
     {
         *("_name_or_path", "architectures", "attention_dropout", "bos_token_id", "dtype", "eos_token_id"),
@@ -45,12 +63,12 @@ class RopeConfig:
     beta_slow: float
     original_max_position_embeddings: int
     truncate: bool
-    """Whether the correction range is rounded to whole dimensions. It is not in gpt-oss."""
+    """Whether the correction range is rounded to whole dimensions; gpt-oss does not round it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantization:
-    """How a converted checkpoint's dense layers are stored: MLX's affine form."""
+    """The form of a converted checkpoint's dense layers: affine, as MLX quantises."""
 
     bits: int
     group_size: int
@@ -84,9 +102,9 @@ class ModelConfig:
     swiglu_limit: float
     rope: RopeConfig
     quantization: Quantization | None = None
-    """Set in checkpoints that ``gptoss convert`` wrote with quantised dense layers."""
+    """Of the dense layers, in checkpoints that ``gptoss convert`` wrote with q8 or q4."""
     ignored: tuple[str, ...] = ()
-    """Keys of the file that this library does not know and therefore did not use."""
+    """Keys of the file that this library does not know and did not use."""
 
     def __post_init__(self) -> None:
         _check_consistency(self)
@@ -96,7 +114,7 @@ class ModelConfig:
         """Reads ``config.json`` of a checkpoint directory.
 
         Raises:
-            CheckpointError: there is no such file, or it is not JSON.
+            CheckpointError: the file is missing or not JSON.
             ConfigError: a field is missing, unknown or inconsistent.
 
         Example:
@@ -111,7 +129,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Reads Hugging Face's form, of transformers 4 (``rope_scaling``) or 5 (``rope_parameters``).
+        """Reads the form of transformers 4 (``rope_scaling``) or 5 (``rope_parameters``).
 
         Raises:
             ConfigError: a field is missing, unknown or inconsistent.
@@ -158,28 +176,35 @@ class ModelConfig:
 
     @property
     def key_value_size(self) -> int:
-        """Width of all key heads together; the values' is the same."""
+        """Width of all key heads together; all value heads are as wide."""
         return self.num_key_value_heads * self.head_dim
 
 
-def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """A JSON object from a file of a checkpoint directory, of at most ``limit`` bytes.
+def quantization_for(config: ModelConfig, precision: Precision) -> Quantization | None:
+    """The form of dense layers at a precision: groups of 64, or of 32 where a width has no factor 64.
 
     Raises:
-        CheckpointError: there is no such file, it leads out of the directory, it is too large or no regular
-            file, it is not JSON, a key stands in it twice, or it is not an object.
+        InvalidRequest: an unknown precision.
     """
-    try:
-        content = parse_json(read_regular(inside(path), limit))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing; {path.parent} is not a checkpoint directory") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); download it again") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds no JSON object; download it again")
-    return content
+    if precision == "bf16":
+        return None
+    if precision not in _BITS:
+        raise InvalidRequest(f"dense is {precision!r}; one of {', '.join(PRECISIONS)} is needed")
+    widths = (config.hidden_size, config.query_size)
+    group_size = 64 if all(width % 64 == 0 for width in widths) else 32
+    return Quantization(bits=_BITS[precision], group_size=group_size)
+
+
+def with_precision(config: ModelConfig, precision: Precision) -> ModelConfig:
+    """The config of a conversion to that precision."""
+    return dataclasses.replace(config, quantization=quantization_for(config, precision))
+
+
+def precision_of(config: ModelConfig) -> Precision:
+    """The precision of a config's dense layers."""
+    if config.quantization is None:
+        return "bf16"
+    return "q8" if config.quantization.bits == 8 else "q4"
 
 
 class _Fields:
@@ -222,7 +247,7 @@ class _Fields:
         return float(value)
 
     def literal(self, name: str, expected: Any, *, required: bool = False) -> None:
-        """The field may be absent (unless required) but must not say anything else."""
+        """Checks that the field has this value; unless required, it may be absent."""
         value = self.required(name) if required else self.get(name)
         # In Python True == 1; in a config it does not.
         if value is not None and (value != expected or isinstance(value, bool) != isinstance(expected, bool)):
@@ -240,7 +265,7 @@ class _Fields:
         return tuple(sorted(set(self._values) - self._read - _WITHOUT_EFFECT))
 
     def refuse_unused(self) -> None:
-        """For objects in which a key that is not understood would change the model."""
+        """Refuses unknown keys, for objects in which one could change the model."""
         unknown = sorted(name for name in set(self._values) - self._read if self._values[name] is not None)
         if unknown:
             name = unknown[0] if unknown[0].isidentifier() else short_repr(unknown[0])
@@ -248,7 +273,7 @@ class _Fields:
 
 
 def _rope(fields: _Fields) -> RopeConfig:
-    """transformers 5 writes ``rope_parameters`` with theta inside; 4 wrote ``rope_scaling`` beside it."""
+    """transformers 5 writes ``rope_parameters``, theta included; 4 wrote ``rope_scaling`` and theta beside it."""
     table = fields.table("rope_parameters")
     if table is not None:
         theta = table.number("rope_theta", *_THETA_RANGE)
@@ -322,3 +347,40 @@ def _check_consistency(config: ModelConfig) -> None:
         raise ConfigError(f"head_dim is {config.head_dim}; rotary embedding needs an even number")
     if config.num_attention_heads * config.head_dim > 2**20:
         raise ConfigError(f"num_attention_heads × head_dim is {config.query_size}; at most {2**20} is allowed")
+
+
+def _released(num_hidden_layers: int, num_local_experts: int) -> ModelConfig:
+    """The config of a model as OpenAI released it; the two models differ in these numbers only."""
+    return ModelConfig.from_dict(
+        {
+            "model_type": "gpt_oss",
+            "vocab_size": 201088,
+            "hidden_size": 2880,
+            "intermediate_size": 2880,
+            "num_hidden_layers": num_hidden_layers,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "num_local_experts": num_local_experts,
+            "num_experts_per_tok": 4,
+            "sliding_window": 128,
+            "layer_types": ["sliding_attention", "full_attention"] * (num_hidden_layers // 2),
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5,
+            "swiglu_limit": 7.0,
+            "rope_theta": 150000.0,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 32.0,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "original_max_position_embeddings": 4096,
+                "truncate": False,
+            },
+        }
+    )
+
+
+GPT_OSS_20B = _released(24, 32)
+GPT_OSS_120B = _released(36, 128)
+RELEASED: Mapping[str, ModelConfig] = MappingProxyType({"20b": GPT_OSS_20B, "120b": GPT_OSS_120B})

@@ -1,29 +1,29 @@
-"""Every error the library raises on purpose, in one tree.
+"""The tree of all errors that the library raises.
 
-    GptOssError                   what is wrong, where, and the remedy, in one line
-    ├── ModelNotFound             no such model here; the message names the command that gets it
+    GptOssError                   one line: what is wrong, where, and the remedy
+    ├── ModelNotFound             the model is not on this machine; names the command that gets it
     ├── CheckpointError           a checkpoint that cannot be read or trusted
     │   ├── ConfigError           config.json: names the field
     │   └── TokenizerError        tokenizer.json
-    ├── FileWriteError            a file could not be saved; what stood there before is untouched
-    ├── ConversionError           a conversion that did not take place; the source is untouched
-    ├── DownloadError             the Hub did not give the file
-    ├── NotEnoughMemory           will not fit; the message gives the figures
+    ├── FileWriteError            a file could not be saved; its previous content is unchanged
+    ├── ConversionError           a conversion that cannot take place; the source is unchanged
+    ├── DownloadError             a download from the Hub failed
+    ├── NotEnoughMemory           it does not fit; gives the figures
     ├── NotEnoughDisk
     ├── InvalidRequest            an argument out of range: names it, its value and the range
-    │   ├── SchemaError           a schema, regex or choices that no answer can be kept to: names the place
-    │   └── ContextFull           a prompt that leaves no place for an answer
+    │   ├── SchemaError           a schema, regex or list of choices that cannot be compiled: names the place
+    │   └── ContextFull           a prompt that leaves no room for an answer
     ├── HarmonyError              text or structure that the harmony format does not allow
     │   ├── RenderError           a conversation that cannot be rendered: names the message and the field
-    │   └── ParseError            strict parsing met a malformed stream
-    ├── OutputError               an answer that is not of the form asked for; has its text
+    │   └── ParseError            a malformed stream in strict parsing
+    ├── OutputError               an answer that does not have the required form; has its text
     ├── ToolError                 a tool that cannot be declared or called
     ├── ChatFileError             a saved chat that cannot be read
-    ├── CacheFileError            a saved prompt cache that cannot be read, or is of another model
-    └── ModelClosed               the model was closed
+    ├── CacheFileError            a saved prompt cache that cannot be read, or belongs to another model
+    ├── ModelClosed               the model was closed
+    └── ProcessForked             a model was used in a forked child of the process that loaded it
 
-The library never catches these to print them: that happens once, at the edge of the command line, which
-also maps them to exit codes.
+The library never prints them: the command line does that in one place, which also maps them to exit codes.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ __all__ = [
     "NotEnoughMemory",
     "OutputError",
     "ParseError",
+    "ProcessForked",
     "RenderError",
     "SchemaError",
     "TokenizerError",
@@ -54,7 +55,7 @@ __all__ = [
 
 
 class GptOssError(Exception):
-    """The root of every error raised on purpose.
+    """The base class of all errors that the library raises.
 
     Example:
         >>> try:
@@ -66,27 +67,27 @@ class GptOssError(Exception):
 
 
 class ModelNotFound(GptOssError):
-    """A model reference that resolves to nothing on this machine."""
+    """A model is not on this machine. Names the command that gets it."""
 
 
 class CheckpointError(GptOssError):
-    """A checkpoint that is damaged, incomplete or of another kind. Names the file and the tensor."""
+    """A checkpoint is damaged, incomplete or not a gpt-oss. Names the file and the tensor."""
 
 
 class ConfigError(CheckpointError):
-    """A config.json value that is missing, unknown or inconsistent. Names the field."""
+    """A value in config.json is missing, unknown or inconsistent. Names the field."""
 
 
 class TokenizerError(CheckpointError):
-    """A tokenizer.json that cannot be used."""
+    """A tokenizer.json cannot be used."""
 
 
 class FileWriteError(GptOssError):
-    """A file could not be written; the previous content, if any, is unchanged."""
+    """A file could not be written. Its previous content is unchanged."""
 
 
 class ConversionError(GptOssError):
-    """A conversion that cannot take place. The source is never touched."""
+    """A conversion cannot take place. The source is never changed."""
 
 
 class DownloadError(GptOssError):
@@ -94,39 +95,39 @@ class DownloadError(GptOssError):
 
 
 class NotEnoughMemory(GptOssError):
-    """The device cannot hold what was asked for. The message gives the figures and the remedy."""
+    """The device's memory is too small. Gives the figures and the remedy."""
 
 
 class NotEnoughDisk(GptOssError):
-    """The disk cannot hold what was asked for. The message gives the figures."""
+    """The disk has too little free space. Gives the figures."""
 
 
 class InvalidRequest(GptOssError, ValueError):
-    """An argument out of range. Names the argument, its value and the allowed range."""
+    """An argument is out of range. Names the argument, its value and the allowed range."""
 
 
 class SchemaError(InvalidRequest):
-    """A form of answers that cannot be compiled: a schema, a regular expression or choices. Names the place."""
+    """A schema, regular expression or list of choices cannot be compiled. Names the place."""
 
 
 class ContextFull(InvalidRequest):
-    """A prompt that leaves no place for an answer in the context. Names both lengths."""
+    """A prompt leaves no room for an answer in the context. Names both lengths."""
 
 
 class HarmonyError(GptOssError):
-    """Something the harmony format does not allow."""
+    """Text or structure that the harmony format does not allow."""
 
 
 class RenderError(HarmonyError, ValueError):
-    """A message or conversation that cannot be rendered. Names its position, the field and the allowed values."""
+    """A message or conversation cannot be rendered. Names its position, the field and the allowed values."""
 
 
 class ParseError(HarmonyError):
-    """A token stream that strict parsing refuses. Names the token's position."""
+    """Strict parsing met a malformed token stream. Names the token's position."""
 
 
 class OutputError(GptOssError):
-    """An answer that is not of the form asked for, mostly because it was cut short.
+    """An answer does not have the required form, usually because it was cut short.
 
     Example:
         >>> brief = gptoss.SamplingParams(max_tokens=9)
@@ -140,20 +141,24 @@ class OutputError(GptOssError):
     def __init__(self, message: str, text: str = "") -> None:
         super().__init__(message)
         self.text = text
-        """As far as it came."""
+        """The answer so far."""
 
 
 class ToolError(GptOssError):
-    """A tool that cannot be declared, or a call to it that failed."""
+    """A tool cannot be declared, or a call to it failed."""
 
 
 class ChatFileError(GptOssError):
-    """A saved chat that is damaged or of a newer version."""
+    """A saved chat is damaged or of a newer version."""
 
 
 class CacheFileError(GptOssError):
-    """A saved prompt cache that is damaged, of a newer version or of another model."""
+    """A saved prompt cache is damaged, of a newer version, or of another model."""
 
 
 class ModelClosed(GptOssError):
-    """A request to a model after ``close()``."""
+    """A request was made to a model after ``close()``."""
+
+
+class ProcessForked(GptOssError):
+    """A model was used in a forked child of the process that loaded it: MLX cannot be used there."""

@@ -1,7 +1,7 @@
-"""What a caller sees of a request: a stream of events, then a reply.
+"""The events of a request and its reply.
 
-All are frozen; each event carries a literal ``type`` and ``to_dict()`` gives the same as plain JSON data,
-which is what ``gptoss run --jsonl`` prints. Knows nothing of models or terminals.
+All are frozen. Each event has a literal ``type``, and ``to_dict()`` returns it as plain JSON data, the form in
+which ``gptoss run --jsonl`` prints it. Knows nothing of models or terminals.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = [
 ]
 
 FinishReason = Literal["stop", "length", "loop", "tool_calls", "cancelled"]
-"""Why an answer ended: by itself; at ``max_tokens`` or the end of the context; because its analysis went round in
-circles (``SamplingParams.stop_loops``); for calls that are the caller's to answer; by ``cancel()``."""
+"""Why an answer ended: the model stopped; ``max_tokens`` or the end of the context was reached; the analysis
+repeated itself (``SamplingParams.stop_loops``); calls wait for the caller's results; ``cancel()`` was called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one request. ``prompt_tokens`` counts the cached ones too.
+    """The number of tokens of one request. ``prompt_tokens`` includes the cached ones.
 
     Example:
         >>> usage = model.ask("Yes or no?", choices=["yes"], max_thinking_tokens=0).usage
@@ -47,11 +47,11 @@ class Usage:
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    """How many of the prompt's tokens were in the prompt cache and cost nothing."""
+    """The prompt's tokens that were in the prompt cache and were not computed again."""
     completion_tokens: int = 0
     """Every generated token: headers, analysis, answer, stop token."""
     reasoning_tokens: int = 0
-    """How many of the completion's tokens were analysis text."""
+    """The completion's tokens that were analysis text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprob:
-    """One generated token and how likely the model thought it.
+    """One generated token and its probability.
 
     Example:
         >>> reply = model.ask("Yes or no?", choices=["yes"], max_thinking_tokens=0, logprobs=True)
@@ -83,7 +83,7 @@ class TokenLogprob:
     token: int
     text: str
     logprob: float
-    """Natural logarithm of the probability at temperature 1, before any filter or form."""
+    """Natural logarithm of the probability at temperature 1, before any filter or constraint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,8 @@ class Progress(_Event):
     Example:
         >>> with model.stream("Yes or no?", choices=["yes"], max_thinking_tokens=0) as stream:
         ...     progress = [event for event in stream if isinstance(event, Progress)]
-        >>> progress[0].done, progress[-1].total == stream.reply.usage.prompt_tokens
+        >>> usage = stream.reply.usage
+        >>> progress[0].done, progress[-1].total == usage.prompt_tokens - usage.cached_tokens
         (0, True)
     """
 
@@ -131,7 +132,7 @@ class Thinking(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preamble(_Event):
-    """A piece of what the model says to the user before it calls tools.
+    """A piece of text for the user before a tool call, or of an answer without a final message (`Reply.text`).
 
     Example:
         >>> Preamble(delta="Let me look.").to_dict()
@@ -158,7 +159,7 @@ class Text(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall(_Event):
-    """A complete call that the model made. ``name`` is the recipient, for example ``functions.get_weather``.
+    """A complete tool call. ``name`` is the recipient, for example ``functions.get_weather``.
 
     Example:
         >>> lamp = {"name": "lamp", "function": lambda: "on"}
@@ -169,13 +170,13 @@ class ToolCall(_Event):
     type: Literal["tool_call"] = "tool_call"
     name: str
     arguments: str
-    """As the model wrote them: JSON, unless the model erred."""
+    """As the model wrote them: JSON, unless the model made a mistake."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolResult(_Event):
-    """What the model was told of its call: the event after a tool ran, what ``after_call`` may change, and what
-    ``chat.send_results`` takes.
+    """The result of a tool call as the model reads it: the event after a tool has run. ``after_call`` may change
+    it, and ``chat.send_results`` accepts it.
 
     Example:
         >>> ToolResult(name="functions.get_weather", output="4 degrees, rain").to_dict()["error"]
@@ -184,9 +185,9 @@ class ToolResult(_Event):
 
     type: Literal["tool_result"] = "tool_result"
     name: str
-    """Of the tool, as the call has it: ``functions.get_weather``."""
+    """The tool's name as in the call: ``functions.get_weather``."""
     output: str
-    """Text as the function gave it, anything else as JSON; what went wrong, if something did."""
+    """The function's text, any other value as JSON, or the error."""
     error: bool = False
     """Whether the call failed: wrong arguments, an unknown tool, an exception, a veto."""
 
@@ -202,22 +203,22 @@ class Reply:
     """
 
     text: str
-    """The final channel. Empty when the model stopped for a tool call or was cut short before it."""
+    """The final channel, or the last preamble after all calls if the turn ended without a final message. Empty if
+    the model stopped for a tool call, was cut short before the answer, or wrote only analysis or nothing."""
     thinking: str = ""
     """The analysis channel. It is not trained to the safety standard of final answers."""
     tool_calls: tuple[ToolCall, ...] = ()
     parsed: Any = None
-    """The answer as the object, data or text that ``schema``, ``regex`` or ``choices`` asked for."""
+    """The answer as the object, data or text that ``schema``, ``regex`` or ``choices`` requires."""
     messages: tuple[Message, ...] = ()
     """Everything the request added to the conversation, tool results included."""
     finish_reason: FinishReason = "stop"
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
     repairs: tuple[str, ...] = ()
-    """What was malformed in the model's output and how it was read."""
-
+    """The repairs of malformed output, one text for each repaired message."""
     logprobs: tuple[TokenLogprob, ...] | None = None
-    """Of every generated token, headers and analysis included, where ``logprobs=True`` asked for them."""
+    """Of every generated token, including headers and analysis, if ``logprobs=True`` was given."""
 
     def to_dict(self) -> dict[str, Any]:
         """The reply as plain JSON data; messages in openai-harmony's form."""
@@ -226,7 +227,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done(_Event):
-    """The last event of every stream, with the whole answer. A stream that ends in an error has none.
+    """The last event of every stream, with the whole answer. A stream that ends in an error does not have it.
 
     Example:
         >>> Done(reply=Reply(text="Hi.")).to_dict()["reply"]["finish_reason"]
@@ -235,7 +236,7 @@ class Done(_Event):
 
     type: Literal["done"] = "done"
     reply: Reply
-    """Everything that the events before it told, added up: the same as ``stream.reply``."""
+    """The sum of all events before it, the same as ``stream.reply``."""
 
 
 Event = Progress | Thinking | Preamble | ToolCall | ToolResult | Text | Done

@@ -1,17 +1,14 @@
-"""How an answer is sampled and how long the model thinks first: plain values, checked without MLX."""
+"""How tokens are sampled, as plain values that are checked without MLX."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from .arguments import checked_flag, checked_integer, checked_number
 from .errors import InvalidRequest
 from .files.read import short_repr
 
-__all__ = ["Effort", "SamplingParams"]
-
-Effort = Literal["low", "medium", "high"]
-"""How long the model thinks; gpt-oss cannot be told not to."""
+__all__ = ["SamplingParams", "checked_sampling"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,30 +49,30 @@ class SamplingParams:
     """End an analysis that goes round in circles: ``finish_reason`` is then ``loop``."""
 
     def __post_init__(self) -> None:
-        _check_number("temperature", self.temperature, 0.0, 100.0)
-        _check_number("top_p", self.top_p, 0.0, 1.0)
-        _check_number("min_p", self.min_p, 0.0, 1.0)
+        checked_number("temperature", self.temperature, 0.0, 100.0)
+        checked_number("top_p", self.top_p, 0.0, 1.0)
+        checked_number("min_p", self.min_p, 0.0, 1.0)
         if self.top_p == 0:
             raise InvalidRequest("top_p is 0; use temperature 0 for the most likely token")
-        _check_integer("top_k", self.top_k, 0, 2**31 - 1)
-        _check_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
-        if type(self.stop_loops) is not bool:
-            raise InvalidRequest(f"stop_loops is {short_repr(self.stop_loops)}; True or False is needed")
+        checked_integer("top_k", self.top_k, 0, 2**31 - 1)
+        checked_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        checked_flag("stop_loops", self.stop_loops)
         if self.seed is not None:
-            _check_integer("seed", self.seed, 0, 2**64 - 1)
+            checked_integer("seed", self.seed, 0, 2**64 - 1)
         if self.max_tokens is not None:
-            _check_integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
+            checked_integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
         stop: object = self.stop
         if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
             raise InvalidRequest(f"stop is {short_repr(stop)}; a tuple of texts that are not empty is needed")
         object.__setattr__(self, "stop", tuple(stop))
 
 
-def _check_number(name: str, value: float, low: float, high: float) -> None:
-    if type(value) not in (int, float) or not low <= value <= high:
-        raise InvalidRequest(f"{name} is {short_repr(value)}; a number from {low:g} to {high:g} is needed")
-
-
-def _check_integer(name: str, value: int, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value <= high:
-        raise InvalidRequest(f"{name} is {short_repr(value)}; a whole number from {low} to {high} is needed")
+def checked_sampling(sampling: object) -> SamplingParams:
+    """How tokens are chosen; None is the default."""
+    if sampling is None:
+        return SamplingParams()
+    if not isinstance(sampling, SamplingParams):
+        raise InvalidRequest(
+            f"sampling is {short_repr(sampling)}; SamplingParams is needed, such as SamplingParams(temperature=0)"
+        )
+    return sampling

@@ -1,14 +1,16 @@
 """Text to tokens and back: a tiktoken Encoding built from the checkpoint's own tokenizer.json.
 
-Nothing is fetched. Ids come from the file by name, so a checkpoint with a smaller vocabulary works the
-same. Text is always encoded as ordinary text: ``<|end|>`` typed by a user never becomes a control token.
-Knows nothing of harmony beyond the names of its control tokens.
+Nothing is downloaded. Ids come from the file by name, so a checkpoint with a smaller vocabulary works the same
+way. Text is always encoded as ordinary text: ``<|end|>`` typed by a user never becomes a control token. Of
+harmony this module knows only the names of the control tokens.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +22,7 @@ from .files.read import inside, parse_json, read_regular, short_repr
 
 __all__ = ["CONTROL_TOKENS", "O200K_PATTERN", "Tokenizer"]
 
-# Without these there is no harmony format.
+# harmony needs all of these.
 CONTROL_TOKENS = (
     "<|endoftext|>",
     "<|return|>",
@@ -46,19 +48,37 @@ O200K_PATTERN = "|".join(
 )
 
 _REPLACEMENT = "\ufffd".encode()
-_MAX_FILE_BYTES = 64 * 2**20  # gpt-oss's has 28 MB
+_MAX_FILE_BYTES = 64 * 2**20  # gpt-oss's file has 28 MB
 _MAX_PATTERN = 4096
-# The pattern backtracks once for every such character in a row, and tiktoken panics at a million of them.
+# The pattern backtracks once for every white space character in a row; at a million of them tiktoken panics.
 _MAX_WHITE_SPACE = 500_000
-# What every pattern must take apart and give back: letters of several scripts, digits, spaces, marks, lines.
+# Every pattern must split this text without loss: letters of several scripts, digits, spaces, marks, line breaks.
 _PROBE = "Hello, wörld 東京 12345 it's  a\ttest\r\n\n <|end|> \u0301\u200d🇳🇴 ==/ "
 
 
+@contextmanager
+def _silent_panics() -> Iterator[None]:
+    """Rust writes a panic to standard error before Python sees it as an error; this discards the text."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # standard error is closed
+        yield
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
 class Tokenizer:
-    """Encodes ordinary text, decodes tokens, and knows the control tokens by name.
+    """Encodes ordinary text, decodes tokens, and has the ids of the control tokens by name.
 
     Args:
-        ranks: the bytes of every ordinary token and its id; merges happen in the order of the ids.
+        ranks: the bytes of every ordinary token and its id; merges are applied in the order of the ids.
         special: the name of every control token and its id.
         pattern: the regular expression that splits text before merging.
 
@@ -89,7 +109,7 @@ class Tokenizer:
         self._bytes: dict[int, bytes] = {token: piece for piece, token in ranks.items()}
         self._bytes.update({token: name.encode() for name, token in special.items()})
         self.size = max(self._bytes) + 1
-        # The published pattern matches every text. Of another one that is made sure, text by text.
+        # The published pattern matches every text. For any other pattern each text is checked.
         self._pattern_is_known = pattern == O200K_PATTERN
         self._encode_checked(_PROBE)
 
@@ -97,7 +117,7 @@ class Tokenizer:
     def from_ranks(
         cls, ranks: Mapping[bytes, int], special: Mapping[str, int], pattern: str = O200K_PATTERN
     ) -> Tokenizer:
-        """A tokenizer from tiktoken's own form: see the class.
+        """A tokenizer from tiktoken's data. The arguments are those of the class.
 
         Example:
             >>> ranks = {bytes([value]): value for value in range(256)}
@@ -112,7 +132,7 @@ class Tokenizer:
         """Reads ``tokenizer.json`` (Hugging Face form, byte-level BPE).
 
         Raises:
-            TokenizerError: the file is missing, is no byte-level BPE, or its entries contradict each other.
+            TokenizerError: the file is missing, is not a byte-level BPE, or its entries contradict each other.
 
         Example:
             >>> Tokenizer.from_directory(model.directory).size == model.tokenizer.size
@@ -133,10 +153,10 @@ class Tokenizer:
             raise TokenizerError(f"{path}: {error}") from error
 
     def encode(self, text: str) -> list[int]:
-        """Ordinary text to tokens; the names of control tokens in it are ordinary characters.
+        """Encodes ordinary text; the names of control tokens in it are ordinary characters.
 
         Raises:
-            InvalidRequest: half a million white space characters in a row: more than the pattern can match.
+            InvalidRequest: more than half a million white space characters in a row, too many for the pattern.
             TokenizerError: the checkpoint's own pattern does not match all of the text.
 
         Example:
@@ -150,20 +170,21 @@ class Tokenizer:
         return self._encoding.encode_ordinary(text) if self._pattern_is_known else self._encode_checked(text)
 
     def _encode_checked(self, text: str) -> list[int]:
-        """What a pattern does not match would be lost; one that matches nothing makes tiktoken panic."""
+        """Encodes with an unknown pattern, which may lose text, or match nothing and make tiktoken panic."""
         try:
-            tokens = self._encoding.encode_ordinary(text)
+            with nullcontext() if self._pattern_is_known else _silent_panics():
+                tokens = self._encoding.encode_ordinary(text)
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # of PyO3, which exports no class to catch
+            if type(error).__name__ != "PanicException":  # PyO3 exports no class to catch
                 raise
             tokens = []
-        # As tiktoken reads halves of surrogate pairs.
+        # tiktoken joins surrogate pairs and replaces lone halves; the comparison must too.
         if self.decode(tokens) != text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"):
             raise TokenizerError("tokenizer pattern loses text; this is not gpt-oss's tokenizer")
         return tokens
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Tokens to text; control tokens appear by name, invalid UTF-8 as U+FFFD.
+        """Decodes tokens; control tokens appear by name, invalid UTF-8 as U+FFFD.
 
         Example:
             >>> model.tokenizer.decode([model.tokenizer.special["<|end|>"]])
@@ -172,7 +193,7 @@ class Tokenizer:
         return b"".join(map(self.token_bytes, tokens)).decode("utf-8", errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of one token. Ids without an entry (a padded vocabulary) are U+FFFD, never an error."""
+        """The bytes of one token. An id without an entry (in a padded vocabulary) has the bytes of U+FFFD."""
         return self._bytes.get(token, _REPLACEMENT)
 
     def is_special(self, token: int) -> bool:
@@ -183,7 +204,7 @@ class Tokenizer:
         """The id of a control token.
 
         Raises:
-            InvalidRequest: this tokenizer has no such token.
+            InvalidRequest: the tokenizer has no such token.
         """
         try:
             return self.special[name]
@@ -201,7 +222,7 @@ def _check_vocabulary(ranks: Mapping[bytes, int], special: Mapping[str, int]) ->
     ids = [*ranks.values(), *special.values()]
     if len(set(ids)) != len(ids):
         raise TokenizerError("two tokens have the same id")
-    # tiktoken keeps ids in 32 bits and aborts beyond.
+    # tiktoken stores ids in 32 bits and aborts on larger ones.
     if min(ids) < 0 or max(ids) >= 2**31:
         raise TokenizerError(f"token id {max(ids, key=abs)} is out of range (0 to {2**31 - 1})")
 
@@ -222,7 +243,7 @@ def _parse_tokenizer_json(content: Any) -> tuple[dict[bytes, int], dict[str, int
         if piece in special:
             continue
         try:
-            # Byte-level BPE writes each byte as one printable character: map those back to bytes.
+            # Byte-level BPE writes each byte as one printable character.
             ranks[piece.translate(byte_of).encode("latin-1")] = _id(token, piece)
         except UnicodeEncodeError:
             raise TokenizerError(
@@ -256,14 +277,14 @@ def _split_pattern(pre_tokenizer: Any) -> str:
 
 
 def _byte_level_alphabet() -> dict[int, int]:
-    """GPT-2's printable stand-ins for the 256 bytes: code point of the stand-in → byte.
+    """GPT-2's printable characters for the 256 bytes: code point of the character → byte.
 
-    Printable Latin-1 stands for itself; the other bytes, in order, for the code points from 256 on.
+    Printable Latin-1 represents itself; the code points from 256 on represent the other bytes, in order.
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [value for value in range(256) if value not in printable]
     alphabet = {value: value for value in printable}
     alphabet.update({256 + position: value for position, value in enumerate(others)})
-    # The characters that are no stand-in must not pass as themselves.
+    # Any other Latin-1 character is invalid: mapped to a code point that Latin-1 cannot encode.
     alphabet.update(dict.fromkeys(others, 65535))
     return alphabet

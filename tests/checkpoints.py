@@ -16,7 +16,7 @@ __all__ = ["SHAPES", "load_shape", "random_config", "random_tokens", "write_rand
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
-# Five shapes that differ where implementations go wrong: windows, contexts, head counts, layer orders.
+# Five shapes that differ in what implementations get wrong: windows, contexts, head counts, layer orders.
 SHAPES: dict[str, dict[str, Any]] = {
     "small": {"num_hidden_layers": 2},
     "odd_layers": {"num_hidden_layers": 3, "num_local_experts": 32, "sliding_window": 128},

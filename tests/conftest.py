@@ -11,7 +11,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from gptoss_mlx.engine.engine import GptOss
+from gptoss_mlx.api import GptOss
 from gptoss_mlx.model.transformer import Transformer, load_transformer
 from tests import DEMO
 from tests.checkpoints import SHAPES, load_shape
@@ -41,6 +41,13 @@ def _private_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 def demo() -> Iterator[GptOss]:
     """The embedded model, in float32: for tests of equality, and four times as fast on a CPU as bfloat16, in which
     the tests of the command line have it."""
+    with GptOss(DEMO, name="demo", dtype="float32") as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def cold_demo() -> Iterator[GptOss]:
+    """The same model with prompt caches of its own: tests clear them to compute without any."""
     with GptOss(DEMO, name="demo", dtype="float32") as model:
         yield model
 

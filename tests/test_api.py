@@ -19,10 +19,10 @@ import pydantic
 import pytest
 
 import gptoss_mlx as gptoss
+from gptoss_mlx.api import GptOss
 from gptoss_mlx.chat.stream import Stream
 from gptoss_mlx.cli.chat.run import _show_json
 from gptoss_mlx.cli.screen.terminal import Terminal
-from gptoss_mlx.engine.engine import GptOss
 from gptoss_mlx.errors import InvalidRequest, OutputError
 from gptoss_mlx.events import Done, Event, Text, TokenLogprob, ToolCall, ToolResult
 from gptoss_mlx.sampling import SamplingParams
@@ -38,27 +38,36 @@ OutputError Preamble Progress Reply SamplingParams Stream Text Thinking Timings 
 ToolCall ToolResult Usage __version__ load load_async
 """.split()  # noqa: SIM905
 
-LATTER = "date before_call after_call max_steps"
+SETTINGS = "instructions effort tools sampling date before_call after_call max_steps"
+ANSWER = "schema regex choices max_thinking_tokens tool_choice logprobs"
 SIGNATURES = {
     "load": "reference dtype download kv_bits context max_cache_bytes",
     "load_async": "reference dtype download kv_bits context max_cache_bytes",
-    "GptOss.ask": "self prompt options",
-    "GptOss.stream": f"self prompt effort instructions sampling tools {LATTER} options",
-    "GptOss.chat": f"self instructions effort tools sampling {LATTER}",
-    "GptOss.load_chat": "self path tools keep_readable",
-    "GptOss.generate": "self tokens sampling prefix",
+    "GptOss.ask": f"self prompt {SETTINGS} {ANSWER}",
+    "GptOss.stream": f"self prompt {SETTINGS} {ANSWER}",
+    "GptOss.chat": f"self messages {SETTINGS}",
+    "GptOss.load_chat": f"self path keep_readable {SETTINGS}",
+    "GptOss.generate": "self tokens sampling boundaries guide logprobs",
+    "GptOss.prefill": "self tokens boundaries",
+    "GptOss.prefill_when_idle": "self tokens boundaries",
+    "GptOss.cached_length": "self tokens",
+    "GptOss.clear_caches": "self",
+    "GptOss.save_cache": "self path tokens",
+    "GptOss.load_cache": "self path",
     "GptOss.close": "self",
-    "Chat.send": "self text effort options",
-    "Chat.stream": "self text effort options",
-    "Chat.send_results": "self results options",
-    "Chat.stream_results": "self results options",
-    "Chat.retry": "self effort options",
-    "Chat.stream_retry": "self effort options",
-    "Chat.edit": "self index text options",
-    "Chat.stream_edit": "self index text options",
+    "Chat": f"model messages title {SETTINGS}",
+    "Chat.send": f"self text effort {ANSWER}",
+    "Chat.stream": f"self text effort {ANSWER}",
+    "Chat.send_results": f"self results {ANSWER}",
+    "Chat.stream_results": f"self results {ANSWER}",
+    "Chat.retry": f"self effort {ANSWER}",
+    "Chat.stream_retry": f"self effort {ANSWER}",
+    "Chat.edit": f"self index text {ANSWER}",
+    "Chat.stream_edit": f"self index text {ANSWER}",
+    "Chat.prefill": "self",
     "Chat.continue_stream": "self",
     "Chat.undo": "self",
-    "Chat.fork": "self",
+    "Chat.fork": f"self {SETTINGS}",
     "Chat.save": "self path",
     "Chat.save_cache": "self path",
     "Chat.load_cache": "self path",
@@ -66,32 +75,32 @@ SIGNATURES = {
     "Chat.trace": "self",
     "Stream.finish": "self",
     "Stream.cancel": "self",
-    "AsyncGptOss.ask": "self prompt options",
-    "AsyncGptOss.stream": "self prompt options",
-    "AsyncGptOss.chat": f"self instructions effort tools sampling {LATTER}",
-    "AsyncGptOss.load_chat": "self path tools keep_readable",
+    "AsyncGptOss.ask": f"self prompt {SETTINGS} {ANSWER}",
+    "AsyncGptOss.stream": f"self prompt {SETTINGS} {ANSWER}",
+    "AsyncGptOss.chat": f"self messages {SETTINGS}",
+    "AsyncGptOss.load_chat": f"self path keep_readable {SETTINGS}",
     "AsyncGptOss.generate": "self tokens sampling",
     "AsyncGptOss.close": "self",
     "AsyncChat": "chat",
-    "AsyncChat.send": "self text effort options",
-    "AsyncChat.stream": "self text effort options",
-    "AsyncChat.send_results": "self results options",
-    "AsyncChat.stream_results": "self results options",
-    "AsyncChat.retry": "self effort options",
-    "AsyncChat.stream_retry": "self effort options",
-    "AsyncChat.edit": "self index text options",
-    "AsyncChat.stream_edit": "self index text options",
+    "AsyncChat.send": f"self text effort {ANSWER}",
+    "AsyncChat.stream": f"self text effort {ANSWER}",
+    "AsyncChat.send_results": f"self results {ANSWER}",
+    "AsyncChat.stream_results": f"self results {ANSWER}",
+    "AsyncChat.retry": f"self effort {ANSWER}",
+    "AsyncChat.stream_retry": f"self effort {ANSWER}",
+    "AsyncChat.edit": f"self index text {ANSWER}",
+    "AsyncChat.stream_edit": f"self index text {ANSWER}",
     "AsyncChat.continue_stream": "self",
-    "AsyncChat.fork": "self",
+    "AsyncChat.fork": f"self {SETTINGS}",
     "AsyncChat.save": "self path",
     "AsyncStream.finish": "self",
     "AsyncStream.aclose": "self",
     "Tool": "name description parameters function check declared_name",
     "SamplingParams": "temperature top_p top_k min_p repetition_penalty seed max_tokens stop stop_loops",
 }
-OPTIONS = {"schema", "regex", "choices", "max_thinking_tokens", "tool_choice", "logprobs"}
+OPTIONS = set(ANSWER.split())
 DOCTESTED = """
-aio chat.chat chat.options chat.stream chat.transcript config engine.engine engine.generation errors events
+aio api chat.chat chat.options chat.stream chat.transcript config engine.engine engine.generation errors events
 sampling structured.constraint structured.validator tokenizer tools.tool tools.toolbox
 """.split()  # noqa: SIM905
 
@@ -164,7 +173,7 @@ def test_the_readme_runs(
         here = block.replace('"20b"', '"demo"').replace('load("demo")', 'load("demo", context=1024)')
         here = here.replace('load("demo", ', 'load("demo", dtype="float32", ')
         exec(compile(here, "README.md", "exec"), names)
-    assert capsys.readouterr().out.endswith("tokens to read again at high effort\n")
+    assert capsys.readouterr().out.endswith("tokens to compute at high effort\n")
 
 
 def test_the_script_that_uses_everything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -294,14 +303,14 @@ def test_logprobs_are_those_of_the_logits(demo: GptOss, guided: bool) -> None:
     chat = demo.chat(sampling=SamplingParams(temperature=1.0, seed=5, max_tokens=12))
     options: Any = {"max_thinking_tokens": 1000} if guided else {}
     prompts: list[list[int]] = []
-    original = demo._generate
+    original = demo.generate
 
     def noted(prompt: list[int], *rest: Any, **named: Any) -> Any:
         prompts.append(prompt)
         return original(prompt, *rest, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "_generate", noted)
+        patch.setattr(demo, "generate", noted)
         reply = chat.send("What is 12+30?", logprobs=True, **options)
     assert reply.logprobs is not None
     tokens = [entry.token for entry in reply.logprobs]

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import pytest
 
 import gptoss_mlx
+from gptoss_mlx.api import GptOss
+from gptoss_mlx.chat.options import ChatSettings
 from gptoss_mlx.chat.transcript import Transcript
-from gptoss_mlx.engine.engine import GptOss
 from gptoss_mlx.errors import ChatFileError, GptOssError, InvalidRequest, RenderError, SchemaError, ToolError
 from gptoss_mlx.harmony import Message
 from gptoss_mlx.structured.constraint import Constraint
@@ -140,7 +141,10 @@ def test_only_the_users_messages_can_be_edited(index: Any) -> None:
         (lambda model: model.generate([]), InvalidRequest, "the prompt is empty"),
         (lambda model: model.generate([1.0]), InvalidRequest, "token 1.0 is out of range"),
         (lambda model: model.generate([1], {}), InvalidRequest, "sampling is {}; SamplingParams"),
-        (lambda model: model.generate([1], prefix=3), InvalidRequest, "prefix is 3; one of make_prefix"),
+        (lambda model: model.prefill("hi"), InvalidRequest, "tokens is 'hi'; .*tokenizer.encode"),
+        (lambda model: model.prefill([]), InvalidRequest, "the prompt is empty"),
+        (lambda model: model.prefill([-1]), InvalidRequest, "token -1 is out of range"),
+        (lambda model: model.chat(steps=3), InvalidRequest, "there is no option 'steps'; there are instructions"),
         (lambda model: model.chat().save(3), InvalidRequest, "path is 3; a path is needed"),
         (lambda model: model.chat().save("\ud800"), InvalidRequest, "path is .*; no file can have that name"),
         (lambda model: model.chat().save_cache("a\0"), InvalidRequest, "path is .*; no file can have that name"),
@@ -163,13 +167,38 @@ def test_every_other_argument(
         call(demo)
 
 
-@pytest.mark.parametrize("name", ["title", "instructions", "date"])
-def test_what_cannot_be_read_again_is_not_saved(name: str, tmp_path: Path) -> None:
-    transcript = Transcript()
-    setattr(transcript, name, "\ud800")
-    with pytest.raises(InvalidRequest, match=name):
+def test_a_title_that_cannot_be_read_again_is_not_saved(tmp_path: Path) -> None:
+    transcript = Transcript(ChatSettings())
+    transcript.title = "\ud800"
+    with pytest.raises(InvalidRequest, match="title"):
         transcript.save(tmp_path / "chat.json")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("instructions", "\ud800"), ("instructions", 3), ("date", "\ud800"), ("date", "2026-13-01")],
+        *[("effort", "off"), ("effort", None), ("sampling", {}), ("sampling", 3), ("max_steps", 0)],
+        *[("max_steps", True), ("max_steps", "1"), ("before_call", 3), ("after_call", {})],
+    ],
+)
+def test_a_setting_that_is_assigned_is_checked_like_an_argument(name: str, value: Any) -> None:
+    transcript = Transcript(ChatSettings())
+    before = transcript.settings
+    with pytest.raises(InvalidRequest, match=name):
+        setattr(transcript, name, value)
+    assert transcript.settings is before
+
+
+def test_tools_can_be_assigned() -> None:
+    transcript = Transcript(ChatSettings())
+    with pytest.raises(ToolError, match="tools is 'f'"):
+        transcript.tools = "f"
+    transcript.tools = [test_tools_can_be_assigned]
+    functions = transcript.prompt.functions
+    assert functions is not None
+    assert [tool.name for tool in functions.tools] == ["test_tools_can_be_assigned"]
 
 
 @pytest.mark.parametrize("depth", [30, 62, 64, 80, 110, 150, 1000])

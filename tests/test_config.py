@@ -8,8 +8,15 @@ from typing import Any
 
 import pytest
 
-from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.errors import CheckpointError, ConfigError
+from gptoss_mlx.config import (
+    GPT_OSS_20B,
+    ModelConfig,
+    Quantization,
+    precision_of,
+    quantization_for,
+    with_precision,
+)
+from gptoss_mlx.errors import CheckpointError, ConfigError, InvalidRequest
 from tests.checkpoints import SHAPES, random_config
 
 NUMBERS = [
@@ -126,3 +133,36 @@ def test_a_file_that_is_no_config_is_named(tmp_path: Path) -> None:
     path.write_text(json.dumps(random_config(hidden_act="relu")))
     with pytest.raises(ConfigError, match=f"{path}: hidden_act"):
         ModelConfig.from_directory(tmp_path)
+
+
+# The released models, and precisions.
+
+
+def test_groups_are_32_where_a_width_has_no_factor_64() -> None:
+    config = ModelConfig.from_dict(random_config(hidden_size=96))
+    assert quantization_for(config, "q4") == Quantization(bits=4, group_size=32)
+    assert quantization_for(GPT_OSS_20B, "q8") == Quantization(bits=8, group_size=64)
+    assert precision_of(with_precision(config, "q4")) == "q4"
+    assert precision_of(config) == "bf16"
+
+
+def test_known_configs_equal_the_released_files(tmp_path: Path) -> None:
+    released = {
+        "head_dim": 64,
+        "hidden_size": 2880,
+        "initial_context_length": 4096,
+        "intermediate_size": 2880,
+        "num_attention_heads": 64,
+        "num_hidden_layers": 24,
+        "num_key_value_heads": 8,
+        "num_local_experts": 32,
+        "sliding_window": 128,
+        "vocab_size": 201088,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(random_config(num_hidden_layers=24) | released))
+    assert ModelConfig.from_directory(tmp_path) == GPT_OSS_20B
+
+
+def test_an_unknown_precision_is_named() -> None:
+    with pytest.raises(InvalidRequest, match="dense is 'q5'; one of bf16, q8, q4 is needed"):
+        quantization_for(GPT_OSS_20B, "q5")  # type: ignore[arg-type]

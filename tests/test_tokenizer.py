@@ -1,4 +1,4 @@
-"""The tokenizer against OpenAI's own, and tokenizer.json read exactly or refused."""
+"""The tokenizer compared with OpenAI's, and tokenizer.json read exactly or refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def openai() -> Any:
     """openai-harmony's own encoding."""
     import openai_harmony  # type: ignore[import-untyped]
 
-    assert OracleConversation is not None  # the fixtures' import has pointed it at the vocabulary
+    assert OracleConversation is not None  # importing the fixtures sets its vocabulary
     return openai_harmony.load_harmony_encoding(openai_harmony.HarmonyEncodingName.HARMONY_GPT_OSS)
 
 

@@ -79,7 +79,7 @@ def ask(model: gptoss.GptOss) -> None:
             print(delta, end="")
         stream.cancel()
     tokens: list[int] = model.tokenizer.encode("Once")
-    generation: gptoss.Generation = model.generate(tokens, BRIEF, prefix=model.make_prefix())
+    generation: gptoss.Generation = model.generate(tokens, BRIEF)
     print(model.tokenizer.decode(list(generation)), model.config.num_hidden_layers)
 
 

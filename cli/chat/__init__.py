@@ -1,4 +1,4 @@
-"""`gptoss chat` and `gptoss run`: the loop, the slash commands, what is shown of an answer, saved chats.
+"""`gptoss chat` and `gptoss run`: the loop, the slash commands, answers on the screen, saved chats.
 
-Knows the library's public names and the screen.
+Uses the library's public names and the screen; knows nothing of how a model computes.
 """

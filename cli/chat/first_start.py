@@ -1,4 +1,4 @@
-"""Which model to use when none is named, and what a first start says. Nothing is downloaded unasked."""
+"""The model to use when none is named, and the first start. Nothing is downloaded without being asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..screen.spans import BOLD, CYAN, DIM, GREEN, RED, YELLOW, Row, Span
 from ..screen.terminal import Terminal
 
 if TYPE_CHECKING:
-    from ...memory.sizes import DeviceInfo
+    from ...memory.device import DeviceInfo
 
 __all__ = ["choose_model", "offers"]
 
@@ -17,12 +17,12 @@ _HOW = "get it with: gptoss convert 20b; or try the small demonstration model: -
 
 
 def choose_model(named: str | None, terminal: Terminal, interactive: bool) -> str:
-    """The model that was named, else the default (see :func:`..hub.default_model`), else what the user answers.
+    """The named model, else the default (see ``hub.models.default_model``), else the one that the user chooses.
 
     Raises:
-        ModelNotFound: there is none, and nobody to ask or nothing chosen.
+        ModelNotFound: there is none, and no terminal to ask in, or the user chose none.
     """
-    if named == "demo":  # without looking: the prompt should be up at once
+    if named == "demo":  # not looked up, so that the prompt is ready at once
         return named
     if named:
         from ...hub.models import resolve
@@ -40,8 +40,8 @@ def choose_model(named: str | None, terminal: Terminal, interactive: bool) -> st
 
 
 def _ask(terminal: Terminal) -> str:
-    """Say what is missing and what it would take; the user chooses."""
-    from ...memory.sizes import DeviceInfo
+    """Say which models there are and what they need; the user chooses."""
+    from ...memory.device import DeviceInfo
 
     rows = [
         (Span("No gpt-oss model is on this machine yet.", BOLD),),
@@ -63,23 +63,26 @@ def _ask(terminal: Terminal) -> str:
             return "demo"
         if choice in ("q", ""):
             raise ModelNotFound(f"no model was chosen; {_HOW}")
-        terminal.line("1, 2 or q", DIM)
+        terminal.line("please type 1, 2 or q", DIM)
 
 
 def offers(device: DeviceInfo) -> list[Row]:
-    """The released models: how large they are, and whether the machine holds them or what it takes."""
-    from ...memory.sizes import RELEASED, choose_precision, gigabytes, weight_bytes
+    """The released models: their sizes, and whether they fit the machine or what would make them fit."""
+    from ...config import RELEASED
+    from ...files.units import format_bytes
+    from ...memory.precision import choose_precision
+    from ...memory.sizes import weight_bytes
 
     rows: list[Row] = []
     for name, config in RELEASED.items():
-        needed = choose_precision(config, device).fit
-        download = gigabytes(weight_bytes(config, "bf16"))
-        sizes = f"{download:>8} to download   {gigabytes(needed.needed_bytes):>8} of memory   "
-        verdict = Span("fits", GREEN) if needed.fits else Span("does not fit", RED)
+        budget = choose_precision(config, device).budget
+        download = format_bytes(weight_bytes(config, "bf16"))
+        sizes = f"{download:>8} to download   {format_bytes(budget.needed_bytes()):>8} of memory   "
+        verdict = Span("fits", GREEN) if budget.fits else Span("does not fit", RED)
         rows.append((Span(f"gpt-oss-{name:<5}"), Span(sizes), verdict))
-        if needed.remedy is not None:
-            rows.append((Span("it fits after: "), Span(needed.remedy, YELLOW)))
-    rows.append((Span(f"Models may use {gigabytes(device.gpu_bytes)} of this machine's memory.", DIM),))
+        if budget.wired_limit_command is not None:
+            rows.append((Span("it fits after: "), Span(budget.wired_limit_command, YELLOW)))
+    rows.append((Span(f"Models may use {format_bytes(device.gpu_bytes)} of this machine's memory.", DIM),))
     return rows
 
 
@@ -99,6 +102,6 @@ def _convert(terminal: Terminal) -> str:
 
     command = [sys.executable, "-m", "gptoss_mlx.cli", "convert", "20b"]
     if subprocess.run(command, check=False).returncode != 0:
-        raise ModelNotFound("the conversion did not finish; gptoss convert 20b takes it up again")
+        raise ModelNotFound("the conversion did not finish; run it again: gptoss convert 20b")
     terminal.line()
     return "20b"

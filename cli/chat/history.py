@@ -1,4 +1,4 @@
-"""A conversation that is already there: shown again, or written as Markdown."""
+"""A conversation so far: its questions and answers, shown again or written as Markdown."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING
 
 from ...errors import InvalidRequest
 from ..screen.markdown import render
-from ..screen.spans import BOLD, CYAN, DIM, Row, Span, visible, wrap
+from ..screen.spans import BOLD, CYAN, DIM, Row, Span, shorten, visible, wrap
 from ..screen.terminal import Terminal
-from .attachments import without_files
+from .attachments import split_files
 
 if TYPE_CHECKING:
     from ...chat.chat import Chat
 
 __all__ = ["as_markdown", "last_answer", "last_question", "make_title", "show_last_turn", "show_transcript"]
 
-
 _TITLE_LENGTH = 60
 
 
 def turns(chat: Chat) -> Iterator[tuple[str, str]]:
-    """Role and text of what a person would call the conversation: questions and final answers."""
+    """Role and text of every question and final answer."""
     for message in chat.messages:
         role = str(message.author.role)
         if role == "user" or (role == "assistant" and message.channel == "final"):
@@ -29,7 +28,7 @@ def turns(chat: Chat) -> Iterator[tuple[str, str]]:
 
 
 def last_question(chat: Chat) -> tuple[int, str]:
-    """Where the last question stands among the messages, and its text.
+    """The position of the last question among the messages, and its text.
 
     Raises:
         InvalidRequest: nothing was asked yet.
@@ -46,7 +45,7 @@ def make_title(chat: Chat) -> str | None:
     first = next((text for role, text in turns(chat) if role == "user"), None)
     if first is None:
         return None
-    text = " ".join(visible(without_files(first)).split())
+    text = " ".join(visible(split_files(first)[1]).split())
     return text if len(text) <= _TITLE_LENGTH else text[: _TITLE_LENGTH - 1].rstrip() + "…"
 
 
@@ -68,13 +67,13 @@ def last_answer(chat: Chat) -> str:
 
 
 def show_transcript(chat: Chat, terminal: Terminal) -> None:
-    """The whole conversation."""
+    """Show the whole conversation."""
     for role, text in turns(chat):
         _show(role, text, terminal)
 
 
 def show_last_turn(chat: Chat, terminal: Terminal) -> None:
-    """Where a conversation stood."""
+    """Show the last question and its answers."""
     shown = list(turns(chat))
     start = max((number for number, (role, _) in enumerate(shown) if role == "user"), default=0)
     if start:
@@ -86,11 +85,12 @@ def show_last_turn(chat: Chat, terminal: Terminal) -> None:
 def _show(role: str, text: str, terminal: Terminal) -> None:
     width = max(terminal.width - 1, 10)
     if role == "user":
-        rows: list[Row] = []
-        for line in text.split("\n"):
-            rows += [wrapped.row for wrapped in wrap((Span(line),), width - 2)] or [()]
-        marks = [Span("› ", f"{BOLD};{CYAN}")] + [Span("· ", DIM)] * (len(rows) - 1)
-        terminal.rows([(mark, *row) for mark, row in zip(marks, rows, strict=True)])
+        files, question = split_files(text)
+        rows: list[Row] = [shorten((Span(file.summary, DIM),), width - 2) for file in files]
+        for line in question.split("\n"):
+            rows += [wrapped.row for wrapped in wrap((Span(visible(line.expandtabs(4))),), width - 2)] or [()]
+        markers = [Span("› ", f"{BOLD};{CYAN}")] + [Span("· ", DIM)] * (len(rows) - 1)
+        terminal.rows([(marker, *row) for marker, row in zip(markers, rows, strict=True)])
     else:
         terminal.rows(render(text, width))
     terminal.rows([()])

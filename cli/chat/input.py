@@ -21,7 +21,7 @@ from prompt_toolkit.input.typeahead import store_typeahead
 from prompt_toolkit.input.vt100_parser import Vt100Parser
 from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
 from prompt_toolkit.keys import Keys
-from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
+from prompt_toolkit.layout.processors import Processor, TabsProcessor, Transformation, TransformationInput
 from prompt_toolkit.output.color_depth import ColorDepth
 from prompt_toolkit.styles import Style
 
@@ -29,7 +29,7 @@ from ...errors import FileWriteError, InvalidRequest
 from ...files.write import private_file
 from ..screen.spans import visible
 
-__all__ = ["ChatPrompt", "CommandWords", "LineReader", "Reader", "in_block"]
+__all__ = ["ChatPrompt", "CommandCompleter", "CommandWords", "LineReader", "Reader", "in_block"]
 
 _STYLE = Style.from_dict(
     {
@@ -48,10 +48,10 @@ _STYLE = Style.from_dict(
 
 
 class CommandWords(Protocol):
-    """What the completer must know of the commands."""
+    """The words that the completer offers."""
 
     def names(self) -> Iterable[tuple[str, str]]:
-        """Names with their summaries."""
+        """The commands' names with their summaries."""
         ...
 
     def values(self, name: str) -> Iterable[str]:
@@ -59,29 +59,40 @@ class CommandWords(Protocol):
         ...
 
     def takes_path(self, name: str) -> bool:
-        """Whether paths may follow it."""
+        """Whether paths may follow a command."""
         ...
 
 
 class Reader(Protocol):
-    """Where questions come from."""
+    """A source of questions."""
 
     def read(self, typed: str = "", keys: str = "") -> str:
-        """The next question, of a line that starts as ``typed``, and of ``keys`` that were pressed before as the
-        terminal sent them. EOFError: there is none; KeyboardInterrupt: Ctrl-C on an empty line, or on one that
-        was to replace a question."""
+        """The next question or command.
+
+        Args:
+            typed: the text that the line starts with.
+            keys: keys that were pressed before, as the terminal sent them.
+
+        Raises:
+            EOFError: there is no further one.
+            KeyboardInterrupt: Ctrl-C on an empty line, or while the last question was edited.
+        """
         ...
 
 
+_QUOTES = '"""'
+
+
 def in_block(text: str) -> bool:
-    """Whether a block opened by three quotes is still open."""
-    return text.count('"""') % 2 == 1
+    """Whether a text that begins with three quotes has no other three: then it goes on in the next line."""
+    text = text.lstrip()
+    return text.startswith(_QUOTES) and _QUOTES not in text[3:]
 
 
 def without_quotes(text: str) -> str:
-    """The text of a block."""
+    """The text between three quotes and three quotes, or else ``text`` itself."""
     stripped = text.strip()
-    if len(stripped) >= 6 and stripped.startswith('"""') and stripped.endswith('"""'):
+    if len(stripped) >= 6 and stripped.startswith(_QUOTES) and stripped.endswith(_QUOTES):
         return stripped[3:-3].strip("\n")
     return text
 
@@ -110,7 +121,16 @@ class LineReader:
 
 
 class ChatPrompt:
-    """The editor line: history, completion, several lines, an external editor."""
+    """The prompt: history, completion, several lines, an external editor.
+
+    Args:
+        words: for completion.
+        history: the file of earlier questions; None: they are not kept.
+        toolbar: makes the line below the prompt.
+        toggle_thinking: called on Ctrl-T.
+        editing: whether the last question is being edited.
+        when_ready: called once the prompt is on the screen.
+    """
 
     def __init__(
         self,
@@ -125,17 +145,17 @@ class ChatPrompt:
             multiline=True,
             key_bindings=_bindings(toggle_thinking, editing),
             history=_history(history),
-            completer=_CommandCompleter(words),
+            completer=CommandCompleter(words),
             complete_while_typing=Condition(lambda: self._completing()),
             enable_suspend=True,
             tempfile_suffix=".md",
-            input_processors=[_Shown()],
-            bottom_toolbar=lambda: FormattedText([("class:bottom-toolbar", visible(toolbar()))]),
+            input_processors=[TabsProcessor(tabstop=4, char1=" ", char2=" "), _Visible()],
+            bottom_toolbar=lambda: FormattedText([("class:bottom-toolbar", visible(self._hint() or toolbar()))]),
             prompt_continuation=lambda width, line, wrapped: [("class:continuation", "· ".rjust(width))],
             style=_STYLE,
             color_depth=ColorDepth.MONOCHROME if os.environ.get("NO_COLOR") else None,
         )
-        # Not before the prompt is on the screen: what it starts competes for the processor.
+        # Only after the prompt is on the screen, since loading competes with it for the processor.
         self.session.app.after_render += lambda _app: when_ready()
 
     def read(self, typed: str = "", keys: str = "") -> str:
@@ -149,8 +169,15 @@ class ChatPrompt:
         if app.is_running and app.loop is not None:
             app.loop.call_soon_threadsafe(lambda: app.exit(exception=error) if app.is_running else None)
 
+    def _hint(self) -> str:
+        """How to go on where Enter does not send the text."""
+        return f"Enter starts a new line until {_QUOTES} ends the block" if in_block(self._text()) else ""
+
+    def _text(self) -> str:
+        return self.session.default_buffer.text
+
     def _completing(self) -> bool:
-        text = self.session.default_buffer.text
+        text = self._text()
         return text.startswith("/") and not text.startswith("//") and "\n" not in text
 
 
@@ -164,7 +191,7 @@ def _history(path: Path | None) -> History:
         return InMemoryHistory()
 
 
-# Terminals that tell Shift-Enter apart send one of these; it means the same as Alt-Enter.
+# Terminals that can tell Shift-Enter from Enter send one of these; it means the same as Alt-Enter.
 for _sequence in ("\x1b[13;2u", "\x1b[27;2;13~"):
     ANSI_SEQUENCES[_sequence] = (Keys.Escape, Keys.ControlM)
 
@@ -173,7 +200,7 @@ _PASTE, _PASTED = "\x1b[200~", "\x1b[201~"
 
 
 def _key_presses(keys: str) -> list[KeyPress]:
-    """What a terminal sent, as keys."""
+    """The keys of what a terminal sent."""
     presses: list[KeyPress] = []
     if keys.rfind(_PASTE) > keys.rfind(_PASTED):
         keys += _PASTED
@@ -183,7 +210,7 @@ def _key_presses(keys: str) -> list[KeyPress]:
 
 def _bindings(toggle_thinking: Callable[[], None], editing: Callable[[], bool]) -> KeyBindings:
     bindings = KeyBindings()
-    # Elsewhere, in a search of the history, these keys have their usual meaning.
+    # In a search of the history these keys keep their usual meaning.
     asking = has_focus(DEFAULT_BUFFER)
 
     @bindings.add("enter", filter=asking)
@@ -201,7 +228,7 @@ def _bindings(toggle_thinking: Callable[[], None], editing: Callable[[], bool]) 
 
     @bindings.add("c-x", "c-e", filter=asking)
     def _edit(event: KeyPressEvent) -> None:
-        # Not sent at once: whoever leaves the editor without saving wants to think again.
+        # Not sent at once: the user may have left the editor without saving.
         event.current_buffer.open_in_editor()
 
     @bindings.add("c-c", filter=asking)
@@ -220,26 +247,26 @@ def _bindings(toggle_thinking: Callable[[], None], editing: Callable[[], bool]) 
     return bindings
 
 
-class _Shown(Processor):
-    """Characters of the line that a terminal would obey, or that would reorder it, as one sign each."""
+class _Visible(Processor):
+    """Shows characters that a terminal would obey, or that would hide or reorder text, as one symbol each."""
 
     def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
         fragments = transformation_input.fragments
-        return Transformation([(style, _signs(text), *rest) for style, text, *rest in fragments])  # type: ignore[misc]
+        return Transformation([(style, _symbols(text), *rest) for style, text, *rest in fragments])  # type: ignore[misc]
 
 
-def _signs(text: str) -> str:
-    """As long as ``text``, so that the cursor stands where it should."""
+def _symbols(text: str) -> str:
+    """``text`` made visible without a change of its length, so that the cursor stands at the right character."""
     if visible(text) == text:
         return text
-    return "".join(sign if len(sign := visible(character)) == 1 else "\ufffd" for character in text)
+    return "".join(symbol if len(symbol := visible(character)) == 1 else "\ufffd" for character in text)
 
 
 _LAST_WORD = re.compile(r"(?:\\.|[^\s\\])*\Z")
-"""Spaces behind a backslash belong to it."""
+"""The last word of a line; a space after a backslash belongs to it."""
 
 
-class _CommandCompleter(Completer):
+class CommandCompleter(Completer):
     """Commands, then their values or paths."""
 
     def __init__(self, words: CommandWords) -> None:
@@ -251,6 +278,7 @@ class _CommandCompleter(Completer):
         if not text.startswith("/") or text.startswith("//") or "\n" in text:
             return
         name, space, rest = text[1:].partition(" ")
+        name = name.lower()
         if not space:
             for command, summary in self._words.names():
                 if command.startswith(name):
@@ -259,14 +287,17 @@ class _CommandCompleter(Completer):
         match = _LAST_WORD.search(rest)
         word = match.group() if match else ""
         for value in self._words.values(name):
-            if value.startswith(word):
+            if value.lower().startswith(word.lower()):
                 yield Completion(value, -len(word))
         if self._words.takes_path(name):
             yield from self._path_completions(word, complete_event)
 
     def _path_completions(self, word: str, complete_event: CompleteEvent) -> Iterator[Completion]:
         typed = Document(re.sub(r"\\(.)", r"\1", word))
+        hidden = os.path.basename(typed.text).startswith(".")
         for completion in self._paths.get_completions(typed, complete_event):
+            if completion.display_text.startswith(".") and not hidden:
+                continue
             display: Any = visible(completion.display_text)
             escaped = re.sub(r"([\s'\"\\])", r"\\\1", completion.text)
             yield Completion(escaped, completion.start_position, display=display)

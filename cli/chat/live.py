@@ -1,6 +1,6 @@
-"""One answer on the screen, while it comes: what is final goes up, what is open stays in a short tail.
+"""One answer on the screen while it is generated: final rows scroll up, open ones are redrawn in a short tail.
 
-The model's events are fetched by a thread; the screen, the keyboard and the clock belong to the caller's.
+A thread fetches the model's events; the caller's thread has the screen, the keyboard and the clock.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ...events import Done, Event, Preamble, Progress, Reply, Text, Thinking, To
 from ..screen.keyboard import Keyboard, on_interrupt
 from ..screen.markdown import MarkdownStream
 from ..screen.plain import PlainStream
-from ..screen.spans import BLUE, DIM, ITALIC, RED, Row, Span, visible, wrap
+from ..screen.spans import BLUE, DIM, ITALIC, RED, Row, Span, shorten, visible
 from ..screen.terminal import Terminal
 from ..settings import ThinkMode
 
@@ -28,16 +28,16 @@ TAIL_ROWS = 6
 _FRAME = 0.05
 """Seconds between frames, at least."""
 _SHARE = 50
-"""A frame may cost one part in so many of the time until the next: drawing takes at most 2 % of a core."""
+"""The next frame waits this many times the cost of the last: drawing takes at most 2 % of a core."""
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
 class TurnView:
-    """Turns the events of one answer into rows. Draws nothing itself, so it can be read in tests.
+    """Turns the events of one answer into rows; draws nothing itself.
 
     Args:
         think: how thinking is shown.
-        apart: whether an answer that nobody thought about begins with an empty row, below its question.
+        apart: whether an answer without thinking starts with a blank row.
     """
 
     def __init__(self, think: ThinkMode, *, apart: bool = False) -> None:
@@ -54,11 +54,11 @@ class TurnView:
 
     @property
     def expanded(self) -> bool:
-        """Whether thinking is written for good, and not only while it lasts."""
+        """Whether thinking is written out, rather than shown only while it lasts."""
         return self.think in ("show", "dim")
 
     def toggle(self) -> None:
-        """Ctrl-T: write the thinking out, from its beginning, or stop writing it."""
+        """Ctrl-T: write the thinking out from its beginning, or stop writing it."""
         self.think = "collapse" if self.expanded else "dim"
         if self._kind == "thinking":
             self._section = self._thinking_stream() if self.expanded else None
@@ -86,14 +86,14 @@ class TurnView:
             self._begin("", width)
 
     def rows(self, width: int) -> list[Row]:
-        """The rows that are final and not given yet."""
+        """The rows that became final since the last call."""
         if self._section is not None:
             self._push(self._section.rows(width))
         rows, self._rows = self._rows, []
         return rows
 
     def tail(self, width: int, elapsed: float) -> list[Row]:
-        """The open rows, and a sign of life where there are none."""
+        """The open rows, or a spinner where there are none."""
         if self._kind == "thinking" and self.think == "collapse":
             preview = PlainStream(f"{DIM};{ITALIC}")
             preview.feed(self._thinking[-width * TAIL_ROWS * 2 :])
@@ -111,14 +111,14 @@ class TurnView:
         if self._kind != "thinking":
             self._begin("thinking", width)
             self._thinking, self._thinking_tokens, self._thinking_since = "", 0, time.monotonic()
-            delta = delta.lstrip("\n")  # that part it from the analysis before a tool's call
+            delta = delta.lstrip("\n")  # these separate it from the analysis before a tool call
         self._thinking += delta
         self._thinking_tokens += 1
         if self._section is not None:
             self._section.feed(delta)
 
     def _begin(self, kind: str, width: int) -> None:
-        """Close the section there is, if it is of another kind, and open the next."""
+        """Close the open section, if it is of another kind, and open the next."""
         if kind == self._kind and kind != "":
             return
         if self._section is not None:
@@ -140,11 +140,9 @@ class TurnView:
         return PlainStream(ITALIC if self.think == "show" else f"{DIM};{ITALIC}")
 
     def _line(self, width: int, *spans: Span) -> None:
-        """One row, cut where the window ends."""
+        """One row, cut at the width of the window."""
         texts = [" ".join(visible(span.text).split()) for span in spans]
-        wrapped = wrap((Span(texts[0] + " ", spans[0].style), Span(texts[1], spans[1].style)), width - 1)
-        row = wrapped[0].row if wrapped else ()
-        self._push([(*row, Span("…", DIM)) if len(wrapped) > 1 else row])
+        self._push([shorten((Span(texts[0] + " ", spans[0].style), Span(texts[1], spans[1].style)), width)])
 
     def _push(self, rows: list[Row]) -> None:
         self._shown = self._shown or bool(rows)
@@ -152,7 +150,7 @@ class TurnView:
 
 
 def show_live(stream: Stream, terminal: Terminal, keyboard: Keyboard, view: TurnView) -> Reply:
-    """Draw ``stream`` until it ends. Ctrl-C cancels it; what came until then stays.
+    """Draw ``stream`` until it ends. Ctrl-C cancels it; the rows drawn until then stay.
 
     Raises:
         whatever the stream raises; KeyboardInterrupt at the second Ctrl-C.
@@ -169,7 +167,7 @@ def show_live(stream: Stream, terminal: Terminal, keyboard: Keyboard, view: Turn
     with on_interrupt(interrupted), keyboard.quiet(), terminal.live():
         fetcher.start()
         reply = _draw(events, terminal, keyboard, view)
-        terminal.rows(view.rows(_room(terminal)))
+        terminal.rows(view.rows(_width(terminal)))
     fetcher.join()
     return reply
 
@@ -197,7 +195,7 @@ def _draw(
         if isinstance(event, BaseException):
             raise event
         if event is not None:
-            view.add(event, _room(terminal))
+            view.add(event, _width(terminal))
             if isinstance(event, Done):
                 return event.reply
         now = time.monotonic()
@@ -206,14 +204,14 @@ def _draw(
         for _ in range(keyboard.toggles()):
             view.toggle()
         cost = time.thread_time()
-        width = _room(terminal)
+        width = _width(terminal)
         terminal.frame(view.rows(width), view.tail(width, now - began))
         cost = time.thread_time() - cost
         due = now + max(_FRAME, cost * _SHARE)
 
 
-def _room(terminal: Terminal) -> int:
-    """Cells a row may take: one less than there are, so that the cursor never waits at the edge."""
+def _width(terminal: Terminal) -> int:
+    """Cells of a row, at most: one less than the window has, so that the cursor never stands at its edge."""
     return max(terminal.width - 1, 10)
 
 

@@ -1,4 +1,4 @@
-"""A model that loads while the user already types."""
+"""A model that loads in the background while the user types."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..screen.spans import DIM, Span
 from ..screen.terminal import Terminal
 
 if TYPE_CHECKING:
-    from ...engine.engine import GptOss
+    from ...api import GptOss
 
 __all__ = ["Loader"]
 
@@ -20,7 +20,7 @@ class Loader:
     """Loads one model in a thread, once.
 
     Args:
-        reference: which.
+        reference: the model.
         options: of ``gptoss_mlx.load``.
     """
 
@@ -34,18 +34,22 @@ class Loader:
         self._closed = False
 
     @property
-    def ready(self) -> bool:
-        """Whether the model is there."""
-        return self._model is not None
+    def error(self) -> BaseException | None:
+        """The error of a model that could not be loaded; None: it is loaded, or may yet be."""
+        return self._error
 
     def start(self, when_failed: Callable[[BaseException], None] | None = None) -> None:
-        """Begin loading, if that did not happen yet."""
+        """Begin loading, unless it has begun.
+
+        Args:
+            when_failed: called in the loading thread with the error, if there is one.
+        """
         if self._thread is None:
             self._thread = threading.Thread(target=self._load, args=(when_failed,), daemon=True)
             self._thread.start()
 
     def wait(self, terminal: Terminal) -> GptOss:
-        """The model, as soon as it is there; says on the terminal that it is being waited for.
+        """The model, once it is loaded; until then the terminal shows that it is loading.
 
         Raises:
             GptOssError: it cannot be loaded.
@@ -61,7 +65,7 @@ class Loader:
         return self._model
 
     def close(self) -> None:
-        """Give the model's memory back, or have it given back as soon as it was loaded."""
+        """Close the model, now or as soon as it is loaded."""
         self._closed = True
         if self._model is not None:
             self._model.close()
@@ -80,5 +84,5 @@ class Loader:
         if self._model is not None and self._closed:
             self._model.close()
         elif self._model is not None:
-            # Imported now, while nobody waits, rather than at the first word of the first answer.
-            from . import live as turn  # noqa: F401
+            # Imported now rather than at the first word of the first answer.
+            from . import live  # noqa: F401

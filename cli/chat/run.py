@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,11 +14,11 @@ import typer
 from ...errors import InvalidRequest
 from ...events import Done, Reply
 from ...files.read import parse_json
-from ..errors import INTERRUPTED
+from ..errors import INTERRUPTED, NO_ANSWER
 from ..screen.keyboard import on_interrupt
-from ..screen.spans import YELLOW, visible
+from ..screen.spans import DIM, YELLOW, visible
 from ..screen.terminal import Terminal
-from ..settings import Settings
+from ..settings import Settings, is_utf8
 from .attachments import read_file, read_piped, with_files
 from .first_start import choose_model
 
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Request", "answer"]
 
+_WORDLESS_SECONDS = 1.0
+"""Standard input may take so long before the user is told that it is waited for."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the command line asks for."""
+    """One question, as the command line states it."""
 
     question: str
     files: tuple[Path, ...] = ()
@@ -40,9 +44,15 @@ class Request:
 
 
 def answer(request: Request, settings: Settings) -> None:
-    """Ask the question and print the answer in the form that is wanted."""
+    """Ask the question and print the answer in the requested form.
+
+    Raises:
+        typer.Exit: the answer was interrupted, or has no text.
+    """
     out, err = Terminal(sys.stdout), Terminal(sys.stderr)
-    prompt = _prompt(request)
+    if settings.warning:
+        err.line(settings.warning, YELLOW)
+    prompt = _prompt(request, err)
     form: AnswerOptions = {} if request.schema is None else {"schema": _schema(request.schema)}
     reference = choose_model(settings.model, err, interactive=False)
 
@@ -57,29 +67,58 @@ def answer(request: Request, settings: Settings) -> None:
             **form,
         )
         reply = _show(stream, request.form, out, err, settings)
-    if reply.finish_reason == "length":
-        err.line("the answer is cut off (finish_reason: length); --max-tokens sets the limit", YELLOW)
     if reply.finish_reason == "cancelled":
         raise typer.Exit(INTERRUPTED)
+    if remark := _remark(reply, settings):
+        err.line(remark, YELLOW)
+    if not reply.text.strip():
+        raise typer.Exit(NO_ANSWER)
 
 
-def _prompt(request: Request) -> str:
-    """Question, standard input and files as one text."""
-    piped = "" if sys.stdin.isatty() else read_piped().strip()
+def _remark(reply: Reply, settings: Settings) -> str:
+    """The reason that the answer is not complete; empty: it is."""
+    what = "the answer is cut off" if reply.text.strip() else "no answer"
+    if reply.finish_reason == "length" and settings.max_tokens is not None:
+        return f"{what} at {settings.max_tokens:,} tokens (finish_reason: length); raise --max-tokens"
+    if reply.finish_reason == "length":
+        return f"{what}: the context is full (finish_reason: length); shorten the question, or raise --context"
+    if reply.text.strip():
+        return ""
+    return f"no answer: the model wrote no text (finish_reason: {reply.finish_reason})"
+
+
+def _prompt(request: Request, err: Terminal) -> str:
+    """Files, standard input and question as one text."""
+    if not is_utf8(request.question):
+        raise InvalidRequest(f"the question is not UTF-8 text: {request.question}")
+    files = [read_file(path) for path in request.files]
+    piped = "" if sys.stdin.isatty() else _piped(err).strip()
     parts = [part for part in (piped, request.question) if part]
     if not parts:
         raise InvalidRequest("no question: gptoss run 'Why is the sky blue?', or pipe one in")
-    return with_files("\n\n".join(parts), request.files)
+    return with_files("\n\n".join(parts), files)
+
+
+def _piped(err: Terminal) -> str:
+    """Standard input to its end. Where that takes long, the user is told what is waited for."""
+    waiting = "waiting for the end of standard input; with < /dev/null there is none"
+    timer = threading.Timer(_WORDLESS_SECONDS, lambda: err.line(waiting, DIM))
+    timer.daemon = True
+    timer.start()
+    try:
+        return read_piped()
+    finally:
+        timer.cancel()
 
 
 def _schema(path: Path) -> dict[str, Any]:
-    text = read_file(path)
+    text = read_file(path).text
     try:
         schema = parse_json(text.encode())
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path}: {error}") from error
     if not isinstance(schema, dict):
-        raise InvalidRequest(f"{path}: a JSON schema is an object")
+        raise InvalidRequest(f"{path}: a JSON schema must be an object")
     return schema
 
 
@@ -97,7 +136,7 @@ def _show(stream: Stream, form: str, out: Terminal, err: Terminal, settings: Set
 
 
 def _show_json(stream: Stream, out: Terminal, each: bool) -> Reply:
-    """Events as lines, or the reply alone as one object."""
+    """Print the events as lines, or the reply alone as one object."""
     with on_interrupt(stream.cancel), stream:
         for event in stream:
             if each:
@@ -108,6 +147,6 @@ def _show_json(stream: Stream, out: Terminal, each: bool) -> Reply:
 
 
 def _json(value: dict[str, Any], indent: int | None = None) -> str:
-    """JSON in which whatever the terminal would obey is escaped the JSON way."""
+    """JSON, with JSON's own escapes for what `visible` would replace."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return text if visible(text) == text else json.dumps(value, indent=indent)

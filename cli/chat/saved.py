@@ -1,6 +1,6 @@
 """Saved chats: the library's chat files in one directory, one for each chat, newest first.
 
-The format belongs to the library; for a list only the title and the number of questions are read here.
+The library reads and writes the format; for a list, the title alone is read here.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class SavedChat:
 
 
 def chats_directory() -> Path:
-    """Where chats are saved; made on first use, for this user alone."""
+    """The directory of the chats; created on first use, readable by this user alone."""
     from ...files.write import private_directory
 
     return private_directory(data_path("chats"))
 
 
 def new_chat_path() -> Path:
-    """A place for a new chat: its name is the time and a few random letters."""
+    """A path for a new chat: its name is the time and a few random letters."""
     import secrets
 
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
@@ -60,18 +60,25 @@ def _files() -> list[Path]:
     return [path for path in chats_directory().glob("*.json") if path.is_file()]
 
 
-def find_chat(name: str) -> Path:
-    """The chat of that name, else the file of that path, else the chat whose name contains ``name``; the last one
-    if it is empty.
+def find_chat(name: str, other_than: Path | None = None) -> Path:
+    """The chat of that name, else the file of that path, else the chat whose name contains ``name``.
+
+    Args:
+        name: empty: the last one.
+        other_than: a chat that is not meant where ``name`` is empty: the one that is open.
 
     Raises:
         ChatFileError: there is no such chat.
         InvalidRequest: there are several.
     """
     if not name:
-        paths = sorted(_files(), key=lambda path: path.stat().st_mtime)
+        paths = sorted((path for path in _files() if path != other_than), key=lambda path: path.stat().st_mtime)
         if not paths:
-            raise ChatFileError("no chat is saved yet; start one with: gptoss chat")
+            raise ChatFileError(
+                "no chat is saved yet; start one with: gptoss chat"
+                if other_than is None
+                else "no other chat is saved"
+            )
         return paths[-1]
     matches = sorted(path for path in _files() if name in path.name)
     exact = [path for path in matches if name in (path.stem, path.name)]
@@ -88,9 +95,9 @@ def find_chat(name: str) -> Path:
 
 
 def read_chat(path: Path) -> tuple[ChatContent, Path | None, str]:
-    """A saved chat, where it goes on being saved (None: in a new file), and what is wrong with it, if anything.
+    """A saved chat, the file to save it in from now on (None: a new one), and what is damaged, if anything.
 
-    Of a file that is damaged, or cut off in the middle, the turns before the damage are kept.
+    Of a file that is damaged or cut off, the turns before the damage are kept.
 
     Raises:
         ChatFileError: nothing of it can be read.
@@ -101,12 +108,12 @@ def read_chat(path: Path) -> tuple[ChatContent, Path | None, str]:
     if not content.damaged:
         return content, path, ""
     lost = "1 message" if content.damaged == 1 else f"{content.damaged} messages"
-    return content, None, f"{path}: damaged; {lost} cannot be read, the rest goes on in a copy"
+    return content, None, f"{path}: damaged: {lost} cannot be read; the chat goes on in a copy without them"
 
 
 def show_list() -> None:
     """Print the saved chats."""
-    from ..screen.spans import CYAN, DIM, Span, clip
+    from ..screen.spans import CYAN, DIM, Span, shorten
     from ..screen.terminal import Terminal
 
     terminal = Terminal(sys.stdout)
@@ -116,13 +123,13 @@ def show_list() -> None:
     for chat in chats:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(chat.modified))
         row = (Span(chat.name, CYAN), Span(f"  {when}  ", DIM), Span(chat.title))
-        terminal.rows([clip(row, terminal.width) if terminal.interactive else row])
+        terminal.rows([shorten(row, terminal.width) if terminal.interactive else row])
 
 
 def _title(path: Path) -> str:
-    """The title, and what is wrong with the file, if it is.
+    """The title, or what is damaged.
 
-    Messages are not read where nothing else is wrong: there may be many chats.
+    Messages are read only if something else is damaged, since there may be many chats.
     """
     from ...chat.file import MAX_BYTES, VERSION, read
 

@@ -1,73 +1,47 @@
-"""``gptoss chat``: questions in, answers out, until the user leaves.
+"""The state of one ``gptoss chat``: the model, which loads in the background, the conversation, and its file.
 
-Holds the session: the model that loads in the background, the conversation, where it is saved. Commands are
-in `commands`, reading in `prompt`, drawing in `turn`.
+Knows nothing of slash commands or of the prompt; `live` and `plain_output` show the answers.
 """
 
 from __future__ import annotations
 
 import datetime
-import signal
+import math
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from ...arguments import Effort
 from ...errors import GptOssError
-from ...sampling import Effort
-from ..errors import INTERRUPTED, error_line, is_exit, origin
-from ..screen.keyboard import Keyboard, keys_as_sent
+from ..errors import INTERRUPTED, error_line
+from ..screen.keyboard import Keyboard
 from ..screen.spans import DIM, RED, YELLOW, Span, visible
 from ..screen.terminal import Terminal
-from ..settings import Settings, ThinkMode, as_effort, data_path
-from .first_start import choose_model
+from ..settings import Settings, ThinkMode, as_effort
+from .attachments import Attachment, split_files, with_files
 from .loading import Loader
-from .saved import find_chat, new_chat_path, read_chat
+from .saved import new_chat_path, read_chat
 from .stats import SessionStats, memory_in_use, reply_line
 
 if TYPE_CHECKING:
+    from ...api import GptOss
     from ...chat.chat import Chat
     from ...chat.file import ChatContent
     from ...chat.stream import Stream
-    from ...engine.engine import GptOss
     from ...events import Reply
-    from .input import Reader
 
-__all__ = ["ChatSession", "start_chat"]
-
-_TWICE_SECONDS = 2.0
-"""Seconds within which a second Ctrl-C leaves."""
-
-
-def start_chat(settings: Settings, resume: str | None) -> None:
-    """Chat until the user leaves. ``resume``: the name of a saved chat, empty for the last one."""
-    terminal = Terminal(sys.stdout)
-    path = find_chat(resume) if resume is not None else None
-    interactive = terminal.interactive and sys.stdin.isatty()
-    model = choose_model(settings.model, terminal, interactive)
-    loader = Loader(model, settings.loading)
-    session = ChatSession(terminal, loader, settings, interactive)
-    signal.signal(signal.SIGTERM, _terminated)
-    try:
-        with keys_as_sent() if interactive else nullcontext():
-            if path is not None:
-                session.open_chat(path)
-            raise typer.Exit(session.talk())
-    finally:
-        session.loader.close()
-
-
-def _terminated(_signal: int, _frame: object) -> None:
-    """End as by an exception, so that the terminal is put in order."""
-    sys.exit(128 + signal.SIGTERM)
+__all__ = ["ChatSession"]
 
 
 class ChatSession:
-    """One sitting at the terminal."""
+    """One chat at the terminal, from its start until the user leaves.
+
+    Args:
+        interactive: whether a person types; otherwise lines come from a pipe, and remarks go to standard error.
+    """
 
     def __init__(self, terminal: Terminal, loader: Loader, settings: Settings, interactive: bool) -> None:
         self.terminal = terminal
@@ -81,32 +55,36 @@ class ChatSession:
         self.stats = SessionStats()
         self.path: Path | None = None
         self.typed = ""
-        """What the next prompt starts with."""
+        """The text that the next prompt starts with."""
         self.keys = ""
-        """What was typed ahead: the next prompt takes it as if it were typed there."""
+        """Keys typed during an answer, as the terminal sent them; the next prompt handles them."""
         self.editing = False
-        """The next question replaces the last one."""
-        self.attachments: list[Path] = []
+        """Whether the next question replaces the last one."""
+        self._put_aside: list[Attachment] = []
+        """While the last question is edited: the files that were attached before."""
+        self.attachments: list[Attachment] = []
+        """Files to send with the next question."""
         self.written: set[Path] = set()
-        """Files that the chat was saved or exported to besides its own, with links resolved."""
+        """Copies and exports of the chat, with links resolved: these may be replaced."""
         self.leaving = False
         self.context = 0
         """Tokens of the conversation after the last answer."""
         self._chat: Chat | None = None
         self._title: str | None = None
-        """The title the chat has from its first question; another one is the user's, and stays."""
-        self._interrupted_at = -_TWICE_SECONDS
+        """The title made from the first question. A chat with another title keeps it: the user chose that one."""
+        self.interrupted_at = -math.inf
+        """When Ctrl-C was last pressed, on the monotonic clock."""
 
     # The conversation.
 
     @property
     def model(self) -> GptOss:
-        """The model, waited for if need be."""
+        """The model; waits until it is loaded."""
         return self.loader.wait(self.terminal)
 
     @property
     def chat(self) -> Chat:
-        """The conversation; begun when first needed."""
+        """The conversation, begun on first use."""
         if self._chat is None:
             self._chat = self.model.chat(
                 instructions=self.system,
@@ -118,7 +96,7 @@ class ChatSession:
 
     @property
     def effort(self) -> Effort:
-        """How long the next answer is thought about; a /retry may have changed it in the chat."""
+        """The effort of the next answer. The chat's own, where there is one: /retry changes it there."""
         return self._effort if self._chat is None else self._chat.effort
 
     @effort.setter
@@ -129,17 +107,23 @@ class ChatSession:
 
     @property
     def has_chat(self) -> bool:
-        """Whether there is a conversation to speak of."""
+        """Whether a conversation has begun."""
         return self._chat is not None
 
     def use_chat(self, chat: Chat | None, path: Path | None) -> None:
-        """Go on with another conversation; None: with a new one."""
+        """Go on with another conversation.
+
+        Args:
+            chat: None: a new one, begun with the first question.
+            path: the file it is saved in; None: a new file.
+        """
         from .history import make_title
 
         self._effort = self.effort if chat is None else chat.effort
         if path is None or path != self.path:
             self.written.clear()
-        self._chat, self.path, self.editing = chat, path, False
+        self._chat, self.path = chat, path
+        self.stop_editing()
         self._title = None
         if chat is not None:
             self._title = make_title(chat)
@@ -147,7 +131,7 @@ class ChatSession:
         self.context = chat.context_used if chat is not None else 0
 
     def open_chat(self, path: Path) -> None:
-        """Go on with a saved conversation, and show where it stood."""
+        """Go on with a saved conversation, and show its last turn."""
         from .history import show_last_turn
 
         content, saved_as, damage = read_chat(path)
@@ -160,7 +144,8 @@ class ChatSession:
     def use_model(self, reference: str) -> None:
         """Go on with another model; the conversation stays.
 
-        The old one is given up before the new one is loaded: the machine may not hold both.
+        The old model is closed before the new one is loaded, since the machine may not hold both. If the new one
+        cannot be loaded, the old one is loaded again and the error raised.
         """
         from ...hub.models import resolve
 
@@ -179,13 +164,13 @@ class ChatSession:
         self.loader = Loader(reference, self.settings.loading)
 
     def _take_chat_over(self) -> None:
-        """Wait for the model and go on with it."""
+        """Wait for the model, and continue the conversation with it."""
         model = self.model
         if self._chat is not None:
             self.use_chat(self._chat_from(self._chat, model), self.path)
 
     def _chat_from(self, source: Chat | ChatContent, model: GptOss) -> Chat:
-        """A chat that goes on from what was said in another one, or in a file."""
+        """A chat that continues another one, or one from a file."""
         from ...chat.chat import Chat
 
         return Chat(
@@ -195,16 +180,18 @@ class ChatSession:
             sampling=self.settings.sampling(stop_loops=True),
             date=source.date,
             messages=source.messages,
-            title=visible(source.title) if source.title else None,  # a file may hold what cannot be saved again
+            title=visible(source.title)
+            if source.title
+            else None,  # a file may hold text that cannot be saved again
         )
 
     def owns(self, path: Path) -> bool:
-        """Whether this chat wrote the file: it may be written again."""
+        """Whether this chat wrote the file, and so may replace it."""
         own = {self.path.resolve()} if self.path is not None else set()
         return path.resolve() in self.written | own
 
     def save(self) -> None:
-        """Save the conversation where it belongs. A failure is said and does not end the chat."""
+        """Save the conversation. A failure is reported and does not end the chat."""
         from .history import make_title
 
         if self._chat is None or not (self._chat.messages or self.path):
@@ -217,80 +204,53 @@ class ChatSession:
         except (GptOssError, OSError) as error:
             self.complain(f"not saved: {error_line(error)}")
 
-    # The loop.
+    # Answers.
 
-    def talk(self) -> int:
-        """Question after question; the exit code."""
-        from .commands import Commands
+    def edit(self) -> str:
+        """The next question replaces the last one, and has its files; returns the text of the last one."""
+        from .history import last_question
 
-        commands = Commands(self)
-        reader = self._reader(commands)
-        if self.interactive:
-            self.say(f"{self.loader.reference} · /help for commands · Ctrl-D leaves")
-            self.terminal.line()
-        while not self.leaving:
-            try:
-                typed, self.typed, keys, self.keys = self.typed, "", self.keys, ""
-                question = reader.read(typed, keys)
-            except EOFError:
-                break
-            except KeyboardInterrupt:
-                if self.editing:
-                    self.editing = False
-                    self.say("no longer editing; the last question stays as it was")
-                    continue
-                if self._interrupted_twice():
-                    return INTERRUPTED
-                self.say("Ctrl-C again, or Ctrl-D, leaves")
-                continue
-            try:
-                self._handle(question, commands.handle)
-            except KeyboardInterrupt:
-                if self._interrupted_twice():
-                    return INTERRUPTED
-                self.typed = self.typed or question
-        return 0
+        files, question = split_files(last_question(self.chat)[1])
+        if not self.editing:
+            self._put_aside = self.attachments
+        self.editing, self.attachments = True, files
+        return question
 
-    def _handle(self, question: str, command: Callable[[str], None]) -> None:
-        """One line of the user's: a command or a question. Errors are shown, be they ours; those of loading, and
-        of a script's line, end the chat."""
-        try:
-            if question.startswith("/") and not question.startswith("//"):
-                command(question)
-            elif question.strip():
-                self.ask(question.removeprefix("/") if question.startswith("//") else question)
-        except Exception as error:
-            if is_exit(error) or not self.loader.ready or not self.interactive:
-                raise
-            self.complain(error_line(error))
-            self.terminal.write(origin(error))
+    def stop_editing(self) -> None:
+        """The next question is a new one again."""
+        if self.editing:
+            self.editing, self.attachments = False, self._put_aside
 
     def ask(self, question: str) -> None:
-        """Send a question, with the files that wait to go with it, and show the answer."""
-        from .attachments import with_files
+        """Send a question with the attached files, and show the answer."""
         from .history import last_question
 
         text = with_files(question, self.attachments)
         chat = self.chat
         stream = chat.stream_edit(last_question(chat)[0], text) if self.editing else chat.stream(text)
-        self.attachments.clear()
+        self.attachments = []
+        self.stop_editing()
         self.show(stream)
 
-    def show(self, stream: Stream, save: bool = True) -> Reply:
-        """Show an answer as it comes, save the conversation, say what it took.
+    def show(self, stream: Stream, fork: Chat | None = None) -> Reply:
+        """Show an answer while it is generated, save the conversation, and show the figures.
 
-        What an answer that fails or is left has shown until then is saved too.
+        An answer that fails or is interrupted is saved as far as it was shown.
+
+        Args:
+            fork: the chat that answers, where that is not this session's: it is not saved.
         """
-        self.editing = self.editing and not save
+        if fork is None:
+            self.stop_editing()
         try:
             reply = self._show_interactive(stream) if self.interactive else self._show_plain(stream)
         finally:
-            if save:
+            if fork is None:
                 self.save()
         self.stats.replies.append(reply)
-        if save:
+        if fork is None:
             self.context = self.chat.context_used
-        self._remarks(reply)
+        self._remarks(reply, fork)
         return reply
 
     def _show_interactive(self, stream: Stream) -> Reply:
@@ -300,15 +260,13 @@ class ChatSession:
         try:
             reply = show_live(stream, self.terminal, keyboard, view)
         except KeyboardInterrupt:
-            self._interrupted_at = -_TWICE_SECONDS
-            self.leaving = True
             raise typer.Exit(INTERRUPTED) from None
         finally:
             self.keys += keyboard.typed()
         self.think = view.think
         if reply.finish_reason == "cancelled":
-            self._interrupted_at = time.monotonic()
-            self.keys = self.keys.replace("\r", "\n")  # nothing is sent any more, but waits in the prompt
+            self.interrupted_at = time.monotonic()
+            self.keys = self.keys.replace("\r", "\n")  # typed Enters send nothing after Ctrl-C: the text waits
         return reply
 
     def _show_plain(self, stream: Stream) -> Reply:
@@ -316,49 +274,39 @@ class ChatSession:
 
         return show_plain(stream, self.terminal, self.errors, "hide" if self.think == "collapse" else self.think)
 
-    def _remarks(self, reply: Reply) -> None:
-        if reply.finish_reason == "cancelled":
-            ways = "/continue goes on, /retry begins again" if reply.messages else "/retry asks again"
-            self.say(f"interrupted; {ways}", YELLOW)
-        elif reply.finish_reason == "length":
-            if self.settings.max_tokens is None:
-                self.say("the context is full (finish_reason: length); /undo makes room, /new begins anew", YELLOW)
-            else:
-                self.say("cut off (finish_reason: length); /continue goes on", YELLOW)
-        elif reply.finish_reason == "loop":
-            self.say(
-                "stopped: its thinking went round in circles (finish_reason: loop); /retry begins again", YELLOW
-            )
+    def _remarks(self, reply: Reply, fork: Chat | None) -> None:
+        """Say why the answer ended, if it was cut short, and show its figures."""
+        if not reply.text and reply.finish_reason == "stop" and self.think in ("collapse", "hide"):
+            for line in reply.thinking.splitlines():
+                self.say(line)
+        if reason := self._ending(reply):
+            remedy = self._remedy(reply) if fork is None else "/compare starts again"
+            self.say(f"{reason}; {remedy}", YELLOW)
         if self.interactive and reply.usage.completion_tokens:
-            width = self.terminal.width - 1
-            self.say(reply_line(reply, self.context, self.chat.context_limit, memory_in_use(), width))
+            chat, width = fork or self.chat, self.terminal.width - 1
+            self.say(reply_line(reply, chat.context_used, chat.context_limit, memory_in_use(), width))
         if self.interactive:
             self.terminal.line()
 
-    def _reader(self, commands: object) -> Reader:
-        from .input import ChatPrompt, LineReader
+    def _ending(self, reply: Reply) -> str:
+        if reply.finish_reason == "cancelled":
+            return "interrupted"
+        if reply.finish_reason == "length" and self.settings.max_tokens is None:
+            return "the context is full (finish_reason: length)"
+        if reply.finish_reason == "length":
+            return "cut off by --max-tokens (finish_reason: length)"
+        if reply.finish_reason == "loop":
+            return "stopped: the thinking repeated itself (finish_reason: loop)"
+        return "" if reply.text else "no answer: the model wrote no text (finish_reason: stop)"
 
-        if not self.interactive:
-            return LineReader(lambda: self.errors.write("› ") if sys.stdin.isatty() else None)
-        from .commands import Commands
+    def _remedy(self, reply: Reply) -> str:
+        if reply.finish_reason == "cancelled":
+            return "/continue goes on, /retry starts again" if reply.messages else "/retry asks again"
+        if reply.finish_reason == "length" and self.settings.max_tokens is None:
+            return "/undo takes a turn back, /new starts a new chat"
+        return "/continue goes on" if reply.finish_reason == "length" else "/retry starts again"
 
-        assert isinstance(commands, Commands)
-        prompt = ChatPrompt(
-            commands,
-            data_path("history"),
-            toolbar=self.status,
-            toggle_thinking=self.toggle_thinking,
-            editing=lambda: self.editing,
-            when_ready=lambda: self.loader.start(when_failed=prompt.fail),
-        )
-        return prompt
-
-    def _interrupted_twice(self) -> bool:
-        now = time.monotonic()
-        twice, self._interrupted_at = now - self._interrupted_at < _TWICE_SECONDS, now
-        return twice
-
-    # What the user is told.
+    # Remarks.
 
     def status(self) -> str:
         """The line below the prompt."""
@@ -376,14 +324,14 @@ class ChatSession:
         return " · ".join(parts)
 
     def toggle_thinking(self) -> None:
-        """Ctrl-T: write thinking out, or only show it while it lasts."""
+        """Ctrl-T: switch between writing thinking out and showing it only while it lasts."""
         self.think = "collapse" if self.think in ("show", "dim") else "dim"
 
     def say(self, text: str, style: str = DIM) -> None:
-        """A remark of the program's own; in a script's output there are none."""
+        """Show a remark; of a script, on standard error."""
         target = self.terminal if self.interactive else self.errors
         target.paragraph(Span(text, style))
 
     def complain(self, text: str) -> None:
-        """Something went wrong, and the chat goes on."""
+        """Report an error that does not end the chat."""
         self.terminal.paragraph(Span("error: ", RED), Span(text))

@@ -1,10 +1,12 @@
-"""The line after each answer, and the sums of a session."""
+"""The line of figures after each answer, and the sums of a session."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from ...files.units import format_bytes
 
 if TYPE_CHECKING:
     from ...events import Reply
@@ -14,12 +16,12 @@ __all__ = ["SessionStats", "memory_in_use", "reply_line"]
 
 @dataclass
 class SessionStats:
-    """Sums over the answers of one sitting."""
+    """The answers of one session, and their sums."""
 
     replies: list[Reply] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """One line for each figure."""
+        """The sums, one line each."""
         usages = [reply.usage for reply in self.replies]
         prefill = sum(reply.timings.prefill for reply in self.replies)
         decode = sum(reply.timings.decode for reply in self.replies)
@@ -37,8 +39,7 @@ class SessionStats:
 
 
 def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int, width: int) -> str:
-    """What one answer took, in one line of at most ``width`` cells: in fewer words, then with fewer
-    figures, where they would not fit.
+    """The figures of one answer in one line of at most ``width`` cells, with fewer words or figures if need be.
 
     TTFT is the time to the first token; ``8+76 tok`` are thinking and answer; in and out are prefill and decode.
     """
@@ -47,7 +48,7 @@ def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int,
     cached, limit = usage.cached_tokens, f"{context_limit // 1024}k"
     prefill = _rate(usage.prompt_tokens - cached, timings.prefill)
     decode = _rate(usage.completion_tokens, timings.decode)
-    held = f"{memory / 1e9:.1f} GB" if memory >= 10**9 else f"{memory / 1e6:.0f} MB"
+    held = format_bytes(memory)
     first = f"TTFT {timings.first_token:.2f} s" if timings.first_token < 1 else f"TTFT {timings.first_token:.1f} s"
     long = (
         first,
@@ -86,7 +87,7 @@ def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int,
 
 
 def memory_in_use() -> int:
-    """Bytes that MLX holds; 0 before it is loaded."""
+    """Bytes that MLX holds; 0 before MLX is imported."""
     mlx = sys.modules.get("mlx.core")
     return int(mlx.get_active_memory()) if mlx is not None else 0
 

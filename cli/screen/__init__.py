@@ -1,4 +1,4 @@
-"""The screen: styled text, Markdown, the keyboard and the terminal, the one door for a model's words.
+"""The screen: styled text, Markdown, the keyboard, and the terminal, through which all output passes.
 
 Knows nothing of models or chats.
 """

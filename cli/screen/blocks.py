@@ -1,308 +1,425 @@
-"""Markdown source as a flat list of leaf blocks, each with what stands before its rows.
+"""Markdown's block structure, line by line, as leaf blocks with the markers that stand before them.
 
-Only the last leaf of a document can still change when a line is added (a paragraph may grow, or turn out
-to be a heading or a table); all before it are final. Lists are always set tight. Raw HTML is text, and LaTeX
-between ``\\(``, ``\\)`` or ``\\[``, ``\\]`` is kept as written. Knows nothing of streams or terminals.
+The algorithm is that of CommonMark's appendix: a line first continues the open containers, then may open new
+ones, and what remains is text. So each line is read once, and a leaf is final when a later line has closed it. A
+paragraph comes in pieces, each as soon as nothing that follows can change it. Lists are always set tight, and raw
+HTML is text.
+
+Pieces need three bounds: a paragraph of more than `LONG` characters is no heading, a line with `LONG` characters
+before its first pipe heads no table, and no inline markup crosses a multiple of `_SPAN` lines. Knows nothing of
+streams or terminals.
 """
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from markdown_it import MarkdownIt
-from markdown_it.rules_inline import StateInline
-from markdown_it.token import Token
+from .inline import inline_spans, is_settled, split_definitions
+from .spans import BOLD, CYAN, DIM, MAGENTA, UNDERLINE, Row, Span, visible
+from .table import Alignment, Cell, alignments_of, cells_of
 
-from .spans import BOLD, CYAN, DIM, ITALIC, MAGENTA, STRIKE, UNDERLINE, Row, Span, visible
-from .table import Alignment
+__all__ = ["LONG", "BlockParser", "Leaf"]
 
-__all__ = ["Block", "Env", "Leaf", "code_spans", "parse_blocks"]
+LONG = 120
+_SPAN = 32
+_DEEPEST = 20
+"""Containers deeper than this are text."""
 
-Env = MutableMapping[str, Any]
-"""markdown-it's store of link definitions."""
+LeafKind = Literal["text", "code", "edge", "table", "rule", "definition"]
 
-LeafKind = Literal["text", "code", "edge", "table", "rule"]
+_PREFIX = re.compile(r"[ \t>*+\-\d.)]*")
+"""The part of a line in which a tab may stand for indentation."""
+_QUOTE = re.compile(r" {0,3}> ?")
+_ITEM = re.compile(r"( {0,3})(([*+-])|(\d{1,9})([.)]))(?= |\t|\Z)")
+_HEADING = re.compile(r"(#{1,6})(?:[ \t]+|\Z)(.*)", re.DOTALL)
+_HEADING_END = re.compile(r"(?:\A|[ \t]+)#+[ \t]*\Z")
+_FENCE = re.compile(r"(`{3,}(?!.*`)|~{3,})(.*)", re.DOTALL)
+_UNDERLINE = re.compile(r"(=+|-+)[ \t]*\Z")
+_RULE = re.compile(r"(?:(?:\*[ \t]*){3,}|(?:-[ \t]*){3,}|(?:_[ \t]*){3,})\Z")
 
-_GROWING = ("bullet_list_open", "ordered_list_open", "blockquote_open", "code_block")
-"""Blocks that a blank line does not end."""
-
-_HEADINGS = {"h1": f"{BOLD};{UNDERLINE};{MAGENTA}", "h2": f"{BOLD};{MAGENTA}"}
-
-_OPENING = re.compile(
-    r"[*`\[\\|]|<(?=[A-Za-z]|\Z)|&(?=[A-Za-z#]|\Z)|~~|~\Z|!\Z|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"
-)
-"""Literal text that something later could still turn into markup."""
+_HEADING_STYLES = {1: f"{BOLD};{UNDERLINE};{MAGENTA}", 2: f"{BOLD};{MAGENTA}"}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Leaf:
-    """One leaf block, or one line of a code block."""
+    """One leaf block, one line of a code block, or one piece of a paragraph."""
 
     kind: LeafKind
     first: Row
-    """What stands before its first row: list markers, quotation bars."""
+    """The markers before its first row: bullets, numbers, quotation bars."""
     rest: Row
+    """The same before its other rows."""
     block: int
-    """Line at which its top-level block starts."""
-    start: int
-    """Line at which it starts itself; all lines of a code block have that of the block."""
-    line: int
-    """Its own line."""
+    """Number of its top-level block."""
+    number: int
+    """Its own number, the same for all lines of a code block."""
     container: int
-    """Line at which its innermost list item or quotation starts; -1 at the top."""
+    """Number of its innermost list item or quotation; 0: none."""
     quoted: bool
-    final: bool
     spans: tuple[Span, ...] = ()
-    stable: int = 0
-    """Text: so many of its characters can no longer change, whatever follows."""
+    continues: bool = False
+    """Whether an earlier piece of the paragraph precedes it."""
+    ends: bool = True
+    """Whether no further piece follows."""
     language: str = ""
-    cells: list[list[tuple[Span, ...]]] = field(default_factory=list)
+    cells: list[list[Cell]] = field(default_factory=list)
     alignments: list[Alignment] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Block:
-    """A top-level block: where it starts, whether it is closed, and the last item of a list."""
-
-    start: int
-    closed: bool = False
-    item: int = -1
-    item_number: int = 0
-    open_fence: tuple[str, int] | None = None
-    """Of the fence that ends the source unclosed: its marker, and the line it opens on."""
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Container:
-    """A list item or quotation that the walk is in."""
+    """A quotation, or an item of a list."""
 
-    start: int
+    number: int = 0
     marker: Span
-    quote: bool = False
+    bullet: str = ""
+    """Of an item: the character that all items of its list share."""
+    ordinal: int = 0
+    indent: int = 0
+    """Of an item: columns before its content."""
+    sibling: bool = False
+    """Whether it is an item of a list that has begun before."""
+    filled: bool = False
+    """Whether it has any content."""
     begun: bool = False
+    """Whether any of its content has been returned as a leaf."""
+
+    def match(self, line: str, column: int) -> int | None:
+        """The column at which its content continues in ``line``; None where the line is outside."""
+        if not self.bullet:
+            found = _QUOTE.match(line, column)
+            return found.end() if found else None
+        blank = not line[column:].strip()
+        if blank and not self.filled:
+            return None
+        if line.startswith(" " * self.indent, column):
+            return column + self.indent
+        return len(line) if blank else None
 
     def row(self, first: bool) -> Span:
-        if self.quote or (first and not self.begun):
+        if not self.bullet or (first and not self.begun):
             return self.marker
         return Span(" " * len(self.marker.text))
 
 
-def _latex(state: StateInline, silent: bool) -> bool:
-    """Inline rule: LaTeX between escaped brackets, as written."""
-    opening = state.src[state.pos : state.pos + 2]
-    closing = {"\\(": "\\)", "\\[": "\\]"}.get(opening)
-    end = state.src.find(closing, state.pos + 2, state.posMax) if closing else -1
-    if end < 0:
-        return False
-    if not silent:
-        token = state.push("latex", "", 0)
-        token.content = " ".join(state.src[state.pos + 2 : end].split())
-    state.pos = end + 2
-    return True
+@dataclass(slots=True)
+class _Paragraph:
+    source: str
+    """The part of it that was not returned yet."""
+    length: int
+    lines: int = 1
+    given: bool = False
+    """Whether a piece of it was returned."""
+
+    def extend(self, text: str) -> None:
+        self.source += text
+        self.length += len(text)
 
 
-def _parser() -> MarkdownIt:
-    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
-    parser.disable(["html_block", "html_inline"])
-    parser.inline.ruler.before("escape", "latex", _latex)
-    return parser
+@dataclass(slots=True)
+class _Fence:
+    closing: re.Pattern[str]
+    indent: int
+    language: str
+    number: int
 
 
-_MARKDOWN = _parser()
+@dataclass(slots=True)
+class _Indented:
+    number: int
+    blank: int = 0
+    """Blank lines that are code only if another line of code follows."""
 
 
-def parse_blocks(lines: Sequence[str], complete: int, env: Env, number: int = 0) -> tuple[list[Leaf], list[Block]]:
-    """Leaves and top-level blocks of ``lines``, the first ``complete`` of which are whole.
-
-    ``number``, where not 0, is the ordinal of the first item: the list began before ``lines``.
-    """
-    tokens: list[Token] = []
-    _MARKDOWN.block.parse("\n".join(lines) + "\n", _MARKDOWN, env, tokens)
-    walk = _Walk(lines, complete, env, number)
-    return list(walk.leaves(tokens)), walk.blocks
+@dataclass(slots=True)
+class _Table:
+    alignments: list[Alignment]
+    cells: list[list[Cell]]
 
 
-class _Walk:
-    """One pass over the flat tokens, with the containers they are in."""
+class BlockParser:
+    """The open blocks of one document."""
 
-    def __init__(self, lines: Sequence[str], complete: int, env: Env, number: int) -> None:
-        self._lines, self._complete, self._env, self._number = lines, complete, env, number
+    def __init__(self) -> None:
         self._containers: list[_Container] = []
-        self._lists: list[int | None] = []
-        self.blocks: list[Block] = []
+        self._leaf: _Paragraph | _Fence | _Indented | _Table | None = None
+        self._block = 0
+        self._numbers = 0
+        self.inside = False
+        """Whether the beginning of a line was taken by `enter`, and its end is still to come."""
 
-    def leaves(self, tokens: list[Token]) -> Iterator[Leaf]:
-        position = 0
-        while position < len(tokens):
-            token = tokens[position]
-            if token.level == 0 and token.nesting >= 0:
-                start, end = self._span(token)
-                closed = token.type not in _GROWING and end < self._complete
-                self.blocks.append(Block(start, closed))
-            if token.type == "table_open":
-                end = next(i for i in range(position, len(tokens)) if tokens[i].type == "table_close")
-                yield self._table(token, tokens[position:end])
-                position = end
-            else:
-                yield from self._one(token, tokens[position + 1] if position + 1 < len(tokens) else None)
-            position += 1
+    def line(self, text: str) -> list[Leaf]:
+        """Take a line, or the rest of the one that was entered; returns the leaves that became final."""
+        if self.inside:
+            self.extend(text)
+            self.inside = False
+            return []
+        prefix = _PREFIX.match(text)
+        assert prefix is not None
+        return list(self._take(prefix.group().expandtabs(4) + text[prefix.end() :]))
 
-    def _one(self, token: Token, following: Token | None) -> Iterator[Leaf]:
-        kind = token.type
-        if kind in ("bullet_list_open", "ordered_list_open"):
-            outermost = len(self.blocks) == 1 and token.level == 0 and self._number
-            start = int(token.attrs.get("start", 1))
-            self._lists.append(None if kind == "bullet_list_open" else (self._number if outermost else start))
-        elif kind in ("bullet_list_close", "ordered_list_close"):
-            self._lists.pop()
-        elif kind == "list_item_open":
-            self._open_item(token)
-        elif kind == "blockquote_open":
-            self._containers.append(_Container(self._span(token)[0], Span("│ ", DIM), quote=True))
-        elif kind in ("list_item_close", "blockquote_close"):
-            container = self._containers[-1]
-            if not container.begun and not container.quote:  # an empty item
-                yield self._leaf("text", container.start, final=False)
-            self._containers.pop()
-        elif kind in ("paragraph_open", "heading_open"):
-            assert following is not None
-            yield self._text(token, following.content)
-        elif kind in ("fence", "code_block"):
-            yield from self._code(token)
-        elif kind == "hr":
-            yield self._leaf("rule", self._span(token)[0], final=self._span(token)[1] <= self._complete)
+    def enter(self, text: str) -> list[Leaf]:
+        """Take the beginning of a line, if its rest can only be text of the same paragraph: see ``inside``."""
+        twin = self._twin()
+        leaves = twin.line(text)
+        if isinstance(twin._leaf, _Paragraph):
+            last = twin._leaf.source.rpartition("\n")[2]
+            if len(last) > LONG and "|" not in last[: LONG + 1]:
+                self.__dict__ = twin.__dict__
+                self.inside = True
+                return leaves
+        return []
 
-    def _span(self, token: Token) -> tuple[int, int]:
-        assert token.map is not None
-        return token.map[0], token.map[1]
+    def extend(self, text: str) -> None:
+        """Take more of the line that was entered."""
+        assert isinstance(self._leaf, _Paragraph)
+        self._leaf.extend(text)
 
-    def _open_item(self, token: Token) -> None:
-        start = self._span(token)[0]
-        number = self._lists[-1]
-        if number is None:
-            depth = sum(1 for entry in self._lists if entry is None)
-            marker = "•◦▪"[min(depth, 3) - 1] + " "
+    def settled(self) -> list[Leaf]:
+        """The piece that is final of the line that was entered, if any."""
+        assert isinstance(self._leaf, _Paragraph)
+        return self._piece(self._leaf, self._leaf.source.rstrip(" \t").rfind(" "))
+
+    def open(self, partial: str, rows: int) -> list[Leaf]:
+        """The leaves that are not final, as if ``partial`` ended the document; of a table its last ``rows``."""
+        twin = self._twin()
+        if isinstance(twin._leaf, _Table):
+            twin._leaf.cells = [*twin._leaf.cells[:1], *twin._leaf.cells[1:][-rows:]]
+        return [*(twin.line(partial) if partial else ()), *twin.close()]
+
+    def close(self) -> list[Leaf]:
+        """The document is complete: the leaves that were open."""
+        self.inside = False
+        return list(self._close(0))
+
+    def _twin(self) -> BlockParser:
+        """A parser in the same state, which may go on without this one."""
+        twin = copy.copy(self)
+        twin._containers = [copy.copy(container) for container in self._containers]
+        twin._leaf = copy.copy(self._leaf)
+        if isinstance(twin._leaf, _Table):
+            twin._leaf.cells = list(twin._leaf.cells)
+        return twin
+
+    # Lines.
+
+    def _take(self, line: str) -> Iterator[Leaf]:
+        column = matched = 0
+        for container in self._containers:
+            following = container.match(line, column)
+            if following is None:
+                break
+            column, matched = following, matched + 1
+        if matched == len(self._containers):
+            code = self._code_line(line[column:])
+            if code is not None:
+                yield from code
+                return
+        while opened := self._container(line, column, matched):
+            container, column = opened
+            yield from self._close(matched)
+            self._push(container)
+            matched += 1
+        text = line[column:].lstrip(" ")
+        if text.strip():
+            yield from self._content(text, len(line) - column - len(text), matched)
+        elif matched < len(self._containers) or not isinstance(self._leaf, _Fence):
+            yield from self._close(matched)
+
+    def _code_line(self, text: str) -> Iterator[Leaf] | None:
+        """The leaves of a line inside a code block; None where it is not inside one."""
+        leaf = self._leaf
+        if isinstance(leaf, _Fence):
+            return self._fence_line(leaf, text)
+        if isinstance(leaf, _Indented) and (text.startswith("    ") or not text.strip()):
+            return self._indented_line(leaf, text)
+        return None
+
+    def _content(self, text: str, indent: int, matched: int) -> Iterator[Leaf]:
+        """The leaves of a line's text, after the markers of its containers."""
+        leaf = self._leaf
+        if indent < 4 and (leaves := self._structure(text, indent, matched)):
+            yield from leaves
+        elif isinstance(leaf, _Paragraph):
+            if leaf.length > LONG or leaf.lines % _SPAN == 0:
+                yield from self._piece(leaf, len(leaf.source), force=leaf.lines % _SPAN == 0)
+            leaf.lines += 1
+            leaf.extend("\n" + text)
+        elif indent >= 4:
+            yield from self._close(matched)
+            self._leaf = _Indented(self._begin())
+            yield self._code(" " * (indent - 4) + text, self._leaf.number)
+        elif isinstance(leaf, _Table) and matched == len(self._containers):
+            leaf.cells.append(cells_of(text, len(leaf.alignments)))
         else:
-            marker = f"{number}{token.markup or '.'} "
-            self._lists[-1] = number + 1
-        self._containers.append(_Container(start, Span(marker, CYAN)))
-        if token.level == 1:
-            self.blocks[-1].item = start
-            self.blocks[-1].item_number = number or 0
+            yield from self._close(matched)
+            self._begin()
+            self._leaf = _Paragraph(text, len(text))
 
-    def _leaf(self, kind: LeafKind, start: int, final: bool, line: int | None = None, **content: Any) -> Leaf:
+    def _structure(self, text: str, indent: int, matched: int) -> Iterator[Leaf] | None:
+        """The leaves of a heading, fence, table or rule; None where ``text`` begins none of them."""
+        if found := _HEADING.match(text):
+            return self._heading(_HEADING_END.sub("", found[2]).strip(), len(found[1]), matched)
+        if found := _FENCE.match(text):
+            return self._open_fence(found[1], found[2], indent, matched)
+        if paragraph := self._continued(matched):
+            before, newline, header = paragraph.source.rpartition("\n")
+            is_whole = bool(newline) or not paragraph.given
+            if is_whole and header.find("|") <= LONG and (alignments := alignments_of(header, text)):
+                return self._open_table(paragraph, before, _Table(alignments, [cells_of(header, len(alignments))]))
+            found = _UNDERLINE.match(text)
+            if found and paragraph.length <= LONG and split_definitions(paragraph.source)[1]:
+                return self._underlined(paragraph, 1 if found[1][0] == "=" else 2)
+        return self._rule(matched) if _RULE.match(text) else None
+
+    def _continued(self, matched: int) -> _Paragraph | None:
+        """The open paragraph, if a line in ``matched`` containers is a line of it without being lazy."""
+        return self._leaf if isinstance(self._leaf, _Paragraph) and matched == len(self._containers) else None
+
+    # Containers.
+
+    def _container(self, line: str, column: int, matched: int) -> tuple[_Container, int] | None:
+        """The container that begins at ``column``, if one does, and the column of its content."""
+        if matched >= _DEEPEST:
+            return None
+        if quote := _QUOTE.match(line, column):
+            return _Container(marker=Span("│ ", DIM)), quote.end()
+        found = _ITEM.match(line, column)
+        if found is None or _RULE.match(line, found.start(2)):
+            return None
+        content = line[found.end() :]
+        if self._continued(matched) and (not content.strip() or int(found[4] or 1) != 1):
+            return None  # neither an empty item nor a number other than 1 interrupts a paragraph
+        spaces = len(content) - len(content.lstrip(" "))
+        indent = found.end() - column + (1 if not content.strip() or spaces > 4 else spaces)
+        item = _Container(marker=Span(""), bullet=found[3] or found[5], ordinal=int(found[4] or 0), indent=indent)
+        before = self._containers[matched] if matched < len(self._containers) else None
+        if before is not None and before.bullet == item.bullet:
+            item.ordinal, item.sibling = before.ordinal + 1, True
+        return item, min(column + indent, len(line))
+
+    def _push(self, container: _Container) -> None:
+        if container.bullet in (".", ")"):
+            container.marker = Span(f"{container.ordinal}{container.bullet} ", CYAN)
+        elif container.bullet:
+            depth = sum(outer.bullet in ("*", "+", "-") for outer in self._containers)
+            container.marker = Span("•◦▪"[min(depth, 2)] + " ", CYAN)
+        container.number = self._begin(container.sibling)
+        self._containers.append(container)
+
+    def _begin(self, sibling: bool = False) -> int:
+        """Count a block that begins in the open containers; returns its number."""
+        self._numbers += 1
+        for container in self._containers:
+            container.filled = True
+        if not self._containers and not sibling:
+            self._block = self._numbers
+        return self._numbers
+
+    def _close(self, depth: int) -> Iterator[Leaf]:
+        """Close the open leaf, and all containers but the first ``depth``."""
+        leaf, self._leaf = self._leaf, None
+        if isinstance(leaf, _Paragraph):
+            yield from self._pieces(leaf, leaf.source)
+        elif isinstance(leaf, _Table):
+            yield self._made("table", cells=leaf.cells, alignments=leaf.alignments)
+        while len(self._containers) > depth:
+            container = self._containers[-1]
+            if container.bullet and not container.begun:
+                yield self._made("text")
+            self._containers.pop()
+
+    # Leaves.
+
+    def _made(self, kind: LeafKind, number: int = 0, **content: Any) -> Leaf:
         leaf = Leaf(
             kind=kind,
             first=tuple(container.row(first=True) for container in self._containers),
             rest=tuple(container.row(first=False) for container in self._containers),
-            block=self.blocks[-1].start,
-            start=start,
-            line=start if line is None else line,
-            container=self._containers[-1].start if self._containers else -1,
-            quoted=any(container.quote for container in self._containers),
-            final=final,
+            block=self._block,
+            number=number or self._numbers,
+            container=self._containers[-1].number if self._containers else 0,
+            quoted=any(not container.bullet for container in self._containers),
             **content,
         )
         for container in self._containers:
             container.begun = True
         return leaf
 
-    def _text(self, token: Token, source: str) -> Leaf:
-        start, end = self._span(token)
-        heading = token.type == "heading_open"
-        if heading:
-            self.blocks[-1].closed |= token.level == 0 and end <= self._complete
-        spans, stable = _inline(source, self._env, _HEADINGS.get(token.tag, BOLD) if heading else "")
-        final = end <= self._complete if heading else end < self._complete
-        return self._leaf("text", start, final, spans=spans, stable=stable)
+    def _piece(self, paragraph: _Paragraph, end: int, force: bool = False) -> list[Leaf]:
+        """The first ``end`` characters of a paragraph, if they are final or ``force`` makes them so."""
+        piece = paragraph.source[: max(end, 0)].rstrip(" \t")  # spaces belong to the line break that follows
+        may_define = piece.startswith("[") and not paragraph.given
+        if not piece.strip() or not (force or (is_settled(piece) and not may_define)):
+            return []
+        paragraph.source = paragraph.source[len(piece) :]
+        return list(self._pieces(paragraph, piece, ends=False))
 
-    def _code(self, token: Token) -> Iterator[Leaf]:
-        start, end = self._span(token)
-        code = token.content.split("\n")[:-1] if token.content else []
-        fenced = token.type == "fence"
-        language = visible(token.info.strip())
-        if fenced:
-            edge = (Span(f"```{language}", DIM),)
-            yield self._leaf("edge", start, start < self._complete, spans=edge, language=language)
-        for offset, text in enumerate(code):
-            line = start + offset + fenced
-            final = line < self._complete and (fenced or line < end - 1 or end < self._complete)
-            yield self._leaf("code", start, final, line, spans=code_spans(text), language=language)
-        if fenced and end - start - 2 >= len(code) and end <= len(self._lines):
-            final = end <= self._complete
-            self.blocks[-1].closed |= token.level == 0 and final
-            yield self._leaf("edge", start, final, end - 1, spans=(Span("```", DIM),))
-        elif fenced:
-            self.blocks[-1].closed = False
-            self.blocks[-1].open_fence = (token.markup, start)
+    def _pieces(self, paragraph: _Paragraph, source: str, ends: bool = True) -> Iterator[Leaf]:
+        """Link definitions, and the text after them."""
+        if not paragraph.given:
+            definitions, source = split_definitions(source)
+            for text in definitions:
+                yield self._made("definition", spans=(Span(visible(text), DIM),))
+                self._numbers += 1
+            source = source.lstrip()
+        source = source.rstrip()
+        if source or paragraph.given:
+            yield self._made("text", spans=inline_spans(source), continues=paragraph.given, ends=ends)
+            paragraph.given = True
 
-    def _table(self, token: Token, tokens: Sequence[Token]) -> Leaf:
-        start, end = self._span(token)
-        cells: list[list[tuple[Span, ...]]] = []
-        alignments: list[Alignment] = []
-        for inner in tokens:
-            if inner.type == "tr_open":
-                cells.append([])
-            elif inner.type == "th_open":
-                style = str(inner.attrs.get("style", ""))
-                alignments.append(cast(Alignment, style.removeprefix("text-align:")))
-            elif inner.type == "inline":
-                cells[-1].append(_inline(re.sub(r"<br ?/?>", "\\\n", inner.content), self._env, "")[0])
-        return self._leaf("table", start, end < self._complete, cells=cells, alignments=alignments)
+    def _underlined(self, paragraph: _Paragraph, level: int) -> Iterator[Leaf]:
+        """The paragraph turns out to be a heading, but for the definitions that it begins with."""
+        self._leaf = None
+        definitions, source = split_definitions(paragraph.source)
+        yield from self._pieces(_Paragraph("", 0), "\n".join(definitions))
+        yield self._made("text", spans=inline_spans(source.strip(), _HEADING_STYLES[level]))
 
+    def _heading(self, content: str, level: int, matched: int) -> Iterator[Leaf]:
+        yield from self._close(matched)
+        self._begin()
+        yield self._made("text", spans=inline_spans(content, _HEADING_STYLES.get(level, BOLD)))
 
-def code_spans(text: str) -> tuple[Span, ...]:
-    """A line of code as it is shown."""
-    return (Span(visible(text.expandtabs(4))),)
+    def _rule(self, matched: int) -> Iterator[Leaf]:
+        yield from self._close(matched)
+        self._begin()
+        yield self._made("rule")
 
+    def _open_table(self, paragraph: _Paragraph, before: str, table: _Table) -> Iterator[Leaf]:
+        """The last line of the paragraph turns out to head a table; ``before`` is the rest of the paragraph."""
+        if before or paragraph.given:
+            paragraph.source = before
+            yield from self._close(len(self._containers))
+            self._begin()
+        self._leaf = table
 
-def _inline(source: str, env: Env, style: str) -> tuple[tuple[Span, ...], int]:
-    """Inline markup as spans, and how many of their characters are stable."""
-    tokens: list[Token] = []
-    _MARKDOWN.inline.parse(source, _MARKDOWN, env, tokens)
-    spans: list[Span] = []
-    styles = [style] if style else []
-    links: list[tuple[str, int]] = []
-    length = 0
-    stable = -1
+    def _open_fence(self, marker: str, info: str, indent: int, matched: int) -> Iterator[Leaf]:
+        yield from self._close(matched)
+        language = visible(info.strip())
+        closing = re.compile(rf" {{0,3}}{re.escape(marker[0])}{{{len(marker)},}}[ \t]*\Z")
+        self._leaf = _Fence(closing, indent, language, self._begin())
+        yield self._made("edge", spans=(Span(f"```{language}", DIM),))
 
-    def add(text: str, *extra: str) -> None:
-        nonlocal length
-        text = visible(text).replace("\t", "    ")
-        spans.append(Span(text, ";".join([*styles, *extra])))
-        length += len(text)
+    def _fence_line(self, fence: _Fence, text: str) -> Iterator[Leaf]:
+        if fence.closing.match(text):
+            self._leaf = None
+            yield self._made("edge", fence.number, spans=(Span("```", DIM),))
+        else:
+            spaces = len(text) - len(text.lstrip(" "))
+            yield self._code(text[min(spaces, fence.indent) :], fence.number, fence.language)
 
-    for token in tokens:
-        kind = token.type
-        if kind in ("text", "text_special"):
-            opening = _OPENING.search(token.content)
-            if opening and stable < 0:
-                stable = length + opening.start()
-            add(token.content.replace("\n", " "))
-        elif kind in _INLINE_STYLES:
-            styles.append(_INLINE_STYLES[kind])
-        elif kind in ("em_close", "strong_close", "s_close"):
-            styles.pop()
-        elif kind == "softbreak":
-            add(" ")
-        elif kind == "hardbreak":
-            add("\n")
-        elif kind in ("code_inline", "latex"):
-            add(token.content.replace("\n", " "), CYAN)
-        elif kind == "link_open":
-            styles.append(UNDERLINE)
-            links.append((str(token.attrs.get("href", "")), length))
-        elif kind == "link_close":
-            styles.pop()
-            address, begin = links.pop()
-            if address not in ("", "".join(span.text for span in spans)[begin:]):
-                add(f" ({address})", DIM)
-        elif kind == "image":
-            add(f"[image: {token.content}] ({token.attrs.get('src', '')})", DIM)
-    return tuple(spans), length if stable < 0 else stable
+    def _indented_line(self, code: _Indented, text: str) -> Iterator[Leaf]:
+        if not text.strip():
+            code.blank += 1
+            return
+        for _ in range(code.blank):
+            yield self._code("", code.number)
+        code.blank = 0
+        yield self._code(text[4:], code.number)
 
-
-_INLINE_STYLES = {"em_open": ITALIC, "strong_open": BOLD, "s_open": STRIKE}
+    def _code(self, text: str, number: int, language: str = "") -> Leaf:
+        return self._made("code", number, spans=(Span(visible(text.expandtabs(4))),), language=language)

@@ -1,4 +1,4 @@
-"""The clipboard: the system's own tool where there is one, else the terminal's."""
+"""The clipboard: the system's own tool, or else the terminal."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _TOOLS = (("pbcopy",), ("wl-copy",), ("xclip", "-selection", "clipboard"), ("xse
 
 
 def copy(text: str, terminal: Terminal) -> str:
-    """Put ``text`` on the clipboard; says with what.
+    """Put ``text`` on the clipboard; returns the tool that did it.
 
     Raises:
-        GptOssError: there is no clipboard to be had.
+        GptOssError: there is no clipboard.
     """
     for command in _TOOLS:
         if command[0] != "pbcopy" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
@@ -28,6 +28,6 @@ def copy(text: str, terminal: Terminal) -> str:
             if done.returncode == 0:
                 return command[0]
     if not terminal.interactive:
-        raise GptOssError("no clipboard here; /export writes the chat to a file")
+        raise GptOssError("no clipboard is available; /export writes the chat to a file")
     terminal.copy(text)
     return "through the terminal"

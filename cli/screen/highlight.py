@@ -1,8 +1,8 @@
 """Syntax colours for fenced code, one line at a time.
 
-Pygments lexes whole texts. Its regular-expression lexers are state machines, so this keeps their
-stack of states between lines: a fence of any length costs each line once. Constructs that a lexer
-matches with one expression across lines are coloured line by line.
+Pygments lexes whole texts. Its regular-expression lexers are state machines, so this keeps their stack of states
+between lines, and each line is lexed once. A construct that a lexer matches with one expression across lines is
+coloured line by line.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Highlighter:
         return row
 
     def peek(self, text: str) -> Row:
-        """What an unfinished line looks like so far; the state stays where it was."""
+        """An unfinished line, coloured; the state does not change."""
         return self._lex(text)[0]
 
     def _lex(self, text: str) -> tuple[Row, list[str]]:
@@ -70,7 +70,7 @@ class Highlighter:
         else:
             pieces = [(kind, piece) for _, kind, piece in self._lexer.get_tokens_unprocessed(text + "\n")]
         spans = tuple(Span(piece.rstrip("\n"), _style(kind)) for kind, piece in pieces if piece.rstrip("\n"))
-        if "".join(span.text for span in spans) != text:  # a lexer that drops or rewrites text is not used
+        if "".join(span.text for span in spans) != text:  # the lexer drops or rewrites text: not used
             return (Span(text),), stack
         return spans, stack
 
@@ -85,7 +85,7 @@ def _style(kind: _TokenType) -> str:
 
 
 def _lex_line(lexer: RegexLexer, text: str, stack: list[str]) -> Iterator[tuple[_TokenType, str]]:
-    """RegexLexer.get_tokens_unprocessed, which keeps its stack to itself, over a stack of ours."""
+    """RegexLexer.get_tokens_unprocessed with the stack as a parameter."""
     states: dict[str, list[Any]] = lexer._tokens
     position = 0
     while position < len(text):

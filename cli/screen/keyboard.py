@@ -1,4 +1,4 @@
-"""The keyboard while no prompt is open: Ctrl-C and Ctrl-T are heard, the rest waits for the next prompt."""
+"""The keyboard while no prompt is open: Ctrl-C and Ctrl-T act, other keys wait for the next prompt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CTRL_T = "\x14"
 
 @contextmanager
 def on_interrupt(callback: Callable[[], None]) -> Iterator[None]:
-    """Call ``callback`` on Ctrl-C instead of raising KeyboardInterrupt somewhere in the middle."""
+    """Call ``callback`` on Ctrl-C, instead of raising KeyboardInterrupt anywhere."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -38,7 +38,7 @@ def on_interrupt(callback: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def _changed(descriptor: int, change: Callable[[list[Any]], None]) -> Iterator[None]:
-    """The terminal's mode changed for a stretch, and restored however it ends."""
+    """Change the terminal's mode, and restore it at the end."""
     before, mode = termios.tcgetattr(descriptor), termios.tcgetattr(descriptor)
     change(mode)
     termios.tcsetattr(descriptor, termios.TCSANOW, mode)
@@ -58,20 +58,22 @@ def _quiet(mode: list[Any]) -> None:
     # IEXTEN off also keeps macOS from taking Ctrl-T for itself.
     mode[3] &= ~termios.IEXTEN
     mode[6][termios.VMIN], mode[6][termios.VTIME] = 0, 0
-    # Stopped here, Ctrl-Z would leave the shell without a cursor; at the prompt it works.
+    # Ctrl-Z is off: a process stopped here would leave the shell without a cursor. At the prompt it works.
     mode[6][termios.VSUSP] = bytes([os.fpathconf(sys.stdin.fileno(), "PC_VDISABLE")])
 
 
 @contextmanager
 def keys_as_sent() -> Iterator[None]:
-    """A stretch of prompts with other things between them: what is typed there waits for the next prompt as the
-    keyboard sent it. Enter is a carriage return, which a terminal would make a line feed of, as Ctrl-J is."""
+    """Between prompts, keep typed keys for the next prompt as the keyboard sent them.
+
+    A terminal would turn the carriage return of Enter into a line feed, which is the key Ctrl-J.
+    """
     with _changed(sys.stdin.fileno(), _as_sent):
         yield
 
 
 class Keyboard:
-    """Standard input without echo and line editing, and what is typed there."""
+    """Standard input without echo and line editing, and the keys typed there."""
 
     def __init__(self) -> None:
         self._typed = ""
@@ -80,7 +82,7 @@ class Keyboard:
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Typed characters are neither echoed nor held back until Enter; Ctrl-C still interrupts."""
+        """Typed characters are not echoed, and are available before Enter; Ctrl-C still interrupts."""
         if self._descriptor < 0:
             yield
             return
@@ -104,6 +106,6 @@ class Keyboard:
         return count
 
     def typed(self) -> str:
-        """What was typed ahead, as the terminal sent it: Enter is a carriage return."""
+        """The keys typed ahead, as the terminal sent them: Enter is a carriage return."""
         typed, self._typed = self._typed, ""
         return typed

@@ -1,6 +1,6 @@
-"""Plain text that arrives in pieces: wrapped rows as soon as they can no longer change, in one style.
+"""Plain text that arrives in pieces, as wrapped rows in one style, each returned as soon as it is final.
 
-The same three methods as `markdown.MarkdownStream`, for thinking, which is shown as written.
+For thinking, which is shown as written; the methods are those of `markdown.MarkdownStream`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ class PlainStream:
     def __init__(self, style: str = "") -> None:
         self._style = style
         self._text = ""
+        self._last = ""
 
     def feed(self, text: str) -> None:
         """Take more of the text."""
-        self._text += visible(text.replace("\r\n", "\n")).replace("\t", "    ")
+        self._text += visible(text.replace("\r\n", "\n"), before=self._last).replace("\t", "    ")
+        self._last = text[-1:] or self._last
 
     def rows(self, width: int) -> list[Row]:
         """The rows that became final since the last call."""
@@ -32,11 +34,11 @@ class PlainStream:
         return rows
 
     def tail(self, width: int, limit: int = 6) -> list[Row]:
-        """What is still open: its last ``limit`` rows."""
+        """The last ``limit`` rows of what is still open."""
         return self._wrapped(self._text, width)[-limit:] if self._text.strip() else []
 
     def finish(self, width: int) -> list[Row]:
-        """The text is complete: every row not given yet."""
+        """The text is complete: every row not returned yet."""
         rows = self.rows(width) + (self._wrapped(self._text, width) if self._text.strip() else [])
         self._text = ""
         return rows

@@ -1,4 +1,4 @@
-"""Styled text as plain data: spans, rows of spans, wrapping them to a width, and making hidden characters visible.
+"""Styled text as plain data: spans and rows of spans, wrapped to a width, hidden characters shown as symbols.
 
 A row never contains a newline. Widths are terminal cells. Knows nothing of terminals or Markdown.
 """
@@ -31,6 +31,7 @@ __all__ = [
     "cut",
     "plain",
     "row_width",
+    "shorten",
     "visible",
     "wrap",
 ]
@@ -39,17 +40,30 @@ __all__ = [
 BOLD, DIM, ITALIC, UNDERLINE, STRIKE = "1", "2", "3", "4", "9"
 RED, GREEN, YELLOW, BLUE, MAGENTA, CYAN = "31", "32", "33", "34", "35", "36"
 
-# What a line may be broken between: newlines, spaces, single ideographs with the punctuation that
-# must not start a line, and words.
+# The parts a line may be broken between: newlines, spaces, single ideographs with the punctuation that must not
+# start a line, and words.
 _IDEOGRAPH = "\u2e80-\u3000\u3003-\u3007\u3012-\u303f\u3040-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff02-\uff07"
 _CLOSING = "、。〃〉》」』】〕〗！），．：；？｝"
 _ATOM = rf"\n| +|[{_IDEOGRAPH}][{_CLOSING}]*|[^ \n{_IDEOGRAPH}]+"
 
 
-# C0, DEL and C1 controls; line and paragraph separators; bidirectional embeddings, overrides and
-# isolates; deprecated and interlinear format characters; the byte order mark; surrogates; tags.
+# C0, DEL and C1 controls; the soft hyphen; bidirectional marks, embeddings, overrides and isolates; the zero-width
+# space and fillers that look like one; line and paragraph separators; joiners and variation selectors; deprecated
+# and interlinear format characters; the byte order mark; surrogates; tags.
 _HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
+)
+_EMOJI = "\u00a9\u00ae\u203c-\u3299\U0001f000-\U0001faff"
+_JOINED_SCRIPTS = (
+    "\u0600-\u061b\u061d-\u109f\u1780-\u180d\u180f-\u18af\u1b00-\u1c7f\ua800-\uabff\ufb50-\ufdff\ufe70-\ufefc"
+    "\U00010a00-\U00011fff"
+)
+# A joiner is kept between emoji, and between letters of scripts whose spelling needs it; a variation selector,
+# after a character that it may vary.
+_JOINER = re.compile(
+    f"(?<=[{_EMOJI}\ufe0f])\u200d(?=[{_EMOJI}]|\\Z)|(?<=[{_JOINED_SCRIPTS}])[\u200c\u200d](?=[{_JOINED_SCRIPTS}]|\\Z)"
+    f"|(?<=[^\\s\u200c\u200d\ufe00-\ufe0f])[\ufe00-\ufe0f]"
 )
 
 
@@ -70,15 +84,24 @@ class Wrapped(NamedTuple):
     end: int
 
 
-def visible(text: str) -> str:
+def visible(text: str, before: str = "") -> str:
     """``text`` with every control, reordering or invisible format character shown as a symbol.
 
-    Newlines and tabs stay. Works character by character, so pieces of a text give pieces of the result.
+    Newlines and tabs stay, and so do joiners and variation selectors where they belong.
+
+    Args:
+        before: the text that precedes it: pieces of a text give pieces of the result.
     """
-    return _HIDDEN.sub(_symbol, text)
+    if _HIDDEN.search(text) is None:
+        return text
+    before = before[-1:]
+    shown = _HIDDEN.sub(lambda match: _symbol(match) if match.start() >= len(before) else before, before + text)
+    return shown[len(before) :]
 
 
 def _symbol(match: re.Match[str]) -> str:
+    if _JOINER.match(match.string, match.start()):
+        return match.group()
     code = ord(match.group())
     if code < 0x20:
         return chr(0x2400 + code)
@@ -90,7 +113,7 @@ def _symbol(match: re.Match[str]) -> str:
 
 
 def plain(spans: Iterable[Span]) -> str:
-    """The text of ``spans`` without its styles."""
+    """The text of ``spans`` without styles."""
     return "".join(span.text for span in spans)
 
 
@@ -99,17 +122,17 @@ def row_width(row: Iterable[Span]) -> int:
     return sum(cell_len(span.text) for span in row)
 
 
-def wrap(spans: Iterable[Span], width: int, start: int = 0) -> list[Wrapped]:
-    """Break ``spans`` into rows of at most ``width`` cells, from character ``start`` on.
+def wrap(spans: Iterable[Span], width: int) -> list[Wrapped]:
+    """Break ``spans`` into rows of at most ``width`` cells.
 
-    Greedy, and so stable: text appended later changes no row but the last. A word wider than a row
-    is cut between graphemes.
+    Greedy, and so stable: text appended later changes no row but the last. Spaces at the start of a line stay
+    where its first word fits beside them. A word wider than a row is cut between graphemes.
     """
     spans = [span for span in spans if span.text]
     text = plain(spans)
     width = max(width, 1)
     rows: list[Wrapped] = []
-    for begin, end, following in _breaks(text, width, start):
+    for begin, end, following in _breaks(text, width):
         rows.append(Wrapped(cut(spans, begin, end), following))
     return rows
 
@@ -122,24 +145,35 @@ def clip(row: Row, width: int) -> Row:
     return cut(row, 0, wrapped[0].end if wrapped else 0)
 
 
-def _breaks(text: str, width: int, start: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (begin, end, start of the next row) of every row of ``text`` from ``start``."""
-    begin = end = start
-    used = 0
-    for match in _atom().finditer(text, start):
+def shorten(row: Row, width: int) -> Row:
+    """``row`` cut to ``width`` cells, with a sign where something is missing."""
+    if row_width(row) <= width:
+        return row
+    return (*(clip(row, width - 1) if width > 1 else ()), Span("…", DIM))
+
+
+def _breaks(text: str, width: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (begin, end, start of the next row) of every row of ``text``."""
+    begin = end = line = used = indent = 0
+    for match in _atom().finditer(text):
         atom = match.group()
         if atom == "\n":
             yield begin, end, match.end()
-            begin = end = match.end()
-            used = 0
+            begin = end = line = match.end()
+            used = indent = 0
             continue
         if atom[0] == " ":
-            if end == begin:  # never a space at the start of a row
-                begin = end = match.end()
-            else:
+            if end > begin:
                 used += len(atom)
+            else:  # a row starts with spaces only where they indent the line
+                indent = len(atom) if match.start() == line else 0
+                begin = end = match.end()
             continue
         cells = cell_len(atom)
+        if indent and indent + cells <= width:
+            begin = end = begin - indent
+            used = indent
+        indent = 0
         if used + cells > width and end > begin:
             yield begin, end, match.start()
             begin = match.start()
@@ -151,7 +185,7 @@ def _breaks(text: str, width: int, start: int) -> Iterator[tuple[int, int, int]]
             begin, cells = last[0], cell_len(text[slice(*last)])
         end = match.end()
         used += cells
-    if end > begin or begin == start == len(text):
+    if end > begin or not text:
         yield begin, end, len(text)
 
 

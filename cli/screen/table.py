@@ -1,24 +1,59 @@
-"""A Markdown table as rows: natural column widths, shrunk and wrapped where the window is narrow."""
+"""A Markdown table: its cells, and its rows with natural column widths, shrunk and wrapped in a narrow window."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
+from markdown_it.rules_block.table import escapedSplit
+
+from .inline import inline_spans
 from .spans import BOLD, DIM, Row, Span, row_width, wrap
 
-__all__ = ["Alignment", "layout"]
+__all__ = ["Alignment", "Cell", "alignments_of", "cells_of", "layout"]
 
 Alignment = Literal["", "left", "center", "right"]
 Cell = tuple[Span, ...]
 
+_DELIMITER_ROW = re.compile(r"(?:\||:?-[-:|]|:-|-\Z)[|:\- \t]*\Z")
+_DELIMITER = re.compile(r":?-+:?\Z")
+_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+
 _GAP = Span(" │ ", DIM)
 _NARROWEST = 6
-"""A column is never squeezed below this; a table that would need it is written as records."""
+"""Narrowest width of a column; a table that needs narrower ones is written as records."""
+
+
+def alignments_of(header: str, delimiters: str) -> list[Alignment] | None:
+    """The alignments of the columns, if the two lines begin a table."""
+    columns = [column.strip() for column in delimiters.strip().strip("|").split("|")]
+    if "|" not in header or not _DELIMITER_ROW.match(delimiters) or len(_split(header)) != len(columns):
+        return None
+    if not all(map(_DELIMITER.match, columns)):
+        return None
+    kinds: dict[tuple[bool, bool], Alignment] = {
+        (True, True): "center",
+        (True, False): "left",
+        (False, True): "right",
+    }
+    return [kinds.get((column.startswith(":"), column.endswith(":")), "") for column in columns]
+
+
+def cells_of(row: str, columns: int) -> list[Cell]:
+    """The cells of one line, as many as there are columns. ``<br>`` breaks a line of a cell."""
+    texts = [_BREAK.sub("\\\n", cell.strip()) for cell in _split(row)]
+    return [inline_spans(text) for text in [*texts, *[""] * columns][:columns]]
+
+
+def _split(row: str) -> list[str]:
+    cells: list[str] = escapedSplit(row.strip())
+    cells = cells[1:] if cells and not cells[0] else cells
+    return cells[:-1] if cells and not cells[-1] else cells
 
 
 def layout(cells: Sequence[Sequence[Cell]], alignments: Sequence[Alignment], width: int) -> list[Row]:
-    """Rows of the table whose first row is its header."""
+    """The rows of a table; the first row of ``cells`` is its header."""
     columns = len(alignments)
     natural = [max(_cell_width(row[column]) for row in cells) for column in range(columns)]
     widths = _fit(natural, width - 3 * (columns - 1))
@@ -36,16 +71,16 @@ def _cell_width(cell: Cell) -> int:
     return max((row_width(line.row) for line in wrap(cell, 1 << 20)), default=0)
 
 
-def _fit(natural: Sequence[int], room: int) -> list[int] | None:
-    """Widths that sum to at most ``room``: the widest columns give way first."""
+def _fit(natural: Sequence[int], available: int) -> list[int] | None:
+    """Widths that sum to at most ``available``, the widest columns shrunk first; None: not possible."""
     widths = list(natural)
-    while sum(widths) > room:
+    while sum(widths) > available:
         widest = max(widths)
         if widest <= _NARROWEST:
             return None
         following = max([other for other in widths if other < widest] + [_NARROWEST])
         share = widths.count(widest)
-        step = max(1, min(widest - following, (sum(widths) - room) // share))
+        step = max(1, min(widest - following, (sum(widths) - available) // share))
         widths = [other - step if other == widest else other for other in widths]
     return widths
 
@@ -67,14 +102,14 @@ def _row(row: Sequence[Cell], widths: Sequence[int], alignments: Sequence[Alignm
 
 
 def _align(line: Row, width: int, alignment: Alignment, pad_right: bool) -> list[Span]:
-    room = max(width - row_width(line), 0)
-    left = {"right": room, "center": room // 2}.get(alignment, 0)
-    right = room - left if pad_right else 0
+    spare = max(width - row_width(line), 0)
+    left = {"right": spare, "center": spare // 2}.get(alignment, 0)
+    right = spare - left if pad_right else 0
     return [span for span in (Span(" " * left), *line, Span(" " * right)) if span.text]
 
 
 def _records(cells: Sequence[Sequence[Cell]], width: int) -> list[Row]:
-    """Where the columns do not fit side by side: each row as ``header: value`` lines."""
+    """Each row as ``header: value`` lines, where the columns do not fit side by side."""
     header, *body = cells
     rows: list[Row] = []
     for number, row in enumerate(body):

@@ -1,9 +1,8 @@
 """The one door to the screen: everything that is shown passes through a `Terminal`.
 
-Text that comes from a model, a file, a tool or an error may hold anything. `visible` replaces every
-character that a terminal would obey, or that would hide or reorder text, with something to look at;
-`Terminal` applies it to all it writes, so the only escape sequences that leave this program are the
-few in this file. Nothing here, or before here, is ever read as markup.
+Text from a model, a file, a tool or an error may hold anything. `visible` replaces every character that a terminal
+would obey, or that would hide or reorder text, with a symbol. `Terminal` applies it to all it writes, so the only
+escape sequences that leave this program are the few in this file. No text is ever read as markup.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ _BRACKET_PASTES, _PLAIN_PASTES = f"{_ESC}[?2004h", f"{_ESC}[?2004l"
 _HIDE_CURSOR, _SHOW_CURSOR = f"{_ESC}[?25l", f"{_ESC}[?25h"
 
 _REFLOWING = ("TMUX", "VTE_VERSION", "KITTY_WINDOW_ID", "ALACRITTY_WINDOW_ID", "WT_SESSION", "WEZTERM_PANE")
-"""Variables set by terminals that wrap what is on the screen again when their width changes."""
+"""Variables of terminals that wrap their content again when their width changes."""
 
 
 class Terminal:
-    """A text stream as a screen: styled rows, and a transient tail below them that is redrawn in place.
+    """A text stream as a screen: styled rows, and below them a transient tail that is redrawn in place.
 
-    Styles are dropped where the stream is no terminal, colours where ``NO_COLOR`` is set; the tail
-    exists only on a terminal that can move its cursor.
+    Styles are dropped where the stream is no terminal, colours where ``NO_COLOR`` is set. The tail is drawn only
+    where the cursor can be moved.
     """
 
     def __init__(self, stream: TextIO, environ: Mapping[str, str] = os.environ) -> None:
@@ -49,10 +48,12 @@ class Terminal:
         self._tail: list[int] = []
         self._tail_at = 0
         self._styles: dict[str, str] = {}
+        self._last = ""
+        """The last character of free text that was written."""
 
     @property
     def width(self) -> int:
-        """Columns, asked anew each time: the window may have changed."""
+        """Columns of the window at this moment."""
         return self._size().columns
 
     @property
@@ -71,20 +72,23 @@ class Terminal:
 
     def write(self, text: str, style: str = "") -> None:
         """Write free text, newlines as they are."""
-        self._emit(self._erase() + "\n".join(self._span(Span(line, style)) for line in text.split("\n")))
+        first, *others = text.split("\n")
+        lines = [self._span(Span(first, style), self._last), *(self._span(Span(line, style)) for line in others)]
+        self._last = text[-1:] or self._last
+        self._emit(self._erase() + "\n".join(lines))
 
     def line(self, text: str = "", style: str = "") -> None:
         """Write ``text`` and end its line."""
         self.write(text + "\n", style)
 
     def paragraph(self, *spans: Span) -> None:
-        """Write rows broken between words; where there is no window, one row."""
+        """Write rows broken between words; one row where the stream is no terminal."""
         width = max(self.width - 1, 10) if self.interactive else 1 << 20
         shown = [Span(visible(span.text), span.style) for span in spans]
         self.rows(wrapped.row for wrapped in wrap(shown, width))
 
     def rows(self, rows: Iterable[Row]) -> None:
-        """Write finished rows; whatever tail there was is gone."""
+        """Write finished rows in place of the tail."""
         self.frame(rows, ())
 
     def frame(self, finished: Iterable[Row], tail: Iterable[Row]) -> None:
@@ -100,8 +104,8 @@ class Terminal:
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """A stretch of frames: the cursor is hidden meanwhile, and shown again however it ends. What is pasted
-        comes in brackets, as at a prompt, so that its lines are not taken for so many presses of Enter."""
+        """Draw frames inside: the cursor is hidden, and shown again however it ends. Pasted text comes in
+        brackets, as at a prompt, so that its line ends are not taken for presses of Enter."""
         if not self.interactive:
             yield
             return
@@ -117,7 +121,7 @@ class Terminal:
             self._emit(f"{_ESC}]52;c;{base64.b64encode(text.encode()).decode()}\x07")
 
     def _erase(self) -> str:
-        """Move to where the tail begins and clear from there on."""
+        """Move to the beginning of the tail and clear from there on."""
         if not self._tail:
             return ""
         rows = len(self._tail)
@@ -128,10 +132,11 @@ class Terminal:
         return "\r" + (f"{_ESC}[{rows - 1}A" if rows > 1 else "") + f"{_ESC}[J"
 
     def _row(self, row: Row) -> str:
-        return "".join(self._span(span) for span in row).replace("\n", "\u240a")
+        befores = ("", *(span.text for span in row))
+        return "".join(map(self._span, row, befores)).replace("\n", "\u240a")
 
-    def _span(self, span: Span) -> str:
-        text = visible(span.text)
+    def _span(self, span: Span, before: str = "") -> str:
+        text = visible(span.text, before)
         style = self._sgr(span.style)
         return f"{_ESC}[{style}m{text}{_RESET}" if style and text else text
 

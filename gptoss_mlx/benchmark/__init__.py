@@ -1,11 +1,12 @@
-"""How fast a model is on this machine, and beside mlx-lm: what ``gptoss bench`` shows.
+"""Measures how fast a model runs on this machine, alone or beside mlx-lm, for ``gptoss bench``.
 
-    transcript.py   a fixed chat, reply by reply
-    engines.py      what is measured: this library, or mlx-lm on the same weights
+    conversation.py a fixed chat, reply by reply
+    engines.py      the engines that are measured: this library, and mlx-lm on the same weights
     kernels.py      kernels of one decoded token, counted on the graph
-    measure.py      the plan, the measures and their results
+    measure.py      the plan, the measurements and their results
 
-Times are those a user waits: from the request to the first token, and from token to token.
+Times are those that a user waits: from the request to the first token, and from token to token. Knows nothing of
+the terminal.
 """
 
 from __future__ import annotations

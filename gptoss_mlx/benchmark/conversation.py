@@ -1,7 +1,7 @@
-"""A chat of ten turns with tool calls, written by hand: every engine is asked the same and answers the same.
+"""A fixed chat of ten turns with tool calls: every engine gets the same prompts and the same replies.
 
-The chat is in ``chat.json``, in openai-harmony's JSON. What an engine would have said itself does not matter:
-the recorded reply takes its place in the cache, and the next prompt goes on from it.
+The chat is in ``chat.json``, in openai-harmony's JSON. An engine's own replies do not matter: the recorded reply
+enters its cache instead, and the next prompt continues from that.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ __all__ = ["RecordedReply", "recorded_chat", "recorded_replies"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedReply:
-    """One request to the model: a turn has one more for every tool call."""
+    """One request to the model and its reply; a turn has one more request for every tool call."""
 
     turn: int
-    """From 1; a user message begins each."""
+    """From 1; each turn begins with a user message."""
     prompt: list[int]
     boundaries: list[int]
-    """Positions of the prompt worth returning to."""
+    """Positions at which a later prompt may part from this one."""
     prefix: int
-    """Where the system and developer messages end."""
+    """The length of the system and developer messages."""
     tokens: list[int]
-    """What the model said, its stop token included."""
+    """The reply, with its stop token."""
     history: list[int] | None
-    """After a final answer: all that the next prompt will begin with."""
+    """After a final answer: the tokens that the next prompt begins with."""
     history_boundaries: list[int]
 
 
@@ -44,11 +44,11 @@ def recorded_chat() -> Conversation:
 
 
 def recorded_replies(tokenizer: Tokenizer, conversation: Conversation | None = None) -> Iterator[RecordedReply]:
-    """Every request of a chat, in order.
+    """Yields every request of a chat, in order.
 
     Args:
         tokenizer: the model's.
-        conversation: by default the recorded one.
+        conversation: the chat, by default the recorded one.
     """
     messages = (conversation or recorded_chat()).messages
     turn = 0
@@ -67,7 +67,7 @@ def _reply(tokenizer: Tokenizer, turn: int, before: Sequence[Message], after: Se
     history, boundaries = None, []
     if after[-1].channel is Channel.FINAL:
         tokens[-1] = tokenizer.special["<|return|>"]
-        # Only a following user message makes harmony drop the turn's analysis.
+        # harmony drops the turn's analysis only when another user message follows.
         following = Conversation(messages=(*after, Message.user("")))
         settled = render_segments(following, tokenizer, next_role=None)
         end = settled.segments[-1].start

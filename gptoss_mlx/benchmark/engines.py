@@ -1,24 +1,22 @@
-"""What is measured: this library, or mlx-lm, each as its users have it.
+"""The engines that are measured: this library and mlx-lm, each as its users run it.
 
-Both are asked for the same: tokens after a prompt, the replies of a fixed chat, one step's graph. An engine
-belongs to the thread that made it.
+Both decode after a prompt, follow a fixed chat, and build the graph of one step. An engine must be used in the
+thread that created it.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 import mlx.core as mx
 
-from ..cache.store import PrefixCache
-from ..engine.engine import GptOss
-from ..engine.generate import ChunkSize, Request, decode, prefill
-from ..engine.sampler import make_sampler
+from ..api import GptOss
+from ..cache.layered import PromptCache
 from ..model.transformer import Transformer
 from ..sampling import SamplingParams
 from .conversation import RecordedReply
@@ -27,13 +25,13 @@ __all__ = ["Engine", "EngineChat", "GptOssEngine", "MlxLmEngine", "decode_step",
 
 
 class EngineChat(Protocol):
-    """A conversation that goes as it was recorded."""
+    """A conversation that follows the recorded chat."""
 
     def reply(self, recorded: RecordedReply) -> tuple[float, int]:
-        """Asks for a reply and takes the recorded one in its place.
+        """Requests a reply, and continues with the recorded one.
 
         Returns:
-            Seconds to the first token, and how many tokens of the prompt had to be computed for it.
+            Seconds to the first token, and the number of prompt tokens that had to be computed.
         """
         ...
 
@@ -45,14 +43,14 @@ class Engine(Protocol):
     version: str
     load_seconds: float
     weight_bytes: int
-    """Memory taken by loading."""
+    """Memory allocated by loading."""
 
     def generate(self, prompt: list[int], count: int) -> Iterator[int]:
-        """So many tokens after a prompt, greedily, nothing of it cached; no token stops it."""
+        """Decodes ``count`` tokens greedily after a prompt, with an empty cache; no token stops it."""
         ...
 
     def chat(self) -> EngineChat:
-        """A conversation with nothing cached."""
+        """Starts a conversation with an empty cache."""
         ...
 
     def decode_step(self, prompt: list[int]) -> Callable[[], list[mx.array]]:
@@ -68,7 +66,7 @@ class GptOssEngine:
     """This library.
 
     Args:
-        directory: of the checkpoint.
+        directory: the checkpoint.
     """
 
     name = "gptoss-mlx"
@@ -79,19 +77,20 @@ class GptOssEngine:
         self.model = GptOss(directory)
         self.load_seconds = time.perf_counter() - began
         self.weight_bytes = mx.get_active_memory() - before
-        self._chunk_size = ChunkSize()
+        self.model.stop_tokens = frozenset()  # every token of a count is generated
 
     def generate(self, prompt: list[int], count: int) -> Iterator[int]:
         """See :class:`Engine`."""
-        yield from self._generate(prompt, self.model.make_prefix(), count)
+        self.model.clear_caches()
+        yield from self.model.generate(prompt, SamplingParams(temperature=0, max_tokens=count))
 
     def chat(self, *, idle: bool = True) -> EngineChat:
         """See :class:`Engine`.
 
         Args:
-            idle: whether there is time between the turns, as for a user who reads: the history is computed then.
+            idle: whether there is time between the turns, in which the history is computed, as when a user reads.
         """
-        return _GptOssChat(self, idle=idle)
+        return _GptOssChat(self.model, idle=idle)
 
     def decode_step(self, prompt: list[int]) -> Callable[[], list[mx.array]]:
         """See :func:`decode_step`."""
@@ -101,54 +100,33 @@ class GptOssEngine:
         """See :class:`Engine`."""
         self.model.close()
 
-    def _generate(
-        self, prompt: list[int], prefix: PrefixCache, count: int, boundaries: Sequence[int] = ()
-    ) -> Iterator[int]:
-        request = self._request(boundaries, count)
-        prefill(self.model.transformer, prompt, prefix, request, self._chunk_size)
-        yield from decode(self.model.transformer, prompt, prefix, request)
-
-    def _extend(self, tokens: list[int], prefix: PrefixCache, boundaries: Sequence[int] = ()) -> None:
-        """Brings a prefix up to ``tokens``; one more token, never computed, makes the last of them count."""
-        request = self._request((*boundaries, len(tokens)))
-        prefill(self.model.transformer, [*tokens, tokens[-1]], prefix, request, self._chunk_size)
-
-    def _request(self, boundaries: Sequence[int], max_tokens: int | None = None) -> Request:
-        return Request(
-            sampler=make_sampler(SamplingParams(temperature=0)),
-            stop_tokens=frozenset(),
-            max_tokens=max_tokens,
-            max_positions=self.model.config.max_position_embeddings,
-            boundaries=tuple(boundaries),
-        )
-
 
 class _GptOssChat:
-    """What ``Chat`` does with its prompt cache, for replies that are known beforehand."""
+    """The requests that a chat makes of its engine, for replies that are known beforehand."""
 
-    def __init__(self, engine: GptOssEngine, *, idle: bool) -> None:
-        self._engine = engine
-        self._prefix = engine.model.make_prefix()
+    def __init__(self, model: GptOss, *, idle: bool) -> None:
+        self._model = model
         self._idle = idle
+        model.clear_caches()
 
     def reply(self, recorded: RecordedReply) -> tuple[float, int]:
-        engine, prefix = self._engine, self._prefix
+        model, one = self._model, SamplingParams(temperature=0, max_tokens=1)
         began = time.perf_counter()
-        computed = len(recorded.prompt) - prefix.known(recorded.prompt)
-        for _ in engine._generate(recorded.prompt, prefix, 1, recorded.boundaries):
+        generation = model.generate(recorded.prompt, one, boundaries=recorded.boundaries)
+        for _ in generation:
             pass
         seconds = time.perf_counter() - began
-        engine._extend([*recorded.prompt, *recorded.tokens], prefix)
+        model.prefill([*recorded.prompt, *recorded.tokens])
         if recorded.history is not None and self._idle:
-            engine._extend(recorded.history, prefix, recorded.history_boundaries)
-        return seconds, computed
+            model.prefill(recorded.history, boundaries=recorded.history_boundaries)
+        return seconds, len(recorded.prompt) - generation.cached_tokens
 
 
 class MlxLmEngine:
-    """mlx-lm, driven as its own server drives it.
+    """mlx-lm, used as its own server uses it.
 
     Args:
-        directory: of a checkpoint in its layout.
+        directory: a checkpoint in mlx-lm's layout.
     """
 
     name = "mlx-lm"
@@ -184,8 +162,10 @@ class MlxLmEngine:
 
 
 class _MlxLmChat:
-    """Its server's prompt cache: an entry at the end of the system prompt and one after each reply; an entry that
-    goes on differently is trimmed where its layers can be, otherwise the next shorter one serves."""
+    """The prompt cache of mlx-lm's server: an entry at the end of the system prompt and one after each reply.
+
+    If the prompt parts from an entry, the entry is trimmed if its layers allow that; else a shorter one is used.
+    """
 
     def __init__(self, model: Any) -> None:
         from mlx_lm.models.cache import LRUPromptCache
@@ -203,7 +183,7 @@ class _MlxLmChat:
         computed = len(rest)
         if len(prompt) - len(rest) < recorded.prefix:
             rest = self._add_system(recorded, cache, len(prompt) - len(rest))
-        # For no tokens it computes the first and does not go on.
+        # With max_tokens=0 it computes the first token only.
         for _ in generate_step(mx.array(rest), self._model, max_tokens=0, prompt_cache=cache):
             pass
         seconds = time.perf_counter() - began
@@ -211,31 +191,36 @@ class _MlxLmChat:
         self._entries.insert_cache("model", [*prompt, *recorded.tokens], cache)
         return seconds, computed
 
-    def _add_system(self, recorded: RecordedReply, cache: list[Any], known: int) -> list[int]:
-        """Computes the system prompt and keeps it; gives what is left of the prompt."""
+    def _add_system(self, recorded: RecordedReply, cache: list[Any], cached: int) -> list[int]:
+        """Computes and stores the system prompt; returns the rest of the prompt."""
         prefix = recorded.prefix
-        _compute(self._model, recorded.prompt[known:prefix], cache)
+        _compute(self._model, recorded.prompt[cached:prefix], cache)
         self._entries.insert_cache("model", recorded.prompt[:prefix], copy.deepcopy(cache), cache_type="system")
         return recorded.prompt[prefix:]
 
 
-def decode_step(transformer: Transformer, prompt: list[int]) -> Callable[[], list[mx.array]]:
-    """Computes a prompt but for its last token, the last but one by itself, as when decoding.
+def decode_step(
+    transformer: Transformer, prompt: list[int], cache: PromptCache | None = None
+) -> Callable[[], list[mx.array]]:
+    """Computes a prompt except its last token; the last but one by itself, as when decoding.
+
+    Args:
+        transformer: the model.
+        prompt: its tokens.
+        cache: an empty one; by default the model's own kind.
 
     Returns:
-        What makes the graph of the last token: logits and caches, not evaluated.
+        A function that builds the graph of the last token: logits and caches, not evaluated.
     """
-    cache, last = transformer.make_cache(), mx.array([prompt[-1:]])
+    cache, last = cache or transformer.make_cache(), mx.array([prompt[-1:]])
     for piece in (prompt[:-2], prompt[-2:-1]):
         mx.eval(transformer(mx.array([piece]), cache, last_only=True), cache.arrays())
 
     def build() -> list[mx.array]:
-        # Compiled anew for whoever looks at the graph, and for nobody else: the operations may be stand-ins.
-        transformer.recompile()
-        try:
-            return [transformer(last, cache), *cache.arrays()]
-        finally:
-            transformer.recompile()
+        # Compiled, as on a GPU, and by itself: the operations may be stand-ins.
+        twin = Transformer(transformer.config, compiled=True)
+        twin.update(transformer.parameters())  # type: ignore[no-untyped-call]
+        return [twin(last, cache), *cache.arrays()]
 
     return build
 
@@ -249,7 +234,7 @@ def peer_decode_step(model: Any, prompt: list[int]) -> Callable[[], list[mx.arra
 
 
 def _compute(model: Any, tokens: list[int], cache: list[Any]) -> None:
-    """Adds tokens to mlx-lm's cache."""
+    """Computes tokens into mlx-lm's cache."""
     model(mx.array([tokens]), cache=cache)
     mx.eval(_arrays(cache))
 

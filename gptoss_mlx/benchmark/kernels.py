@@ -1,8 +1,7 @@
-"""Kernels of a computation, counted on its graph: nothing is evaluated.
+"""Counts the kernels of a computation on its graph, without evaluating it.
 
-Counted as on a GPU: views cost nothing, each of ``mx.fast``'s operations is one kernel, and compiled functions
-are fused. MLX's CPU backend breaks the fast operations up, so stand-ins take their place while the graph is
-built.
+The count is that of a GPU: views cost nothing, each operation of ``mx.fast`` is one kernel, and compiled functions
+are fused. MLX's CPU backend splits the fast operations, so stand-ins replace them while the graph is built.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import mlx.core as mx
 
 __all__ = ["count_kernels"]
 
-# Operations that only look at memory in another way, or do nothing.
+# Operations that move no data.
 _VIEWS = frozenset(
     (
         "AsStrided",
@@ -40,11 +39,11 @@ _FAST = ("rms_norm", "rope", "scaled_dot_product_attention")
 
 
 def count_kernels(build: Callable[[], Sequence[mx.array]]) -> Counter[str]:
-    """Kernels by operation.
+    """Counts kernels by operation.
 
     Args:
-        build: makes the arrays whose graph is counted. Everything that they rest on and that is not to be
-            counted is evaluated before.
+        build: returns the arrays whose graph is counted. Inputs that must not be counted must be evaluated
+            before.
     """
     with _as_on_a_gpu(), tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "graph.dot"
@@ -55,18 +54,15 @@ def count_kernels(build: Callable[[], Sequence[mx.array]]) -> Counter[str]:
 
 @contextmanager
 def _as_on_a_gpu() -> Iterator[None]:
-    """Compilation on, and one operation of the right shape in the place of each of ``mx.fast``'s."""
+    """Replaces each operation of ``mx.fast`` by one of the same shape."""
     kept = {name: getattr(mx.fast, name) for name in _FAST}
     for name in _FAST:
         setattr(mx.fast, name, _stand_in)
-    mx.enable_compile()
     try:
         yield
     finally:
         for name, function in kept.items():
             setattr(mx.fast, name, function)
-        if mx.default_device() == mx.cpu:
-            mx.disable_compile()  # as the engine has it there
 
 
 def _stand_in(x: mx.array, *_: Any, **__: Any) -> mx.array:

@@ -1,7 +1,7 @@
-"""The plan of a benchmark, its measures and their results.
+"""The plan of a benchmark, its measurements and their results.
 
-Engines take turns within each measure, so that a machine that warms up or is busy is the same for all. Results
-are there as soon as they are measured: whoever interrupts a run keeps them.
+Engines alternate within each measurement, so that a machine that warms up or is busy affects all of them alike.
+Results are available as soon as they are measured: an interrupted run keeps them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from ..arguments import checked_integer
 from ..config import ModelConfig
-from ..errors import InvalidRequest
-from ..memory.sizes import DeviceInfo, fit
+from ..files.units import format_bytes
+from ..memory.budget import Budget
+from ..memory.device import DeviceInfo
 from ..tokenizer import Tokenizer
 from .conversation import recorded_chat, recorded_replies
 from .engines import Engine
@@ -26,39 +28,35 @@ from .kernels import count_kernels
 __all__ = ["Benchmark", "DepthResult", "EngineResult", "Plan", "Skipped", "TurnResult"]
 
 MAX_TURNS = 10
-_LONG = 30.0  # seconds: what took longer is not repeated
+_LONG_SECONDS = 30.0
+"""A round that takes longer is not repeated."""
 _WARM_UP_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is measured.
+    """The measurements to make.
 
     Raises:
-        InvalidRequest: a value out of its range.
+        InvalidRequest: a value is out of range.
     """
 
     depths: tuple[int, ...] = (512, 2048, 8192, 32768)
-    """Lengths of the prompts, ascending."""
+    """Prompt lengths in tokens, ascending."""
     tokens: int = 64
-    """Decoded after each prompt."""
+    """Tokens decoded after each prompt."""
     rounds: int = 3
-    """How often a depth is measured; the median counts. One that takes over 30 s is not repeated."""
+    """Measurements of each depth, of which the median is reported; one that takes over 30 s is not repeated."""
     turns: int = MAX_TURNS
-    """Of the fixed chat."""
+    """Turns of the fixed chat."""
 
     def __post_init__(self) -> None:
         for depth in self.depths:
-            _check("depth", depth, 2, 2**24)
-        _check("tokens", self.tokens, 2, 2**16)
-        _check("rounds", self.rounds, 1, 1000)
-        _check("turns", self.turns, 0, MAX_TURNS)
+            checked_integer("depth", depth, 2, 2**24)
+        checked_integer("tokens", self.tokens, 2, 2**16)
+        checked_integer("rounds", self.rounds, 1, 1000)
+        checked_integer("turns", self.turns, 0, MAX_TURNS)
         object.__setattr__(self, "depths", tuple(sorted(set(self.depths))))
-
-
-def _check(name: str, value: int, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value <= high:
-        raise InvalidRequest(f"{name} is {value!r}; a whole number from {low} to {high} is needed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,50 +69,50 @@ class Skipped:
 
 @dataclass(slots=True, kw_only=True)
 class DepthResult:
-    """Prompts of one length, and decoding after them; a sample a round."""
+    """Prompts of one length and decoding after them; one sample for each round."""
 
     depth: int
     first_token_seconds: list[float] = field(default_factory=list)
-    """From the request to the first token, all of the prompt computed."""
+    """Seconds from the request to the first token, with an empty cache."""
     token_seconds: list[float] = field(default_factory=list)
-    """A decoded token; the mean over one round."""
+    """Seconds for a decoded token; the mean over a round."""
     peak_bytes: int = 0
-    """Most memory that the engine took: weights, cache and everything in between."""
+    """Peak memory of the engine: weights, cache and intermediate values."""
 
     @property
     def prefill_rate(self) -> float:
-        """Prompt tokens a second."""
+        """Prompt tokens per second."""
         return self.depth / statistics.median(self.first_token_seconds)
 
     @property
     def decode_rate(self) -> float:
-        """Tokens a second."""
+        """Decoded tokens per second."""
         return 1 / statistics.median(self.token_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnResult:
-    """One turn of the fixed chat, its tool calls included."""
+    """One turn of the fixed chat with its tool calls."""
 
     turn: int
     prompt_tokens: int
-    """Of the turn's first request."""
+    """Length of the prompt of the turn's first request."""
     computed_tokens: int
-    """Of all its prompts, what was not cached."""
+    """Tokens of all its prompts that were not cached."""
     first_token_seconds: float
-    """From the question to the first token."""
+    """Seconds from the user's message to the first token."""
 
 
 @dataclass(slots=True, kw_only=True)
 class EngineResult:
-    """Everything measured of one engine."""
+    """All measurements of one engine."""
 
     name: str
     version: str
     load_seconds: float
     weight_bytes: int
     kernels: Counter[str] = field(default_factory=Counter)
-    """Of one decoded token, by operation."""
+    """Kernels of one decoded token, by operation."""
     depths: list[DepthResult] = field(default_factory=list)
     turns: list[TurnResult] = field(default_factory=list)
 
@@ -123,11 +121,11 @@ class Benchmark:
     """Measures engines side by side.
 
     Args:
-        plan: what to measure.
-        config: the model's.
-        tokenizer: the model's.
-        device: decides which depths fit.
-        progress: called with what is being measured.
+        plan: the measurements to make.
+        config: the model's config.
+        tokenizer: the model's tokenizer.
+        device: decides which depths fit; by default this machine.
+        progress: called with a description of the current measurement.
     """
 
     def __init__(
@@ -141,7 +139,7 @@ class Benchmark:
     ) -> None:
         self.plan = plan
         self.results: list[EngineResult] = []
-        """One an engine, in the order they came; they grow while :meth:`measure` runs."""
+        """One for each engine, in order; they grow while :meth:`measure` runs."""
         self.skipped: list[Skipped] = []
         self._tokenizer = tokenizer
         self._progress = progress
@@ -153,12 +151,12 @@ class Benchmark:
 
     @property
     def depths(self) -> list[int]:
-        """Those that are measured."""
+        """The depths that fit."""
         skipped = {skip.depth for skip in self.skipped}
         return [depth for depth in self.plan.depths if depth not in skipped]
 
     def measure(self, engines: Sequence[Engine]) -> None:
-        """Measures all engines by turns and adds to ``results``."""
+        """Measures all engines alternately and adds to ``results``."""
         results = [_result(engine) for engine in engines]
         self.results += results
         pairs = list(zip(engines, results, strict=True))
@@ -181,7 +179,7 @@ class Benchmark:
                 self._time(engine, result.weight_bytes, row)
                 if number == 0:
                     result.depths.append(row)
-            if time.perf_counter() - began > _LONG * len(pairs):
+            if time.perf_counter() - began > _LONG_SECONDS * len(pairs):
                 break
 
     def _time(self, engine: Engine, weight_bytes: int, row: DepthResult) -> None:
@@ -195,7 +193,7 @@ class Benchmark:
         decoded = sum(1 for _ in tokens)
         row.first_token_seconds.append(first - began)
         row.token_seconds.append((time.perf_counter() - first) / decoded)
-        # What other engines hold does not count.
+        # Memory of other engines does not count.
         row.peak_bytes = max(row.peak_bytes, weight_bytes + mx.get_peak_memory() - held)
 
     def _measure_chat(self, engine: Engine, result: EngineResult) -> None:
@@ -230,16 +228,16 @@ def _result(engine: Engine) -> EngineResult:
 
 
 def _endless_text(tokenizer: Tokenizer) -> Callable[[], Iterator[int]]:
-    """The fixed chat over and over, as text: which experts a token takes depends on what it says."""
+    """The text of the fixed chat, repeated: real text, because the routing to experts depends on it."""
     tokens = tokenizer.encode("\n\n".join(message.text for message in recorded_chat() if message.channel))
     return lambda: itertools.cycle(tokens)
 
 
 def _obstacle(depth: int, tokens: int, config: ModelConfig, device: DeviceInfo) -> str | None:
-    """Why a depth cannot be measured here."""
+    """The reason why a depth cannot be measured on this device, if there is one."""
     if depth + tokens > config.max_position_embeddings:
-        return f"with {tokens} more tokens it is beyond the model's context of {config.max_position_embeddings:,}"
-    need = fit(config, device, context=depth + tokens)
-    if not need.fits:
-        return f"needs {need.needed_bytes / 1e9:.1f} GB; {device.gpu_bytes / 1e9:.1f} GB may be used here"
+        return f"with {tokens} more tokens it exceeds the model's context of {config.max_position_embeddings:,}"
+    budget = Budget(config=config, device=device, context=depth + tokens)
+    if not budget.fits:
+        return f"needs {format_bytes(budget.needed_bytes())}; {format_bytes(device.gpu_bytes)} are available"
     return None

@@ -1,8 +1,8 @@
-"""A prompt cache in one safetensors file, to go on with in another process without computing it again.
+"""A prompt cache in one safetensors file, so that another process need not compute it again.
 
-The file holds the tokens (``tokens``, int32), the marks' positions (``marks``, int32), each layer's arrays
-(``layers.N.P``: keys, then values; a full layer's without the unused end, a sliding layer's ring as it lies)
-and each mark's windows (``marks.POSITION.N.P``). Its metadata are the version of this format, the fingerprint of
+The file holds the tokens (``tokens``, int32), the positions of the snapshots (``snapshots``, int32), each layer's
+arrays (``layers.N.P``: keys, then values; a full layer's without the unused end, a sliding layer's ring) and each
+snapshot's windows (``snapshots.POSITION.N.P``). Its metadata are the version of this format, the fingerprint of
 the model and a SHA-256 of everything else. Runs in the thread that owns MLX.
 """
 
@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, cast
 
@@ -24,12 +24,13 @@ from ..config import ModelConfig
 from ..errors import CacheFileError, CheckpointError
 from ..files.read import short_repr
 from ..files.write import atomic_file
-from .layered import PromptCache, SlidingKVCache, Snapshot
-from .store import PrefixCache
+from .layered import PromptCache, Snapshot
+from .layers import SlidingKVCache
+from .store import CacheEntry
 
-__all__ = ["VERSION", "model_fingerprint", "read", "write"]
+__all__ = ["VERSION", "SavedCache", "model_fingerprint", "read", "write"]
 
-VERSION: Final = 1
+VERSION: Final = 2
 _KIND: Final = "gptoss-mlx prompt cache"
 _SAMPLE_BYTES: Final = 512
 _MAX_PARTS: Final = 6  # keys and values in 8 bits: codes, scales and biases each
@@ -39,10 +40,10 @@ _Loaded = tuple[dict[str, mx.array], dict[str, str]]
 
 
 def model_fingerprint(directory: str | Path, dtype: str, kv_bits: int | None) -> str:
-    """Tells models apart, and the ways in which one computes keys and values.
+    """A hash that differs between models, and between the dtypes and ``kv_bits`` of one model.
 
-    It is a hash of the config, of every tensor's name, shape and place, and of the first and the last bytes of
-    each: a checkpoint of gigabytes is not read for it. Any training changes some of those bytes.
+    It covers the config, every tensor's name, shape and place, and the first and the last bytes of each, so that
+    gigabytes need not be read. Any training changes some of those bytes.
 
     Raises:
         CheckpointError: the checkpoint is no longer there.
@@ -60,27 +61,27 @@ def model_fingerprint(directory: str | Path, dtype: str, kv_bits: int | None) ->
     return digest.hexdigest()
 
 
-def write(path: str | Path, prefix: PrefixCache, fingerprint: str) -> None:
-    """Saves a prompt cache, whole or not at all, for its owner alone.
+def write(path: str | Path, entry: CacheEntry, fingerprint: str) -> None:
+    """Saves a prompt cache, whole or not at all, readable by its owner alone.
 
     Args:
         path: the file.
-        prefix: what is to be saved; unchanged.
+        entry: the prompt cache; unchanged.
         fingerprint: of the model that computed it.
 
     Raises:
-        FileWriteError, NotEnoughDisk: it cannot be written; what stood there before is unchanged.
+        FileWriteError, NotEnoughDisk: it cannot be written; the previous content, if any, is unchanged.
     """
     arrays = {
-        "tokens": mx.array(prefix.tokens, dtype=mx.int32),
-        "marks": mx.array(list(prefix.marks), dtype=mx.int32),
+        "tokens": mx.array(entry.tokens, dtype=mx.int32),
+        "snapshots": mx.array(list(entry.snapshots), dtype=mx.int32),
     }
-    for n, layer in enumerate(prefix.cache.layers):
+    for n, layer in enumerate(entry.cache.layers):
         arrays |= {f"layers.{n}.{p}": part for p, part in enumerate(layer.content())}
-    for position, snapshot in prefix.snapshots.items():
+    for position, snapshot in entry.snapshots.items():
         for n, window in enumerate(snapshot.windows):
-            arrays |= {f"marks.{position}.{n}.{p}": part for p, part in enumerate(window.content())}
-    # A slice of a buffer has the whole buffer behind it.
+            arrays |= {f"snapshots.{position}.{n}.{p}": part for p, part in enumerate(window.content())}
+    # A slice keeps the whole buffer that it is a part of.
     arrays = {name: mx.contiguous(array) for name, array in arrays.items()}
     mx.eval(arrays)
     metadata = {"format": _KIND, "version": str(VERSION), "fingerprint": fingerprint, "sha256": _checksum(arrays)}
@@ -88,27 +89,39 @@ def write(path: str | Path, prefix: PrefixCache, fingerprint: str) -> None:
         mx.save_safetensors(file, arrays, metadata)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SavedCache:
+    """The content of a file."""
+
+    cache: PromptCache
+    tokens: list[int]
+    snapshots: list[Snapshot]
+
+
 def read(
-    path: str | Path, empty: PrefixCache, fingerprint: str, *, config: ModelConfig, dtype: mx.Dtype
-) -> PrefixCache:
+    path: str | Path, fingerprint: str, *, config: ModelConfig, kv_bits: int | None, dtype: mx.Dtype, limit: int
+) -> SavedCache:
     """Reads a saved prompt cache.
 
     Args:
         path: the file.
-        empty: a new prompt cache of the model, to fill.
         fingerprint: the model's.
         config: the model's.
+        kv_bits: the model's.
         dtype: of the model's keys and values.
-
-    Returns:
-        ``empty``, filled.
+        limit: bytes that the file may have; a larger one is not read.
 
     Raises:
-        CacheFileError: it cannot be read, is damaged, is of a newer version, or of another model.
+        CacheFileError: it cannot be read, is too large, damaged, of another version or of another model.
     """
     path = Path(path)
     try:
-        read_header(path)
+        size = sum(record.end - record.begin for record in read_header(path).values())
+        if size > limit:
+            raise CacheFileError(
+                f"{path}: holds {size:,} bytes, and all prompt caches together may take {limit:,}; "
+                "raise max_cache_bytes, or leave the file out"
+            )
         arrays, metadata = cast(_Loaded, mx.load(str(path), format="safetensors", return_metadata=True))
         _check_metadata(path, metadata, fingerprint)
         mx.eval(arrays)
@@ -116,14 +129,14 @@ def read(
         raise CacheFileError(f"{path}: cannot be read as a prompt cache ({error})") from error
     if _checksum(arrays) != metadata.get("sha256"):
         raise _damaged(path, "its checksum differs")
-    tokens, marks = (_integers(path, name, arrays) for name in ("tokens", "marks"))
-    if not all(0 <= token < config.vocab_size for token in tokens):
-        raise _damaged(path, "a token is out of range")
-    if marks != sorted({mark for mark in marks if 0 < mark <= len(tokens)}):
-        raise _damaged(path, "its marks are not in order")
-    _check_arrays(path, arrays, _expected(empty.cache, len(tokens), marks, config, dtype))
-    _fill(empty, tokens, marks, arrays)
-    return empty
+    tokens, positions = (_integers(path, name, arrays) for name in ("tokens", "snapshots"))
+    if not tokens or not all(0 <= token < config.vocab_size for token in tokens):
+        raise _damaged(path, "a token is out of range, or there is none")
+    if positions != sorted({position for position in positions if 0 < position <= len(tokens)}):
+        raise _damaged(path, "its snapshots are not in order")
+    _check_arrays(path, arrays, _expected(config, kv_bits, dtype, len(tokens), positions))
+    cache = PromptCache(config, kv_bits)
+    return SavedCache(cache=cache, tokens=tokens, snapshots=_fill(cache, len(tokens), positions, arrays))
 
 
 def _checksum(arrays: Mapping[str, mx.array]) -> str:
@@ -140,9 +153,10 @@ def _check_metadata(path: Path, metadata: Mapping[str, str], fingerprint: str) -
     version = metadata.get("version", "")
     if not re.fullmatch("[0-9]{1,9}", version):
         raise _damaged(path, f"its version is {short_repr(version)}")
-    if int(version) > VERSION:
+    if int(version) != VERSION:
         raise CacheFileError(
-            f"{path}: is of format {version}, this gptoss-mlx reads up to {VERSION}; update gptoss-mlx"
+            f"{path}: is of format {version}, and this gptoss-mlx reads format {VERSION}; leave it out and the "
+            "prompt is computed again"
         )
     if metadata.get("fingerprint") != fingerprint:
         raise CacheFileError(
@@ -159,22 +173,20 @@ def _integers(path: Path, name: str, arrays: Mapping[str, mx.array]) -> list[int
 
 
 def _expected(
-    cache: PromptCache, length: int, marks: list[int], config: ModelConfig, dtype: mx.Dtype
+    config: ModelConfig, kv_bits: int | None, dtype: mx.Dtype, length: int, snapshots: list[int]
 ) -> dict[str, _Kind]:
-    """Every array that a file of so many positions has."""
+    """The shape and dtype of every array in a file of so many positions."""
     one = mx.zeros((1, config.num_key_value_heads, 1, config.head_dim), dtype)
-    expected: dict[str, _Kind] = {"tokens": ((length,), mx.int32), "marks": ((len(marks),), mx.int32)}
+    expected: dict[str, _Kind] = {"tokens": ((length,), mx.int32), "snapshots": ((len(snapshots),), mx.int32)}
     sliding = 0
-    for n, layer in enumerate(cache.layers):
-        sample = layer.fork()
-        sample.append(one, one)
+    for n, layer in enumerate(PromptCache(config, kv_bits).layers):
+        layer.append(one, one)
         rows = layer.window if isinstance(layer, SlidingKVCache) else length
-        kinds = [((*part.shape[:2], rows, part.shape[3]), part.dtype) for part in sample.arrays()]
-        if length:
-            expected |= {f"layers.{n}.{p}": kind for p, kind in enumerate(kinds)}
+        kinds = [((*part.shape[:2], rows, part.shape[3]), part.dtype) for part in layer.arrays()]
+        expected |= {f"layers.{n}.{p}": kind for p, kind in enumerate(kinds)}
         if isinstance(layer, SlidingKVCache):
-            for mark in marks:
-                expected |= {f"marks.{mark}.{sliding}.{p}": kind for p, kind in enumerate(kinds)}
+            for position in snapshots:
+                expected |= {f"snapshots.{position}.{sliding}.{p}": kind for p, kind in enumerate(kinds)}
             sliding += 1
     return expected
 
@@ -186,20 +198,21 @@ def _check_arrays(path: Path, arrays: Mapping[str, mx.array], expected: Mapping[
             raise _damaged(path, f"{name} is {found.get(name)} and should be {expected.get(name)}")
 
 
-def _fill(empty: PrefixCache, tokens: list[int], marks: list[int], arrays: Mapping[str, mx.array]) -> None:
+def _fill(cache: PromptCache, length: int, positions: list[int], arrays: Mapping[str, mx.array]) -> list[Snapshot]:
+    """Fills an empty cache with what was read. Returns the snapshots."""
+
     def parts(name: str) -> list[mx.array]:
         return [arrays[part] for p in range(_MAX_PARTS) if (part := f"{name}.{p}") in arrays]
 
-    windows = [layer.window for layer in empty.cache.layers if isinstance(layer, SlidingKVCache)]
-    for n, layer in enumerate(empty.cache.layers):
-        layer.restore(len(tokens), parts(f"layers.{n}"))
-    snapshots = {}
-    for mark in marks:
-        restored = [SlidingKVCache(window) for window in windows]
-        for n, window in enumerate(restored):
-            window.restore(mark, parts(f"marks.{mark}.{n}"))
-        snapshots[mark] = Snapshot(offset=mark, windows=tuple(restored))
-    empty.restore(tokens, snapshots)
+    for n, layer in enumerate(cache.layers):
+        layer.restore(length, parts(f"layers.{n}"))
+    snapshots = []
+    for position in positions:
+        windows = tuple(SlidingKVCache(window.window) for window in cache.windows)
+        for n, window in enumerate(windows):
+            window.restore(position, parts(f"snapshots.{position}.{n}"))
+        snapshots.append(Snapshot(offset=position, windows=windows))
+    return snapshots
 
 
 def _damaged(path: Path, what: str) -> CacheFileError:

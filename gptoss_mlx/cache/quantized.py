@@ -1,6 +1,6 @@
-"""Keys and values in 8 bits, and attention over them that knows the sinks.
+"""Keys and values in 8 bits.
 
-B batch, A query heads, K key-value heads, S positions, D head dim, G = D / group size.
+B batch, K key-value heads, S positions, D head dim, G = D / group size.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-__all__ = ["KV_BITS", "QuantizedStates", "group_size_of", "quantized_attention", "quantized_bytes"]
+__all__ = ["KV_BITS", "QuantizedStates", "group_size_of", "quantized_bytes"]
 
 KV_BITS = 8
 
@@ -51,52 +51,10 @@ class QuantizedStates:
 
 
 def group_size_of(head_dim: int) -> int | None:
-    """Values that share a scale: 64, or 32 where a head has no factor 64; None where it has neither."""
+    """Values that share a scale: 64 if it divides the head, else 32; None if neither does."""
     return next((size for size in (64, 32) if head_dim % size == 0), None)
 
 
 def quantized_bytes(values: int, head_dim: int) -> int:
-    """Bytes of so many values: their codes, and a scale and a bias of four bytes for each group."""
+    """Bytes of that many values: their codes, and for each group a scale and a bias of four bytes."""
     return values + 8 * values // (group_size_of(head_dim) or head_dim)
-
-
-def quantized_attention(
-    queries: mx.array, keys: QuantizedStates, values: QuantizedStates, *, scale: float, sinks: mx.array
-) -> mx.array:
-    """Causal attention of the last L positions over all S.
-
-    A single query is multiplied with the codes as they lie, so that decoding reads a byte a value. For more, the
-    whole is dequantised for the time of this call: then the fused kernel does the rest.
-
-    Args:
-        queries: [B, A, L, D].
-        keys, values: of S positions; the last L of them are the queries' own.
-        scale: of the scores.
-        sinks: [A].
-
-    Returns:
-        [B, A, L, D], in the queries' dtype.
-    """
-    B, A, L, D = queries.shape
-    dtype = queries.dtype
-    if L > 1:
-        return mx.fast.scaled_dot_product_attention(
-            queries,
-            keys.dequantized(dtype),
-            values.dequantized(dtype),
-            scale=scale,
-            mask="causal",
-            sinks=sinks,
-        )
-    K = keys.codes.shape[1]
-    grouped = queries.reshape(B, K, A // K, D).astype(mx.float32) * scale
-    scores = _product(grouped, keys, transpose=True)  # [B, K, A / K, S]
-    attended = _product(mx.softmax(scores, axis=-1), values, transpose=False)  # [B, K, A / K, D]
-    # A sink adds e^sink to the denominator Σ e^score and nothing to the sum: that is a factor of
-    # Σ e^score / (Σ e^score + e^sink) = sigmoid(logsumexp(scores) − sink).
-    share = mx.sigmoid(mx.logsumexp(scores, axis=-1) - sinks.reshape(K, A // K))
-    return (attended * share[..., None]).reshape(B, A, 1, D).astype(dtype)
-
-
-def _product(x: mx.array, states: QuantizedStates, *, transpose: bool) -> mx.array:
-    return mx.quantized_matmul(x, *states.parts, transpose=transpose, group_size=states.group_size, bits=KV_BITS)

@@ -1,155 +1,390 @@
-"""What one conversation has already computed, by token ids, and how to come back to any point of it.
+"""One store of the prompt caches of a model, keyed by token ids, under one bound of bytes.
 
-Harmony drops a finished turn's analysis, so the next prompt leaves the cached tokens right after
-``<|start|>assistant``. The cache is marked at such boundaries; a new prompt goes back to the last mark that
-it shares, and only what comes after is computed. Knows nothing of harmony: boundaries are positions.
+Every request finds the longest beginning of its prompt that is already computed, whoever computed it. Harmony
+drops the analysis of a finished turn and two prompts usually part inside a user's message, so a cache has
+snapshots to go back to: at harmony's boundaries and every 512 tokens.
+
+The store decides with plain values (:class:`CachePlan`) and carries a decision out in a second step, so that
+several machines can carry out the same one. It knows nothing of harmony: boundaries are positions. Only the
+worker's thread changes it.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import mlx.core as mx
 
 from .layered import PromptCache, Snapshot
 
-__all__ = ["PrefixCache", "PrefixPool"]
+__all__ = ["MAX_SNAPSHOTS", "MAX_SNAPSHOT_BYTES", "CacheEntry", "CachePlan", "CacheStore", "common_length"]
 
-MAX_MARKS = 32
-MAX_MARK_BYTES = 128 * 2**20
+MAX_ENTRIES: Final = 64
+MAX_SNAPSHOTS: Final = 32
+"""Of one entry."""
+MAX_SNAPSHOT_BYTES: Final = 128 * 2**20
+"""Of one entry."""
+SNAPSHOT_SPACING: Final = 512
+"""Tokens between two snapshots that no boundary asks for, while the prompt is short enough for so many."""
 
 
-class PrefixCache:
-    """A prompt cache that knows which tokens are in it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachePlan:
+    """What the store does for one request, as plain values."""
+
+    entry: int
+    """The number of the entry that the request computes into."""
+    source: int | None
+    """The entry whose beginning the request uses; None starts an empty one."""
+    copy: bool
+    """Whether the beginning is copied and the source stays; otherwise the source is rewound and becomes the
+    entry."""
+    cached: int
+    """Tokens that need not be computed: the entry is rewound to them."""
+    length: int
+    """Positions that the entry shall have place for."""
+    snapshots: tuple[int, ...]
+    """The positions, ascending, at which the entry has snapshots once the prompt is computed."""
+    request_length: int
+    """The prompt's length of the last request on the entry; a later request that shares this much takes it
+    over."""
+    evict: tuple[int, ...]
+    """The entries that are evicted first."""
+
+
+class CacheEntry:
+    """A prompt cache, the tokens in it, and its snapshots by position.
 
     Args:
-        cache: empty.
-
-    ``tokens`` are those that the cache holds, in order.
+        number: its name in the store.
+        cache: holds ``tokens``.
+        tokens: those in the cache, in order.
+        snapshots: by position, ascending.
     """
 
-    def __init__(self, cache: PromptCache) -> None:
+    def __init__(
+        self,
+        number: int,
+        cache: PromptCache,
+        tokens: Sequence[int] = (),
+        snapshots: Iterable[Snapshot] = (),
+    ) -> None:
+        self.number = number
         self.cache = cache
-        self.tokens: list[int] = []
-        self._marks: dict[int, Snapshot] = {}  # by position, ascending
-
-    def reuse(self, prompt: Sequence[int]) -> int:
-        """Goes back to the longest known beginning of the prompt.
-
-        Returns:
-            How many of its tokens need not be computed; at least the last one does.
-        """
-        shared = common_length(self.tokens, prompt[:-1])
-        if shared < len(self.tokens):
-            self._rewind(max((mark for mark in self._marks if mark <= shared), default=0))
-        return len(self.tokens)
-
-    def known(self, prompt: Sequence[int]) -> int:
-        """What :meth:`reuse` would return; nothing is changed. May be called from any thread."""
-        # Copies: the worker may be at them.
-        tokens, marks = list(self.tokens), tuple(self._marks)
-        shared = common_length(tokens, prompt[:-1])
-        if shared == len(tokens):
-            return shared
-        return max((mark for mark in marks if mark <= shared), default=0)
-
-    def extend(self, tokens: Sequence[int]) -> None:
-        """Notes tokens that the transformer has added to the cache."""
-        self.tokens.extend(tokens)
-
-    def mark(self) -> None:
-        """Makes this point one to come back to. Of old marks the first one and the latest are kept."""
-        position = len(self.tokens)
-        if position and position not in self._marks:
-            self._marks[position] = self.cache.snapshot()
-        first = next(iter(self._marks), None)
-        while len(self._marks) > 2 and self._exceeds_bounds():
-            oldest = next(mark for mark in self._marks if mark != first)
-            del self._marks[oldest]
-
-    def forget(self) -> None:
-        """Gives all memory back. What it knew is computed again when it is asked for."""
-        self.cache, self.tokens, self._marks = self.cache.emptied(), [], {}
-
-    def restore(self, tokens: Sequence[int], snapshots: Mapping[int, Snapshot]) -> None:
-        """Takes over what another one had in it; the cache holds those tokens already.
-
-        Args:
-            tokens: as many as the cache has positions.
-            snapshots: by position, ascending.
-        """
-        self.tokens, self._marks = list(tokens), dict(snapshots)
-
-    def fork(self) -> PrefixCache:
-        """An independent one with the same content, sharing memory until one of the two writes."""
-        twin = PrefixCache(self.cache.fork())
-        twin.tokens = list(self.tokens)
-        twin._marks = dict(self._marks)
-        return twin
-
-    @property
-    def marks(self) -> tuple[int, ...]:
-        """The positions that can be gone back to, ascending."""
-        return tuple(self._marks)
-
-    @property
-    def snapshots(self) -> Mapping[int, Snapshot]:
-        """The marks, by position."""
-        return self._marks
+        self.tokens = list(tokens)
+        self.snapshots = {snapshot.offset: snapshot for snapshot in snapshots}
+        self.request_length = len(self.tokens)
+        self.waiting = 0
+        """Requests that wait for their turn and will use this entry."""
+        self._wanted: frozenset[int] = frozenset()
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, those of the marks included."""
-        return self.cache.nbytes + self.mark_bytes
+        """Bytes held, snapshots included."""
+        first = next(iter(self.snapshots.values()), None)
+        return self.cache.nbytes + (0 if first is None else first.nbytes * len(self.snapshots))
+
+    def usable_length(self, prompt: Sequence[int]) -> int:
+        """How many tokens of a prompt the entry saves: the last token is always computed, for its logits."""
+        # Copied, because the worker may be changing them.
+        tokens, positions = list(self.tokens), tuple(self.snapshots)
+        shared = common_length(tokens, prompt[:-1])
+        if shared == len(tokens):
+            return shared
+        return max((position for position in positions if position <= shared), default=0)
+
+    def may_be_taken_over(self, prompt: Sequence[int]) -> bool:
+        """Whether rewinding the entry to a prompt loses generated tokens only."""
+        return common_length(self.tokens, prompt) >= min(self.request_length, len(self.tokens))
+
+    def snapshot_at(self, position: int) -> Snapshot:
+        """The snapshot at a position; at the end of the tokens one is made."""
+        return self.snapshots.get(position) or self.cache.snapshot()
+
+    def rewind(self, position: int) -> None:
+        """Drops every token after a position that has a snapshot, or that is 0 or the end."""
+        if position == 0:
+            self.cache.clear()
+        elif position < len(self.tokens):
+            self.cache.rewind(self.snapshots[position])
+        del self.tokens[position:]
+
+    def keep_snapshots(self, positions: Iterable[int]) -> None:
+        """Sets the positions that shall have a snapshot; those ahead are taken while the prompt is computed."""
+        self._wanted = frozenset(positions)
+        self.snapshots = {
+            position: snapshot
+            for position, snapshot in self.snapshots.items()
+            if position in self._wanted and position <= len(self.tokens)
+        }
+        self._take_snapshot()
+
+    def begin_chunk(self, length: int) -> Snapshot:
+        """Prepares the forward pass over the next tokens.
+
+        Returns:
+            Where the chunk begins, to rewind the cache to if the pass is given up.
+        """
+        begin = len(self.tokens)
+        self.cache.watch(sorted(position for position in self._wanted if begin < position < begin + length))
+        return self.cache.snapshot()
+
+    def end_chunk(self, tokens: Sequence[int]) -> None:
+        """Adds the tokens that a forward pass has computed, and their snapshots."""
+        taken = self.cache.passed()
+        mx.eval([array for snapshot in taken for array in snapshot.arrays()])
+        self.tokens.extend(tokens)
+        self.snapshots |= {snapshot.offset: snapshot for snapshot in taken}
+        self._take_snapshot()
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Adds tokens that decoding has computed."""
+        self.tokens.extend(tokens)
+
+    def _take_snapshot(self) -> None:
+        position = len(self.tokens)
+        if position in self._wanted and position not in self.snapshots:
+            self.snapshots[position] = self.cache.snapshot()
+
+
+class CacheStore:
+    """The prompt caches of one model.
+
+    Args:
+        make_cache: makes an empty prompt cache.
+        cache_bytes: the bytes that a prompt cache of so many positions takes.
+        snapshot_bytes: the bytes of one snapshot.
+    """
+
+    def __init__(
+        self, make_cache: Callable[[], PromptCache], cache_bytes: Callable[[int], int], snapshot_bytes: int
+    ) -> None:
+        self._make_cache = make_cache
+        self._cache_bytes = cache_bytes
+        self._snapshot_bytes = snapshot_bytes
+        self._entries: dict[int, CacheEntry] = {}  # the least recently used first
+        self._next_number = 0
+        self._waiting_lock = threading.Lock()
 
     @property
-    def mark_bytes(self) -> int:
-        """Bytes that the marks hold."""
-        return sum(snapshot.nbytes for snapshot in self._marks.values())
+    def entries(self) -> tuple[CacheEntry, ...]:
+        """The least recently used first."""
+        return tuple(self._entries.values())
 
-    def _exceeds_bounds(self) -> bool:
-        return len(self._marks) > MAX_MARKS or self.mark_bytes > MAX_MARK_BYTES
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all entries hold."""
+        return sum(entry.nbytes for entry in self.entries)
 
-    def _rewind(self, position: int) -> None:
-        if position:
-            self.cache.rewind(self._marks[position])
-        else:
-            self.cache.clear()
-        del self.tokens[position:]
-        self._marks = {mark: snapshot for mark, snapshot in self._marks.items() if mark <= position}
+    def cached_length(self, prompt: Sequence[int]) -> int:
+        """How many tokens of a prompt need not be computed. May be called from any thread."""
+        return max((entry.usable_length(prompt) for entry in self.entries), default=0)
 
+    def reserve(self, prompt: Sequence[int]) -> CacheEntry | None:
+        """Notes that a request waits: no other request rewinds the entry that it will use. From any thread.
 
-class PrefixPool:
-    """The prefixes of all conversations of one model, under one bound. Touched by the worker alone."""
+        Returns:
+            The entry, for :meth:`release`.
+        """
+        entry = self._best(prompt)
+        if entry is not None:
+            with self._waiting_lock:
+                entry.waiting += 1
+        return entry
 
-    def __init__(self) -> None:
-        # In the order of their last use. A conversation that is gone takes its prefix with it.
-        self._prefixes: weakref.WeakKeyDictionary[PrefixCache, None] = weakref.WeakKeyDictionary()
+    def release(self, entry: CacheEntry | None) -> None:
+        """Ends a reservation when its request begins."""
+        if entry is not None:
+            with self._waiting_lock:
+                entry.waiting -= 1
 
-    def make_room(self, prefix: PrefixCache, nbytes: int, limit: int) -> None:
-        """Before a prefix grows: lets others forget, the one used longest ago first, until it fits beside them.
+    def plan(
+        self, prompt: Sequence[int], boundaries: Iterable[int], limit: int, *, room: int = 0, idle: bool = False
+    ) -> CachePlan:
+        """Decides what a request uses and what is evicted for it. Changes nothing.
+
+        A request takes an entry over if it shares at least the whole prompt of the last request on it, since then
+        only generated tokens are lost. Otherwise it gets a copy of the shared part, where both fit the bound.
 
         Args:
-            prefix: the one in use.
-            nbytes: what it is to hold, its marks not counted.
-            limit: the bytes that all may hold together.
+            prompt: the request's tokens; all but the last one are to be computed.
+            boundaries: positions of the prompt that shall have snapshots.
+            limit: bytes that all entries together may hold.
+            room: tokens after the prompt that the entry has place for too.
+            idle: the work was not asked for by a request, so that a request may rewind it.
         """
-        self._prefixes.pop(prefix, None)
-        others = list(self._prefixes)
-        self._prefixes[prefix] = None
-        left = limit - max(nbytes, prefix.cache.nbytes) - prefix.mark_bytes
-        for oldest in others:
-            if sum(other.nbytes for other in others) <= left:
-                return
-            oldest.forget()
+        source = self._best(prompt)
+        cached = source.usable_length(prompt) if source else 0
+        length = len(prompt) + room
+        positions = _snapshot_positions(source, cached, len(prompt), boundaries)
+        snapshots = thinned(positions, self._most_snapshots(length, limit))
+        copy = source is not None and (bool(source.waiting) or not source.may_be_taken_over(prompt))
+        evict: tuple[int, ...] | None = None
+        if source is not None and copy:
+            needed = self._grown_bytes(None, length, len(snapshots)) + source.nbytes
+            evict = self._evicted_for(needed, limit, spared=source, added=1)
+            copy = evict is not None
+        if evict is None:
+            needed = self._grown_bytes(source, length, len(snapshots))
+            evict = self._evicted_for(needed, limit, spared=source, added=int(source is None))
+        continued = None if copy else source
+        return CachePlan(
+            entry=self._next_number if continued is None else continued.number,
+            source=None if source is None else source.number,
+            copy=copy,
+            cached=cached,
+            length=length,
+            snapshots=snapshots,
+            request_length=continued.request_length if continued is not None and idle else len(prompt),
+            # Where evicting all others is not enough, the request is alone with what it needs.
+            evict=self._others(source) if evict is None else evict,
+        )
+
+    def carry_out(self, plan: CachePlan) -> CacheEntry:
+        """Does what was planned.
+
+        Returns:
+            The entry that the request computes into; its tokens are the cached ones.
+        """
+        self.evict(plan.evict)
+        source = None if plan.source is None else self._entries.pop(plan.source)
+        if source is None:
+            entry = CacheEntry(plan.entry, self._make_cache())
+        elif plan.copy:
+            self._entries[source.number] = source  # used now
+            cache = source.cache.copied(source.snapshot_at(plan.cached), plan.length)
+            entry = CacheEntry(plan.entry, cache, source.tokens[: plan.cached], source.snapshots.values())
+        else:
+            entry = source
+            entry.rewind(plan.cached)
+        entry.request_length = plan.request_length
+        entry.keep_snapshots(plan.snapshots)
+        self._add(entry)
+        return entry
+
+    def plan_growth(self, entry: CacheEntry, length: int, limit: int) -> tuple[int, ...]:
+        """Decides which entries are evicted before one grows to ``length`` positions."""
+        needed = self._grown_bytes(entry, length, len(entry.snapshots))
+        evict = self._evicted_for(needed, limit, spared=entry)
+        return self._others(entry) if evict is None else evict
+
+    def evict(self, numbers: Iterable[int]) -> None:
+        """Drops entries; what they hold is computed again when it is asked for."""
+        evicted = [self._entries.pop(number, None) for number in numbers]
+        if any(evicted):
+            evicted.clear()
             mx.clear_cache()
+
+    def clear(self) -> None:
+        """Drops all entries."""
+        self.evict(tuple(self._entries))
+
+    def furthest(self, prompt: Sequence[int]) -> CacheEntry | None:
+        """The entry that reaches furthest into a prompt; None if none has a token of it."""
+        best = max(self.entries, key=lambda entry: common_length(entry.tokens, prompt), default=None)
+        return best if best is not None and common_length(best.tokens, prompt) else None
+
+    def adopt(self, cache: PromptCache, tokens: Sequence[int], snapshots: Iterable[Snapshot], limit: int) -> None:
+        """Adds a prompt cache that another process computed, and evicts others until it fits."""
+        entry = CacheEntry(self._next_number, cache, tokens, snapshots)
+        self.evict(self._evicted_for(entry.nbytes, limit, spared=None, added=1) or ())
+        self._add(entry)
+
+    def _add(self, entry: CacheEntry) -> None:
+        """Makes an entry the most recently used one."""
+        self._entries[entry.number] = entry
+        self._next_number = max(self._next_number, entry.number + 1)
+
+    def _best(self, prompt: Sequence[int]) -> CacheEntry | None:
+        """The entry that saves the most tokens of a prompt; of equal ones, one that can be taken over, then the
+        most recently used."""
+        usable = [(length, entry) for entry in self.entries if (length := entry.usable_length(prompt))]
+        most = max((length for length, _ in usable), default=0)
+        equal = [entry for length, entry in usable if length == most]
+        free = [entry for entry in equal if not entry.waiting and entry.may_be_taken_over(prompt)]
+        return next(reversed(free or equal), None)
+
+    def _grown_bytes(self, entry: CacheEntry | None, length: int, snapshots: int) -> int:
+        """Bytes of an entry, or of a new one, once it has so many positions and snapshots. Its buffers never
+        shrink."""
+        buffers = 0 if entry is None else entry.cache.nbytes
+        return max(self._cache_bytes(length), buffers) + snapshots * self._snapshot_bytes
+
+    def _evicted_for(
+        self, needed: int, limit: int, *, spared: CacheEntry | None, added: int = 0
+    ) -> tuple[int, ...] | None:
+        """The entries to evict, least recently used first and those that a request waits for last, so that
+        ``needed`` bytes fit beside the rest.
+
+        Args:
+            needed: bytes, those of ``spared`` included.
+            limit: bytes that all entries together may hold.
+            spared: is not evicted.
+            added: how many entries come to the store.
+
+        Returns:
+            None if evicting all others is not enough.
+        """
+        others = sorted(
+            (entry for entry in self.entries if entry is not spared), key=lambda entry: entry.waiting > 0
+        )
+        held, count = sum(entry.nbytes for entry in others), len(self._entries) + added
+        evicted: list[int] = []
+        for entry in others:
+            if needed + held <= limit and count <= MAX_ENTRIES:
+                break
+            held -= entry.nbytes
+            count -= 1
+            evicted.append(entry.number)
+        return tuple(evicted) if needed + held <= limit else None
+
+    def _most_snapshots(self, length: int, limit: int) -> int:
+        """How many snapshots an entry of that many positions may have."""
+        nbytes = min(MAX_SNAPSHOT_BYTES, limit - self._cache_bytes(length))
+        return max(2, min(MAX_SNAPSHOTS, nbytes // max(1, self._snapshot_bytes)))
+
+    def _others(self, entry: CacheEntry | None) -> tuple[int, ...]:
+        return tuple(other.number for other in self.entries if other is not entry)
+
+
+def _snapshot_positions(
+    source: CacheEntry | None, cached: int, length: int, boundaries: Iterable[int]
+) -> list[int]:
+    """The positions where a prompt's entry may have snapshots."""
+    kept = [position for position in (source.snapshots if source else ()) if position <= cached]
+    # The prompt's own end is one token early: the same prompt again needs that token's logits.
+    asked = [position for boundary in boundaries if (position := min(boundary, length - 1)) >= cached]
+    grid = range(cached - cached % SNAPSHOT_SPACING + SNAPSHOT_SPACING, length, SNAPSHOT_SPACING)
+    return [*kept, *asked, *grid]
+
+
+def thinned(positions: Iterable[int], most: int) -> tuple[int, ...]:
+    """At most ``most`` of the positions, ascending: the first, the last quarter, and the others evenly spread."""
+    kept = sorted(set(positions) - {0})
+    protected = {*kept[:1], *kept[-max(1, most // 4) :]}
+    spacing = 1
+    while len(kept) > most:
+        spacing *= 2
+        before = [-1, *kept]
+        kept = [
+            position
+            for position, previous in zip(kept, before, strict=False)
+            if position in protected or position // spacing != previous // spacing
+        ]
+    return tuple(kept)
 
 
 def common_length(left: Sequence[int], right: Sequence[int]) -> int:
     """How many tokens two sequences share from their beginning."""
-    limit = min(len(left), len(right))
-    # Comparing slices runs in C; most prompts share all or nearly all of the shorter one.
-    if list(left[:limit]) == list(right[:limit]):
-        return limit
-    return next(n for n in range(limit) if left[n] != right[n])
+    low, high = 0, min(len(left), len(right))
+    # Halved again and again, because slices are compared in C and tokens one by one are not.
+    while low < high:
+        middle = (low + high + 1) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

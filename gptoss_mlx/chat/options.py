@@ -1,22 +1,64 @@
-"""What one request may ask of its answer, beside the question. Knows nothing of models or messages."""
+"""The settings of a chat and the options of one answer: how they are written as keywords, and checked.
+
+Knows nothing of models.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, Final, Generic, Protocol, Self, TypedDict, TypeVar, overload
 
-from ..errors import InvalidRequest
-from ..sampling import Effort, SamplingParams
+from ..arguments import Effort, checked_date, checked_effort, checked_hook, checked_integer
+from ..errors import InvalidRequest, RenderError
+from ..files.read import short_repr
+from ..harmony.fields import check_text
+from ..sampling import SamplingParams, checked_sampling
 from ..structured.constraint import Constraint
 from ..structured.guide import GuidePlan, ToolChoice
-from ..tools.toolbox import AfterCall, BeforeCall
+from ..tools.toolbox import AfterCall, BeforeCall, ToolBox
 
-__all__ = ["AnswerOptions", "RequestOptions", "guide_plan"]
+__all__ = [
+    "AnswerOptions",
+    "ChatOptions",
+    "ChatSettings",
+    "RequestOptions",
+    "Setting",
+    "checked_text",
+    "guide_plan",
+    "lists_options",
+]
+
+MAX_STEPS: Final = 16
+Value = TypeVar("Value")
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+class ChatOptions(TypedDict, total=False):
+    """The keywords of ``GptOss.chat``, which ``ask``, ``stream``, ``load_chat`` and ``Chat.fork`` take too."""
+
+    instructions: str | None
+    """The developer message. It ranks below the system message and above the user."""
+    effort: Effort
+    """How long the model thinks: ``low``, ``medium`` or ``high``."""
+    tools: Sequence[Any]
+    """Functions that the model may call."""
+    sampling: SamplingParams | None
+    """How tokens are chosen."""
+    date: str | None
+    """The current date for the system message, YYYY-MM-DD; by default it has none."""
+    before_call: BeforeCall | None
+    """Is called with every call before it runs and may change or veto it."""
+    after_call: AfterCall | None
+    """Is called with every result and may change it."""
+    max_steps: int
+    """How often the model may generate in one turn; each time but the last it may call tools."""
 
 
 class AnswerOptions(TypedDict, total=False):
     """The keywords of ``ask``, ``stream`` and ``chat.send`` that shape one answer. Of ``schema``, ``regex`` and
-    ``choices`` at most one; the analysis stays free, the final answer alone has the form.
+    ``choices`` at most one; only the final answer has the form, the analysis stays free.
 
     Example:
         >>> brief: AnswerOptions = {"regex": "[0-9]{2}", "max_thinking_tokens": 30}
@@ -26,13 +68,13 @@ class AnswerOptions(TypedDict, total=False):
 
     schema: Any
     """A pydantic model, a TypedDict, any other type that pydantic knows, or a JSON schema: ``reply.parsed`` is the
-    object. The model is told the schema in the developer message."""
+    object. The developer message shows the schema to the model."""
     regex: str
     """A regular expression that the whole answer matches."""
     choices: Iterable[str]
     """The answer is one of these."""
     max_thinking_tokens: int
-    """After as many tokens of analysis it is closed, and the answer begins. They are those of the whole answer:
+    """After this many tokens of analysis it is closed, and the answer begins. They count over the whole answer:
     the steps in which tools are called count together."""
     tool_choice: ToolChoice
     """``auto``, ``none``, ``required`` or the name of the function to call. A required call is made once; then the
@@ -41,38 +83,125 @@ class AnswerOptions(TypedDict, total=False):
     """Whether the reply has ``logprobs``."""
 
 
-class RequestOptions(AnswerOptions, total=False):
-    """The keywords of ``ask``: those of ``GptOss.chat`` and of :class:`AnswerOptions`."""
+class RequestOptions(ChatOptions, AnswerOptions, total=False):
+    """The keywords of ``ask`` and ``stream``: those of a chat and those of one answer."""
 
-    effort: Effort
-    """How long the model thinks."""
-    instructions: str | None
-    """The developer message."""
-    sampling: SamplingParams | None
-    """How tokens are chosen."""
-    tools: Sequence[Any]
-    """Functions the model may call."""
-    date: str | None
-    """The current date, YYYY-MM-DD."""
-    before_call: BeforeCall | None
-    """Sees every call before it runs and may change or veto it."""
-    after_call: AfterCall | None
-    """Sees every result and may change it."""
-    max_steps: int
-    """How often the model may generate, each time but the last to call tools."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatSettings:
+    """The settings of a chat, checked; the fields are those of :class:`ChatOptions`.
+
+    Raises:
+        InvalidRequest: a value out of its range.
+        ToolError: a tool that cannot be declared.
+    """
+
+    instructions: str | None = None
+    effort: Effort = "medium"
+    tools: Sequence[Any] = ()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    date: str | None = None
+    before_call: BeforeCall | None = None
+    after_call: AfterCall | None = None
+    max_steps: int = MAX_STEPS
+
+    def __post_init__(self) -> None:
+        checked_text("instructions", self.instructions)
+        checked_effort(self.effort)
+        checked_date(self.date)
+        checked_hook("before_call", self.before_call)
+        checked_hook("after_call", self.after_call)
+        checked_integer("max_steps", self.max_steps, 1)
+        object.__setattr__(self, "sampling", checked_sampling(self.sampling))
+        if not isinstance(self.tools, ToolBox):
+            object.__setattr__(self, "tools", ToolBox(self.tools))
+
+    @property
+    def toolbox(self) -> ToolBox:
+        """The tools, ready to be called."""
+        assert isinstance(self.tools, ToolBox)
+        return self.tools
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """The settings that a verb's keywords make.
+
+        Raises:
+            InvalidRequest: there is no such keyword, or as the class.
+        """
+        _check_names(options, ChatOptions)
+        return cls(**options)
+
+    def changed(self, options: Mapping[str, Any]) -> Self:
+        """The same settings with other values for some; errors as in :meth:`of`."""
+        _check_names(options, ChatOptions)
+        return replace(self, **options)
+
+
+class HasSettings(Protocol):
+    """An object with settings that can be replaced."""
+
+    settings: ChatSettings
+
+
+class Setting(Generic[Value]):
+    """A field of ``settings`` as an attribute. An assigned value is checked and holds from the next turn on."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, chat: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, chat: HasSettings, owner: type) -> Value: ...
+    def __get__(self, chat: HasSettings | None, owner: type) -> Self | Value:
+        if chat is None:
+            return self
+        value: Value = getattr(chat.settings, self._name)
+        return value
+
+    def __set__(self, chat: HasSettings, value: Value) -> None:
+        chat.settings = chat.settings.changed({self._name: value})
+
+
+def lists_options(*options: type) -> Callable[[Verb], Verb]:
+    """Shows the keywords of TypedDicts in the signature of a verb that takes them as ``**options``, for ``help``
+    and editors."""
+    defaults = {part.name: part.default for part in fields(ChatSettings) if part.default is not MISSING}
+
+    def listed(verb: Verb) -> Verb:
+        signature = inspect.signature(verb)
+        given = [part for part in signature.parameters.values() if part.kind is not part.VAR_KEYWORD]
+        taken = {part.name for part in given}
+        shown = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=defaults.get(name),
+                annotation=getattr(annotation, "__forward_arg__", annotation),
+            )
+            for kind in options
+            for name, annotation in kind.__annotations__.items()
+            if name not in taken
+        ]
+        verb.__signature__ = signature.replace(parameters=[*given, *shown])  # type: ignore[attr-defined]
+        return verb
+
+    return listed
 
 
 def guide_plan(options: AnswerOptions, tools: Mapping[str, Mapping[str, Any] | None]) -> GuidePlan:
-    """The options, checked.
+    """The options of an answer, checked.
+
+    Args:
+        options: as written.
+        tools: the schema of each tool's arguments, by name.
 
     Raises:
         InvalidRequest: an unknown option, two forms at once, or a value out of its range.
         SchemaError: a form that cannot be compiled.
     """
-    unknown = sorted(set(options) - set(AnswerOptions.__annotations__))
-    if unknown:
-        known = ", ".join(AnswerOptions.__annotations__)
-        raise InvalidRequest(f"there is no option {unknown[0]!r}; there are {known}")
+    _check_names(options, AnswerOptions)
     forms = [name for name in ("schema", "regex", "choices") if options.get(name) is not None]
     if len(forms) > 1:
         raise InvalidRequest(f"{' and '.join(forms)} are both given; an answer has one form")
@@ -89,3 +218,21 @@ def guide_plan(options: AnswerOptions, tools: Mapping[str, Mapping[str, Any] | N
         tool_choice=options.get("tool_choice", "auto"),
         tools=tools,
     )
+
+
+def checked_text(name: str, text: object) -> str | None:
+    """Text that harmony can render, or None."""
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise InvalidRequest(f"{name} is {short_repr(text)}; text or None is needed")
+    try:
+        return check_text(text, name)
+    except RenderError as error:
+        raise InvalidRequest(str(error)) from None
+
+
+def _check_names(options: Mapping[str, Any], kind: type) -> None:
+    unknown = sorted(set(options) - set(kind.__annotations__))
+    if unknown:
+        raise InvalidRequest(f"there is no option {unknown[0]!r}; there are {', '.join(kind.__annotations__)}")

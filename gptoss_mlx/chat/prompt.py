@@ -1,6 +1,6 @@
-"""What a model reads of a chat: its messages behind the system and developer messages that its settings make.
+"""A chat as the model reads it: the system and developer messages of its settings, then its messages.
 
-Knows harmony and nothing of generation.
+Knows harmony; knows nothing of generation.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ..arguments import Effort
 from ..harmony import (
     Conversation,
     DeveloperContent,
@@ -19,8 +20,8 @@ from ..harmony import (
     ToolNamespace,
     render_segments,
 )
-from ..sampling import Effort
 from ..tokenizer import Tokenizer
+from .options import ChatSettings
 
 __all__ = ["Prompt", "TraceEntry", "trace"]
 
@@ -32,15 +33,15 @@ class TraceEntry:
     message: Message
     tokens: int
     kept: bool
-    """False for analysis that harmony drops once its turn is over."""
+    """False for the analysis of a finished turn, which harmony drops."""
     cached: bool
     """Whether its tokens are in the prompt cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """A chat as it stands. The identity, the date and the effort are the system message's, which ranks first; the
-    instructions, the tools and the answer's form are the developer message's, which ranks second."""
+    """A chat at one moment. The identity, the date and the effort are in the system message, which ranks first;
+    the instructions, the tools and the answer's form are in the developer message, which ranks second."""
 
     messages: Sequence[Message]
     effort: Effort
@@ -49,9 +50,20 @@ class Prompt:
     functions: ToolNamespace | None = None
     response_format: ResponseFormat | None = None
 
+    @classmethod
+    def of(cls, settings: ChatSettings, messages: Sequence[Message]) -> Prompt:
+        """The prompt of a chat."""
+        return cls(
+            messages=messages,
+            effort=settings.effort,
+            instructions=settings.instructions,
+            date=settings.date,
+            functions=settings.toolbox.namespace(),
+        )
+
     @property
     def conversation(self) -> Conversation:
-        """All of it, as harmony's messages."""
+        """The whole prompt as harmony's messages."""
         system = SystemContent(reasoning_effort=ReasoningEffort(self.effort), conversation_start_date=self.date)
         head = [Message.system(system)]
         developer = DeveloperContent(
@@ -68,13 +80,20 @@ class Prompt:
 
         Args:
             tokenizer: the model's.
-            next_role: who is to speak next, if someone is.
+            next_role: of the message that is to be generated, if there is one.
         """
         return render_segments(self.conversation, tokenizer, next_role)
 
     def followed_by_a_question(self, tokenizer: Tokenizer) -> Rendering:
-        """Its tokens as the next turn will have them: without analysis that is over, an empty question last."""
+        """Its tokens as the next turn will have them: without the analysis of finished turns, and with an empty
+        question at the end."""
         return replace(self, messages=(*self.messages, Message.user(""))).rendered(tokenizer)
+
+    def history(self, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+        """The tokens with which the next turn's prompt begins, whatever the user says, and their boundaries."""
+        rendering = self.followed_by_a_question(tokenizer)
+        end = rendering.segments[-1].start
+        return rendering.tokens[:end], [boundary for boundary in rendering.boundaries if boundary <= end]
 
 
 def trace(rendering: Rendering, cached: int) -> list[TraceEntry]:
@@ -82,7 +101,7 @@ def trace(rendering: Rendering, cached: int) -> list[TraceEntry]:
 
     Args:
         rendering: of the conversation.
-        cached: how many of its tokens are computed already.
+        cached: how many of its tokens are in the prompt cache.
     """
     return [
         TraceEntry(

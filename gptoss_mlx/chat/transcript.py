@@ -1,4 +1,4 @@
-"""What was said in a chat and the settings that it stands under: everything of it that needs no model."""
+"""The messages of a chat and its settings: the part of a chat that needs no model."""
 
 from __future__ import annotations
 
@@ -6,22 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..arguments import (
-    checked_date,
-    checked_effort,
-    checked_messages,
-    checked_path,
-    checked_question,
-    checked_text,
-)
+from ..arguments import Effort, checked_path, checked_question
 from ..errors import InvalidRequest
 from ..events import ToolCall
 from ..files.read import short_repr
 from ..harmony import Conversation, Message, Role
-from ..sampling import Effort
+from ..sampling import SamplingParams
 from ..tools import calls
-from ..tools.toolbox import ToolBox
+from ..tools.toolbox import AfterCall, BeforeCall
 from . import file as chatfile
+from .options import ChatSettings, Setting, checked_text
 from .prompt import Prompt
 
 __all__ = ["Transcript"]
@@ -31,64 +25,56 @@ class Transcript:
     """The messages of a chat and its settings; a :class:`~gptoss_mlx.Chat` is one with a model.
 
     Args:
-        instructions: the developer message.
-        effort: how long the model thinks.
-        tools: functions the model may call.
-        date: the current date, YYYY-MM-DD.
-        messages: what was said before.
+        settings: of the chat.
+        messages: of the conversation so far, without system and developer messages.
         title: for lists of chats.
 
     Raises:
         InvalidRequest: an argument out of its range.
-        ToolError: a tool that cannot be declared.
     """
 
-    def __init__(
-        self,
-        *,
-        instructions: str | None = None,
-        effort: Effort = "medium",
-        tools: Sequence[Any] = (),
-        date: str | None = None,
-        messages: Sequence[Message] = (),
-        title: str | None = None,
-    ) -> None:
-        self.instructions = checked_text("instructions", instructions)
-        self.effort = effort
-        self.date = checked_date(date)
+    def __init__(self, settings: ChatSettings, messages: Sequence[Message] = (), title: str | None = None) -> None:
+        self.settings = settings
         self.title = checked_text("title", title)
-        self._tools = ToolBox(tools)
-        self._messages = checked_messages(messages)
+        self._messages = _checked_messages(messages)
 
-    @property
-    def effort(self) -> Effort:
-        """How long the model thinks: ``low``, ``medium`` or ``high``. Changing it makes the next turn read the
-        whole conversation again, because it stands in the system message: :meth:`tokens_to_prefill` tells how
-        much that is."""
-        return self._effort
-
-    @effort.setter
-    def effort(self, effort: Effort) -> None:
-        self._effort: Effort = checked_effort(effort)
+    instructions = Setting[str | None]()
+    """The developer message."""
+    effort = Setting[Effort]()
+    """How long the model thinks: ``low``, ``medium`` or ``high``. It is part of the system message, so after a
+    change the next turn computes the whole conversation again: ``tokens_to_prefill`` says how much that is."""
+    tools = Setting[Sequence[Any]]()
+    """Functions that the model may call. A change has the conversation computed again."""
+    sampling = Setting[SamplingParams]()
+    """How tokens are chosen."""
+    date = Setting[str | None]()
+    """The current date, YYYY-MM-DD. It does not follow the clock: a date that changed at midnight would have the
+    whole conversation computed again."""
+    before_call = Setting[BeforeCall | None]()
+    """Is called with every call before it runs and may change or veto it."""
+    after_call = Setting[AfterCall | None]()
+    """Is called with every result and may change it."""
+    max_steps = Setting[int]()
+    """How often the model may generate in one turn; each time but the last it may call tools."""
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """What was said, in order; the system and developer messages are not among it."""
+        """The messages in order, without the system and developer messages."""
         return tuple(self._messages)
 
     @property
     def conversation(self) -> Conversation:
         """Everything that the model reads, the system and developer messages included."""
-        return self._prompt().conversation
+        return self.prompt.conversation
 
     @property
     def pending_calls(self) -> tuple[ToolCall, ...]:
-        """The calls that wait for :meth:`send_results`, in order."""
+        """The calls that wait for ``send_results``, in order."""
         waiting = calls.pending(self._messages)
         return tuple(ToolCall(name=call.recipient or "", arguments=call.text) for call in waiting)
 
     def undo(self) -> str:
-        """Takes the last question and its answer back.
+        """Removes the last question and its answer.
 
         Returns:
             The question.
@@ -104,15 +90,17 @@ class Transcript:
         """
         position = self._last_question()
         question = self._messages[position].text
-        self._messages = self._messages[:position]  # a stream that is still read adds to the other list
+        self._messages = self._messages[
+            :position
+        ]  # a new list, because a stream that is still read adds to the old one
         return question
 
     def save(self, path: str | Path) -> None:
         """Writes the chat to a file of its own (JSON, readable by its owner alone).
 
         Raises:
-            FileWriteError: it cannot be written; what stood there before is unchanged.
-            InvalidRequest: a title, instructions or a date that were changed to something that is none.
+            FileWriteError: it cannot be written; the previous content, if any, is unchanged.
+            InvalidRequest: a title that is not text.
 
         Example:
             >>> path = directory / "chat.json"
@@ -123,33 +111,42 @@ class Transcript:
         content = chatfile.ChatContent(
             title=checked_text("title", self.title),
             effort=self.effort,
-            instructions=checked_text("instructions", self.instructions),
-            date=checked_date(self.date),
+            instructions=self.instructions,
+            date=self.date,
             messages=self.messages,
         )
         chatfile.write(checked_path(path), content)
 
-    def _prompt(self) -> Prompt:
-        """What the model reads of the chat as it stands."""
-        return Prompt(
-            messages=self._messages,
-            effort=self.effort,
-            instructions=self.instructions,
-            date=self.date,
-            functions=self._tools.namespace(),
-        )
+    @property
+    def prompt(self) -> Prompt:
+        """The chat as the model reads it."""
+        return Prompt.of(self.settings, self._messages)
 
     def _last_question(self) -> int:
-        """Its position in the messages."""
+        """The position of the last user message."""
         for position in range(len(self._messages) - 1, -1, -1):
             if self._messages[position].role is Role.USER:
                 return position
         raise InvalidRequest("nothing was asked yet")
 
     def _edited(self, index: int, text: str) -> list[Message]:
-        """The messages up to the user's at ``index``, which says something else."""
+        """The messages up to the user's at ``index``, which has another text."""
         count = len(self._messages)
         users = [position for position, message in enumerate(self._messages) if message.role is Role.USER]
         if type(index) is not int or not (index in users or index + count in users):
             raise InvalidRequest(f"message {short_repr(index)} is not the user's; those are {users}")
         return [*self._messages[: index % count], Message.user(checked_question(text))]
+
+
+def _checked_messages(messages: object) -> list[Message]:
+    """Messages of every role but system and developer, which a chat makes of its settings."""
+    if isinstance(messages, str) or not isinstance(messages, Sequence):
+        raise InvalidRequest(f"messages is {short_repr(messages)}; a list of Message is needed")
+    for position, message in enumerate(messages):
+        if not isinstance(message, Message):
+            raise InvalidRequest(f"messages[{position}] is {short_repr(message)}; a Message is needed")
+        if message.role in (Role.SYSTEM, Role.DEVELOPER):
+            raise InvalidRequest(
+                f"messages[{position}] is a {message.role} message; give its text as instructions instead"
+            )
+    return list(messages)

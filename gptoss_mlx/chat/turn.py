@@ -1,15 +1,18 @@
 """One turn of a chat: render, generate, parse, call tools, until the model has answered.
 
-The worker generates; everything here runs in the thread that reads the stream.
+The engine's worker generates; everything here runs in the thread that reads the stream.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ..engine.generation import Generation
 from ..errors import ContextFull, OutputError
 from ..events import (
     Done,
@@ -26,45 +29,77 @@ from ..events import (
     ToolResult,
     Usage,
 )
-from ..harmony import Author, Change, Channel, Message, ParserState, Role, StreamParser
+from ..harmony import Change, Channel, Message, ParserState, StreamParser
 from ..harmony.header import Header
-from ..tokenizer import Tokenizer
+from ..sampling import SamplingParams
+from ..structured.guide import GuidePlan, guide_for
+from ..tools.calls import called, meant
+from ..tools.toolbox import ToolBox
+from .options import ChatSettings
+from .prompt import Prompt
 from .repetition import LoopDetector
 
 if TYPE_CHECKING:
-    from ..engine.generation import Generation
+    from ..engine.engine import Engine
 
-__all__ = ["Turn", "TurnPlan"]
+__all__ = ["TOOL_LOOP", "Step", "Turn"]
+
+TOOL_LOOP: ContextVar[asyncio.AbstractEventLoop | None] = ContextVar("TOOL_LOOP", default=None)
+"""Where the async tools of a turn run; without it, and while it does not run, each call has a loop of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TurnPlan:
-    """What a turn asks of the chat that it belongs to."""
+class Step:
+    """One generation of a turn. Each call of a tool leads to one more."""
 
-    generate: Callable[[Usage], Generation]
-    """Renders the conversation as it stands and starts generating, told what the turn has used so far."""
-    add: Callable[[Sequence[Message]], None]
-    """Adds messages to the conversation; the first one takes the place of that which goes on."""
-    call: Callable[[Message], ToolResult]
-    """Answers a tool call."""
-    runs: Callable[[Message], bool]
-    """Whether ``call`` answers it; otherwise the turn ends and the caller does."""
-    max_steps: int
-    max_tokens: int | None = None
-    """Of all steps together."""
-    stop: tuple[str, ...] = ()
-    stop_loops: bool = False
-    parse: Callable[[str], Any] | None = None
-    """What the answer means, where a form was asked for."""
+    sampling: SamplingParams
+    plan: GuidePlan = field(default_factory=GuidePlan)
+    """The form that the answer must have."""
+    logprobs: bool = False
     begun: tuple[int, ...] = ()
-    """Tokens of a message that was cut short and now goes on: parsed again, not shown again."""
+    """The tokens of an unfinished message that is continued: parsed again, not streamed again."""
+
+    def start(self, engine: Engine, prompt: Prompt) -> Generation:
+        """Renders a prompt and queues its generation.
+
+        Args:
+            engine: a loaded model.
+            prompt: the conversation so far, without the message that is continued.
+
+        Raises:
+            InvalidRequest: the conversation no longer fits the context.
+            ModelClosed: the model was closed.
+        """
+        form = self.plan.constraint.response_format if self.plan.constraint else None
+        next_role = None if self.begun else "assistant"
+        rendering = replace(prompt, response_format=form).rendered(engine.tokenizer, next_role)
+        return engine.generate(
+            [*rendering.tokens, *self.begun],
+            self.sampling,
+            boundaries=rendering.boundaries,
+            guide=guide_for(self.plan, engine.tokenizer, engine.config.vocab_size),
+            logprobs=self.logprobs,
+        )
+
+    def after_a_call(self, used: Usage) -> Step:
+        """The next step of the turn, with what is left of its bounds.
+
+        Args:
+            used: by all steps so far.
+        """
+        sampling = self.sampling
+        if sampling.max_tokens is not None:
+            sampling = replace(sampling, max_tokens=sampling.max_tokens - used.completion_tokens)
+        return replace(self, sampling=sampling, plan=self.plan.after_a_call(used.reasoning_tokens), begun=())
 
 
 @dataclass(slots=True)
 class _Tally:
-    """What the steps of a turn add up to."""
+    """The sums over the steps of a turn."""
 
     text: list[str] = field(default_factory=list)
+    preamble: list[str] = field(default_factory=list)
+    """Of the last preamble, unless a call follows it."""
     thinking: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
@@ -72,131 +107,167 @@ class _Tally:
     timings: Timings = field(default_factory=Timings)
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
+    def answer(self, reason: FinishReason) -> str:
+        """The final message. A turn that ends without one has its last preamble as the answer."""
+        return "".join(self.text or (self.preamble if reason != "tool_calls" else ()))
+
     def reply(self, reason: FinishReason, parsed: Any = None) -> Reply:
+        text = self.answer(reason)
+        repairs = [_described(message) for message in self.messages if message.repairs]
+        if text and not self.text:
+            repairs.append("missing final message: the last preamble is the answer")
         return Reply(
             parsed=parsed,
             logprobs=tuple(self.logprobs) or None,
-            text="".join(self.text),
+            text=text,
             thinking="".join(self.thinking),
             tool_calls=tuple(self.calls),
             messages=tuple(self.messages),
             finish_reason=reason,
             usage=self.usage,
             timings=self.timings,
-            repairs=tuple(_described(message) for message in self.messages if message.repairs),
+            repairs=tuple(repairs),
         )
 
 
 class Turn:
-    """Runs one turn. Iterate :meth:`events`; :meth:`cancel` may come from any thread.
+    """One turn of a chat, running. Iterate :meth:`events`; :meth:`cancel` may come from any thread.
+
+    The first generation is queued when the turn is made, so that a refusal leaves the chat unchanged.
 
     Args:
-        plan: what to do.
-        tokenizer: the model's.
-        stop_tokens: those that end a generation.
-        on_end: called with the reply before Done.
+        engine: a loaded model.
+        settings: of the chat.
+        messages: the conversation so far.
+        step: the first one.
+        unfinished: the message that is continued; it stays until the one that it becomes replaces it.
+
+    Raises:
+        InvalidRequest: the conversation no longer fits the context.
+        ModelClosed: the model was closed.
     """
 
     def __init__(
         self,
-        plan: TurnPlan,
-        tokenizer: Tokenizer,
-        stop_tokens: frozenset[int],
-        on_end: Callable[[Reply], None] = lambda reply: None,
+        engine: Engine,
+        settings: ChatSettings,
+        messages: Sequence[Message],
+        step: Step,
+        *,
+        unfinished: Message | None = None,
     ) -> None:
-        self._on_end = on_end
-        self._plan = plan
-        self._tokenizer = tokenizer
-        self._stop_tokens = stop_tokens
+        self._engine = engine
+        self._settings = settings
+        self._step = step
+        self._unfinished = unfinished
         self._tally = _Tally()
-        self._generation: Generation | None = None
         self._cancelled = False
+        self._generation = step.start(engine, Prompt.of(settings, messages))
+        self.messages = [*messages, *([] if unfinished is None else [unfinished])]
+        """The conversation; it grows while the turn runs."""
 
     def cancel(self) -> None:
         """Makes :meth:`events` end at once with what there is."""
         self._cancelled = True
-        if self._generation is not None:
-            self._generation.cancel()
+        self._generation.cancel()
 
     def events(self) -> Iterator[Event]:
         """Everything that happens, then Done."""
-        reason: FinishReason = "stop"
-        for step in range(self._plan.max_steps):
-            try:
-                messages, reason = yield from self._generate(self._plan.begun if step == 0 else ())
-            except ContextFull:
-                # A tool's result was too long; before the first step the request itself was refused.
-                reason = "length"
-                break
-            calls = [message for message in messages if _is_call(message) and not message.truncated]
+        reason = yield from self._steps()
+        reply = self._tally.reply(reason, self._parsed(reason))
+        self._prepare_next(reply)
+        yield Done(reply=reply)
+
+    def _steps(self) -> Generator[Event, None, FinishReason]:
+        """Generates and calls tools until the model has answered. Returns why that ended."""
+        for count in range(self._settings.max_steps):
+            if count:
+                self._step = self._step.after_a_call(self._tally.usage)
+                try:
+                    self._generation = self._step.start(self._engine, Prompt.of(self._settings, self.messages))
+                except ContextFull:
+                    return "length"  # a tool's result was too long
+                if self._cancelled:
+                    self._generation.cancel()
+            messages, reason = yield from self._generate()
+            calls = [message for message in messages if message.callee is not None and not message.truncated]
             if reason != "stop" or not calls:
-                break
-            reason = "tool_calls"
-            for call in filter(self._plan.runs, calls):
+                return reason
+            for call in filter(self._runs, calls):
                 yield from self._answer(call)
             if self._cancelled:
-                reason = "cancelled"
-            if self._cancelled or not all(map(self._plan.runs, calls)):
-                break
+                return "cancelled"
+            if not all(map(self._runs, calls)):
+                return "tool_calls"
             if self._spent():
-                reason = "length"
-                break
-        reply = self._tally.reply(reason, self._parsed(reason))
-        self._on_end(reply)
-        yield Done(reply=reply)
+                return "length"
+        return "tool_calls"
 
     def _spent(self) -> bool:
         """Whether no token is left for another step."""
-        limit = self._plan.max_tokens
+        limit = self._step.sampling.max_tokens
         return limit is not None and self._tally.usage.completion_tokens >= limit
 
     def _parsed(self, reason: FinishReason) -> Any:
-        """The answer as what was asked for.
+        """The answer in the form that was asked for.
 
         Raises:
-            OutputError: it was cut short before it was of the form.
+            OutputError: it was cut short before it had the form.
         """
-        if self._plan.parse is None or reason in ("tool_calls", "cancelled"):
+        constraint = self._step.plan.constraint
+        if constraint is None or reason in ("tool_calls", "cancelled"):
             return None
-        text = "".join(self._tally.text)
+        text = self._tally.answer(reason)
         if reason in ("length", "loop"):
             raise OutputError(
                 "the answer was cut short before it was complete; raise max_tokens, or lower effort or "
                 f"max_thinking_tokens; it begins {text[:80]!r}",
                 text,
             )
-        return self._plan.parse(text)
+        return constraint.parse(text)
+
+    def _runs(self, call: Message) -> bool:
+        """Whether a call is answered here; otherwise the turn ends and the caller answers it."""
+        return not call.is_complete or not self._settings.toolbox.leaves(call.recipient or "", call.text)
 
     def _answer(self, call: Message) -> Iterator[Event]:
-        result = self._plan.call(call)
+        assert call.recipient is not None
+        if call.is_complete:
+            settings = self._settings
+            outcome = settings.toolbox.call(
+                call.recipient, call.text, settings.before_call, settings.after_call, TOOL_LOOP.get()
+            )
+            result = ToolResult(name=call.recipient, output=outcome.output, error=outcome.error)
+        else:
+            output = f"Error: {call.recipient}: the call's header is not complete; write the whole call again"
+            result = ToolResult(name=call.recipient, output=output, error=True)
         self._keep([call.answer(result.output)])
         yield result
 
-    def _generate(self, begun: Sequence[int]) -> Generator[Event, None, tuple[Sequence[Message], FinishReason]]:
-        """One request to the model. Returns its messages and why it ended. They are kept however it ends: also if
-        the request fails, or nobody reads on."""
-        parser = StreamParser(self._tokenizer, role="assistant")
-        for token in begun:
+    def _generate(self) -> Generator[Event, None, tuple[Sequence[Message], FinishReason]]:
+        """Reads one generation. Returns its messages and why it ended. The messages are kept however it ends, also
+        when it fails or nobody reads on."""
+        parser = StreamParser(self._engine.tokenizer, role="assistant")
+        for token in self._step.begun:
             parser.process(token)
-        reader = _Reader(self._tally, self._plan.stop)
-        self._generation = generation = self._plan.generate(self._tally.usage)
-        if self._cancelled:
-            generation.cancel()
+        tools, generation = self._settings.toolbox, self._generation
+        reader = _Reader(self._tally, self._step.sampling.stop, tools)
         try:
             reason = yield from self._read(generation, parser, reader)
             yield from reader.read(parser.close())
         finally:
             parser.close()
             self._count(generation, reader)
-            stored = (_stored(message, reader) for message in parser.messages)
+            stored = (_stored(meant(message, tools), reader.stopped) for message in parser.messages)
             messages = self._keep([message for message in stored if message is not None])
         return messages, reason or ("cancelled" if generation.cancelled else "length")
 
     def _read(
         self, generation: Generation, parser: StreamParser, reader: _Reader
     ) -> Generator[Event, None, FinishReason | None]:
-        """The events of a generation's tokens. Returns why it ended, where a token says so."""
-        loops, looping = LoopDetector() if self._plan.stop_loops else None, False
+        """The events of a generation's tokens. Returns why it ended, if a token says so."""
+        tokenizer = self._engine.tokenizer
+        loops, looping = LoopDetector() if self._step.sampling.stop_loops else None, False
         reason: FinishReason | None = None
         for item in generation.items():
             if isinstance(item, Progress):
@@ -205,11 +276,12 @@ class Turn:
             reader.tokens += 1
             if generation.logprobs:
                 logprob = generation.logprobs[reader.tokens - 1]
-                text = self._tokenizer.decode([item])
-                self._tally.logprobs.append(TokenLogprob(token=item, text=text, logprob=logprob))
-            if item in self._stop_tokens:
+                self._tally.logprobs.append(
+                    TokenLogprob(token=item, text=tokenizer.decode([item]), logprob=logprob)
+                )
+            if item in self._engine.stop_tokens:
                 reason = "stop"
-            if item != self._tokenizer.special["<|endoftext|>"]:
+            if item != tokenizer.special["<|endoftext|>"]:
                 changes = parser.process(item)
                 thinking = self._is_thinking(parser, item)
                 reader.reasoning_tokens += thinking
@@ -224,14 +296,25 @@ class Turn:
         return reason
 
     def _is_thinking(self, parser: StreamParser, token: int) -> bool:
-        """Whether the parser's last token was text of analysis, be it half a character."""
+        """Whether the parser's last token was text of analysis, even if only a part of a character."""
         inside = parser.state is ParserState.CONTENT and parser.channel is Channel.ANALYSIS
-        return inside and not self._tokenizer.is_special(token)
+        return inside and not self._engine.tokenizer.is_special(token)
 
     def _keep(self, messages: Sequence[Message]) -> Sequence[Message]:
-        self._plan.add(messages)
+        """Adds messages to the conversation; the first ones replace the unfinished one."""
+        if messages and self._unfinished is not None:
+            del self.messages[-1]
+            self._unfinished = None
+        self.messages.extend(messages)
         self._tally.messages.extend(messages)
         return messages
+
+    def _prepare_next(self, reply: Reply) -> None:
+        """Once the answer is complete its analysis is dropped: has the history computed as the next turn will read
+        it, while the user reads the answer."""
+        if reply.finish_reason == "stop" and any(part.channel is Channel.FINAL for part in reply.messages):
+            tokens, boundaries = Prompt.of(self._settings, self.messages).history(self._engine.tokenizer)
+            self._engine.prefill_when_idle(tokens, boundaries=boundaries)
 
     def _count(self, generation: Generation, reader: _Reader) -> None:
         now, usage, timings = time.perf_counter(), self._tally.usage, self._tally.timings
@@ -250,37 +333,53 @@ class Turn:
 
 
 class _Reader:
-    """Turns what the parser found into events, and watches for stop texts in the final answer."""
+    """Makes events of the parser's changes, and watches for stop texts in the final answer."""
 
-    def __init__(self, tally: _Tally, stop: tuple[str, ...]) -> None:
+    def __init__(self, tally: _Tally, stop: tuple[str, ...], tools: ToolBox) -> None:
         self.tokens = 0
         self.reasoning_tokens = 0
         self.stopped: str | None = None
-        """The stop text that was met."""
+        """The stop text that was found."""
         self._tally = tally
         self._stop = stop
+        self._tools = tools
         self._held = ""  # The end of the answer, as long as it may be the beginning of a stop text.
-        self._shown: Header | None = None  # Of the message whose text was given last.
+        self._current: Header | None = None  # Of the message whose text was streamed last.
 
     def read(self, changes: Sequence[Change]) -> Iterator[Event]:
         """The events of one token."""
         for change in changes:
-            channel, recipient = change.header.channel, _recipient(change.header.author, change.header.recipient)
-            if recipient is not None:
+            channel = change.header.channel
+            if called(change.header, self._tools) is not None:
                 if change.message is not None and not change.message.truncated:
-                    # One with an unfinished header is shown too, and refused when it is to run.
-                    call = ToolCall(name=recipient, arguments=change.message.text)
-                    self._tally.calls.append(call)
-                    yield call
+                    yield self._call(change.message)
             elif channel is Channel.ANALYSIS:
                 if change.delta:
-                    yield Thinking(delta=self._parted(change.delta, change.header, self._tally.thinking))
+                    yield Thinking(delta=self._added(change.delta, change.header, self._tally.thinking))
             elif channel is Channel.COMMENTARY:
                 if change.delta:
-                    yield Preamble(delta=change.delta)
+                    yield self._preamble(change)
             else:
-                # A message without a channel is shown: better a stray word than a lost answer.
+                # A message without a channel counts as text: a stray word is better than a lost answer.
                 yield from self._answer(change)
+
+    def _preamble(self, change: Change) -> Preamble:
+        """The event of a preamble's text; only the text of the last preamble is kept."""
+        begins = change.header is not self._current
+        follows = begins and bool(self._tally.preamble)
+        if begins:
+            self._current = change.header
+            self._tally.preamble.clear()
+        self._tally.preamble.append(change.delta)
+        return Preamble(delta=f"\n\n{change.delta}" if follows else change.delta)
+
+    def _call(self, message: Message) -> ToolCall:
+        """The event of a call, even of one with an unfinished header, which is refused when it is to run."""
+        message = meant(message, self._tools)
+        call = ToolCall(name=message.recipient or "", arguments=message.text)
+        self._tally.calls.append(call)
+        self._tally.preamble.clear()
+        return call
 
     def _answer(self, change: Change) -> Iterator[Event]:
         if self.stopped is not None:
@@ -295,41 +394,37 @@ class _Reader:
             keep = 0 if ended else max((_overlap(text, stop) for stop in self._stop), default=0)
             text, self._held = text[: len(text) - keep], text[len(text) - keep :]
         if text:
-            yield Text(delta=self._parted(text, change.header, self._tally.text))
+            yield Text(delta=self._added(text, change.header, self._tally.text))
 
-    def _parted(self, text: str, header: Header, before: list[str]) -> str:
-        """``text`` added to those before it; a message that follows another of its kind begins a paragraph."""
-        if before and header is not self._shown:
+    def _added(self, text: str, header: Header, before: list[str]) -> str:
+        """``text``, after a blank line if it begins a message that follows another of its kind."""
+        if before and header is not self._current:
             text = "\n\n" + text
-        self._shown = header
+        self._current = header
         before.append(text)
         return text
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How much of the end of ``text`` is a beginning of ``stop``."""
+    """How many characters at the end of ``text`` are a beginning of ``stop``."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
 
 
-def _recipient(author: Author, recipient: str | None) -> str | None:
-    """Whom the model calls. A message that it wrote in another's name, such as a tool's, calls nobody."""
-    return recipient if author.role is Role.ASSISTANT else None
+def _stored(message: Message, stop: str | None) -> Message | None:
+    """A generated message as the history has it: always the assistant's, and on a channel.
 
-
-def _is_call(message: Message) -> bool:
-    return message.role is Role.ASSISTANT and message.recipient is not None
-
-
-def _stored(message: Message, reader: _Reader) -> Message | None:
-    """A generated message as it belongs into the history: always the assistant's, and on a channel."""
-    if not message.text and message.recipient is None:
+    Args:
+        message: a complete or truncated message.
+        stop: the stop text that ended the answer.
+    """
+    tool, text = message.callee, message.text
+    if not text and tool is None:
         return None
-    text, recipient = message.text, _recipient(message.author, message.recipient)
-    channel = message.channel or (Channel.FINAL if recipient is None else Channel.COMMENTARY)
-    if reader.stopped is not None and channel is Channel.FINAL:
-        text = text.partition(reader.stopped)[0]
-    plain = Message.assistant(text, channel=channel, recipient=recipient, content_type=message.content_type)
-    return replace(plain, repairs=message.repairs, truncated=message.truncated and reader.stopped is None).stored()
+    channel = message.channel or (Channel.FINAL if tool is None else Channel.COMMENTARY)
+    if stop is not None and channel is Channel.FINAL:
+        text = text.partition(stop)[0]
+    plain = Message.assistant(text, channel=channel, recipient=tool, content_type=message.content_type)
+    return replace(plain, repairs=message.repairs, truncated=message.truncated and stop is None).stored()
 
 
 def _described(message: Message) -> str:

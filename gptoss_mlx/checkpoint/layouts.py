@@ -1,4 +1,4 @@
-"""From a checkpoint's tensors to the model's parameters: which ones, of what shape, and how they are laid out.
+"""Tables that map a checkpoint's tensors to the model's parameters, with shapes, dtypes and transforms.
 
 A layout is a table of rows: target parameter ← source tensors. Everything must be accounted for: a tensor
 that no row names, or that is missing, or of another dtype or shape, is an error that names it. ``gptoss
@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
-
-import mlx.core as mx
 
 from ..config import ModelConfig
 from ..errors import CheckpointError
@@ -28,7 +25,6 @@ __all__ = [
     "check_tensors",
     "expand",
     "layout_of",
-    "load_weights",
     "mlx_layout",
     "sizes",
 ]
@@ -37,22 +33,22 @@ FLOATS = ("BF16", "F32", "F16")
 
 
 class Transform(Enum):
-    """How the sources become the target: the first four, which loading does, are moves of bytes."""
+    """How the sources become the target. Loading does the first four, which only move bytes."""
 
     COPY = "copy"
     ROWS = "rows"
-    """Sources below each other: joined along the first axis."""
+    """The sources joined along the first axis."""
     COLUMNS = "columns"
-    """Sources beside each other: joined along the last axis."""
+    """The sources joined along the last axis."""
     WORDS = "words"
     """MXFP4 blocks, uint8 [..., groups, 16], read as the uint32 [..., groups · 4] that MLX multiplies."""
-    # Only ``gptoss convert`` does these:
+    # Only ``gptoss convert`` does the following.
     INTERLEAVED = "interleaved"
-    """Gate and up, row by row in turn."""
+    """Gate and up rows interleaved."""
     EXPERT_BIASES = "expert_biases"
-    """Gate and up in turn, element by element, and down beside them."""
+    """Gate and up elements interleaved, then down."""
     MXFP4 = "mxfp4"
-    """A transposed float matrix an expert, quantised to MXFP4 words: the one transform that does arithmetic."""
+    """One transposed float matrix per expert, quantised to MXFP4 words: the only transform with arithmetic."""
     MXFP4_SCALES = "mxfp4_scales"
     """The scales that belong to those words."""
 
@@ -68,7 +64,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One parameter of the model and where it comes from."""
+    """One parameter of the model and the tensors it is made of."""
 
     target: str
     transform: Transform
@@ -135,7 +131,7 @@ _MXFP4_SHAPES = {
     "layers.{n}.mlp.experts.gate_up_proj.weight": "E 2I H/8",
     "layers.{n}.mlp.experts.down_proj.weight": "E H I/8",
 }
-# What --dense quantises. The router decides which experts run: it keeps its precision, as OpenAI's does.
+# The weights that --dense quantises. The router keeps its precision, as in OpenAI's: it decides which experts run.
 QUANTISED = (
     "embed_tokens.weight",
     "layers.{n}.self_attn.qkv_proj.weight",
@@ -153,7 +149,7 @@ def _joined_shape(row: Row) -> str:
     }.get(row.target, row.sources[0].shape)
 
 
-# What ``gptoss convert`` writes with --dense bf16: the parameters themselves, so that loading moves nothing.
+# The layout that ``gptoss convert`` writes with --dense bf16: the parameters themselves, so loading moves nothing.
 MLX: tuple[Row, ...] = tuple(
     _copy(row.target, row.target, _MXFP4_SHAPES[row.target], _WORDS)
     if row.transform is Transform.WORDS
@@ -163,7 +159,7 @@ MLX: tuple[Row, ...] = tuple(
 
 
 def _quantised(rows: tuple[Row, ...]) -> Iterator[Row]:
-    """The MLX layout with affine-quantised dense layers: a weight becomes words, scales and biases."""
+    """The MLX layout with affine-quantised dense layers, whose weights are words, scales and biases."""
     for row in rows:
         if row.target not in QUANTISED:
             yield row
@@ -176,7 +172,7 @@ def _quantised(rows: tuple[Row, ...]) -> Iterator[Row]:
 
 
 def mlx_layout(config: ModelConfig) -> tuple[Row, ...]:
-    """The table of what ``gptoss convert`` writes for a config, with or without a ``quantization`` block."""
+    """The layout that ``gptoss convert`` writes for a config, with or without a ``quantization`` block."""
     return MLX if config.quantization is None else tuple(_quantised(MLX))
 
 
@@ -197,7 +193,7 @@ def layout_of(checkpoint: Checkpoint, config: ModelConfig) -> tuple[Row, ...]:
 
 
 def sizes(config: ModelConfig) -> dict[str, int]:
-    """What the letters in the tables' shapes stand for."""
+    """The size of each letter in the tables' shapes."""
     hidden, intermediate = config.hidden_size, config.intermediate_size
     quantization = config.quantization
     letters = {
@@ -235,7 +231,7 @@ def expand(rows: tuple[Row, ...], config: ModelConfig) -> Iterator[Row]:
 
 
 def check_tensors(checkpoint: Checkpoint, rows: tuple[Row, ...], config: ModelConfig) -> None:
-    """Holds every tensor of the checkpoint against the table.
+    """Checks every tensor of the checkpoint against the table.
 
     Raises:
         CheckpointError: a tensor is missing, not named by any row, or of another dtype or shape.
@@ -260,59 +256,3 @@ def _check_tensor(record: TensorRecord, source: Source, shape: tuple[int, ...]) 
         raise CheckpointError(
             f"{record.file}: tensor {record.name} has shape {list(record.shape)}; config.json says {list(shape)}"
         )
-
-
-def load_weights(directory: str | Path, config: ModelConfig, dtype: mx.Dtype) -> dict[str, mx.array]:
-    """The model's parameters by name, evaluated: no array of them depends on the calling thread.
-
-    Args:
-        directory: a checkpoint in the Hugging Face or the MLX layout.
-        config: its config.
-        dtype: of everything that is not packed.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged, incomplete, of another shape, or holds NaN scales.
-    """
-    checkpoint = Checkpoint.open(directory)
-    rows = layout_of(checkpoint, config)
-    check_tensors(checkpoint, rows, config)
-    tensors = _read_tensors(checkpoint)
-    weights: dict[str, mx.array] = {}
-    for row in expand(rows, config):
-        # Taking the sources out of the table lets MLX free each as soon as it was joined.
-        parts = [tensors.pop(source.name) for source in row.sources]
-        weight = _assemble(row.transform, parts, dtype)
-        mx.eval(weight)
-        del parts
-        if row.target.endswith("_proj.scales") and weight.dtype == mx.uint8:
-            _refuse_nan_scales(weight, checkpoint.tensors[row.sources[0].name])
-        weights[row.target] = weight
-    return weights
-
-
-def _read_tensors(checkpoint: Checkpoint) -> dict[str, mx.array]:
-    """All tensors, unread until they are evaluated."""
-    tensors: dict[str, mx.array] = {}
-    for file in checkpoint.files:
-        arrays = mx.load(str(file), format="safetensors")
-        assert isinstance(arrays, dict)
-        tensors |= arrays
-    return tensors
-
-
-def _assemble(transform: Transform, parts: list[mx.array], dtype: mx.Dtype) -> mx.array:
-    if transform is Transform.WORDS:
-        (blocks,) = parts
-        return blocks.view(mx.uint32).flatten(-2)
-    joined = {
-        Transform.COPY: lambda: parts[0],
-        Transform.ROWS: lambda: mx.concatenate(parts, axis=0),
-        Transform.COLUMNS: lambda: mx.concatenate(parts, axis=-1),
-    }[transform]()
-    return joined.astype(dtype) if mx.issubdtype(joined.dtype, mx.floating) else joined
-
-
-def _refuse_nan_scales(scales: mx.array, record: TensorRecord) -> None:
-    """E8M0 has one NaN, 0xFF: one such scale would turn every answer into noise."""
-    if mx.any(scales == 0xFF).item():
-        raise CheckpointError(f"{record.file}: tensor {record.name} holds NaN scales; download it again")

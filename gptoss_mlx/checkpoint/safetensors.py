@@ -2,7 +2,7 @@
 
 A safetensors file is eight bytes of length, a JSON header, and the tensors' bytes back to back. MLX trusts
 the header; this module does not: it refuses what safetensors refuses and more (see ``read_header``).
-Knows nothing of which tensors a model needs: that is ``weights``.
+Knows nothing of which tensors a model needs: see ``layouts``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..config import read_json
 from ..errors import CheckpointError
-from ..files.read import inside, open_regular, parse_json, short_repr
+from ..files.read import inside, open_regular, parse_json, read_json, short_repr
 
 __all__ = ["DTYPE_BYTES", "MAX_NAME_BYTES", "Checkpoint", "TensorRecord", "read_header"]
 
@@ -45,16 +44,16 @@ DTYPE_BYTES: Mapping[str, int] = MappingProxyType(
 
 MAX_NAME_BYTES = 255  # of a file, on any disk
 _MAX_TENSORS = 10_000  # a 120b in the widest layout has about 800
-# So many tensors of 200 bytes each. safetensors allows 100 MB, which can take gigabytes once parsed.
+# Enough for that many entries of 200 bytes. safetensors allows 100 MB, which can take gigabytes once parsed.
 _MAX_HEADER_BYTES = 2 * 2**20
-# An object and two lists a tensor, and the objects around them.
+# One object and two lists per tensor, and the enclosing objects.
 _MAX_CONTAINERS = 3 * _MAX_TENSORS + 2
 _MAX_DIMENSIONS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorRecord:
-    """Where one tensor lies."""
+    """One tensor and the place of its bytes."""
 
     name: str
     dtype: str
@@ -62,7 +61,7 @@ class TensorRecord:
     shape: tuple[int, ...]
     file: Path
     begin: int
-    """Of its bytes, counted from the start of the file."""
+    """Offset of its first byte in the file."""
     end: int
 
     @property
@@ -112,18 +111,18 @@ class Checkpoint:
 def read_header(path: Path) -> dict[str, TensorRecord]:
     """The tensors of one safetensors file, in the order of their bytes.
 
-    Refused: what is no regular file, or a link out of its directory; a header longer than the file or than
+    It refuses files that are not regular, and links out of the directory; headers longer than the file or than
     2 MB, or not in UTF-8; duplicate keys; unknown dtypes; shapes that are not whole numbers or whose product
-    overflows; offsets out of range; tensors that overlap, leave holes or are followed by other bytes; a shape
-    whose bytes are not the span; names with control characters; more than 10,000 tensors.
+    overflows; offsets out of range; tensors that overlap, leave gaps or are followed by other bytes; shapes that
+    do not fill their bytes; names with control characters; more than 10,000 tensors.
 
     Raises:
-        CheckpointError: any of these, naming the file and the tensor.
+        CheckpointError: one of these; it names the file and the tensor.
     """
     header, data_begin, file_bytes = _read_header_json(path)
     _check_metadata(path, header.pop("__metadata__", None))
     records = [_record(path, name, entry, data_begin) for name, entry in header.items()]
-    # Empty tensors sort before the one that begins where they do.
+    # An empty tensor sorts before the tensor that begins at the same offset.
     records.sort(key=lambda record: (record.begin, record.end))
     position = data_begin
     for record in records:
@@ -140,7 +139,7 @@ def read_header(path: Path) -> dict[str, TensorRecord]:
 
 
 def _read_header_json(path: Path) -> tuple[dict[str, Any], int, int]:
-    """The parsed header, where the data begins, and the size of the file."""
+    """The parsed header, the offset of the data, and the size of the file."""
     try:
         file, file_bytes = open_regular(inside(path))
         with file:
@@ -166,7 +165,7 @@ def _read_header_json(path: Path) -> tuple[dict[str, Any], int, int]:
 
 
 def _check_metadata(path: Path, metadata: Any) -> None:
-    if metadata is None:  # MLX writes null where it was given none.
+    if metadata is None:  # MLX writes null if it was given none.
         return
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(f"{path}: __metadata__ must map text to text; download it again")
@@ -177,7 +176,7 @@ def _check_metadata(path: Path, metadata: Any) -> None:
 
 
 def _record(path: Path, name: str, entry: Any, data_begin: int) -> TensorRecord:
-    """One entry of the header, checked by itself."""
+    """One entry of the header, checked on its own."""
     where = f"{path}: tensor {short_repr(name)}"
     if not name or not name.isprintable():
         raise CheckpointError(f"{where}: a name must be printable text")
@@ -191,7 +190,7 @@ def _record(path: Path, name: str, entry: Any, data_begin: int) -> TensorRecord:
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
         raise CheckpointError(f"{where}: data_offsets {short_repr(offsets)} are no two whole numbers")
     begin, end = offsets
-    # Without the zeros too: [2^62, 2^62, 0] is empty, and overflows whoever multiplies from the left.
+    # Also without the zeros: [2^62, 2^62, 0] is empty, but its product overflows if computed from the left.
     largest = math.prod(filter(None, shape)) * DTYPE_BYTES[dtype]
     if end - begin != math.prod(shape) * DTYPE_BYTES[dtype] or not _is_size(largest):
         raise CheckpointError(f"{where}: {dtype} {shape} does not fill bytes {begin} to {end}")

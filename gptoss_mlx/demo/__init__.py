@@ -1,4 +1,4 @@
-"""The embedded demonstration model: its checkpoint, and the programs that trained and measured it.
+"""The embedded demonstration model: its checkpoint, and in the repository the code that trained and measured it.
 
-Running the model needs only ``checkpoint/``. The corpus and the evaluation import no torch; the training does.
+The library reads ``checkpoint/`` and imports nothing from here.
 """

@@ -1,145 +1,93 @@
-"""A loaded model: its files, its runner, and the requests made to it.
+"""A loaded model: its files, its runner, and requests in tokens.
 
-Knows tokens, not conversations: those are ``chat``'s.
+Knows tokens, memory and caches; knows nothing of conversations, which are ``GptOss``'s in ``api``.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack
+from typing import Final, Literal, Self, TypeAlias
 
 import mlx.core as mx
 
-from ..arguments import checked_path, checked_sampling, checked_tokens
-from ..cache import file as cachefile
+from ..arguments import checked_path, checked_tokens
+from ..cache import file as cache_file
 from ..cache.layered import check_kv_bits
-from ..cache.store import PrefixCache
-from ..config import ModelConfig, read_json
-from ..errors import CheckpointError, InvalidRequest
-from ..events import Reply
-from ..files.read import short_repr
-from ..hub import models as hub
+from ..config import ModelConfig
+from ..errors import CheckpointError, InvalidRequest, ModelClosed
+from ..files.read import read_json, short_repr
 from ..memory.budget import Budget
+from ..memory.device import DeviceInfo
 from ..memory.metal import MLX_MEMORY, MemorySettings
-from ..memory.sizes import DeviceInfo
 from ..model.transformer import Transformer, load_transformer
-from ..sampling import Effort, SamplingParams
+from ..sampling import SamplingParams, checked_sampling
 from ..tokenizer import Tokenizer
+from .generate import Steering
 from .generation import Generation
 from .runner import ModelRunner
 
-if TYPE_CHECKING:
-    from ..chat.chat import Chat
-    from ..chat.options import AnswerOptions, RequestOptions
-    from ..chat.stream import Stream
-    from ..structured.guide import Guide
-    from ..tools.toolbox import AfterCall, BeforeCall
+__all__ = ["DTypeName", "Engine"]
 
-__all__ = ["GptOss", "load"]
-
-MAX_STEPS: Final = 16
+DTypeName: TypeAlias = Literal["bfloat16", "float32"]
 _DTYPES: Final = {"bfloat16": mx.bfloat16, "float32": mx.float32}
-# Where generation_config.json does not say: return, call, endoftext.
+# Used beside those that generation_config.json names: return, call, endoftext.
 _STOP_NAMES: Final = ("<|return|>", "<|call|>", "<|endoftext|>")
 
 
-def load(
-    reference: str | Path = "demo",
-    *,
-    dtype: Literal["bfloat16", "float32"] = "bfloat16",
-    download: bool = False,
-    kv_bits: int | None = None,
-    context: int | None = None,
-    max_cache_bytes: int | None = None,
-) -> GptOss:
-    """Loads a model.
+class Engine:
+    """A loaded model that turns tokens into tokens.
 
-    Args:
-        reference: ``demo``, ``20b``, ``120b``, a converted model's name, a directory or a Hub repository id.
-        dtype: of everything that is not packed; float32 for comparisons.
-        download: get it from the Hub if it is not on this machine.
-        kv_bits: 8 keeps the keys and values of full-attention layers in 8 bits: a conversation of any length takes
-            0.56 of the memory, at a small loss (``gptoss verify --kv-bits 8 --prompt`` measures it).
-        context: the most positions of a conversation; by default as many as the model and the memory allow.
-        max_cache_bytes: the most that the prompt caches of all conversations may take together; the one used
-            longest ago is given up first, and computed again when it goes on. By default what the device has left.
-
-    Raises:
-        ModelNotFound: it is not on this machine; the message names the command that gets it.
-        CheckpointError: it is damaged, or no gpt-oss.
-        NotEnoughMemory: it does not fit this machine; the message gives the figures and the remedy.
-        InvalidRequest: an unknown dtype or ``kv_bits``, or a length out of range.
-
-    Example:
-        >>> import gptoss_mlx as gptoss
-        >>> with gptoss.load("demo") as model:
-        ...     model.ask("hi", effort="low").finish_reason
-        'stop'
-    """
-    _check_dtype(dtype)
-    if not isinstance(reference, str | os.PathLike):
-        raise InvalidRequest(
-            f"reference is {short_repr(reference)}; a name, a directory or a repository id is needed"
-        )
-    checked_path(reference)
-    directory = hub.resolve(str(reference), download=download)
-    model = GptOss(
-        directory,
-        dtype=dtype,
-        name=str(reference),
-        kv_bits=kv_bits,
-        context=context,
-        max_cache_bytes=max_cache_bytes,
-    )
-    hub.mark_used(directory)
-    return model
-
-
-class GptOss:
-    """A loaded model. Make one with :func:`load`; use it as a context manager, or call :meth:`close`.
-
-    Any number of threads may make requests: each runs to its end before the next starts, in the order they
-    came.
+    Any number of threads may make requests: each runs to its end before the next starts, in the order they came.
+    Whatever a request computes stays in one store of prompt caches, and every later request finds the longest
+    beginning of its prompt there.
 
     Args:
         directory: of the checkpoint.
-        dtype: of everything that is not packed.
-        name: what the user called it.
-        kv_bits: 8, or None to keep keys and values as they are.
+        dtype: of everything that is not packed; None takes bfloat16 on a GPU, and float32 on a CPU where it fits.
+        name: the user's name for it.
+        kv_bits: 8, or None to keep keys and values unquantised.
         context: the most positions of a conversation.
-        max_cache_bytes: the most that all prompt caches may take together.
+        max_cache_bytes: the most that all prompt caches together may take.
+        compiled: whether MLX compiles what it can fuse; by default on a GPU only, because on a CPU it needs a C++
+            compiler for that. The results are the same to rounding.
         device: the machine; by default this one.
-        memory: whose settings hold while the model is loaded.
+        memory: settings that are held while the model is loaded.
 
     Raises:
-        As :func:`load`, but for ModelNotFound.
+        CheckpointError: the checkpoint is damaged, or of another kind of model.
+        NotEnoughMemory: it does not fit this machine; the message has the figures and the remedy.
+        InvalidRequest: an unknown dtype or ``kv_bits``, or a length out of range.
+        ProcessForked: this process was forked from one that uses a model.
 
     Example:
-        >>> with GptOss(model.directory, dtype="float32", context=2048) as exact:
-        ...     exact.name, exact.context_limit, exact.budget.context
-        ('checkpoint', 2048, 2048)
+        >>> with Engine(model.directory, context=2048) as engine:
+        ...     prompt = engine.tokenizer.encode("Once upon a time")
+        ...     tokens = list(engine.generate(prompt, SamplingParams(max_tokens=3)))
+        >>> len(tokens) <= 3, engine.name, engine.context_limit
+        (True, 'checkpoint', 2048)
     """
 
     def __init__(
         self,
         directory: str | Path,
         *,
-        dtype: Literal["bfloat16", "float32"] = "bfloat16",
+        dtype: DTypeName | None = None,
         name: str | None = None,
         kv_bits: int | None = None,
         context: int | None = None,
         max_cache_bytes: int | None = None,
+        compiled: bool | None = None,
         device: DeviceInfo | None = None,
         memory: MemorySettings = MLX_MEMORY,
     ) -> None:
-        _check_dtype(dtype)
+        if dtype is not None and dtype not in tuple(_DTYPES):
+            raise InvalidRequest(f"dtype is {short_repr(dtype)}; {' or '.join(_DTYPES)} is needed")
         self.directory = checked_path(directory)
         self.name = name or self.directory.name
-        self.dtype = dtype
         self.kv_bits = kv_bits
         self.config = ModelConfig.from_directory(self.directory)
         """The model's shape."""
@@ -152,12 +100,16 @@ class GptOss:
         budget = Budget(
             config=self.config,
             device=device or DeviceInfo.current(),
-            element_bytes=_DTYPES[dtype].size,
+            element_bytes=4,
             kv_bits=kv_bits,
             context=context,
             max_cache_bytes=max_cache_bytes,
         )
-        self._runner = ModelRunner(lambda: load_transformer(self.directory, _DTYPES[dtype]), budget, memory)
+        self.dtype: DTypeName = dtype or _default_dtype(budget)
+        """Of everything that is not packed."""
+        budget = replace(budget, element_bytes=_DTYPES[self.dtype].size)
+        load = functools.partial(load_transformer, self.directory, _DTYPES[self.dtype], compiled=compiled)
+        self._runner = ModelRunner(lambda cancelled: load(cancelled=cancelled), budget, memory)
 
     @property
     def budget(self) -> Budget:
@@ -166,8 +118,8 @@ class GptOss:
 
     @property
     def context_limit(self) -> int:
-        """The most positions of a conversation, its answer included: what the model can take, what was asked for,
-        or what there is memory for, whichever is least."""
+        """The most positions of a conversation, its answer included: the model's own limit, ``context``, or what
+        the memory allows, whichever is least."""
         return self.budget.positions
 
     @property
@@ -178,6 +130,7 @@ class GptOss:
 
         Raises:
             ModelClosed: after :meth:`close`.
+            ProcessForked: in a forked child.
 
         Example:
             >>> import mlx.core as mx
@@ -188,14 +141,22 @@ class GptOss:
         return self._runner.transformer
 
     def generate(
-        self, tokens: Sequence[int], sampling: SamplingParams | None = None, *, prefix: PrefixCache | None = None
+        self,
+        tokens: Sequence[int],
+        sampling: SamplingParams | None = None,
+        *,
+        boundaries: Sequence[int] = (),
+        guide: Steering | None = None,
+        logprobs: bool = False,
     ) -> Generation:
-        """Generates tokens after a prompt.
+        """Generates tokens after a prompt; only what no request before it has computed is computed.
 
         Args:
             tokens: the prompt.
             sampling: how to choose; by default as OpenAI recommends. ``stop`` is for text and not used here.
-            prefix: what is already computed, from :meth:`make_prefix`; it grows.
+            boundaries: positions of the prompt where a later prompt may part from it, ascending.
+            guide: says before each token what may come next.
+            logprobs: whether the generation has log-probabilities.
 
         Returns:
             An iterator of token ids; the last one is the stop token, unless the length ended it.
@@ -205,165 +166,139 @@ class GptOss:
             ModelClosed: after :meth:`close`.
 
         Example:
-            >>> prompt, prefix = model.tokenizer.encode("Once upon a time"), model.make_prefix()
-            >>> len(list(model.generate(prompt, SamplingParams(seed=1, max_tokens=3), prefix=prefix))) <= 3
-            True
-            >>> prefix.tokens[: len(prompt)] == prompt
-            True
+            >>> prompt, brief = model.tokenizer.encode("Once upon a time"), SamplingParams(seed=1, max_tokens=3)
+            >>> first = list(model.generate(prompt, brief))
+            >>> again = model.generate(prompt, brief)
+            >>> list(again) == first, again.cached_tokens == len(prompt) - 1
+            (True, True)
         """
-        if prefix is not None and not isinstance(prefix, PrefixCache):
-            raise InvalidRequest(f"prefix is {short_repr(prefix)}; one of make_prefix() is needed")
-        return self._generate(checked_tokens(tokens), checked_sampling(sampling), prefix or self.make_prefix())
+        return self._runner.generate(
+            checked_tokens(tokens),
+            checked_sampling(sampling),
+            stop_tokens=self.stop_tokens,
+            control_tokens=self.tokenizer.special.values(),
+            boundaries=boundaries,
+            guide=guide,
+            logprobs=logprobs,
+        )
 
-    def make_prefix(self) -> PrefixCache:
-        """An empty prompt cache that knows its tokens, to give to several requests."""
-        return self._runner.make_prefix()
+    def prefill(self, tokens: Sequence[int], *, boundaries: Sequence[int] = ()) -> int:
+        """Computes a prompt now, so that later requests that begin with it need not. Waits its turn.
 
-    def save_prefix(self, prefix: PrefixCache, path: str | Path) -> None:
-        """Writes a prompt cache to a file (safetensors, readable by its owner alone): about 25 kB a position for
-        the 20b, and up to 128 MB of marks.
+        Args:
+            tokens: the prompt.
+            boundaries: as in :meth:`generate`.
+
+        Returns:
+            How many of the tokens were computed; the others were cached already.
 
         Raises:
-            FileWriteError, NotEnoughDisk: it cannot be written; what stood there before is unchanged.
+            InvalidRequest, ModelClosed: as :meth:`generate`.
+
+        Example:
+            >>> document = model.tokenizer.encode("All happy families are alike.")
+            >>> model.prefill(document) == len(document), model.prefill(document)
+            (True, 0)
+        """
+        reading = self._runner.prefill(checked_tokens(tokens), boundaries)
+        try:
+            for _ in reading.items():
+                pass
+            if reading.cancelled:
+                raise ModelClosed("the model was closed while it computed a prompt; load it again")
+        finally:
+            reading.cancel()
+        return len(reading.prompt) - reading.cached_tokens
+
+    def prefill_when_idle(self, tokens: Sequence[int], *, boundaries: Sequence[int] = ()) -> None:
+        """Computes a prompt while no request waits, and returns at once. A prompt too long for the context is left
+        out.
+
+        Example:
+            >>> model.prefill_when_idle(model.tokenizer.encode("Every unhappy family"))
+        """
+        self._runner.prefill_when_idle(checked_tokens(tokens), boundaries)
+
+    def cached_length(self, tokens: Sequence[int]) -> int:
+        """How many tokens of a prompt a request would not have to compute. The last one is always computed,
+        because its logits are needed.
+
+        Example:
+            >>> prompt = model.tokenizer.encode("It was the best of times")
+            >>> model.prefill(prompt) > 0, model.cached_length(prompt) == len(prompt) - 1
+            (True, True)
+        """
+        return self._runner.store.cached_length(checked_tokens(tokens))
+
+    def clear_caches(self) -> None:
+        """Frees the memory of all prompt caches. Waits its turn.
+
+        Example:
+            >>> model.clear_caches()
+            >>> model.cached_length(model.tokenizer.encode("Once upon a time"))
+            0
+        """
+        self._runner.call(self._runner.store.clear)
+
+    def save_cache(self, path: str | Path, tokens: Sequence[int]) -> None:
+        """Writes the prompt cache that reaches furthest into a prompt to a file (safetensors, readable by its
+        owner alone): about 25 kB a position for the 20b, and up to 128 MB of snapshots.
+
+        Raises:
+            FileWriteError, NotEnoughDisk: it cannot be written; the previous content, if any, is unchanged.
+            InvalidRequest: nothing of the prompt is computed.
             ModelClosed: after :meth:`close`.
 
         Example:
-            >>> prefix, one = model.make_prefix(), SamplingParams(max_tokens=1)
-            >>> tokens = list(model.generate(model.tokenizer.encode("Once upon a time"), one, prefix=prefix))
-            >>> model.save_prefix(prefix, directory / "prefix.cache")
-            >>> model.load_prefix(directory / "prefix.cache").tokens == prefix.tokens
+            >>> prompt = model.tokenizer.encode("Call me Ishmael.")
+            >>> model.prefill(prompt) > 0
             True
+            >>> model.save_cache(directory / "prompt.cache", prompt)
+            >>> model.clear_caches()
+            >>> model.load_cache(directory / "prompt.cache")
+            >>> model.prefill(prompt)
+            0
         """
-        self._runner.call(lambda: cachefile.write(checked_path(path), prefix, self._fingerprint))
+        target, prompt = checked_path(path), checked_tokens(tokens)
 
-    def load_prefix(self, path: str | Path) -> PrefixCache:
-        """A prompt cache that :meth:`save_prefix` wrote, in this process or another.
+        def save() -> None:
+            entry = self._runner.store.furthest(prompt)
+            if entry is None:
+                raise InvalidRequest("nothing of this prompt is computed; call prefill() first")
+            cache_file.write(target, entry, self._fingerprint)
+
+        self._runner.call(save)
+
+    def load_cache(self, path: str | Path) -> None:
+        """Adds a prompt cache that :meth:`save_cache` wrote, in this process or another; others are evicted for it
+        as for any request.
 
         Raises:
-            CacheFileError: the file cannot be read, is damaged, of a newer version, or of another model.
+            CacheFileError: the file cannot be read, is damaged, of another version or of another model, or holds
+                more than all prompt caches together may.
             ModelClosed: after :meth:`close`.
         """
-        dtype, empty = _DTYPES[self.dtype], self.make_prefix()
-        return self._runner.call(
-            lambda: cachefile.read(checked_path(path), empty, self._fingerprint, config=self.config, dtype=dtype)
-        )
+        source = checked_path(path)
 
-    @functools.cached_property
-    def _fingerprint(self) -> str:
-        return cachefile.model_fingerprint(self.directory, self.dtype, self.kv_bits)
+        def load() -> None:
+            limit = self.budget.cache_limit
+            loaded = cache_file.read(
+                source,
+                self._fingerprint,
+                config=self.config,
+                kv_bits=self.kv_bits,
+                dtype=_DTYPES[self.dtype],
+                limit=limit,
+            )
+            self._runner.store.adopt(loaded.cache, loaded.tokens, loaded.snapshots, limit)
 
-    def ask(self, prompt: str, **options: Unpack[RequestOptions]) -> Reply:
-        """Answers one question: :meth:`stream` to its end.
-
-        Example:
-            >>> model.ask("What is 2+3?", regex="[0-9]", effort="low").text in "0123456789"
-            True
-        """
-        with self.stream(prompt, **options) as events:
-            return events.finish()
-
-    def stream(
-        self,
-        prompt: str,
-        *,
-        effort: Effort = "medium",
-        instructions: str | None = None,
-        sampling: SamplingParams | None = None,
-        tools: Sequence[Any] = (),
-        date: str | None = None,
-        before_call: BeforeCall | None = None,
-        after_call: AfterCall | None = None,
-        max_steps: int = MAX_STEPS,
-        **options: Unpack[AnswerOptions],
-    ) -> Stream:
-        """Answers one question, event by event. The arguments are those of :meth:`chat` and of ``Chat.stream``.
-
-        Example:
-            >>> with model.stream("What is 2+3?", effort="low") as stream:
-            ...     *others, last = [event.type for event in stream]
-            >>> last, set(others) <= {"progress", "thinking", "text"}
-            ('done', True)
-        """
-        chat = self.chat(
-            instructions=instructions,
-            effort=effort,
-            sampling=sampling,
-            tools=tools,
-            date=date,
-            before_call=before_call,
-            after_call=after_call,
-            max_steps=max_steps,
-        )
-        return chat.stream(prompt, **options)
-
-    def chat(
-        self,
-        *,
-        instructions: str | None = None,
-        effort: Effort = "medium",
-        tools: Sequence[Any] = (),
-        sampling: SamplingParams | None = None,
-        date: str | None = None,
-        before_call: BeforeCall | None = None,
-        after_call: AfterCall | None = None,
-        max_steps: int = MAX_STEPS,
-    ) -> Chat:
-        """Starts a conversation.
-
-        Args:
-            instructions: the developer message. What it says ranks below the system message and above the user.
-            effort: how long the model thinks: ``low``, ``medium`` or ``high``.
-            tools: functions the model may call.
-            sampling: how tokens are chosen.
-            date: the current date for the system message, YYYY-MM-DD; by default it has none.
-            before_call: sees every call before it runs and may change or veto it.
-            after_call: sees every result and may change it.
-            max_steps: how often the model may generate in one turn, each time but the last to call tools.
-
-        Example:
-            >>> chat = model.chat(instructions="Be terse.", effort="low")
-            >>> chat.send("What is 2+3?").text == chat.messages[-1].text
-            True
-        """
-        from ..chat.chat import Chat
-
-        return Chat(
-            self,
-            instructions=instructions,
-            effort=effort,
-            tools=tools,
-            sampling=sampling,
-            date=date,
-            before_call=before_call,
-            after_call=after_call,
-            max_steps=max_steps,
-        )
-
-    def load_chat(self, path: str | Path, *, tools: Sequence[Any] = (), keep_readable: bool = False) -> Chat:
-        """Goes on with a chat that ``Chat.save`` wrote.
-
-        Args:
-            path: the file.
-            tools: functions are not in the file; give them again.
-            keep_readable: of a damaged file keep the messages before the damage, if there are any.
-
-        Raises:
-            ChatFileError: the file cannot be read, is damaged, or is of a newer version.
-
-        Example:
-            >>> model.chat(instructions="Be terse.").save(directory / "terse.json")
-            >>> model.load_chat(directory / "terse.json").instructions
-            'Be terse.'
-        """
-        from ..chat.chat import Chat
-
-        return Chat.load(self, path, tools=tools, keep_readable=keep_readable)
+        self._runner.call(load)
 
     def close(self) -> None:
         """Stops what runs and frees the memory. May be called twice.
 
         Example:
-            >>> again = load("demo")
+            >>> again = gptoss.load("demo")
             >>> again.close()
             >>> again.ask("Who are you?")
             Traceback (most recent call last):
@@ -379,37 +314,18 @@ class GptOss:
     ) -> None:
         self.close()
 
-    def _generate(
-        self,
-        prompt: list[int],
-        sampling: SamplingParams,
-        prefix: PrefixCache,
-        boundaries: Sequence[int] = (),
-        guide: Guide | None = None,
-        logprobs: bool = False,
-    ) -> Generation:
-        return self._runner.generate(
-            prompt,
-            prefix,
-            sampling,
-            stop_tokens=self.stop_tokens,
-            control_tokens=self.tokenizer.special.values(),
-            boundaries=boundaries,
-            guide=guide,
-            logprobs=logprobs,
-        )
-
-    def _fork_prefix(self, prefix: PrefixCache) -> PrefixCache:
-        """A copy of a prefix, made where nothing changes it meanwhile."""
-        return self._runner.call(prefix.fork)
-
-    def _compute_ahead(self, tokens: list[int], prefix: PrefixCache, boundaries: Sequence[int]) -> None:
-        self._runner.compute_ahead(tokens, prefix, boundaries)
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        return cache_file.model_fingerprint(self.directory, self.dtype, self.kv_bits)
 
 
-def _check_dtype(dtype: object) -> None:
-    if dtype not in tuple(_DTYPES):
-        raise InvalidRequest(f"dtype is {short_repr(dtype)}; {' or '.join(_DTYPES)} is needed")
+def _default_dtype(budget: Budget) -> DTypeName:
+    """bfloat16 on a GPU; on a CPU float32, which computes faster there, where it fits.
+
+    Args:
+        budget: of float32.
+    """
+    return "float32" if mx.default_device() == mx.cpu and budget.fits else "bfloat16"
 
 
 def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, directory: Path) -> None:

@@ -6,66 +6,102 @@ Runs in the thread that owns MLX. Knows nothing of harmony, text or threads.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cache.store import PrefixCache
+from ..cache.layered import PromptCache
+from ..cache.store import CacheEntry
 from ..errors import InvalidRequest, NotEnoughMemory
 from ..files.read import short_repr
 from ..memory.metal import is_out_of_memory
 from ..model.transformer import Transformer
 from .sampler import Sampler
 
-__all__ = ["ChunkSize", "Request", "Steering", "check_prompt", "computing", "decode", "prefill"]
+__all__ = [
+    "GROWTH",
+    "Pace",
+    "Request",
+    "Steering",
+    "check_prompt",
+    "compute_chunk",
+    "computing",
+    "decode",
+    "prefill",
+]
 
 
-_GROWTH = 256  # decoded tokens between two looks at whether there is room for more
+GROWTH: Final = 256
+"""Decoded tokens between two checks of the memory."""
+_CHUNK_STEP: Final = 64
+_FIRST_CHUNK: Final = 128
+_MAX_CHUNK: Final = 2048
 
 
 @dataclass(slots=True)
-class ChunkSize:
-    """How many tokens a prefill chunk has: as many as take at most half a second, so that cancelling waits
-    no longer."""
+class Pace:
+    """How many tokens a prefill chunk has, and how many of its layers are evaluated between two checks for a
+    cancellation.
 
-    tokens: int = 256
-    seconds: float = 0.5
+    A check comes every quarter of a second where a layer of 64 tokens takes no longer than that: chunks are as
+    large as that allows, since large ones use the device best. Where a layer takes longer, it is checked for after
+    each layer.
+    """
 
-    def measured(self, tokens: int, elapsed: float) -> None:
-        """Learns from a chunk; short ones say little."""
-        if tokens >= 64 and elapsed > 0:
-            fits = int(tokens * self.seconds / elapsed)
-            self.tokens = max(64, min(2048, 2 * self.tokens, fits // 64 * 64))
+    check_seconds: float = 0.25
+    token_seconds: float | None = None
+    """Of one token in one layer, as the last chunk of a useful size measured it."""
+
+    def chunk(self, limit: int) -> int:
+        """Tokens of the next chunk.
+
+        Args:
+            limit: the most that there is memory for.
+        """
+        if self.token_seconds is None:
+            return min(_FIRST_CHUNK, limit)
+        fits = int(self.check_seconds / self.token_seconds) // _CHUNK_STEP * _CHUNK_STEP
+        return min(max(_CHUNK_STEP, fits), _MAX_CHUNK, limit)
+
+    def layers(self, tokens: int) -> int:
+        """Layers of a chunk of so many tokens that are evaluated together."""
+        if self.token_seconds is None:
+            return 1
+        return max(1, int(self.check_seconds / (self.token_seconds * tokens)))
+
+    def measured(self, tokens: int, layers: int, seconds: float) -> None:
+        """Learns from a chunk; a short one says little about longer ones."""
+        if seconds > 0 and (tokens >= _CHUNK_STEP or self.token_seconds is None):
+            self.token_seconds = seconds / (tokens * layers)
 
 
 class Steering(Protocol):
     """Says before every token what may come next; ``guide.Guide`` is one."""
 
     def allowed(self) -> int | NDArray[np.bool_]:
-        """The one token that may come next, or which of the vocabulary may."""
+        """The only token that may come next, or a mask over the vocabulary."""
 
     def advance(self, token: int) -> None:
-        """Told every token that was chosen."""
+        """Takes every token that was chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What one generation needs to know beside the prompt."""
+    """The settings of one generation, beside its prompt."""
 
     sampler: Sampler
     stop_tokens: frozenset[int]
     max_tokens: int | None
     max_positions: int
     """Of prompt and completion together."""
-    max_chunk: int = 2048
+    max_chunk: int = _MAX_CHUNK
     """The most tokens of a prefill chunk that there is memory for."""
-    boundaries: tuple[int, ...] = ()
-    """Positions of the prompt to mark, ascending."""
     cancelled: Callable[[], bool] = lambda: False
     on_prefill: Callable[[int, int], None] = field(default=lambda done, total: None)
     on_growth: Callable[[int], None] = field(default=lambda length: None)
@@ -76,7 +112,7 @@ class Request:
 
 
 def check_prompt(prompt: Sequence[int], vocab_size: int) -> None:
-    """Before any work.
+    """Checks a prompt before any work.
 
     Raises:
         InvalidRequest: the prompt is empty, or a token is out of range.
@@ -89,18 +125,19 @@ def check_prompt(prompt: Sequence[int], vocab_size: int) -> None:
 
 
 @contextlib.contextmanager
-def computing(prefix: PrefixCache) -> Iterator[None]:
-    """Around whatever computes into a prefix: after a failure the prefix begins anew, since a part of a chunk may
-    be in it.
+def computing(on_failure: Callable[[], None]) -> Iterator[None]:
+    """Surrounds every computation into an entry of the store.
+
+    Args:
+        on_failure: drops the entry, since it may hold a part of a chunk.
 
     Raises:
-        NotEnoughMemory: the device ran out of it. The next request finds it free again.
+        NotEnoughMemory: the device ran out of it. It is free again for the next request.
     """
     try:
         yield
     except Exception as error:
-        prefix.forget()
-        mx.clear_cache()
+        on_failure()
         if is_out_of_memory(error):
             raise NotEnoughMemory(
                 f"the memory ran out ({error}); the conversation is kept: ask again with a smaller context or "
@@ -112,60 +149,68 @@ def computing(prefix: PrefixCache) -> Iterator[None]:
         mx.synchronize()
 
 
-def prefill(
-    transformer: Transformer,
-    prompt: list[int],
-    prefix: PrefixCache,
-    request: Request,
-    chunk_size: ChunkSize,
-) -> bool:
-    """Computes keys and values of the prompt's tokens that are not cached, up to and without the last one.
+def prefill(transformer: Transformer, prompt: list[int], entry: CacheEntry, request: Request, pace: Pace) -> bool:
+    """Computes keys and values of the prompt's tokens that are not cached, all but the last one.
 
-    The last token is left to :func:`decode`, whose first step needs it: so nothing here computes logits, or
-    the last layer's experts.
+    The last token is left to :func:`decode`, whose first step needs it. So this computes no logits, nor the last
+    layer's experts. It takes ceil((len(prompt) - cached - 1) / chunk) forward passes, however many snapshots are
+    inside.
 
     Returns:
-        False if it was cancelled; the cache then holds the chunks that were finished.
+        False if it was cancelled; the entry then holds the chunks that were finished.
     """
-    begin = prefix.reuse(prompt)
+    begin, end = len(entry.tokens), len(prompt) - 1
     total = len(prompt) - begin
-    # The prompt's own end is marked one token early: a retry, the same prompt again, needs that token's logits.
-    marks = {min(position, len(prompt) - 1) for position in request.boundaries}
-    ends = sorted(position for position in marks | {len(prompt) - 1} if position >= begin)
-    request.on_growth(len(prompt))
-    prefix.cache.reserve(len(prompt))
+    entry.cache.reserve(len(prompt))
     request.on_prefill(0, total)
-    for end in ends:
-        while len(prefix.tokens) < end:
-            if request.cancelled():
-                return False
-            size = min(chunk_size.tokens, request.max_chunk)
-            chunk = prompt[len(prefix.tokens) : min(end, len(prefix.tokens) + size)]
-            started = time.perf_counter()
-            transformer(mx.array([chunk]), prefix.cache, last_only=True)
-            mx.eval(prefix.cache.arrays())
-            chunk_size.measured(len(chunk), time.perf_counter() - started)
-            prefix.extend(chunk)
-            # What a chunk of another length left behind would only lie there beside what the next one needs.
-            mx.clear_cache()
-            request.on_prefill(len(prefix.tokens) - begin, total)
-        if end in marks:
-            prefix.mark()
+    while (position := len(entry.tokens)) < end:
+        chunk = prompt[position : min(end, position + pace.chunk(request.max_chunk))]
+        before = entry.begin_chunk(len(chunk))
+        if not compute_chunk(transformer, chunk, entry.cache, pace, request.cancelled):
+            # Windows of before the chunk, and full layers trimmed: as if the chunk had not begun.
+            entry.cache.rewind(before)
+            return False
+        entry.end_chunk(chunk)
+        # Buffers of this chunk's sizes are of no use to a chunk of another size.
+        mx.clear_cache()
+        request.on_prefill(len(entry.tokens) - begin, total)
     return True
 
 
-def decode(transformer: Transformer, prompt: list[int], prefix: PrefixCache, request: Request) -> Iterator[int]:
+def compute_chunk(
+    transformer: Transformer, chunk: list[int], cache: PromptCache, pace: Pace, cancelled: Callable[[], bool]
+) -> bool:
+    """One forward pass, evaluated in groups of layers.
+
+    Returns:
+        False if it was cancelled between two groups; the layers of the cache are then at different positions.
+    """
+    layers, started = len(cache.layers), time.perf_counter()
+    group = pace.layers(len(chunk))
+    outputs = transformer.layer_outputs(mx.array([chunk]), cache)
+    for first in range(0, layers, group):
+        if cancelled():
+            return False
+        *_, output = itertools.islice(outputs, group)
+        computed = [array for layer in cache.layers[first : first + group] for array in layer.arrays()]
+        # The last layer's output is of no use: only its keys and values are.
+        mx.eval(computed, *([output] if first + group < layers else []))
+    pace.measured(len(chunk), layers, time.perf_counter() - started)
+    return True
+
+
+def decode(transformer: Transformer, prompt: list[int], entry: CacheEntry, request: Request) -> Iterator[int]:
     """Generates tokens after a prefilled prompt, the stop token included.
 
-    While the caller has one token, the device already computes the next; not so with a guide, which has to know
-    a token before it can say what follows.
+    While the caller handles one token, the device already computes the next one. A guide prevents that, because it
+    has to know a token before it can say what may follow.
     """
     if request.guide is not None:
-        yield from _decode_guided(transformer, prompt, prefix, request, request.guide)
+        yield from _decode_guided(transformer, prompt, entry, request, request.guide)
         return
 
     def step(tokens: mx.array) -> mx.array:
-        logits = transformer(tokens[None], prefix.cache, last_only=True)[:, -1]
+        logits = transformer(tokens[None], entry.cache, last_only=True)[:, -1]
         following = request.sampler(logits)
         if request.on_logprob is not None:
             logprobs.append(_logprob(logits, following))
@@ -177,16 +222,16 @@ def decode(transformer: Transformer, prompt: list[int], prefix: PrefixCache, req
     if request.max_tokens is not None:
         limit = min(limit, request.max_tokens)
     upcoming = step(mx.array(prompt[-1:]))
-    prefix.extend(prompt[-1:])
+    entry.extend(prompt[-1:])
     for produced in range(1, limit + 1):
         current = upcoming
-        if produced % _GROWTH == 0:
-            request.on_growth(len(prompt) + produced + _GROWTH)
+        if produced % GROWTH == 0:
+            request.on_growth(len(prompt) + produced + GROWTH)
         if produced < limit and not request.cancelled():
             upcoming = step(current)
         token = cast(int, current.item())
         if upcoming is not current:
-            prefix.extend([token])
+            entry.extend([token])
         if request.on_logprob is not None:
             request.on_logprob(cast(float, logprobs.pop(0).item()))
         yield token
@@ -195,14 +240,13 @@ def decode(transformer: Transformer, prompt: list[int], prefix: PrefixCache, req
 
 
 def _decode_guided(
-    transformer: Transformer, prompt: list[int], prefix: PrefixCache, request: Request, guide: Steering
+    transformer: Transformer, prompt: list[int], entry: CacheEntry, request: Request, guide: Steering
 ) -> Iterator[int]:
-    """:func:`decode` where a guide says what may come next. It works that out while the device computes the
-    logits, and the device goes on with a token before anyone has read it; tokens without alternatives are
-    computed together."""
+    """:func:`decode` with a guide. The guide computes the mask while the device computes the logits, and the
+    device continues with a token before it is read here. Tokens without alternatives are computed together."""
 
     def forward(tokens: mx.array) -> mx.array:
-        logits = transformer(tokens[None], prefix.cache, last_only=True)[:, -1]
+        logits = transformer(tokens[None], entry.cache, last_only=True)[:, -1]
         mx.async_eval(logits)
         return logits
 
@@ -210,28 +254,29 @@ def _decode_guided(
     if request.max_tokens is not None:
         limit = min(limit, request.max_tokens)
     logits = forward(mx.array(prompt[-1:]))
-    prefix.extend(prompt[-1:])
-    room = len(prompt) + _GROWTH
+    entry.extend(prompt[-1:])
+    checked = len(prompt) + GROWTH
     while limit > 0 and not request.cancelled():
-        if len(prefix.tokens) > room:
-            room = len(prefix.tokens) + _GROWTH
-            request.on_growth(room)
+        if len(entry.tokens) > checked:
+            checked = len(entry.tokens) + GROWTH
+            request.on_growth(checked)
         allowed = guide.allowed()
         if isinstance(allowed, int):
             tokens = _forced(allowed, guide, request, limit)
-            _tell_logprob(logits, mx.array(tokens[:1]), request)
+            _report_logprob(logits, mx.array(tokens[:1]), request)
             if len(tokens) < limit:
                 logits = forward(mx.array(tokens))
-                prefix.extend(tokens)
+                entry.extend(tokens)
         else:
             chosen = request.sampler(mx.where(mx.array(allowed), logits, mx.array(-mx.inf, logits.dtype)))
-            # By itself: a token that is only a step on the way to logits could not be read before those are there.
+            # Evaluated by itself: as an intermediate of the next logits it could not be read before they are
+            # there.
             mx.async_eval(chosen)
             following = forward(chosen) if limit > 1 else logits
             tokens = [cast(int, chosen.item())]
             if limit > 1:
-                prefix.extend(tokens)
-            _tell_logprob(logits, chosen, request)
+                entry.extend(tokens)
+            _report_logprob(logits, chosen, request)
             logits = following
             guide.advance(tokens[0])
         yield from tokens
@@ -241,7 +286,7 @@ def _decode_guided(
 
 
 def _forced(token: int, guide: Steering, request: Request, limit: int) -> list[int]:
-    """The tokens that have no alternative; where log-probabilities are asked for, one at a time."""
+    """The tokens without an alternative; only one at a time where log-probabilities are asked for."""
     tokens = [token]
     guide.advance(token)
     while len(tokens) < limit and tokens[-1] not in request.stop_tokens and request.on_logprob is None:
@@ -253,7 +298,7 @@ def _forced(token: int, guide: Steering, request: Request, limit: int) -> list[i
     return tokens
 
 
-def _tell_logprob(logits: mx.array, tokens: mx.array, request: Request) -> None:
+def _report_logprob(logits: mx.array, tokens: mx.array, request: Request) -> None:
     if request.on_logprob is not None:
         request.on_logprob(cast(float, _logprob(logits, tokens).item()))
 

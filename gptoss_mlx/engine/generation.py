@@ -1,4 +1,4 @@
-"""One request as its reader sees it: tokens as they come, from the worker's thread into the caller's."""
+"""One request as its reader sees it: tokens that come from the worker's thread into the caller's."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 from ..events import Progress
 
-__all__ = ["Channel", "Generation"]
+__all__ = ["Generation", "TokenChannel"]
 
 
-class Channel:
-    """What the worker and the reader of one generation share. The worker holds no more of it than this, so
-    that a generation nobody reads any longer can be told from one that is merely slow."""
+class TokenChannel:
+    """The state that the worker and the reader of one generation share. The worker has no reference to the
+    generation itself, so that one that nobody reads any more is garbage collected and cancelled."""
 
     def __init__(self) -> None:
         self.items: queue.SimpleQueue[int | Progress | BaseException | None] = queue.SimpleQueue()
@@ -23,17 +23,17 @@ class Channel:
         self.logprobs: list[float] = []
 
     def report_prefill(self, done: int, total: int) -> None:
-        """A part of the prompt was read."""
+        """Reports that a part of the prompt was computed."""
         self.items.put(Progress(done=done, total=total))
 
     def cancel(self) -> None:
-        """Wakes the reader at once; the worker looks at the next token or chunk."""
+        """Wakes the reader at once; the worker stops at the next token, or group of layers of the prefill."""
         self.cancelled.set()
         self.items.put(None)
 
 
 class Generation(Iterator[int]):
-    """The tokens of one request, as they come. Forgetting it, or :meth:`cancel`, stops the work.
+    """The tokens of one request, as they come. Dropping it, or :meth:`cancel`, stops the work.
 
     Example:
         >>> generation = model.generate(model.tokenizer.encode("Once"), gptoss.SamplingParams(max_tokens=2))
@@ -45,7 +45,7 @@ class Generation(Iterator[int]):
         ([], True, [])
     """
 
-    def __init__(self, prompt: list[int], channel: Channel) -> None:
+    def __init__(self, prompt: list[int], channel: TokenChannel) -> None:
         self.prompt = prompt
         self.started = time.perf_counter()
         self.first_token: float | None = None
@@ -76,7 +76,7 @@ class Generation(Iterator[int]):
 
     @property
     def cached_tokens(self) -> int:
-        """How many tokens of the prompt cost nothing. Known when the first item has come."""
+        """How many tokens of the prompt were cached. It is set when the first item has come."""
         return self._channel.cached_tokens
 
     @property
@@ -86,12 +86,12 @@ class Generation(Iterator[int]):
 
     @property
     def cancelled(self) -> bool:
-        """Whether it was told to end, by :meth:`cancel` or because the model was closed."""
+        """Whether it was cancelled, by :meth:`cancel` or because the model was closed."""
         return self._channel.cancelled.is_set()
 
     def cancel(self) -> None:
-        """Ends the iteration at once, whatever it waits for; the work stops at the next token or prefill
-        chunk. May be called from any thread."""
+        """Ends the iteration at once; the work stops at the next token, or group of layers of the prefill. May be
+        called from any thread."""
         self._channel.cancel()
 
     def __del__(self) -> None:

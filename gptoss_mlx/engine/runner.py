@@ -1,65 +1,70 @@
-"""A loaded transformer in the thread that owns MLX: requests one after another, work ahead of them in between.
+"""A loaded transformer and its prompt caches in the thread that owns MLX: requests one after another, idle work
+between.
 
-Knows tokens, caches and memory, but neither text nor conversations.
+Knows tokens, caches and memory; knows nothing of text or conversations.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import mlx.core as mx
 
 from ..cache.layered import PromptCache
-from ..cache.store import PrefixCache, PrefixPool
+from ..cache.store import CacheEntry, CacheStore
 from ..errors import ModelClosed
 from ..memory.budget import Budget
 from ..memory.metal import MemorySettings
+from ..memory.sizes import window_bytes
 from ..model.transformer import Transformer
 from ..sampling import SamplingParams
-from .generate import ChunkSize, Request, Steering, check_prompt, computing, decode, prefill
-from .generation import Channel, Generation
+from .generate import GROWTH, Pace, Request, Steering, check_prompt, compute_chunk, computing, decode, prefill
+from .generation import Generation, TokenChannel
 from .sampler import make_sampler
-from .worker import Worker
+from .worker import Worker, check_process
 
 __all__ = ["ModelRunner"]
 
 Result = TypeVar("Result")
+_WARM_UP_TOKENS: Final = 64
+Loading: TypeAlias = Callable[[Callable[[], bool]], Transformer]
+"""Loads a transformer; stops when its argument returns True."""
 
 
 class ModelRunner:
-    """Any number of threads may use it: what they ask for runs to its end in the order they came.
+    """Any number of threads may use it: requests run to their end in the order they came.
 
     Args:
-        load: gives the transformer; called in the worker's thread.
+        load: called in the worker's thread.
         budget: what it may use of the machine.
-        memory: whose settings hold until :meth:`close`, or as long as it is not forgotten.
+        memory: settings that are held until :meth:`close`, or until it is garbage collected.
 
     Raises:
-        NotEnoughMemory: there is no room for it; nothing was read. What ``load`` raises goes through too.
+        NotEnoughMemory: the model does not fit; nothing was read.
+        ProcessForked: see :class:`Worker`. Exceptions of ``load`` pass through too.
     """
 
-    def __init__(self, load: Callable[[], Transformer], budget: Budget, memory: MemorySettings) -> None:
+    def __init__(self, load: Loading, budget: Budget, memory: MemorySettings) -> None:
         budget.check_load()
-        if mx.default_device() == mx.cpu:
-            # There, MLX calls the system's C++ compiler for every fused kernel: seconds before the first token,
-            # and an error where there is no compiler. Unfused, the same operations run.
-            mx.disable_compile()
         self.budget = budget
+        snapshot_bytes = window_bytes(budget.config, budget.element_bytes)
+        self._make_cache = functools.partial(PromptCache, budget.config, budget.kv_bits)
+        self.store = CacheStore(self._make_cache, budget.cache_bytes, snapshot_bytes)
         self._worker = Worker()
-        self._chunk_size = ChunkSize()
-        self._channels: set[Channel] = set()
-        self._prefixes = PrefixPool()
+        self._pace = Pace()
         memory.hold(budget.device)
-        # Also of a model that is forgotten and never closed.
+        # Also of a model that is garbage collected and never closed.
         self._release_memory = weakref.finalize(self, memory.release, budget.device)
         self._release_memory.atexit = False
         self._transformer: Transformer | None = None
         try:
-            self._transformer = self.call(load)
+            stop = threading.Event()
+            self._transformer = self._worker.submit(lambda: load(stop.is_set), stop.set).result()
         except BaseException:
             self.close()
             raise
@@ -71,32 +76,24 @@ class ModelRunner:
 
         Raises:
             ModelClosed: after :meth:`close`.
+            ProcessForked: in a forked child.
         """
+        check_process()
         if self._transformer is None:
             raise ModelClosed("the model was closed; load it again")
         return self._transformer
 
-    def make_prefix(self) -> PrefixCache:
-        """An empty prompt cache that knows its tokens.
-
-        Raises:
-            ModelClosed: after :meth:`close`.
-        """
-        self.transformer  # noqa: B018  (raises if it was closed)
-        return PrefixCache(self._make_cache())
-
     def call(self, job: Callable[[], Result]) -> Result:
-        """Waits for a job's turn in the thread that owns MLX, and for its result.
+        """Runs a job in the thread that owns MLX, when its turn comes, and returns its result.
 
         Raises:
-            ModelClosed: after :meth:`close`. What the job raises goes through too.
+            ModelClosed: after :meth:`close`. Exceptions of the job pass through too.
         """
         return self._worker.submit(job).result()
 
     def generate(
         self,
         prompt: list[int],
-        prefix: PrefixCache,
         sampling: SamplingParams,
         *,
         stop_tokens: frozenset[int],
@@ -109,13 +106,12 @@ class ModelRunner:
 
         Args:
             prompt: its tokens.
-            prefix: what is already computed of it; it grows.
             sampling: how to choose.
             stop_tokens: those that end it.
             control_tokens: those that a repetition penalty spares.
-            boundaries: positions of the prompt to come back to, ascending.
+            boundaries: positions of the prompt to go back to later, ascending.
             guide: says what may come next.
-            logprobs: whether the generation has them.
+            logprobs: whether the generation has log-probabilities.
 
         Raises:
             InvalidRequest: the prompt is empty or too long, or a token is out of range.
@@ -124,60 +120,63 @@ class ModelRunner:
         transformer = self.transformer
         check_prompt(prompt, self.budget.config.vocab_size)
         self.budget.check_prompt(len(prompt))
-        channel = Channel()
+        channel = TokenChannel()
+        waits_for = self.store.reserve(prompt)
 
         def job() -> None:
+            self.store.release(waits_for)
+            entry = self._entry_for(
+                prompt, (*boundaries, len(prompt)), room=min(sampling.max_tokens or GROWTH, GROWTH)
+            )
             request = Request(
                 sampler=make_sampler(sampling, control_tokens),
                 stop_tokens=stop_tokens,
                 max_tokens=sampling.max_tokens,
                 max_positions=self.budget.positions,
                 max_chunk=self.budget.chunk_limit(len(prompt)),
-                boundaries=tuple(boundaries),
                 cancelled=channel.cancelled.is_set,
                 on_prefill=channel.report_prefill,
-                on_growth=lambda length: self._make_room(prefix, length),
+                on_growth=lambda length: self._evict_for(entry, length),
                 guide=guide,
                 on_logprob=channel.logprobs.append if logprobs else None,
             )
-            channel.cached_tokens = prefix.known(prompt)
-            with computing(prefix):
-                if prefill(transformer, prompt, prefix, request, self._chunk_size):
-                    for token in decode(transformer, prompt, prefix, request):
+            channel.cached_tokens = len(entry.tokens)
+            with computing(lambda: self.store.evict([entry.number])):
+                if prefill(transformer, prompt, entry, request, self._pace):
+                    for token in decode(transformer, prompt, entry, request):
                         channel.items.put(token)
 
-        def ended(work: Future[None]) -> None:
-            self._channels.discard(channel)
-            channel.items.put(work.exception())
+        return self._submitted(job, prompt, channel)
 
-        self._channels.add(channel)
-        self._worker.submit(job).add_done_callback(ended)
-        return Generation(prompt, channel)
+    def prefill(self, tokens: list[int], boundaries: Sequence[int] = ()) -> Generation:
+        """Queues the computation of tokens, without generating any; arguments and errors as in
+        :meth:`generate`."""
+        transformer = self.transformer
+        check_prompt(tokens, self.budget.config.vocab_size)
+        self.budget.check_prompt(len(tokens))
+        channel = TokenChannel()
 
-    def compute_ahead(self, tokens: list[int], prefix: PrefixCache, boundaries: Sequence[int]) -> None:
-        """Brings a prefix up to ``tokens`` while nothing else is asked for."""
+        def job() -> None:
+            prompt, entry = self._to_the_end(tokens, boundaries, idle=False)
+            channel.cached_tokens = len(entry.tokens)
+            request = self._reading(len(tokens), channel.cancelled.is_set, channel.report_prefill)
+            with computing(lambda: self.store.evict([entry.number])):
+                prefill(transformer, prompt, entry, request, self._pace)
+
+        return self._submitted(job, tokens, channel)
+
+    def prefill_when_idle(self, tokens: list[int], boundaries: Sequence[int] = ()) -> None:
+        """Computes tokens while no request waits; what is not finished is left to the request that needs it."""
         if not tokens or len(tokens) >= self.budget.positions:
             return
-        # One more token, never computed, so that all of ``tokens`` is.
-        prompt = [*tokens, tokens[-1]]
 
         def work() -> bool:
-            transformer = self._transformer
-            if transformer is None:
-                return False
-            chunk_done = threading.Event()
-            request = Request(
-                sampler=make_sampler(SamplingParams(temperature=0)),
-                stop_tokens=frozenset(),
-                max_tokens=None,
-                max_positions=self.budget.positions,
-                max_chunk=self.budget.chunk_limit(len(tokens)),
-                boundaries=(*boundaries, len(tokens)),
-                cancelled=chunk_done.is_set,
-                on_prefill=lambda done, total: chunk_done.set() if done else None,
-            )
-            with computing(prefix):
-                return not prefill(transformer, prompt, prefix, request, self._chunk_size)
+            if self._transformer is not None and self.store.cached_length([*tokens, 0]) < len(tokens):
+                prompt, entry = self._to_the_end(tokens, boundaries, idle=True)
+                request = self._reading(len(tokens), lambda: self._worker.wanted)
+                with computing(lambda: self.store.evict([entry.number])):
+                    prefill(self._transformer, prompt, entry, request, self._pace)
+            return False
 
         self._worker.submit_idle(work)
 
@@ -185,23 +184,61 @@ class ModelRunner:
         """Stops what runs and frees the memory. May be called twice."""
         if self._worker.closed:
             return
-        for channel in tuple(self._channels):
-            channel.cancel()
         self._worker.close()
         self._transformer = None
+        self.store.clear()
         self._release_memory()
         mx.clear_cache()
 
-    def _make_room(self, prefix: PrefixCache, length: int) -> None:
-        """Before a prefix grows to so many positions."""
-        self._prefixes.make_room(prefix, self.budget.cache_bytes(length), self.budget.cache_limit)
+    def _submitted(self, job: Callable[[], None], prompt: list[int], channel: TokenChannel) -> Generation:
+        def ended(work: Future[None]) -> None:
+            channel.items.put(work.exception())
 
-    def _make_cache(self) -> PromptCache:
-        return PromptCache(self.budget.config, self.budget.kv_bits)
+        self._worker.submit(job, channel.cancel).add_done_callback(ended)
+        return Generation(prompt, channel)
+
+    def _entry_for(
+        self, prompt: list[int], boundaries: Sequence[int], *, room: int = 0, idle: bool = False
+    ) -> CacheEntry:
+        plan = self.store.plan(prompt, boundaries, self.budget.cache_limit, room=room, idle=idle)
+        return self.store.carry_out(plan)
+
+    def _to_the_end(
+        self, tokens: list[int], boundaries: Sequence[int], *, idle: bool
+    ) -> tuple[list[int], CacheEntry]:
+        """A prompt that is computed up to the last of ``tokens``, and its entry."""
+        # Prefill leaves the last token of a prompt out, so there is one more.
+        prompt = [*tokens, tokens[-1]]
+        # The same tokens as a prompt need the logits of their last one: a snapshot one token earlier serves them.
+        return prompt, self._entry_for(prompt, (*boundaries, len(tokens) - 1), idle=idle)
+
+    def _reading(
+        self,
+        length: int,
+        cancelled: Callable[[], bool],
+        on_prefill: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Request:
+        """A request that only computes a prompt."""
+        return Request(
+            sampler=make_sampler(SamplingParams(temperature=0)),
+            stop_tokens=frozenset(),
+            max_tokens=None,
+            max_positions=self.budget.positions,
+            max_chunk=self.budget.chunk_limit(length),
+            cancelled=cancelled,
+            on_prefill=on_prefill,
+        )
+
+    def _evict_for(self, entry: CacheEntry, length: int) -> None:
+        self.store.evict(self.store.plan_growth(entry, length, self.budget.cache_limit))
 
     def _warm_up(self) -> bool:
-        """Computes one token and throws it away: reads every weight once and compiles every kernel, while the user
-        still types."""
+        """Computes a short chunk and one token, which are thrown away, while the user still types: that reads
+        every weight once, compiles every kernel and measures the pace of a prefill."""
         if self._transformer is not None:
-            mx.eval(self._transformer(mx.zeros((1, 1), dtype=mx.int32), self._make_cache(), last_only=True))
+            cache, vocabulary = self._make_cache(), self.budget.config.vocab_size
+            # Different tokens, so that they use different experts.
+            chunk = [token * 997 % vocabulary for token in range(_WARM_UP_TOKENS)]
+            if compute_chunk(self._transformer, chunk, cache, self._pace, lambda: self._worker.wanted):
+                mx.eval(self._transformer(mx.zeros((1, 1), dtype=mx.int32), cache, last_only=True))
         return False

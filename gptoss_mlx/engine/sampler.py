@@ -1,11 +1,12 @@
 """From logits to the next token.
 
-OpenAI recommends temperature 1 and nothing else, so that and greedy are the cases that cost little: they work on
-the raw logits. Anything else is mlx-lm's filters on normalised log-probabilities.
+OpenAI recommends temperature 1 and nothing else, so temperature 1 and greedy are the cheap cases: they use the raw
+logits. The filters ``top_p``, ``min_p`` and ``top_k`` work on normalised log-probabilities.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Collection
 
@@ -13,7 +14,7 @@ import mlx.core as mx
 
 from ..sampling import SamplingParams
 
-__all__ = ["Sampler", "make_sampler"]
+__all__ = ["Sampler", "keep_min_p", "keep_top_k", "keep_top_p", "make_sampler"]
 
 Sampler = Callable[[mx.array], mx.array]
 """Logits [B, V] -> token ids [B]."""
@@ -78,23 +79,42 @@ def _penalised(choose: Sampler, penalty: float, control_tokens: Collection[int])
 
 
 def _filters(params: SamplingParams) -> list[Callable[[mx.array], mx.array]]:
-    """Those of mlx-lm, in its order: log-probabilities in, the ruled out ones -inf."""
-    if params.top_p == 1 and params.min_p == 0 and params.top_k == 0:
-        return []
-    # Imported here: it pulls transformers in, which takes most of a second.
-    from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
-
+    """The filters in mlx-lm's order: log-probabilities in, with those of excluded tokens set to -inf."""
     filters: list[Callable[[mx.array], mx.array]] = []
     if params.top_p < 1:
-        filters.append(lambda logprobs: _keeping_the_first(logprobs, apply_top_p(logprobs, params.top_p)))
+        filters.append(lambda logprobs: keep_top_p(logprobs, params.top_p))
     if params.min_p > 0:
-        filters.append(lambda logprobs: apply_min_p(logprobs, params.min_p))
+        filters.append(lambda logprobs: keep_min_p(logprobs, params.min_p))
     if params.top_k > 0:
-        filters.append(lambda logprobs: apply_top_k(logprobs, min(params.top_k, logprobs.shape[-1] - 1)))
+        filters.append(lambda logprobs: keep_top_k(logprobs, params.top_k))
     return filters
 
 
-def _keeping_the_first(logprobs: mx.array, kept: mx.array) -> mx.array:
-    """``kept``, with the most likely tokens in any case: a small top_p is lost in the rounding of the sum of all
-    probabilities, and nothing would be left."""
-    return mx.where(logprobs == logprobs.max(axis=-1, keepdims=True), logprobs, kept)
+def keep_top_p(logprobs: mx.array, top_p: float) -> mx.array:
+    """Keeps the most likely tokens that together reach a share of the probability (nucleus sampling, Holtzman et
+    al. 2020).
+
+    The most likely token is kept in any case: a tiny share is lost in the rounding of the sum.
+    """
+    ordered = mx.sort(logprobs, axis=-1)
+    probabilities = mx.exp(ordered.astype(mx.float32))
+    # Of all tokens more likely than each one.
+    above = mx.cumsum(probabilities, axis=-1, reverse=True, inclusive=False)
+    total = above[..., :1] + probabilities[..., :1]
+    excluded = (above >= top_p * total).sum(axis=-1, keepdims=True)
+    least = mx.take_along_axis(ordered, mx.minimum(excluded, logprobs.shape[-1] - 1), axis=-1)
+    return mx.where(logprobs < least, -mx.inf, logprobs)
+
+
+def keep_min_p(logprobs: mx.array, min_p: float) -> mx.array:
+    """Keeps the tokens at least ``min_p`` times as likely as the most likely one (Nguyen et al. 2024)."""
+    least = logprobs.max(axis=-1, keepdims=True) + math.log(min_p)
+    return mx.where(logprobs < least, -mx.inf, logprobs)
+
+
+def keep_top_k(logprobs: mx.array, top_k: int) -> mx.array:
+    """Keeps the ``top_k`` most likely tokens."""
+    if top_k >= logprobs.shape[-1]:
+        return logprobs
+    excluded = mx.argpartition(-logprobs, kth=top_k - 1, axis=-1)[..., top_k:]
+    return mx.put_along_axis(logprobs, excluded, mx.array(-mx.inf, logprobs.dtype), axis=-1)

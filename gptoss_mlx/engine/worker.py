@@ -1,55 +1,78 @@
 """The one thread that owns MLX.
 
-MLX's streams and random state belong to a thread, so loading, prefill and decode all happen in this one.
-Requests run to their end in the order they came; idle work fills the time between them and gives way.
+MLX's streams and random state belong to a thread, so loading, prefill and decode all happen in this one. Requests
+run to their end in the order they came; idle work runs between them and stops when one comes.
+
+MLX must be left in order: a thread that computed destroys its streams before it ends, and no thread may still
+compute when the interpreter is torn down. So at exit running jobs are cancelled first, then their threads are
+joined.
 """
 
 from __future__ import annotations
 
 import atexit
+import os
 import queue
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from ..errors import ModelClosed
+import mlx.core as mx
 
-__all__ = ["Worker"]
+from ..errors import ModelClosed, ProcessForked
+
+__all__ = ["Worker", "check_process"]
 
 Result = TypeVar("Result")
-_CLOSING_SECONDS = 5.0  # seconds that closing waits for a running job
+_CLOSING_SECONDS: Final = 5.0  # that closing waits for a job that cannot be cancelled
 
 
 class Worker:
-    """Runs jobs one after another in a thread of its own, until closed or forgotten. No job ends the thread."""
+    """Runs jobs one after another in a thread of its own, until closed or garbage collected. No job ends the
+    thread.
+
+    Raises:
+        ProcessForked: this process was forked from one that uses MLX.
+    """
 
     def __init__(self) -> None:
+        global _user
+        if _ending:
+            raise ModelClosed("the program is ending; no model can be loaded")
+        check_process()
+        _user = os.getpid()
         self._lock = threading.Lock()
         self._thread = _Thread()
-        # The thread knows nothing of its worker: one that nobody has any longer takes its thread with it.
+        # The thread has no reference to its worker, so a worker that is garbage collected ends its thread.
         self._end = weakref.finalize(self, self._thread.end)
         self._end.atexit = False  # _end_all does more
         self._thread.start()
 
-    def submit(self, job: Callable[[], Result]) -> Future[Result]:
-        """Queues a job; what it raises is the future's.
+    def submit(self, job: Callable[[], Result], cancel: Callable[[], None] = lambda: None) -> Future[Result]:
+        """Queues a job; its result or its exception is the future's.
+
+        Args:
+            job: runs in the thread.
+            cancel: makes a queued or running job end soon; called when the worker is closed and at exit.
 
         Raises:
             ModelClosed: the worker was closed.
+            ProcessForked: this process was forked from the one that uses MLX.
         """
+        check_process()
         future: Future[Result] = Future()
         with self._lock:
             if self.closed:
                 raise ModelClosed("the model was closed; load it again")
-            self._thread.request(lambda: _fulfil(future, job))
+            self._thread.request(lambda: _fulfil(future, job), cancel)
         return future
 
     def submit_idle(self, work: Callable[[], bool]) -> None:
         """Calls ``work`` again and again, until it returns False or a request comes.
 
-        What it raises ends it and is told to nobody: nobody asked for it, and a request that needs the same meets
+        Its exceptions end it and are not reported: nobody waits for it, and a request that needs the same meets
         the same error.
         """
         thread = self._thread
@@ -62,10 +85,16 @@ class Worker:
             if not self.closed:
                 thread.jobs.put(lambda: _fulfil(Future(), fill))
 
+    @property
+    def wanted(self) -> bool:
+        """Whether a request waits, or the thread is to end: idle work stops then. Called from idle work."""
+        return self._thread.wanted
+
     def close(self, timeout: float = _CLOSING_SECONDS) -> None:
-        """Ends the thread after the jobs that are queued."""
+        """Cancels what runs and what is queued, and ends the thread."""
         with self._lock:
             self._end()
+        self._thread.cancel()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 
@@ -76,46 +105,60 @@ class Worker:
 
 
 class _Thread(threading.Thread):
-    """The thread of a worker, and the jobs that wait for it."""
+    """The thread of a worker, and its queue of jobs."""
 
     def __init__(self) -> None:
         super().__init__(name="gptoss-mlx", daemon=True)
         self.jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._requests = 0
+        self._cancels: set[Callable[[], None]] = set()
         self._ending = False
 
-    def request(self, job: Callable[[], None]) -> None:
-        """Queues a job that idle work gives way to."""
+    def request(self, job: Callable[[], None], cancel: Callable[[], None]) -> None:
+        """Queues a job that idle work stops for."""
 
         def begun() -> None:
             with self._lock:
                 self._requests -= 1
             job()
+            with self._lock:
+                self._cancels.discard(cancel)
 
         with self._lock:
             self._requests += 1
+            self._cancels.add(cancel)
         self.jobs.put(begun)
 
+    def cancel(self) -> None:
+        """Makes the running job and the queued ones end soon."""
+        with self._lock:
+            cancels = tuple(self._cancels)
+        for cancel in cancels:
+            cancel()
+
     def end(self) -> None:
-        """Ends after the jobs that are queued. Takes no lock: the garbage collector calls it from anywhere."""
+        """Ends after the jobs that are queued. Takes no lock, because the garbage collector may call it
+        anywhere."""
         self._ending = True
         self.jobs.put(None)
 
     @property
     def wanted(self) -> bool:
-        """Whether idle work is to give way."""
+        """Whether idle work is to stop."""
         return self._requests > 0 or self._ending
 
     def run(self) -> None:
         """Runs the jobs; called in the thread."""
         while (job := self.jobs.get()) is not None:
             job()
-            del job  # A finished job must not keep its conversation's cache alive.
+            del job  # A finished job must not keep what it computed alive.
+        # Asked for by MLX of every thread that computed; without it the process may abort at exit.
+        mx.clear_streams()
 
 
 def _fulfil(future: Future[Result], job: Callable[[], Result]) -> None:
-    """Runs a job, unless it was cancelled; whatever comes of it is the future's."""
+    """Runs a job, unless it was cancelled; its result or exception becomes the future's."""
     if not future.set_running_or_notify_cancel():
         return
     try:
@@ -126,11 +169,34 @@ def _fulfil(future: Future[Result], job: Callable[[], Result]) -> None:
         future.set_result(result)
 
 
+def check_process() -> None:
+    """Refuses to use MLX in a forked child of a process that used it: the child's copy of MLX has no threads.
+
+    Raises:
+        ProcessForked: this is such a child.
+    """
+    if _user not in (None, os.getpid()):
+        raise ProcessForked(
+            "a model was loaded before this process was forked, and MLX does not work in the fork; "
+            "start processes with multiprocessing.get_context('spawn')"
+        )
+
+
+_user: int | None = None
+"""The process that uses MLX, once there is a worker."""
+
+
+_ending = False
+
+
 @atexit.register
 def _end_all() -> None:
-    """The interpreter must not tear MLX down under a running job."""
+    """Leaves no thread in MLX when the interpreter is torn down."""
+    global _ending
+    _ending = True
     threads = [thread for thread in threading.enumerate() if isinstance(thread, _Thread)]
     for thread in threads:
         thread.end()
+        thread.cancel()
     for thread in threads:
-        thread.join(_CLOSING_SECONDS)
+        thread.join()

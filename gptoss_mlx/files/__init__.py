@@ -1,4 +1,4 @@
-"""How files are opened that a stranger may have written, and the one writer that saves them whole or not at all.
+"""The one reader of files from strangers, and the one writer, which saves a file completely or not at all.
 
 Knows nothing of what the files mean.
 """

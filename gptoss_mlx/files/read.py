@@ -1,8 +1,8 @@
-"""The one way a file is read that a stranger may have written.
+"""The one reader of files that a stranger may have written.
 
-It is opened without waiting for anybody, only if it is a regular file, and no more of it is read than allowed.
-JSON is strict UTF-8 and says everything once: where two readers could understand a file differently, it is
-refused. Knows nothing of what the files mean; errors are the system's, or ValueError.
+Opening never blocks, only regular files are opened, and no more than the allowed size is read. JSON must be strict
+UTF-8 without duplicate keys: a file that two parsers could understand differently is refused. Knows nothing of the
+files' meaning; errors are OSError or ValueError, except those of :func:`read_json`.
 """
 
 from __future__ import annotations
@@ -17,42 +17,46 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["MAX_CONTAINERS", "inside", "open_regular", "parse_json", "read_regular", "short_repr"]
+from ..errors import CheckpointError
+
+__all__ = ["MAX_CONTAINERS", "inside", "open_regular", "parse_json", "read_json", "read_regular", "short_repr"]
 
 MAX_CONTAINERS = 2**20
-"""Two bytes of JSON make a list of 88; gpt-oss's tokenizer.json has 450,000 lists and objects."""
+"""Limit of lists and objects. Two bytes of JSON become a list of 88; gpt-oss's tokenizer.json has 450,000."""
+MAX_JSON_BYTES = 2 * 2**20
+"""Of a config or an index, which has a few hundred bytes a tensor."""
 _OUTSIDE_STRINGS = re.compile(rb'"[^"]*(?:"|\Z)|(?P<outside>[^"]+)')
-_NO_MARKS = bytes(value for value in range(256) if value not in b'[{"')
+_NOT_STRUCTURAL = bytes(value for value in range(256) if value not in b'[{"')
 
 
 def open_regular(path: Path) -> tuple[BinaryIO, int]:
-    """Opens a file for reading, and gives its size in bytes.
+    """Opens a file for reading and returns it with its size in bytes.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file: a FIFO, a device or a directory.
-        ValueError: the path holds a NUL.
+        OSError: it cannot be opened, or is a FIFO, a device or a directory.
+        ValueError: the path contains a NUL.
     """
     # Non-blocking: opening a FIFO must not wait for its writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "is no regular file")
+        raise OSError(errno.EINVAL, "is not a regular file")
     return os.fdopen(descriptor, "rb"), status.st_size
 
 
 def read_regular(path: Path, limit: int) -> bytes:
-    """A whole regular file of at most ``limit`` bytes.
+    """Reads a regular file of at most ``limit`` bytes.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
-        ValueError: it is larger, or grows.
+        OSError: it cannot be read, or is not a regular file.
+        ValueError: it is larger, or grew while it was read.
     """
     file, size = open_regular(path)
     with file:
         if size > limit:
-            raise ValueError(f"larger than the {limit} bytes that are read")
-        # Not limit + 1: memory is taken for as much as is asked for.
+            raise ValueError(f"larger than the limit of {limit} bytes")
+        # Not limit + 1: Python allocates as much memory as is requested.
         content = file.read(size + 1)
     if len(content) > size:
         raise ValueError("grew while it was read")
@@ -60,49 +64,48 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 
 def inside(path: Path) -> Path:
-    """The path itself, after making sure that a link there does not lead out of its directory.
+    """Returns the path itself, after checking that it is not a link out of its directory.
 
-    The Hub's cache is built of links: a snapshot's files point into ``blobs`` beside ``snapshots``. Those are
-    followed.
+    The Hub's cache consists of links: a snapshot's files point into ``blobs`` beside ``snapshots``. Those links
+    are allowed.
 
     Raises:
-        OSError: it does, or goes round in a circle.
-        ValueError: the path holds a NUL.
+        OSError: it is such a link, or a link to itself.
+        ValueError: the path contains a NUL.
     """
     if not path.is_symlink():
         return path
     try:
         target = path.resolve()
     except RuntimeError:
-        raise OSError(errno.ELOOP, "is a link that leads to itself") from None
+        raise OSError(errno.ELOOP, "is a link to itself") from None
     home = path.parent.resolve()
     allowed = [home]
     if home.parent.name == "snapshots":
         allowed.append(home.parent.parent / "blobs")
-    if not any(target.is_relative_to(place) for place in allowed):
+    if not any(target.is_relative_to(directory) for directory in allowed):
         raise OSError(errno.EPERM, f"links out of the directory, to {short_repr(str(target))}")
     return path
 
 
 def parse_json(content: bytes, *, containers: int = MAX_CONTAINERS) -> Any:
-    """JSON in UTF-8, without a key that stands twice, -0, and numbers without an end.
+    """Parses strict JSON: UTF-8, no duplicate keys, no -0, no NaN or infinity.
 
     Args:
-        content: the text. Nothing is guessed: other encodings are errors, and so are halves of surrogate pairs
-            in it (those in escapes are not).
-        containers: so many lists and objects it may have; they are counted before anything is parsed.
+        content: the text. Other encodings are errors, and so are unpaired surrogates (except in escapes).
+        containers: the most lists and objects it may contain; they are counted before parsing.
 
     Raises:
-        ValueError, RecursionError: it is anything else.
+        ValueError, RecursionError: the text is not such JSON.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) != len(pairs):
-            raise ValueError(f"key {short_repr(_twice(pairs))} stands twice")
+            raise ValueError(f"key {short_repr(_duplicate(pairs))} is duplicated")
         return made
 
-    if _counts_more(content, containers):
+    if _has_more_containers(content, containers):
         raise ValueError(f"more than {containers} lists and objects")
     return json.loads(
         content.decode("utf-8"),
@@ -113,14 +116,34 @@ def parse_json(content: bytes, *, containers: int = MAX_CONTAINERS) -> Any:
     )
 
 
-def _counts_more(content: bytes, limit: int) -> bool:
-    """Whether there are more lists and objects; those that are text in a string do not count."""
+def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """A JSON object from a file of a checkpoint directory, of at most ``limit`` bytes.
+
+    Raises:
+        CheckpointError: there is no such file, it leads out of the directory, it is too large or no regular
+            file, it is not JSON, it has a duplicate key, or it is not an object.
+    """
+    try:
+        content = parse_json(read_regular(inside(path), limit))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing; {path.parent} is not a checkpoint directory") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); download it again") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds no JSON object; download it again")
+    return content
+
+
+def _has_more_containers(content: bytes, limit: int) -> bool:
+    """Whether there are more lists and objects than ``limit``; brackets in strings do not count."""
     if content.count(b"[") + content.count(b"{") <= limit:
         return False
-    marks = content.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _NO_MARKS)
-    # Two quotes side by side open and close nothing that is left: without them there are few strings to pass over.
+    structure = content.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _NOT_STRUCTURAL)
+    # Adjacent quotes enclose nothing that is counted; removing them leaves few strings to skip.
     count = 0
-    for match in _OUTSIDE_STRINGS.finditer(marks.replace(b'""', b"")):
+    for match in _OUTSIDE_STRINGS.finditer(structure.replace(b'""', b"")):
         count += len(match["outside"] or b"")
         if count > limit:
             return True
@@ -128,21 +151,21 @@ def _counts_more(content: bytes, limit: int) -> bool:
 
 
 def _integer(text: str) -> int:
-    # An integer to Python, a float to others.
+    # An integer to Python, but a float to other parsers.
     if text == "-0":
-        raise ValueError("-0 is no whole number")
+        raise ValueError("-0 is not a whole number")
     return int(text)
 
 
 def _finite(text: str) -> float:
-    # NaN and Infinity are no JSON, and 1e999 is infinite to Python alone.
+    # NaN and Infinity are not JSON, and only Python reads 1e999 as infinity.
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{short_repr(text)} is no number of JSON")
+        raise ValueError(f"{short_repr(text)} is not a JSON number")
     return value
 
 
-def _twice(pairs: list[tuple[str, Any]]) -> str:
+def _duplicate(pairs: list[tuple[str, Any]]) -> str:
     seen: set[str] = set()
     for key, _ in pairs:
         if key in seen:
@@ -152,7 +175,7 @@ def _twice(pairs: list[tuple[str, Any]]) -> str:
 
 
 class _Short(reprlib.Repr):
-    """Values as Python writes them, but not at any length."""
+    """Python's notation, with limited length."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,11 +184,11 @@ class _Short(reprlib.Repr):
         self.maxlevel = 3
 
     def repr_int(self, x: int, level: int) -> str:
-        # Python refuses to write out more digits than sys.set_int_max_str_digits allows: 640 in any case.
+        # Python never prints more digits than sys.set_int_max_str_digits allows, which is at least 640.
         bits = x.bit_length()
         return super().repr_int(x, level) if bits <= 2048 else f"<a whole number of {bits} bits>"
 
 
 def short_repr(value: Any) -> str:
-    """A value for an error message: in one line, printable, and short whatever it is."""
+    """Formats any value for an error message: one line, printable and short."""
     return _Short().repr(value)

@@ -1,8 +1,8 @@
-"""The one way anything is saved: whole or not at all.
+"""The one writer: it saves a file or directory completely or not at all.
 
-A file is written beside its target, forced to the disk, and renamed over it; a directory likewise. After a
-crash, a full disk or a power cut the target is what it was or what it was to become, never a part of it.
-Knows nothing of what it writes.
+A file or directory is written beside its target, synced to the disk, and renamed over the target. After a crash, a
+full disk or a power cut the target is either the old version or the new one, never a part. Knows nothing of the
+files' meaning.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = [
     "atomic_directory",
     "atomic_file",
     "clear_remains",
+    "explained",
     "private_directory",
     "private_file",
     "sync_descriptor",
@@ -40,22 +41,22 @@ _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}" + re.escape(_SUFFIX), re.DOTALL)
 
 
 def as_path(text: str | Path) -> Path:
-    """What a user wrote as a path, a home directory at its beginning spelled out.
+    """A path as a user wrote it, with ``~`` expanded.
 
     Raises:
-        InvalidRequest: it names a user who is not there, holds a NUL, or a name that no file can have.
+        InvalidRequest: it names an unknown user, contains a NUL, or has a name that is too long.
     """
     try:
         path = Path(text).expanduser()
     except RuntimeError as error:
-        raise InvalidRequest(f"{text}: no such user's home; give the whole path") from error
+        raise InvalidRequest(f"{text}: there is no such user; give the whole path") from error
     if "\0" in str(text):
-        raise InvalidRequest(f"{text}: no file has a NUL in its name")
+        raise InvalidRequest(f"{text}: a file name cannot contain a NUL")
     try:
         os.lstat(path)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise InvalidRequest(f"{str(text)[:40]}…: no file has so long a name") from error
+            raise InvalidRequest(f"{str(text)[:40]}…: the file name is too long") from error
     return path
 
 
@@ -74,18 +75,18 @@ def write_bytes(path: str | Path, content: bytes, *, private: bool = False) -> N
 def atomic_file(path: str | Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """Opens a temporary file that replaces ``path`` when the block ends without an error.
 
-    What a process that was killed left of an earlier save into the same directory is removed first.
+    Temporary files that killed processes left in the same directory are removed first.
 
     Args:
         path: the target; its directory must exist. A symbolic link there is refused, not followed.
-        private: readable by the owner alone (0600); otherwise as the umask says.
+        private: whether only the owner may read it (0600); otherwise the umask decides.
 
     Raises:
         FileWriteError: the target is a link or a directory, or the system refused; nothing was changed.
         NotEnoughDisk: the disk is full; nothing was changed.
     """
     target = Path(path)
-    with _explained(target):
+    with explained(target):
         _refuse_link(target)
         if target.is_dir():
             raise FileWriteError(f"{target}: is a directory; name a file")
@@ -96,7 +97,7 @@ def atomic_file(path: str | Path, *, private: bool = False) -> Iterator[BinaryIO
                 yield file
                 file.flush()
                 sync_descriptor(file.fileno())
-                # Before it is closed: until then it is locked, and nobody takes it for a leftover.
+                # Before it is closed: while it is locked, no other process removes it as a leftover.
                 os.replace(temporary, target)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -106,15 +107,15 @@ def atomic_file(path: str | Path, *, private: bool = False) -> Iterator[BinaryIO
 
 
 def _temporary_file(target: Path, mode: int) -> tuple[int, Path]:
-    """A new hidden file beside the target, open for writing, and locked as long as it is open."""
+    """Creates a hidden file beside the target, open for writing, and locked while it is open."""
     while True:
         temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}{_SUFFIX}")
         try:
-            # With O_EXCL nobody else sees or swaps it before the rename; the umask applies to the mode.
+            # O_EXCL: no other process can have prepared this file. The umask applies to the mode.
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         except FileExistsError:
             continue
-        # Before it was locked, another process may have taken it for a leftover.
+        # Another process may have removed it as a leftover before it was locked.
         if _lock(descriptor) is not False and temporary.exists():
             return descriptor, temporary
         os.close(descriptor)
@@ -125,7 +126,7 @@ def _temporary_file(target: Path, mode: int) -> tuple[int, Path]:
 def _remove_leftovers(directory: Path) -> None:
     """Deletes the temporary files of processes that were killed while they saved into this directory.
 
-    Whoever is at work on one has it locked; the system drops the lock when a process ends, however it does.
+    A process holds a lock on the file it is writing; the system releases the lock when the process ends.
     """
     with contextlib.suppress(OSError):
         for name in filter(_TEMPORARY.fullmatch, os.listdir(directory)):
@@ -143,7 +144,7 @@ def _remove_leftover(path: Path) -> None:
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Locks a file until it is closed. False: somebody else has it locked; None: here are no locks."""
+    """Locks a file until it is closed. False: another process holds the lock; None: locks are not supported."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -157,17 +158,17 @@ def _lock(descriptor: int) -> bool | None:
 def atomic_directory(
     path: str | Path, *, staging: str | Path | None = None, replace: bool = False, keep_on_error: bool = False
 ) -> Iterator[Path]:
-    """Gives a staging directory that becomes ``path`` in one rename when the block ends without an error.
+    """Yields a staging directory that is renamed to ``path`` when the block ends without an error.
 
-    Files in it must be synced by whoever writes them (:func:`sync_descriptor`); the directories and the
-    rename are synced here. With ``replace`` the old directory is moved aside first and deleted last: between
-    the two renames there is no target at all, never a mixture.
+    The caller must sync the files in it (:func:`sync_descriptor`); directories and renames are synced here. With
+    ``replace`` the old directory is moved aside first and deleted last: between the two renames the target does
+    not exist, but it never mixes old and new files.
 
     Args:
         path: the target; its parent must exist.
-        staging: where to build, on the same filesystem; by default ``.NAME.partial`` beside the target.
-        replace: an existing target is replaced; otherwise it is an error.
-        keep_on_error: leave the staging directory for a later run instead of deleting it.
+        staging: the staging directory, on the same filesystem; by default ``.NAME.partial`` beside the target.
+        replace: whether to replace an existing target; otherwise it is an error.
+        keep_on_error: whether to keep the staging directory for a later run.
 
     Raises:
         FileWriteError: the target exists or is a link, or the system refused; the target is unchanged.
@@ -175,11 +176,11 @@ def atomic_directory(
     """
     target = Path(path)
     partial = Path(staging) if staging is not None else _partial(target)
-    with _explained(target):
+    with explained(target):
         _refuse_link(target)
         _refuse_link(partial)
         if target.exists() and not replace:
-            raise FileWriteError(f"{target}: exists; name another place, or replace it on purpose")
+            raise FileWriteError(f"{target}: exists; choose another path, or replace it explicitly")
         partial.mkdir(exist_ok=True)
         try:
             yield partial
@@ -192,7 +193,7 @@ def atomic_directory(
 
 
 def _rename_directory(partial: Path, target: Path) -> None:
-    """Moves ``partial`` to ``target``, and an old target out of the way first."""
+    """Renames ``partial`` to ``target``, after moving an old target aside."""
     retired = _retired(target)
     try:
         if target.exists():
@@ -209,16 +210,16 @@ def _rename_directory(partial: Path, target: Path) -> None:
 
 
 def clear_remains(path: str | Path) -> None:
-    """Removes what a killed :func:`atomic_directory` left beside its target; an old target moved aside comes back.
+    """Removes what a killed :func:`atomic_directory` left, and restores an old target that was moved aside.
 
-    Nobody else may be at work on the target.
+    No other process may be writing the target.
 
     Raises:
         FileWriteError: the system refused.
     """
     target = Path(path)
     retired = _retired(target)
-    with _explained(target):
+    with explained(target):
         if retired.is_dir() and not target.exists():
             os.rename(retired, target)
         for remains in (retired, _partial(target)):
@@ -235,13 +236,13 @@ def _retired(target: Path) -> Path:
 
 
 def private_directory(path: str | Path) -> Path:
-    """Makes a directory (with its parents) that only its owner can enter (0700), and gives its path.
+    """Creates a directory (with its parents) that only its owner can enter (0700), and returns its path.
 
     Raises:
-        FileWriteError: it cannot be made, or is a link or a file.
+        FileWriteError: it cannot be created, or is a link or a file.
     """
     directory = Path(path)
-    with _explained(directory):
+    with explained(directory):
         _refuse_link(directory)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if stat.S_IMODE(directory.stat().st_mode) & 0o077:
@@ -250,20 +251,20 @@ def private_directory(path: str | Path) -> Path:
 
 
 def private_file(path: str | Path) -> Path:
-    """Makes an empty file to append to, if there is none, that only its owner can read (0600), and gives its path.
+    """Creates a file to append to, unless it exists, that only its owner can read (0600), and returns its path.
 
-    For what grows line by line, where a torn last line is no loss; everything else is saved whole.
+    For logs, where an incomplete last line does no harm; everything else is saved atomically.
 
     Raises:
-        FileWriteError: it cannot be made, or is a link or no regular file.
+        FileWriteError: it cannot be created, or is a link or not a regular file.
     """
     file = Path(path)
-    with _explained(file):
+    with explained(file):
         _refuse_link(file)
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise FileWriteError(f"{file}: is no regular file; name another")
+                raise FileWriteError(f"{file}: is not a regular file; choose another path")
             os.fchmod(descriptor, 0o600)
         finally:
             os.close(descriptor)
@@ -271,10 +272,10 @@ def private_file(path: str | Path) -> Path:
 
 
 def sync_descriptor(descriptor: int) -> None:
-    """Forces a file to the disk itself.
+    """Syncs a file to the disk.
 
-    macOS's fsync stops at the drive's cache; F_FULLFSYNC goes through it, and falls back to fsync on
-    filesystems that refuse it (network shares, FAT).
+    macOS's fsync stops at the drive's cache, so F_FULLFSYNC is used there; filesystems that refuse it (network
+    shares, FAT) get fsync.
     """
     if sys.platform == "darwin":
         try:
@@ -287,11 +288,11 @@ def sync_descriptor(descriptor: int) -> None:
 
 
 def sync_directory(path: str | Path) -> None:
-    """Forces a directory's entries (a rename in it) to the disk, where the system can."""
+    """Syncs the entries of a directory (such as a rename) to the disk, where the system supports it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except PermissionError:
-        return  # Writable but not readable: the rename is done, only its durability cannot be asked for.
+        return  # Writable but not readable: the rename is done but cannot be synced.
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -307,8 +308,13 @@ def _refuse_link(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turns the system's errors into ours, with the path and the remedy."""
+def explained(path: Path) -> Iterator[None]:
+    """Turns the system's errors into typed ones that name the path and the remedy.
+
+    Raises:
+        FileWriteError: the system refused.
+        NotEnoughDisk: the disk is full.
+    """
     try:
         yield
     except GptOssError:
@@ -322,7 +328,7 @@ def _explanation(error: OSError, path: Path) -> GptOssError:
     if error.errno in _NO_SPACE:
         return NotEnoughDisk(f"{path}: no space left on the disk; free some and try again")
     if isinstance(error, FileNotFoundError):
-        return kind(f"{path}: the directory {path.parent} does not exist; make it first")
+        return kind(f"{path}: the directory {path.parent} does not exist; create it first")
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return kind(f"{path}: no permission to write there; choose another place")
+        return kind(f"{path}: no permission to write there; choose another path")
     return kind(f"{path}: cannot be written ({error.strerror or error}); nothing was changed")

@@ -1,7 +1,9 @@
 """The harmony format: conversations to tokens and back.
 
-One turn on the wire. Names between ``<|`` and ``|>`` are control tokens, one token each; all the rest is
-ordinary text. Line breaks are drawn here and not written.
+It renders, parses and describes tools. It knows tokenizers only as a protocol, and no model, sampling or terminal.
+
+One turn on the wire. A name between ``<|`` and ``|>`` is a control token, a single token; everything else is
+ordinary text. The line breaks are for the reader and are not part of the format.
 
     <|start|>user<|message|>How warm is Oslo?<|end|>
     <|start|>assistant<|channel|>analysis<|message|>I need the tool.<|end|>
@@ -15,14 +17,14 @@ The third message, taken apart:
              └ role ─┘ └── recipient ──┘└───── channel ─────┘ └ content type ─┘           └── content ──┘└ stop ┘
              └──────────────────────────── header ────────────────────────────┘
 
-* **Role**: system, developer, user, assistant. In a tool's message its name stands in the role's place.
-* **Channel**: analysis is thinking; commentary has calls of functions and preambles; final is the answer.
-* **Recipient**: whom a message calls, or answers. Models write it before the channel or after it.
+* **Role**: system, developer, user, assistant. A tool's message has the tool's name in place of the role.
+* **Channel**: analysis is thinking; commentary has function calls and preambles; final is the answer.
+* **Recipient**: the tool that a message calls, or the assistant. Models write it before the channel or after it.
 * **Stop**: ``<|call|>`` after a call and ``<|return|>`` after the answer end the reply, ``<|end|>`` only the
   message. In the history ``<|return|>`` becomes ``<|end|>``.
 
-A prompt is the conversation so far and the beginning of a header, ``<|start|>assistant``; the model goes on
-from there, and so does the parser:
+A prompt is the conversation so far and the start of a header, ``<|start|>assistant``. The model continues from
+there, and so does the parser:
 
     tokens = render(conversation, tokenizer)
     parser = StreamParser(tokenizer)
@@ -33,16 +35,17 @@ from there, and so does the parser:
     conversation = conversation.adding(*(message.stored() for message in parser.messages))
 
 Text is always encoded as ordinary text and header fields are checked, so no user, tool or schema can forge a
-control token or a header. When the next user message comes, the analysis of a finished turn is left out.
+control token or a header. Once the next user message follows, the analysis of a finished turn is left out.
 
-    fields.py      roles, channels, efforts; what each header field may be
-    content.py     what a message holds: text, system settings, instructions, tools
-    messages.py    Author, Message, Conversation, frozen and checked when made
-    wire.py        the same as openai-harmony's JSON
-    typescript.py  JSON schema → the notation in which the model knows its tools
+    fields.py      roles, channels, efforts, and the rules for header fields
+    content.py     the contents of messages: text, system settings, instructions, tools
+    messages.py    Author, Message, Conversation: frozen, checked when made, read from and written to JSON
+    typescript.py  JSON schema → the notation in which the model reads its tools
     builtin.py     the tools it was trained with: browser, python
     render.py      conversation → tokens
-    header.py      the words of a header → its fields
+    header.py      the words of a header → its fields, strictly
+    recovery.py    the words of a header → its fields, as real models write them
+    control.py     the control tokens, as the parser distinguishes them
     parse.py       tokens → messages
 """
 

@@ -1,4 +1,4 @@
-"""The built-in tools gpt-oss was trained with, in the words it was trained on (openai-harmony, Apache-2.0)."""
+"""The built-in tools that gpt-oss was trained with, in the words of its training (openai-harmony, Apache-2.0)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["browser", "python"]
 
 
 def browser() -> ToolNamespace:
-    """Search, open and find; the model calls them on analysis as ``browser.search`` and so on."""
+    """Search, open and find. The model calls them on analysis, as ``browser.search`` and so on."""
     return ToolNamespace(
         name="browser",
         description="\n".join(
@@ -26,7 +26,7 @@ def browser() -> ToolNamespace:
 
 
 def python() -> ToolNamespace:
-    """A notebook the model uses while it thinks; it sends code to the recipient ``python``."""
+    """A notebook that the model uses while it thinks. It sends code to the recipient ``python``."""
     return ToolNamespace(
         name="python",
         description=(

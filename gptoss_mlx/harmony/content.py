@@ -1,15 +1,29 @@
-"""What a message can hold: text, the system message's settings, the developer message's instructions and tools."""
+"""The contents of messages: text, the system message's settings, the developer message's instructions and tools.
+
+Each class checks its fields when made, and reads and writes its own part of openai-harmony's JSON.
+"""
 
 from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from ..errors import RenderError
-from .fields import Channel, ReasoningEffort, as_choice, check_name, check_namespace, check_text
+from .fields import (
+    Channel,
+    ReasoningEffort,
+    as_choice,
+    check_name,
+    check_namespace,
+    check_object,
+    check_text,
+    is_sequence,
+    required,
+    required_list,
+)
 
 __all__ = [
     "MAX_SCHEMA_DEPTH",
@@ -22,35 +36,34 @@ __all__ = [
     "TextContent",
     "ToolDescription",
     "ToolNamespace",
+    "content_from_dict",
 ]
 
-# As deep as openai-harmony's own JSON reader goes.
+# openai-harmony's own JSON reader stops at this depth.
 MAX_SCHEMA_DEPTH: Final = 128
 
 _IDENTITY: Final = "You are ChatGPT, a large language model trained by OpenAI."
 
 
 class Schema(Mapping[str, Any]):
-    """A JSON schema that cannot change, equal to another only if its properties stand in the same order too.
+    """An immutable JSON schema. Two are equal only if their properties are in the same order too.
 
-    The order of properties is what the model reads, so two schemas that differ in it must not share
-    cached tokens.
+    The model reads the properties in order, so two schemas that differ in it must not share cached tokens.
     """
 
     __slots__ = ("_text",)
 
     def __init__(self, schema: Mapping[str, Any], field: str = "schema") -> None:
-        if not isinstance(schema, Mapping):
-            raise RenderError(f"{field}: a JSON object is needed, not {type(schema).__name__}")
+        check_object(schema, field)
         plain = schema.to_dict() if isinstance(schema, Schema) else schema
         _check_json(plain, field)
         try:
             self._text: str = json.dumps(plain, ensure_ascii=False, allow_nan=False)
         except ValueError as error:
-            raise RenderError(f"{field}: no JSON ({error})") from None  # a whole number of thousands of digits
+            raise RenderError(f"{field}: no JSON ({error})") from None  # an integer with thousands of digits
 
     def to_dict(self) -> dict[str, Any]:
-        """A fresh copy."""
+        """A new dict at every call."""
         copy: dict[str, Any] = json.loads(self._text)
         return copy
 
@@ -74,7 +87,7 @@ class Schema(Mapping[str, Any]):
 
 
 def _check_json(value: Any, field: str) -> None:
-    """Plain JSON, not too deep. A loop and not a recursion: depth is what it guards against."""
+    """Refuses values that JSON does not have, and deep nesting; a loop, so depth cannot overflow the stack."""
     pending: list[tuple[Any, int]] = [(value, 1)]
     while pending:
         item, depth = pending.pop()
@@ -104,10 +117,19 @@ class TextContent:
     def __post_init__(self) -> None:
         check_text(self.text, "text")
 
+    def to_dict(self) -> dict[str, Any]:
+        """openai-harmony's JSON."""
+        return {"type": "text", "text": self.text}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TextContent:
+        """From openai-harmony's JSON."""
+        return cls(text=required(data, "text", "content"))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolDescription:
-    """One function, as the model is told about it."""
+    """One function as it is described to the model."""
 
     name: str
     description: str = ""
@@ -121,10 +143,27 @@ class ToolDescription:
             schema = Schema(self.parameters, f"tool {self.name}: parameters")
             object.__setattr__(self, "parameters", schema)
 
+    def to_dict(self) -> dict[str, Any]:
+        """openai-harmony's JSON."""
+        data: dict[str, Any] = {"name": self.name, "description": self.description}
+        if self.parameters is not None:
+            data["parameters"] = Schema(self.parameters).to_dict()
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ToolDescription:
+        """From openai-harmony's JSON."""
+        check_object(data, "tool")
+        return cls(
+            name=required(data, "name", "tool"),
+            description=required(data, "description", "tool"),
+            parameters=data.get("parameters"),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolNamespace:
-    """Tools under one name: ``functions`` for the caller's own, ``browser`` and ``python`` for the built-in."""
+    """Tools under one name: ``functions`` for the caller's, ``browser`` and ``python`` for the built-in ones."""
 
     name: str
     description: str | None = None
@@ -142,6 +181,23 @@ class ToolNamespace:
         """The caller's own functions."""
         return cls(name="functions", tools=tools)
 
+    def to_dict(self) -> dict[str, Any]:
+        """openai-harmony's JSON."""
+        data: dict[str, Any] = {"name": self.name}
+        if self.description is not None:
+            data["description"] = self.description
+        return data | {"tools": [tool.to_dict() for tool in self.tools]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ToolNamespace:
+        """From openai-harmony's JSON."""
+        check_object(data, "tools")
+        return cls(
+            name=required(data, "name", "tools"),
+            description=data.get("description"),
+            tools=tuple(ToolDescription.from_dict(tool) for tool in required_list(data, "tools")),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChannelConfig:
@@ -156,19 +212,33 @@ class ChannelConfig:
         object.__setattr__(self, "valid_channels", channels)
         _check_bool(self.channel_required, "channel_required")
 
+    def to_dict(self) -> dict[str, Any]:
+        """openai-harmony's JSON."""
+        channels = [channel.value for channel in self.valid_channels]
+        return {"valid_channels": channels, "channel_required": self.channel_required}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ChannelConfig:
+        """From openai-harmony's JSON."""
+        check_object(data, "channel_config")
+        return cls(
+            valid_channels=required_list(data, "valid_channels"),
+            channel_required=required(data, "channel_required", "channel_config"),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SystemContent:
-    """The system message: who the model is, the dates, how long it thinks, built-in tools, channels.
+    """The system message: the model's identity, dates, reasoning effort, built-in tools and channels.
 
-    None leaves the line out.
+    A field that is None is left out.
     """
 
     model_identity: str | None = _IDENTITY
     reasoning_effort: ReasoningEffort | str | None = ReasoningEffort.MEDIUM
-    """A string is taken as a `ReasoningEffort`."""
+    """A string is converted to a `ReasoningEffort`."""
     conversation_start_date: str | None = None
-    """YYYY-MM-DD. Never filled in by itself: the same conversation renders the same tomorrow."""
+    """YYYY-MM-DD. There is no default, so that a conversation renders the same on any day."""
     knowledge_cutoff: str | None = "2024-06"
     channel_config: ChannelConfig | None = field(default_factory=ChannelConfig)
     tools: tuple[ToolNamespace, ...] = ()
@@ -186,10 +256,36 @@ class SystemContent:
             raise RenderError("channel_config: a ChannelConfig or None is needed")
         object.__setattr__(self, "tools", _as_namespaces(self.tools))
 
+    def to_dict(self) -> dict[str, Any]:
+        """openai-harmony's JSON."""
+        effort, config = self.reasoning_effort, self.channel_config
+        # These four have a default, so None is written explicitly: a missing field would load as its default.
+        data: dict[str, Any] = {
+            "type": "system_content",
+            "model_identity": self.model_identity,
+            "reasoning_effort": None if effort is None else effort.capitalize(),
+            "knowledge_cutoff": self.knowledge_cutoff,
+            "channel_config": None if config is None else config.to_dict(),
+        }
+        if self.conversation_start_date is not None:
+            data["conversation_start_date"] = self.conversation_start_date
+        return data | _tools_to_dict(self.tools)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SystemContent:
+        """From openai-harmony's JSON."""
+        fields = ("model_identity", "reasoning_effort", "conversation_start_date", "knowledge_cutoff")
+        # As in openai-harmony: a missing field has its default, an explicit null leaves the line out.
+        given: dict[str, Any] = {field: data[field] for field in fields if field in data}
+        if "channel_config" in data:
+            config = data["channel_config"]
+            given["channel_config"] = None if config is None else ChannelConfig.from_dict(config)
+        return cls(**given, tools=_tools_from_dict(data.get("tools")))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResponseFormat:
-    """A JSON schema the answer should follow, in the developer message's ``# Response Formats``."""
+    """A JSON schema that the answer should follow, in the developer message's ``# Response Formats``."""
 
     name: str
     schema: Mapping[str, Any]
@@ -201,10 +297,27 @@ class ResponseFormat:
             check_text(self.description, f"response format {self.name}: description")
         object.__setattr__(self, "schema", Schema(self.schema, f"response format {self.name}: schema"))
 
+    def to_dict(self) -> dict[str, Any]:
+        """openai-harmony's JSON."""
+        data: dict[str, Any] = {"name": self.name, "schema": Schema(self.schema).to_dict()}
+        if self.description is not None:
+            data["description"] = self.description
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ResponseFormat:
+        """From openai-harmony's JSON."""
+        check_object(data, "response format")
+        return cls(
+            name=required(data, "name", "response format"),
+            schema=required(data, "schema", "response format"),
+            description=data.get("description"),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeveloperContent:
-    """The developer message: instructions (what other formats call the system prompt), functions, formats."""
+    """The developer message: instructions (elsewhere called the system prompt), functions, response formats."""
 
     instructions: str | None = None
     tools: tuple[ToolNamespace, ...] = ()
@@ -218,13 +331,58 @@ class DeveloperContent:
         object.__setattr__(self, "response_formats", formats)
         _check_distinct([format.name for format in formats], "response_formats")
 
+    def to_dict(self) -> dict[str, Any]:
+        """openai-harmony's JSON."""
+        data: dict[str, Any] = {"type": "developer_content"}
+        if self.instructions is not None:
+            data["instructions"] = self.instructions
+        data |= _tools_to_dict(self.tools)
+        if self.response_formats:
+            data["response_formats"] = [entry.to_dict() for entry in self.response_formats]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> DeveloperContent:
+        """From openai-harmony's JSON."""
+        formats = required_list(data, "response_formats") if data.get("response_formats") else ()
+        return cls(
+            instructions=data.get("instructions"),
+            tools=_tools_from_dict(data.get("tools")),
+            response_formats=tuple(ResponseFormat.from_dict(entry) for entry in formats),
+        )
+
 
 Content: TypeAlias = TextContent | SystemContent | DeveloperContent
 
 
-def is_sequence(value: Any) -> bool:
-    """A list or a tuple, say; a string is not meant as a sequence of its letters."""
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+def content_from_dict(data: Mapping[str, Any]) -> Content:
+    """A content of any kind, from openai-harmony's JSON."""
+    check_object(data, "content")
+    kinds: dict[Any, type[Content]] = {
+        "text": TextContent,
+        "system_content": SystemContent,
+        "developer_content": DeveloperContent,
+    }
+    kind = data.get("type")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise RenderError(f"content: type {kind!r} is not one of {', '.join(kinds)}")
+    return kinds[kind].from_dict(data)
+
+
+def _tools_to_dict(namespaces: tuple[ToolNamespace, ...]) -> dict[str, Any]:
+    return {"tools": {namespace.name: namespace.to_dict() for namespace in namespaces}} if namespaces else {}
+
+
+def _tools_from_dict(data: Any) -> tuple[ToolNamespace, ...]:
+    """The namespaces of a message, each under its own name as key."""
+    if data is None:
+        return ()
+    check_object(data, "tools")
+    for key, entry in data.items():
+        check_object(entry, f"tools[{key!r}]")
+        if entry.get("name") != key:
+            raise RenderError(f"tools[{key!r}]: its name is {entry.get('name')!r}; key and name must agree")
+    return tuple(ToolNamespace.from_dict(entry) for entry in data.values())
 
 
 def _as_tuple(value: Any, kind: type[Any], field: str) -> tuple[Any, ...]:
@@ -234,7 +392,7 @@ def _as_tuple(value: Any, kind: type[Any], field: str) -> tuple[Any, ...]:
 
 
 def _as_namespaces(value: Any) -> tuple[ToolNamespace, ...]:
-    """Namespaces in the order they are rendered in: by name."""
+    """Namespaces in the order in which they are rendered: by name."""
     namespaces = _as_tuple(value, ToolNamespace, "tools")
     _check_distinct([namespace.name for namespace in namespaces], "tools")
     return tuple(sorted(namespaces, key=lambda namespace: str(namespace.name)))

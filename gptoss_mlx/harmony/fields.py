@@ -1,14 +1,15 @@
-"""The closed sets and the field rules of harmony: what a role, channel, name, recipient or content type may be.
+"""The roles, channels and efforts of harmony, and the rules for names, recipients, content types and JSON fields.
 
 A header is a line of words between control tokens, so a field that could hold a space or the text of a
-control token could forge another header. Every rule here exists to make that impossible.
+control token could forge another header. The rules make that impossible.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from ..errors import RenderError
 
@@ -16,7 +17,7 @@ __all__ = ["Channel", "ReasoningEffort", "Role"]
 
 
 class Role(StrEnum):
-    """Who wrote a message."""
+    """The author of a message."""
 
     SYSTEM = "system"
     DEVELOPER = "developer"
@@ -26,7 +27,7 @@ class Role(StrEnum):
 
 
 class Channel(StrEnum):
-    """Where a message goes: thinking, tool calls and preambles, or the answer."""
+    """The purpose of a message: thinking, tool calls and preambles, or the answer."""
 
     ANALYSIS = "analysis"
     COMMENTARY = "commentary"
@@ -34,7 +35,7 @@ class Channel(StrEnum):
 
 
 class ReasoningEffort(StrEnum):
-    """How long the model thinks. ``ReasoningEffort("High")``, openai-harmony's spelling, works too."""
+    """How long the model thinks. openai-harmony's spelling, ``ReasoningEffort("High")``, is accepted too."""
 
     LOW = "low"
     MEDIUM = "medium"
@@ -45,6 +46,8 @@ class ReasoningEffort(StrEnum):
         return next((effort for effort in cls if isinstance(value, str) and effort == value.lower()), None)
 
 
+ROLES: Final = frozenset(Role)
+CHANNELS: Final = frozenset(Channel)
 MAX_RECIPIENT = 256
 MAX_CONTENT_TYPE = 256
 CONSTRAIN = "<|constrain|>"
@@ -53,11 +56,17 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOOL_NAME = re.compile(r"(?:[A-Za-z0-9_-]{1,64}\.)?[A-Za-z0-9_.-]{1,64}")
 
+# Punctuation that models write between and after header words; none of it may occur in a tool's name.
+_GLUE: Final = r"""!"#$%&'()*+,/;>?@\[\\\]^`{|}~\u2010-\u2027\u2030-\u205e"""
+_HEADER_WORD = re.compile("|".join([*Role, *Channel]))
+_GLUED_WORDS = re.compile(rf"(?:{_HEADER_WORD.pattern}|[{_GLUE}])+")
+_PUNCTUATION = re.compile(rf"[{_GLUE}\s]+")
+
 _E = TypeVar("_E", bound=StrEnum)
 
 
 def as_choice(kind: type[_E], value: Any, field: str) -> _E:
-    """The member of a closed set, from the member or its string."""
+    """The member of an enumeration, from the member or its string."""
     try:
         return kind(value)
     except ValueError:
@@ -65,7 +74,7 @@ def as_choice(kind: type[_E], value: Any, field: str) -> _E:
 
 
 def check_text(value: Any, field: str) -> str:
-    """Any text that UTF-8 can hold."""
+    """Accepts any text that UTF-8 can encode."""
     if not isinstance(value, str):
         raise RenderError(f"{field}: a string is needed, not {type(value).__name__}")
     if not value.isascii():
@@ -80,56 +89,102 @@ def check_text(value: Any, field: str) -> str:
 
 
 def check_name(value: Any, field: str) -> str:
-    """The name of a user, an assistant or one function."""
+    """Accepts the name of a user, an assistant or one function."""
     return _check_pattern(value, _NAME, "1 to 64 of A-Z a-z 0-9 _ . -", field)
 
 
 def check_namespace(value: Any, field: str) -> str:
-    """The name of a tool namespace."""
+    """Accepts the name of a tool namespace."""
     _check_pattern(value, _NAMESPACE, "1 to 64 of A-Z a-z 0-9 _ -", field)
     return _check_not_reserved(value, field)
 
 
 def check_tool_name(value: Any, field: str) -> str:
-    """The name of a tool as an author: ``functions.get_weather``, ``python``."""
+    """Accepts the name of a tool as an author: ``functions.get_weather``, ``python``."""
     allowed = "1 to 64 of A-Z a-z 0-9 _ . - after an optional namespace and a dot"
     _check_pattern(value, _TOOL_NAME, allowed, field)
     return _check_not_reserved(value, field)
 
 
 def check_recipient(value: Any, field: str) -> str:
-    """Any one printable word without the brackets of control tokens: models also address unknown tools."""
+    """Accepts any printable word without the brackets of control tokens: models also call unknown tools."""
     return _check_word(value, MAX_RECIPIENT, field)
 
 
 def check_content_type(value: Any, field: str) -> str:
-    """One word, with or without ``<|constrain|>`` glued before it, that reads as no other field."""
+    """Accepts one word, optionally after ``<|constrain|>``, that could not be read as another field."""
     rest = value.removeprefix(CONSTRAIN) if isinstance(value, str) else value
     if rest == "" and value:
         return CONSTRAIN
     _check_word(rest, MAX_CONTENT_TYPE, field)
-    if "to=" in rest or any(repeats(rest, role) for role in Role):
-        raise RenderError(f"{field}: {_show(value)} would read as a recipient or a role; allowed: any other word")
+    if "to=" in rest or header_words(rest):
+        raise RenderError(
+            f"{field}: {_short(value)} would read as a recipient, a role or a channel; allowed: any other word"
+        )
     return str(value)
 
 
 def repeats(word: str, role: str) -> bool:
-    """Whether a word is a role, once or more often: ``assistantassistant``."""
+    """Whether a word is a role, written once or several times: ``assistantassistant``."""
     return word == role * (len(word) // len(role))
+
+
+def header_words(word: str) -> list[str]:
+    """The roles and channels of a word that has nothing else but punctuation, such as ``assistant––final``."""
+    return _HEADER_WORD.findall(word) if _GLUED_WORDS.fullmatch(word) else []
+
+
+def is_punctuation(text: str) -> bool:
+    """Whether a text has nothing but the punctuation of `header_words` and white space."""
+    return _PUNCTUATION.fullmatch(text) is not None
+
+
+def callee(role: Role, recipient: str | None) -> str | None:
+    """The tool that a message calls. Only the assistant calls, and neither a role nor ``all`` is a tool."""
+    if role is not Role.ASSISTANT or recipient is None or recipient == "all" or header_words(recipient):
+        return None
+    return recipient
+
+
+def check_object(value: Any, field: str) -> None:
+    """Accepts a JSON object."""
+    if not isinstance(value, Mapping):
+        raise RenderError(f"{field}: a JSON object is needed, not {type(value).__name__}")
+
+
+def is_sequence(value: Any) -> bool:
+    """Whether a value is a list, a tuple or the like; a string is not a sequence here."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def required(data: Mapping[str, Any], key: str, field: str) -> Any:
+    """A key that a JSON object must have."""
+    if key not in data:
+        raise RenderError(f"{field}: {key} is missing")
+    return data[key]
+
+
+def required_list(data: Mapping[str, Any], key: str) -> tuple[Any, ...]:
+    """A key that a JSON object must have, with a list as its value."""
+    check_object(data, key)
+    value: Any = data.get(key)
+    if not is_sequence(value):
+        raise RenderError(f"{key}: a list is needed, not {type(value).__name__}")
+    return tuple(value)
 
 
 def _check_pattern(value: Any, pattern: re.Pattern[str], allowed: str, field: str) -> str:
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise RenderError(f"{field}: {_show(value)} is not allowed; allowed: {allowed}")
+        raise RenderError(f"{field}: {_short(value)} is not allowed; allowed: {allowed}")
     return value
 
 
 def _check_not_reserved(value: str, field: str) -> str:
-    # A tool's name stands where a role stands: one that spells a role would render as that role.
-    if any(repeats(value.lower(), role) for role in Role):
+    # A tool's name is rendered in the place of the role: a role or a channel would not read as a name.
+    if header_words(value.lower()):
         raise RenderError(
-            f"{field}: {value!r} is reserved, a tool of that name would speak as that role; "
-            f"not allowed: {', '.join(Role)}"
+            f"{field}: {value!r} is reserved, it would read as a role or a channel and not as a tool; "
+            f"not allowed: {', '.join([*Role, *Channel])}"
         )
     return value
 
@@ -138,12 +193,12 @@ def _check_word(value: Any, limit: int, field: str) -> str:
     printable = isinstance(value, str) and value.isprintable() and " " not in value
     if not printable or not 1 <= len(value) <= limit or "<|" in value or "|>" in value:
         raise RenderError(
-            f"{field}: {_show(value)} is not allowed; allowed: one printable word of 1 to {limit} characters "
+            f"{field}: {_short(value)} is not allowed; allowed: one printable word of 1 to {limit} characters "
             "without spaces or control tokens"
         )
     return str(value)
 
 
-def _show(value: Any) -> str:
+def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

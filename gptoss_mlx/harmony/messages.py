@@ -1,6 +1,7 @@
 """A conversation as data: Author, Message and Conversation, frozen and checked when made.
 
-Knows nothing of tokens. ``wire.py`` reads and writes the JSON form.
+Each reads and writes openai-harmony's own JSON, so that either library loads the other's files. Knows nothing of
+tokens.
 """
 
 from __future__ import annotations
@@ -12,14 +13,26 @@ from enum import StrEnum
 from typing import Any
 
 from ..errors import RenderError
-from .content import Content, DeveloperContent, SystemContent, TextContent, is_sequence
-from .fields import Channel, Role, as_choice, check_content_type, check_name, check_recipient, check_tool_name
+from .content import Content, DeveloperContent, SystemContent, TextContent, content_from_dict
+from .fields import (
+    Channel,
+    Role,
+    as_choice,
+    callee,
+    check_content_type,
+    check_name,
+    check_object,
+    check_recipient,
+    check_tool_name,
+    is_sequence,
+    required_list,
+)
 
 __all__ = ["Author", "Conversation", "Message", "Repair", "RepairKind"]
 
 
 class RepairKind(StrEnum):
-    """What the recovering parser had to mend to read a message."""
+    """The kinds of repairs: in the recovering parser, or when a call is matched with the declared tools."""
 
     MISSING_START = "missing start"
     DOUBLED_START = "doubled start"
@@ -27,32 +40,39 @@ class RepairKind(StrEnum):
     DOUBLED_ROLE = "doubled role"
     UNKNOWN_ROLE = "unknown role"
     BAD_NAME = "bad name"
+    MISSING_END = "missing end"
     MISSING_CHANNEL = "channel marker without a name"
+    MISSING_MARKER = "channel without its marker"
     DOUBLED_CHANNEL = "doubled channel"
     UNKNOWN_CHANNEL = "unknown channel"
     DOUBLED_RECIPIENT = "doubled recipient"
     BAD_RECIPIENT = "bad recipient"
+    NO_TOOL = "recipient that is not a tool"
+    OTHER_NAME = "call by another name"
     DOUBLED_CONTENT_TYPE = "doubled content type"
     BAD_CONTENT_TYPE = "bad content type"
     ODD_ORDER = "header words in odd order"
+    GLUED_WORDS = "glued header words"
     STRAY_WORD = "stray header word"
     STRAY_TOKEN = "stray control token"
     STRAY_WHITESPACE = "whitespace between messages"
     UNFINISHED_HEADER = "header without a message token"
+    FRAGMENT = "fragment of a header"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repair:
-    """One thing that was mended: what, at which token of the stream, and the text it concerned."""
+    """One repair: its kind and the text that was repaired."""
 
     kind: RepairKind
-    position: int
+    position: int | None = None
+    """The token in the stream; None if the repair concerns the whole message."""
     text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Author:
-    """A role and, for a tool always and for the others if wished, a name."""
+    """A role and a name. A tool must have a name; for the other roles it is optional."""
 
     role: Role
     name: str | None = None
@@ -69,7 +89,7 @@ class Author:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """One message. Make the common ones with `system`, `developer`, `user`, `assistant` and `tool`."""
+    """One message. `system`, `developer`, `user`, `assistant` and `tool` make the common ones."""
 
     author: Author
     content: tuple[Content, ...] = ()
@@ -77,7 +97,7 @@ class Message:
     recipient: str | None = None
     content_type: str | None = None
     repairs: tuple[Repair, ...] = field(default=(), compare=False)
-    """What the parser mended. How a message was read is no part of what it says: not compared, not saved."""
+    """The parser's repairs. They are neither compared nor saved: they do not belong to the conversation."""
     truncated: bool = field(default=False, compare=False)
     """The stream ended before the message did."""
 
@@ -87,7 +107,7 @@ class Message:
         if self.channel is not None:
             object.__setattr__(self, "channel", as_choice(Channel, self.channel, "channel"))
         if self.author.role is Role.TOOL and self.channel is Channel.FINAL:
-            # Under a name that resembles a role it would pass for an answer.
+            # With a name that resembles a role it could be taken for an answer.
             raise RenderError("channel: a tool message on final is not allowed; allowed: analysis, commentary")
         if self.recipient is not None:
             check_recipient(self.recipient, "recipient")
@@ -118,13 +138,13 @@ class Message:
 
     @classmethod
     def developer(cls, content: DeveloperContent | str) -> Message:
-        """The developer message; a string is taken as instructions."""
+        """The developer message; a string becomes its instructions."""
         holder = DeveloperContent(instructions=content) if isinstance(content, str) else content
         return cls(author=Author(role=Role.DEVELOPER), content=(holder,))
 
     @classmethod
     def user(cls, text: str, *, name: str | None = None) -> Message:
-        """What the user typed."""
+        """A message of the user."""
         return cls(author=Author(role=Role.USER, name=name), content=(TextContent(text=text),))
 
     @classmethod
@@ -136,7 +156,7 @@ class Message:
         recipient: str | None = None,
         content_type: str | None = None,
     ) -> Message:
-        """What the model wrote: thinking, a preamble, a tool call or the answer, by channel and recipient."""
+        """A message of the model: thinking, a preamble, a tool call or the answer, by channel and recipient."""
         return cls(
             author=Author(role=Role.ASSISTANT),
             content=(TextContent(text=text),),
@@ -147,7 +167,7 @@ class Message:
 
     @classmethod
     def tool(cls, name: str, text: str, *, channel: Channel | str | None = Channel.COMMENTARY) -> Message:
-        """What a tool answered to the model."""
+        """A tool's result, addressed to the model."""
         return cls(
             author=Author(role=Role.TOOL, name=name),
             content=(TextContent(text=text),),
@@ -156,10 +176,10 @@ class Message:
         )
 
     def answer(self, text: str) -> Message:
-        """The tool message that answers this call, on its channel; no tool message is on final.
+        """The tool message that answers this call, on the call's channel, or on commentary for a call on final.
 
-        A model may call a tool of any name: one that no tool message could carry is answered under the
-        nearest name that one can.
+        A model may call a tool by any name. If no tool message may have that name, the nearest allowed name is
+        used.
         """
         if self.recipient is None:
             raise RenderError("recipient: only a message with a recipient can be answered")
@@ -167,14 +187,16 @@ class Message:
         return Message.tool(as_tool_name(self.recipient), text, channel=channel)
 
     def stored(self) -> Message:
-        """As it belongs into the history: a function call on analysis, and any call on final, moves to commentary.
+        """The message for the history: a function call on analysis, and any call on final, moves to commentary.
 
-        Analysis is dropped once the turn is over; the call and its result must stay. A message on final says that
-        the turn is over, which a call never does.
+        Analysis is dropped after the turn, but a call and its result must stay. A message on final ends the turn,
+        but a call does not. A message of the assistant to a role or to all is not a call and has no recipient.
         """
-        is_call = self.author.role is Role.ASSISTANT and self.recipient is not None
-        is_function = is_call and str(self.recipient).startswith("functions.")
-        if (is_function and self.channel is Channel.ANALYSIS) or (is_call and self.channel is Channel.FINAL):
+        tool = self.callee
+        if tool is None:
+            addressed = self.role is Role.ASSISTANT and self.recipient is not None
+            return replace(self, recipient=None) if addressed else self
+        if self.channel is Channel.FINAL or (self.channel is Channel.ANALYSIS and tool.startswith("functions.")):
             return replace(self, channel=Channel.COMMENTARY)
         return self
 
@@ -184,8 +206,14 @@ class Message:
         return self.author.role
 
     @property
+    def callee(self) -> str | None:
+        """The tool that the message calls. None if it is not a call: only the assistant calls tools, and neither a
+        role nor ``all`` is a tool."""
+        return callee(self.author.role, self.recipient)
+
+    @property
     def is_complete(self) -> bool:
-        """Whether it came whole, with its message token and its terminator: only then may a call run."""
+        """Whether the message had its message token and its terminator: an incomplete call must not run."""
         unfinished = any(repair.kind is RepairKind.UNFINISHED_HEADER for repair in self.repairs)
         return not self.truncated and not unfinished
 
@@ -196,16 +224,37 @@ class Message:
 
     def to_dict(self) -> dict[str, Any]:
         """openai-harmony's JSON."""
-        from .wire import message_to_dict
-
-        return message_to_dict(self)
+        data: dict[str, Any] = {"role": self.author.role.value}
+        if self.author.name is not None:
+            data["name"] = self.author.name
+        data["content"] = [content.to_dict() for content in self.content]
+        for name in ("channel", "recipient", "content_type"):
+            value = getattr(self, name)
+            if value is not None:
+                data[name] = str(value)
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Message:
-        """From openai-harmony's JSON."""
-        from .wire import message_from_dict
+        """From openai-harmony's JSON; a plain string as content is one text.
 
-        return message_from_dict(data)
+        Raises:
+            RenderError: names the field and what is allowed.
+        """
+        check_object(data, "message")
+        if "role" not in data:
+            raise RenderError("role: missing")
+        content = data.get("content")
+        contents = (
+            [{"type": "text", "text": content}] if isinstance(content, str) else required_list(data, "content")
+        )
+        return cls(
+            author=Author(role=data["role"], name=data.get("name")),
+            content=tuple(content_from_dict(entry) for entry in contents),
+            channel=data.get("channel"),
+            recipient=data.get("recipient"),
+            content_type=data.get("content_type"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,7 +278,7 @@ class Conversation:
         return len(self.messages)
 
     def adding(self, *messages: Message) -> Conversation:
-        """The conversation with more messages at its end."""
+        """A new conversation: this one and further messages."""
         return Conversation(messages=(*self.messages, *messages))
 
     def to_dict(self) -> dict[str, Any]:
@@ -243,13 +292,17 @@ class Conversation:
         Raises:
             RenderError: names the message's position, the field and what is allowed.
         """
-        from .wire import conversation_from_dict
-
-        return conversation_from_dict(data)
+        messages = []
+        for position, entry in enumerate(required_list(data, "messages")):
+            try:
+                messages.append(Message.from_dict(entry))
+            except RenderError as error:
+                raise RenderError(f"messages[{position}].{error}") from None
+        return cls(messages=tuple(messages))
 
 
 def as_tool_name(text: str) -> str:
-    """The text itself if a tool may be called so, else the nearest name that one may have."""
+    """The text itself if it is a valid name of a tool, else the nearest name that is."""
     try:
         return check_tool_name(text, "name")
     except RenderError:

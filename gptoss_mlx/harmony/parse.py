@@ -6,51 +6,44 @@
     └──────────────┘ ←──┐       └──────────┘                └───────────┘
                         └──────── end, return, call ──────────────┘
 
-Strict parsing knows these arrows and no others. Recovering parsing adds three, each recorded on the message:
+Strict parsing has only these transitions. Recovering parsing adds three and records each on the message:
 
-* what stands where a start should (text, a channel) begins a header without a start;
-* a header that a terminator or another start ends, or that has turned out to be text, becomes a message:
-  what it had of fields, and all the rest as content;
-* in content that began so, without its message token, a start or a channel begins the next message.
+* text or a channel in place of a start begins a header without a start;
+* a header that a terminator or another start ends, or that has too many stray words, becomes a message: its
+  fields, and the remaining words as content;
+* in content, a start or a channel begins the next message, and no other control token is text.
 
-Everywhere else the two are one: where strict parsing succeeds, recovering parsing does the same.
+Where strict parsing succeeds and no content has a control token, recovering parsing gives the same messages.
+The cost of a token is constant on every stream: a header has at most 512 tokens, and each is read at most a few
+times before it is a field or content.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from enum import Enum, StrEnum
+from enum import StrEnum
 from typing import Final, NamedTuple
-from weakref import WeakKeyDictionary
 
 from ..errors import InvalidRequest, ParseError
 from .content import TextContent
-from .fields import Channel, Role, as_choice
-from .header import (
-    CHANNEL_MARK,
-    CONSTRAIN_MARK,
-    Header,
-    HeaderError,
-    Notes,
-    is_text,
-    read_leniently,
-    read_strictly,
-    read_unfinished,
-    spelled,
-)
-from .messages import Message, Repair, RepairKind
+from .control import MARKERS, Control, Item, controls_of, items_of
+from .fields import Channel, Role, as_choice, is_punctuation
+from .header import Header, HeaderError, Notes, printable, read_strictly
+from .messages import Author, Message, Repair, RepairKind
+from .recovery import HeaderText, read_leniently, read_unfinished
 from .render import TokenCodec
 
 __all__ = ["Change", "ParserState", "StreamParser", "parse"]
 
-# No header is as long; beyond, one is not looked for.
+# No real header has as many.
 MAX_HEADER_TOKENS: Final = 512
 
 
 class ParserState(StrEnum):
-    """What the parser waits for."""
+    """The part of a message that the parser expects."""
 
     EXPECT_START = "expect start"
     HEADER = "header"
@@ -58,49 +51,35 @@ class ParserState(StrEnum):
 
 
 class Change(NamedTuple):
-    """What one token brought to one message."""
+    """The effect of one token on one message."""
 
     header: Header
     delta: str
-    """Text that was added; never half a character."""
+    """The added text; never half a character."""
     message: Message | None
-    """The message, if it ended here."""
+    """The message, if the token ended it."""
 
 
-class _Control(Enum):
-    START = "<|start|>"
-    CHANNEL = "<|channel|>"
-    CONSTRAIN = "<|constrain|>"
-    MESSAGE = "<|message|>"
-    STOP = "<|end|>, <|return|> or <|call|>"
-    OTHER = "another control token"
-
-
-_STOPS: Final = ("<|end|>", "<|return|>", "<|call|>")
-_MARKS: Final = {_Control.CHANNEL: CHANNEL_MARK, _Control.CONSTRAIN: CONSTRAIN_MARK}
-# What may be noted of a header that says nothing but a role.
-_NOTHING_LOST: Final = (
-    RepairKind.MISSING_ROLE,
-    RepairKind.DOUBLED_ROLE,
-    RepairKind.MISSING_CHANNEL,
-    RepairKind.STRAY_WORD,
+# A header with one of these repairs has text beside a role and a channel.
+_HAVE_TEXT: Final = frozenset(
+    {
+        *(RepairKind.BAD_NAME, RepairKind.BAD_RECIPIENT, RepairKind.BAD_CONTENT_TYPE),
+        *(RepairKind.UNKNOWN_CHANNEL, RepairKind.UNKNOWN_ROLE, RepairKind.STRAY_WORD),
+    }
 )
-_CONTROL_OF_MARK: Final = {mark: control for control, mark in _MARKS.items()}
-
-_controls_of: WeakKeyDictionary[TokenCodec, Mapping[int, _Control]] = WeakKeyDictionary()
 
 
 class StreamParser:
     """Reads messages from a stream of tokens.
 
     Args:
-        tokenizer: gives the bytes of tokens and the ids of control tokens.
-        role: the role whose header the prompt began (``<|start|>assistant``); None if the stream begins with
-            a start token of its own.
-        strict: raise where openai-harmony raises. Otherwise never raise: mend, and record it in
+        tokenizer: has the bytes of tokens and the ids of control tokens.
+        role: the role with which the prompt ended (``<|start|>assistant``); None if the stream has its own first
+            start token.
+        strict: raise where openai-harmony raises. Otherwise never raise, but repair and record it in
             `Message.repairs`.
 
-    Feed the terminator too, but not ``<|endoftext|>``, which would be text; then `close`.
+    The terminator must be processed too, but not ``<|endoftext|>``, which would be text. At the end, call `close`.
     """
 
     def __init__(self, tokenizer: TokenCodec, role: Role | str | None = "assistant", strict: bool = False) -> None:
@@ -108,7 +87,7 @@ class StreamParser:
         if self._role is Role.TOOL:
             raise InvalidRequest("role: a tool message needs a name, which no prompt gives; use None")
         self._token_bytes = tokenizer.token_bytes
-        self._controls = _controls(tokenizer)
+        self._controls = controls_of(tokenizer)
         self._strict = strict
         self._messages: list[Message] = []
         self._state = ParserState.EXPECT_START if self._role is None else ParserState.HEADER
@@ -116,78 +95,83 @@ class StreamParser:
         self._closed = False
         self._error: ParseError | None = None
         # The header being read.
-        self._header_text: list[str] = []
-        self._has_start = False
-        self._header_decoder = _decoder("surrogateescape")
+        self._header_text = HeaderText(self._role)
         # The message being read.
         self._header: Header | None = None
         self._text: list[str] = []
-        self._decoder = _decoder("replace")
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._guessed = False
-        # Repairs of the message being read; of the next one while none is.
+        """Whether the message has no message token."""
+        self._interrupted: Channel | None = None
+        """The channel of a message that a start or a channel ended, until the next header."""
+        # Repairs of the current message, or of the next one between messages.
         self._repairs: list[Repair] = []
+        self._skipped: list[str] = []
+        """Punctuation that is not a message, unless the stream has no other."""
+        self._pending: deque[Item] = deque()
         self._changes: list[Change] = []
 
     @property
     def messages(self) -> Sequence[Message]:
-        """The messages that ended."""
+        """The finished messages."""
         return self._messages
 
     @property
     def state(self) -> ParserState:
-        """What the parser waits for."""
+        """The part of a message that the parser expects."""
         return self._state
 
     @property
     def role(self) -> Role | None:
-        """The role of the message that is being written, or that the last token ended."""
+        """The role of the current message, or of the message that the last token ended."""
         if self._header is not None:
             return self._header.author.role
         return self._role
 
     @property
     def channel(self) -> Channel | None:
-        """Its channel."""
+        """The channel of the same message."""
         return self._header.channel if self._header else None
 
     @property
     def recipient(self) -> str | None:
-        """Its recipient."""
+        """The recipient of the same message."""
         return self._header.recipient if self._header else None
 
     @property
     def content_type(self) -> str | None:
-        """Its content type."""
+        """The content type of the same message."""
         return self._header.content_type if self._header else None
 
     @property
     def text(self) -> str:
-        """The text so far of the message that is being written."""
+        """The text so far of the current message."""
         return "".join(self._text)
 
     @property
     def last_delta(self) -> str:
-        """The text that the last token added, most often to the message that is being written."""
+        """The text that the last token added, usually to the current message."""
         return self._changes[-1].delta if self._changes else ""
 
     def process(self, token: int) -> Sequence[Change]:
-        """Takes one token and tells what it changed: seldom more than one thing, most often some text.
+        """Parses one token and returns its changes: usually one, with some text.
 
         Raises:
             ParseError: only if strict, where openai-harmony raises too.
+            InvalidRequest: the parser was closed.
         """
         self._begin_step()
         self._position += 1
         control = self._controls.get(token)
-        if self._state is ParserState.CONTENT and not self._guessed and control is not _Control.STOP:
-            # The common case; control tokens in content are text.
+        if control is None and self._state is ParserState.CONTENT:
             self._write(self._token_bytes(token))
         else:
-            self._take(control, self._token_bytes(token))
+            self._pending.append((control, self._token_bytes(token)))
+            self._take_pending()
         return tuple(self._changes)
 
     def close(self) -> Sequence[Change]:
-        """Ends the stream; a message without its terminator is kept and marked as truncated.
+        """Ends the stream. A message without its terminator is kept, as truncated.
 
         Raises:
             ParseError: only if strict and inside a header.
@@ -196,12 +180,16 @@ class StreamParser:
             return ()
         self._begin_step()
         self._closed = True
+        cut = self._state is not ParserState.EXPECT_START
         if self._state is ParserState.HEADER:
             if self._strict:
                 self._refuse("the stream ends inside a header")
-            self._abandon_header(truncated=True)
-        elif self._state is ParserState.CONTENT:
-            self._finish(truncated=True)
+            self._end_headers()
+        if self._skipped and not self._messages and self._state is ParserState.EXPECT_START:
+            self._open(Header(author=Author(role=Role.ASSISTANT)), [], guessed=True)
+            self._write("".join(self._skipped).encode())
+        if self._state is ParserState.CONTENT:
+            self._finish(truncated=cut)
         if self._repairs and self._messages:
             last = self._messages[-1]
             self._messages[-1] = replace(last, repairs=(*last.repairs, *self._repairs))
@@ -216,149 +204,151 @@ class StreamParser:
         if self._state is not ParserState.CONTENT:
             self._header = None
 
-    def _take(self, control: _Control | None, data: bytes) -> None:
-        if self._state is ParserState.EXPECT_START:
-            self._take_before_start(control, data)
-        elif self._state is ParserState.HEADER:
-            self._take_in_header(control, data)
-        else:
-            self._take_in_content(control, data)
+    def _take_pending(self) -> None:
+        while self._pending:
+            control, data = self._pending.popleft()
+            if self._state is ParserState.EXPECT_START:
+                self._take_before_start(control, data)
+            elif self._state is ParserState.HEADER:
+                self._take_in_header(control, data)
+            else:
+                self._take_in_content(control, data)
 
-    def _take_before_start(self, control: _Control | None, data: bytes) -> None:
-        if control is _Control.START:
-            self._begin_header(has_start=True)
+    def _take_before_start(self, control: Control | None, data: bytes) -> None:
+        if control is Control.START:
+            self._begin_header(named=True)
         elif self._strict:
             self._refuse(f"{_named(data)} where <|start|> is expected")
-        elif control is _Control.STOP or control is _Control.OTHER:
-            self._note(RepairKind.STRAY_TOKEN, _shown(data))
+        elif control is Control.STOP or control is Control.OTHER:
+            self._note(RepairKind.STRAY_TOKEN, _as_text(data))
         else:
-            self._begin_header(has_start=False)
-            self._take(control, data)
+            self._begin_header(named=False)
+            self._pending.appendleft((control, data))
 
-    def _take_in_header(self, control: _Control | None, data: bytes) -> None:
+    def _take_in_header(self, control: Control | None, data: bytes) -> None:
         if control is None:
-            self._header_text.append(self._header_decoder.decode(data))
+            self._header_text.add(data)
             self._check_header_length()
-        elif control in _MARKS:
-            self._header_text.append(self._header_decoder.decode(b"", True) + _MARKS[control])
-        elif control is _Control.MESSAGE:
+        elif control in MARKERS:
+            self._header_text.add(b"", MARKERS[control])
+            self._check_header_length()
+        elif control is Control.MESSAGE:
             self._begin_content()
         elif self._strict:
             self._refuse(f"{_named(data)} inside a header")
-        elif control is _Control.START:
+        elif control is Control.START:
             self._restart_header()
-        elif control is _Control.STOP:
-            self._abandon_header()
+        elif control is Control.STOP:
+            self._end_header((control, data))
         else:
-            self._note(RepairKind.STRAY_TOKEN, _shown(data))
+            self._note(RepairKind.STRAY_TOKEN, _as_text(data))
 
-    def _take_in_content(self, control: _Control | None, data: bytes) -> None:
-        if control is _Control.STOP:
+    def _take_in_content(self, control: Control | None, data: bytes) -> None:
+        if control is Control.STOP:
             self._finish()
-        elif control is None or control is _Control.OTHER or not self._guessed:
+        elif control is None or self._strict:
             self._write(data)
-        elif control is _Control.START or control is _Control.CHANNEL:
-            self._finish()
-            self._take(control, data)
+        elif control is Control.START or control is Control.CHANNEL:
+            self._interrupt()
+            self._pending.appendleft((control, data))
         else:
-            self._note(RepairKind.STRAY_TOKEN, _shown(data))
+            self._note(RepairKind.STRAY_TOKEN, _as_text(data))
 
-    def _begin_header(self, has_start: bool) -> None:
+    def _begin_header(self, named: bool) -> None:
         self._state = ParserState.HEADER
-        self._header_text = []
-        self._has_start = has_start
-        self._header_decoder.reset()
+        self._header_text = HeaderText(self._role, named)
 
     def _restart_header(self) -> None:
-        """A start inside a header: a doubled one, unless what stands before it is a message of its own."""
-        text = "".join(self._header_text)
+        """Handles a start inside a header: a doubled one, unless the text before it is a message of its own."""
+        self._header_text.end()
+        text = str(self._header_text)
         if text.strip():
-            self._abandon_header()
-        elif text:
+            self._end_header((Control.START, b""))
+            return
+        if text:
             self._note(RepairKind.STRAY_WHITESPACE, text)
-        elif self._has_start or self._role is not None:
+        elif self._header_text.has_beginning:
             self._note(RepairKind.DOUBLED_START)
         self._role = None
-        self._begin_header(has_start=True)
-
-    def _abandon_header(self, truncated: bool = False) -> None:
-        """The message ends inside its header. What is in it may make two messages, with a channel between."""
-        while self._state is ParserState.HEADER:
-            self._end_header()
-        if self._state is ParserState.CONTENT:
-            self._finish(truncated)
+        self._begin_header(named=True)
 
     def _check_header_length(self) -> None:
-        too_long = len(self._header_text) > MAX_HEADER_TOKENS
+        too_long = self._header_text.length > MAX_HEADER_TOKENS
         if self._strict:
             if too_long:
                 self._refuse(f"a header of more than {MAX_HEADER_TOKENS} tokens")
-        elif too_long or is_text("".join(self._header_text), self._role, self._has_start):
+        elif too_long or self._header_text.is_text():
             self._end_header()
 
     def _begin_content(self) -> None:
-        """The header is complete: read it."""
-        text = "".join(self._header_text) + self._header_decoder.decode(b"", True)
-        begun = self._has_start or self._role is not None
+        """Reads the complete header."""
+        header = self._header_text
+        header.end()
         read: tuple[Header, Notes] | None = None
         try:
-            if begun:
-                read = read_strictly(text, self._role)
+            if header.has_beginning:
+                read = read_strictly(str(header), self._role)
         except HeaderError as error:
             if self._strict:
                 self._refuse(f"header: {error}")
         if read is None:
-            read = read_leniently(text, self._role, self._has_start)
+            read = read_leniently(header)
         if read is None:
-            self._end_header()
-            self._take(_Control.MESSAGE, _Control.MESSAGE.value.encode())
+            self._end_header((Control.MESSAGE, Control.MESSAGE.value.encode()))
             return
-        if not begun:
+        if not header.has_beginning:
             self._note(RepairKind.MISSING_START)
         self._open(*read, guessed=False)
 
-    def _end_header(self) -> None:
-        """The header ends without a message token: what it holds beside fields becomes content."""
-        pending = self._header_decoder.getstate()[0]
-        text = "".join(self._header_text)
-        header, notes, rest = read_unfinished(text, self._role, self._has_start, cut=self._closed)
-        if not rest and not pending and header.is_bare and all(kind in _NOTHING_LOST for kind, _ in notes):
-            # At most a role: no message was begun.
-            if text.strip():
-                self._note(RepairKind.UNFINISHED_HEADER, text)
-            elif text:
-                self._note(RepairKind.STRAY_WHITESPACE, text)
-            self._state, self._role = ParserState.EXPECT_START, None
+    def _end_headers(self) -> None:
+        """Ends the header at the end of the stream, and any other header in its text."""
+        while self._state is ParserState.HEADER:
+            self._end_header()
+            self._take_pending()
+
+    def _end_header(self, after: Item | None = None) -> None:
+        """Ends a header that has no message token: everything beside its fields becomes content.
+
+        Args:
+            after: the token that ended it.
+        """
+        self._header_text.end()
+        header, notes, rest = read_unfinished(self._header_text, cut=self._closed)
+        without_text = not rest or (header.channel is not Channel.FINAL and is_punctuation(rest))
+        truncated = self._closed and header.channel is not None
+        if without_text and not truncated and _is_empty(header, [kind for kind, _ in notes]):
+            self._skip(rest)
+            if after is not None and after[0] is Control.START:
+                self._pending.appendleft(after)
             return
-        if not (self._has_start or self._role is not None):
+        if not self._header_text.has_beginning:
             self._note(RepairKind.MISSING_START)
         self._note(RepairKind.UNFINISHED_HEADER)
+        if self._interrupted and header.channel is None and header.author.role is Role.ASSISTANT:
+            header = replace(header, channel=self._interrupted)
         self._open(header, notes, guessed=True)
-        self._replay(rest, pending)
+        if after is not None:
+            self._pending.appendleft(after)
+        self._pending.extendleft(reversed(items_of(rest)))
 
-    def _replay(self, text: str, pending: bytes) -> None:
-        """Takes what was put into a header once more, as content."""
-        run = ""
-        for character in text:
-            control = _CONTROL_OF_MARK.get(character)
-            if control is None:
-                run += character
-                continue
-            self._replay_text(run, b"")
-            self._take(control, control.value.encode())
-            run = ""
-        self._replay_text(run, pending)
-
-    def _replay_text(self, run: str, pending: bytes) -> None:
-        data = run.encode("utf-8", "surrogateescape") + pending
-        if data:
-            self._take(None, data)
+    def _skip(self, rest: str) -> None:
+        """Ends a header without a message: it has nothing but a role, a channel and punctuation."""
+        text = str(self._header_text)
+        if text.strip():
+            self._note(RepairKind.FRAGMENT, text)
+        elif text:
+            self._note(RepairKind.STRAY_WHITESPACE, text)
+        if rest:
+            self._skipped.append(rest)
+        self._state, self._role = ParserState.EXPECT_START, None
 
     def _open(self, header: Header, notes: Notes, guessed: bool) -> None:
         for kind, text in notes:
             self._note(kind, text)
+        if header.calls_nobody:
+            self._note(RepairKind.NO_TOOL, header.recipient or "")
         self._state = ParserState.CONTENT
-        self._role = None
+        self._role = self._interrupted = None
         self._header = header
         self._guessed = guessed
         self._text = []
@@ -370,8 +360,24 @@ class StreamParser:
             self._text.append(delta)
             self._changes.append(Change(self._header, delta, None))
 
+    def _interrupt(self) -> None:
+        """Ends a message that has no terminator. With neither text nor a recipient it is not a message."""
+        header = self._header
+        if header is None:
+            return
+        has_text = self._text or self._decoder.getstate()[0]
+        kinds = [repair.kind for repair in self._repairs]
+        is_message = self._guessed or has_text or not _is_empty(header, kinds)
+        if not self._guessed:
+            fields = [header.author.role, header.recipient, header.channel]
+            self._note(RepairKind.MISSING_END, "" if is_message else " ".join(filter(None, fields)))
+        if is_message:
+            self._finish()
+        self._interrupted = header.channel
+        self._state = ParserState.EXPECT_START
+
     def _finish(self, truncated: bool = False) -> None:
-        """The message ends; bytes that wait for the rest of their character wait in vain."""
+        """Ends the message; an incomplete character at its end becomes U+FFFD."""
         header = self._header
         if header is None:
             return
@@ -391,7 +397,7 @@ class StreamParser:
         self._text, self._repairs = [], []
 
     def _note(self, kind: RepairKind, text: str = "") -> None:
-        self._repairs.append(Repair(kind=kind, position=self._position, text=spelled(text)))
+        self._repairs.append(Repair(kind=kind, position=self._position, text=printable(text)))
 
     def _refuse(self, problem: str) -> None:
         self._error = ParseError(f"token {self._position}: {problem}")
@@ -401,7 +407,7 @@ class StreamParser:
 def parse(
     tokens: Iterable[int], tokenizer: TokenCodec, role: Role | str | None = "assistant", strict: bool = False
 ) -> list[Message]:
-    """The messages of a whole stream: see `StreamParser`."""
+    """The messages of a whole stream. The arguments are those of `StreamParser`."""
     parser = StreamParser(tokenizer, role, strict)
     for token in tokens:
         parser.process(token)
@@ -409,25 +415,16 @@ def parse(
     return list(parser.messages)
 
 
-def _controls(tokenizer: TokenCodec) -> Mapping[int, _Control]:
-    """What each control token is to the parser; the same for every stream of a tokenizer."""
-    controls = _controls_of.get(tokenizer)
-    if controls is None:
-        by_name = {control.value: control for control in _Control} | dict.fromkeys(_STOPS, _Control.STOP)
-        controls = {token: by_name.get(name, _Control.OTHER) for name, token in tokenizer.special.items()}
-        _controls_of[tokenizer] = controls
-    return controls
+def _is_empty(header: Header, repairs: Iterable[RepairKind]) -> bool:
+    """Whether a header has nothing but a role, a channel and a recipient that is not a tool."""
+    return header.is_empty and not any(kind in _HAVE_TEXT for kind in repairs)
 
 
-def _decoder(errors: str) -> codecs.IncrementalDecoder:
-    return codecs.getincrementaldecoder("utf-8")(errors)
-
-
-def _shown(data: bytes) -> str:
+def _as_text(data: bytes) -> str:
     return data.decode("utf-8", errors="replace")
 
 
 def _named(data: bytes) -> str:
-    """For an error, which is one line."""
-    text = _shown(data)
+    """A token in an error message of one line."""
+    text = _as_text(data)
     return text if text.isprintable() else repr(text)

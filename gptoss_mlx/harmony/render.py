@@ -1,10 +1,10 @@
-"""A conversation to tokens: for the model to go on from, or to train on.
+"""A conversation to tokens: a prompt for the model, or an example to train on.
 
-Every piece of text is encoded by itself as ordinary text and control tokens are placed by id between the
-pieces, so nothing that a user, a tool or a schema says can become a control token.
+Every piece of text is encoded separately as ordinary text and control tokens are inserted by id between the
+pieces, so no text of a user, a tool or a schema can become a control token.
 
-A message's tokens depend on the message alone (the system message's also on whether the conversation has
-functions), so they are kept: rendering turn N encodes only what came after turn N - 1.
+A message's tokens depend only on the message (the system message's also on whether the conversation has
+functions), so they are cached: rendering turn N encodes only the messages after turn N - 1.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from .typescript import compact_json, lines_of, tools_section
 
 __all__ = ["Rendering", "Segment", "TokenCodec", "render", "render_for_training", "render_segments"]
 
-# Tokens kept for each tokenizer: some 4 MB, eight times the longest context.
+# Tokens cached for each tokenizer: about 4 MB, eight times the longest context.
 CACHED_TOKENS = 2**20
 
 
 class TokenCodec(Protocol):
-    """What harmony needs of a tokenizer."""
+    """The part of a tokenizer that harmony uses."""
 
     @property
     def special(self) -> Mapping[str, int]:
         """The id of each control token by name, such as ``<|start|>``."""
 
     def encode(self, text: str) -> list[int]:
-        """Ordinary text to tokens, never a control token."""
+        """Encodes ordinary text, never to a control token."""
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one token."""
@@ -44,16 +44,16 @@ class TokenCodec(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
-    """The tokens of one message, and where they stand."""
+    """The tokens of one message, and their position in the rendering."""
 
     index: int | None
-    """The message's position in the conversation; None for the header that the model is to continue."""
+    """The message's position in the conversation; None for the header that the model continues."""
     message: Message | None
     tokens: tuple[int, ...]
     start: int
-    """Where the tokens stand in the rendering; for a dropped message, where they would."""
+    """The position of the first token in the rendering; a dropped message has the position it would have had."""
     dropped: bool = False
-    """Analysis of a turn that is over: its tokens are here to be looked at and not in the rendering."""
+    """Whether it is analysis of a finished turn: its tokens can be inspected, but are not in the rendering."""
 
     @property
     def end(self) -> int:
@@ -67,11 +67,11 @@ class Rendering:
 
     segments: tuple[Segment, ...]
     reply_header: int
-    """How many tokens ``<|start|>assistant`` has."""
+    """The number of tokens in ``<|start|>assistant``."""
 
     @property
     def tokens(self) -> list[int]:
-        """What the model gets."""
+        """The tokens of the prompt."""
         return [token for segment in self.segments if not segment.dropped for token in segment.tokens]
 
     @property
@@ -86,8 +86,8 @@ class Rendering:
 
     @property
     def boundaries(self) -> list[int]:
-        """Positions worth returning to, ascending: the prefix, after every ``<|start|>assistant`` (where a
-        reply began), after every tool message."""
+        """Positions where later prompts can part from this one, ascending: after the prefix, after every
+        ``<|start|>assistant`` (the start of a reply) and after every tool message."""
         found = {self.prefix} if self.prefix else set()
         for segment in self.segments:
             role = segment.message.role if segment.message else None
@@ -106,14 +106,17 @@ def render(
     next_role: Role | str | None = "assistant",
     drop_analysis: bool = True,
 ) -> list[int]:
-    """The conversation as the model is to read it.
+    """The prompt for the next message of a conversation.
 
     Args:
-        conversation: what was said so far.
-        tokenizer: where the tokens come from.
-        next_role: whose message the model is to write: its header is begun. None begins none.
-        drop_analysis: leave out the analysis of every turn that ended in a final message and is over,
-            as the model's training had it. False renders everything.
+        conversation: the messages so far.
+        tokenizer: encodes the text.
+        next_role: the author of the next message, whose header ends the prompt. None adds no header.
+        drop_analysis: leave out the analysis of every earlier turn that has a final message, as in the model's
+            training. False renders everything.
+
+    Raises:
+        RenderError: ``next_role`` is not a role.
     """
     return _Encoder(tokenizer).render(conversation, next_role, drop_analysis)
 
@@ -121,7 +124,7 @@ def render(
 def render_for_training(
     conversation: Conversation, tokenizer: TokenCodec, drop_analysis: bool = True
 ) -> list[int]:
-    """The conversation as an example to learn from: a last message on final ends in ``<|return|>``."""
+    """The conversation as a training example: a last message on final ends in ``<|return|>``."""
     tokens = render(conversation, tokenizer, None, drop_analysis)
     last = conversation.messages[-1] if conversation.messages else None
     if last is not None and _is_final(last):
@@ -135,16 +138,16 @@ def render_segments(
     next_role: Role | str | None = "assistant",
     drop_analysis: bool = True,
 ) -> Rendering:
-    """What `render` gives, message by message, with what it leaves out."""
+    """The result of `render` message by message, including the dropped messages. The arguments are the same."""
     return _Encoder(tokenizer).segments(conversation, next_role, drop_analysis)
 
 
 def dropped_messages(messages: Sequence[Message]) -> set[int]:
-    """The positions of the messages that are no longer shown to the model.
+    """The positions of the messages that `render` leaves out.
 
-    A turn runs from one user message to the next. Once it is over and had a final message, everything on
-    analysis goes, of whatever author: a built-in tool's call goes with its result. A turn that was
-    interrupted before its final keeps everything, and so does the last one, in which the model still thinks.
+    A turn runs from one user message to the next. When a turn is over and has a final message, all its messages
+    on analysis are dropped, of any author: a built-in tool's call is dropped with its result. A turn that was
+    interrupted before its final message keeps everything, and so does the last turn, which is not over.
     """
     dropped: set[int] = set()
     analysis: list[int] = []
@@ -164,38 +167,38 @@ def _is_final(message: Message) -> bool:
     return message.role is Role.ASSISTANT and message.channel is Channel.FINAL
 
 
-class _Store:
-    """The tokens of the messages used last, up to a number. Knows no tokenizer, so it keeps none alive."""
+class _TokenCache:
+    """An LRU cache of messages' tokens. It has no reference to the tokenizer, so it does not keep one alive."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[Message, bool], array[int]] = OrderedDict()
+        self._entries: OrderedDict[tuple[Message, bool], array[int]] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
 
     def get(self, key: tuple[Message, bool]) -> array[int] | None:
         with self._lock:
-            tokens = self._kept.get(key)
+            tokens = self._entries.get(key)
             if tokens is not None:
-                self._kept.move_to_end(key)
+                self._entries.move_to_end(key)
             return tokens
 
     def put(self, key: tuple[Message, bool], tokens: array[int]) -> None:
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = tokens
+            if key not in self._entries:
+                self._entries[key] = tokens
                 self._size += len(tokens)
-            while self._size > CACHED_TOKENS and len(self._kept) > 1:
-                self._size -= len(self._kept.popitem(last=False)[1])
+            while self._size > CACHED_TOKENS and len(self._entries) > 1:
+                self._size -= len(self._entries.popitem(last=False)[1])
 
 
-_stores: WeakKeyDictionary[TokenCodec, _Store] = WeakKeyDictionary()
+_caches: WeakKeyDictionary[TokenCodec, _TokenCache] = WeakKeyDictionary()
 
 
 class _Encoder:
     """Encodes messages with one tokenizer."""
 
     def __init__(self, tokenizer: TokenCodec) -> None:
-        self._store = _stores.setdefault(tokenizer, _Store())
+        self._cache = _caches.setdefault(tokenizer, _TokenCache())
         self._encode = tokenizer.encode
         special = tokenizer.special
         self._start, self._channel = special["<|start|>"], special["<|channel|>"]
@@ -229,12 +232,12 @@ class _Encoder:
         return Rendering(segments=tuple(segments), reply_header=reply_header)
 
     def message(self, message: Message, functions: bool) -> Sequence[int]:
-        """The tokens of one message, kept from an earlier call if there was one."""
+        """The tokens of one message, from the cache if they are there."""
         key = (message, functions and message.role is Role.SYSTEM)
-        tokens = self._store.get(key)
+        tokens = self._cache.get(key)
         if tokens is None:
             tokens = array("I", self._encode_message(message, key[1]))
-            self._store.put(key, tokens)
+            self._cache.put(key, tokens)
         return tokens
 
     def _next_header(self, role: Role | str | None) -> list[int]:
@@ -275,7 +278,7 @@ class _Encoder:
 
 
 def _has_functions(messages: Sequence[Message]) -> bool:
-    """Whether the developer message has functions, which the system message then mentions."""
+    """Whether the developer message has functions: the system message then has a line about them."""
     return any(
         namespace.name == "functions" and namespace.tools
         for message in messages

@@ -1,4 +1,4 @@
-"""Names of models to directories on this machine, and downloads from the Hub.
+"""Finds the directory of a model by its name, and downloads models from the Hub.
 
 Knows nothing of what is in a checkpoint beyond its files' names.
 """

@@ -1,8 +1,8 @@
-"""The Hugging Face Hub: what of a repository is in its cache, what is not, and getting it.
+"""Downloads from the Hugging Face Hub, and what its cache already contains.
 
-Files are downloaded by the Hub's own library into its own cache, where other tools find them, with its own
-retries. Its errors become one line with what to do, its warnings lines of this module's logger, which nobody
-sees who does not ask for it. Knows nothing of what is in a checkpoint, only which files make one up.
+The Hub's own library downloads into its own cache, where other tools find the files, and does its own retries. Its
+errors become one line with a remedy; its warnings go to this module's logger, which is silent by default. Knows
+which files a checkpoint consists of, and nothing of their contents.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import read_json
 from ..errors import CheckpointError, DownloadError, FileWriteError, NotEnoughDisk
+from ..files.read import read_json
+from ..files.units import format_bytes
 from ..files.write import write_text
 
 __all__ = [
@@ -35,10 +36,10 @@ _logger = logging.getLogger(__name__)
 _logger.addHandler(logging.NullHandler())
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes done and the bytes in all, from any thread."""
+"""Called with the bytes done and the total, from any thread."""
 
 _INDEX = "model.safetensors.index.json"
-# Beside the weights; everything else in a repository (original/, metal/, pickles, images) stays there.
+# Downloaded with the weights; nothing else is (original/, metal/, pickles, images).
 _SMALL_FILES = (
     "config.json",
     "generation_config.json",
@@ -54,21 +55,21 @@ _DISK_RESERVE = 256 * 1024**2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Download:
-    """What would be downloaded: the files of one revision of a repository."""
+    """A planned download: the files of one revision of a repository."""
 
     repo_id: str
     revision: str
     files: tuple[str, ...]
     nbytes: int
-    """Of all the files."""
+    """The size of all the files."""
     missing_bytes: int
-    """Of those that are not in the Hub's cache yet."""
+    """The size of the files that are not yet in the Hub's cache."""
 
 
 def cached_snapshot(repo_id: str) -> Path | None:
     """The newest revision of a repository in the Hub's cache, if every file needed is there.
 
-    The contents are not looked at; reading the checkpoint does that.
+    The contents are not checked; reading the checkpoint does that.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -80,7 +81,7 @@ def cached_snapshot(repo_id: str) -> Path | None:
 
 
 def _is_complete(directory: Path) -> bool:
-    """Whether config, tokenizer and every shard the index names are there. Contents are not looked at."""
+    """Whether config, tokenizer and every shard in the index exist. Their contents are not checked."""
     if not all((directory / name).exists() for name in ("config.json", "tokenizer.json")):
         return False
     if not (directory / _INDEX).exists():
@@ -90,7 +91,7 @@ def _is_complete(directory: Path) -> bool:
 
 
 def _index_shards(index: Path) -> frozenset[str]:
-    """The shards an index names; empty if it cannot be read (reading the checkpoint says what is wrong)."""
+    """The shards an index names; empty if it cannot be read (reading the checkpoint reports why)."""
     try:
         return frozenset(map(str, read_json(index)["weight_map"].values()))
     except (CheckpointError, KeyError, AttributeError):
@@ -98,10 +99,10 @@ def _index_shards(index: Path) -> frozenset[str]:
 
 
 def plan_download(repo_id: str, revision: str | None = None) -> Download:
-    """Asks the Hub which files there are and how large they are; downloads nothing.
+    """Asks the Hub for the files and their sizes; downloads nothing.
 
     Raises:
-        DownloadError: no such repository, no access, no network, or no safetensors in it.
+        DownloadError: there is no such repository, no access, no network, or no safetensors.
     """
     from huggingface_hub import HfApi, try_to_load_from_cache
 
@@ -110,9 +111,9 @@ def plan_download(repo_id: str, revision: str | None = None) -> Download:
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     files = tuple(sorted(_needed(sizes)))
     if not any(name.endswith(".safetensors") for name in files):
-        raise DownloadError(f"{repo_id}: holds no safetensors; pickles are never read, name another repository")
+        raise DownloadError(f"{repo_id}: contains no safetensors; pickles are never read, name another repository")
     if "config.json" not in files or info.sha is None:
-        raise DownloadError(f"{repo_id}: holds no config.json; this is not a model repository")
+        raise DownloadError(f"{repo_id}: contains no config.json; this is not a model repository")
     cached = {name for name in files if isinstance(try_to_load_from_cache(repo_id, name, revision=info.sha), str)}
     return Download(
         repo_id=repo_id,
@@ -124,20 +125,20 @@ def plan_download(repo_id: str, revision: str | None = None) -> Download:
 
 
 def _needed(names: Iterable[str]) -> Iterator[str]:
-    """The files a conversion reads: those at the top, no pickles."""
+    """The files that a conversion reads: at the top level, no pickles."""
     for name in names:
         if "/" not in name and (name in _SMALL_FILES or name.endswith(".safetensors")):
             yield name
 
 
 def download(plan: Download, *, progress: Progress | None = None) -> Path:
-    """Downloads into the Hub's own cache, where other tools find it, and gives the directory.
+    """Downloads into the Hub's own cache and returns the directory.
 
-    An interrupted download goes on where it stopped.
+    An interrupted download continues where it stopped.
 
     Raises:
-        DownloadError: the Hub refused, the connection broke for good, or files are missing afterwards.
-        NotEnoughDisk: it would not fit.
+        DownloadError: the Hub refused, the connection failed, or files are missing afterwards.
+        NotEnoughDisk: it does not fit.
     """
     from huggingface_hub import constants, snapshot_download
 
@@ -155,14 +156,14 @@ def download(plan: Download, *, progress: Progress | None = None) -> Path:
     if missing or not _is_complete(directory):
         what = missing[0] if missing else "a shard or tokenizer.json"
         raise DownloadError(f"{plan.repo_id}: {what} did not arrive; run the same command again")
-    _remember_main(plan)
+    _record_main(plan)
     if progress is not None:
         progress(plan.nbytes, plan.nbytes)
     return directory
 
 
-def _remember_main(plan: Download) -> None:
-    """Lets the cache find this revision as ``main``, as a download by branch name would."""
+def _record_main(plan: Download) -> None:
+    """Records this revision as ``main`` in the cache, as a download by branch name does."""
     from huggingface_hub import constants
 
     refs = Path(constants.HF_HUB_CACHE) / f"models--{plan.repo_id.replace('/', '--')}" / "refs"
@@ -171,35 +172,35 @@ def _remember_main(plan: Download) -> None:
         write_text(refs / "main", plan.revision)
 
 
-def free_space(place: Path) -> int:
-    """Free bytes on the disk of a directory that need not exist yet."""
-    return shutil.disk_usage(_existing(place)).free
+def free_space(path: Path) -> int:
+    """Free bytes on the disk of a directory, which may not exist yet."""
+    return shutil.disk_usage(_existing(path)).free
 
 
-def shares_disk_with_cache(place: Path) -> bool:
-    """Whether what is downloaded and what is written to ``place`` compete for the same space."""
+def shares_disk_with_cache(path: Path) -> bool:
+    """Whether a path is on the same disk as the Hub's cache."""
     from huggingface_hub import constants
 
-    return _existing(place).stat().st_dev == _existing(Path(constants.HF_HUB_CACHE)).stat().st_dev
+    return _existing(path).stat().st_dev == _existing(Path(constants.HF_HUB_CACHE)).stat().st_dev
 
 
-def _existing(place: Path) -> Path:
-    """The place itself or the nearest directory above it that exists."""
-    place = place.absolute()
-    return next(path for path in (place, *place.parents) if path.exists())
+def _existing(path: Path) -> Path:
+    """The path itself, or its nearest parent that exists."""
+    path = path.absolute()
+    return next(candidate for candidate in (path, *path.parents) if candidate.exists())
 
 
 def _check_disk(cache: Path, plan: Download) -> None:
     free = free_space(cache)
     if free < plan.missing_bytes + _DISK_RESERVE:
         raise NotEnoughDisk(
-            f"{cache}: {plan.missing_bytes / 1e9:.1f} GB to download and {free / 1e9:.1f} GB free; "
+            f"{cache}: the download needs {format_bytes(plan.missing_bytes)}, {format_bytes(free)} are free; "
             "free some, or set HF_HOME to a larger disk"
         )
 
 
 def _progress_bar(report: Progress, plan: Download) -> type[Any]:
-    """A tqdm that draws nothing and passes the bytes on."""
+    """A tqdm that draws nothing and reports the bytes to ``report``."""
     from tqdm.std import tqdm  # type: ignore[import-untyped]
 
     counted: dict[int, float] = {}
@@ -214,7 +215,7 @@ def _progress_bar(report: Progress, plan: Download) -> type[Any]:
         def update(self, n: float | None = 1) -> bool | None:
             self.n += n or 0
             if self._counts_bytes:
-                # Some versions of the Hub's library have two bars for the same bytes: on the wire and on disk.
+                # Some versions of the Hub's library have two bars for the same bytes: received and written.
                 counted[id(self)] = self.n
                 report(min(plan.nbytes, already + int(max(counted.values()))), plan.nbytes)
             return None
@@ -228,8 +229,8 @@ def _progress_bar(report: Progress, plan: Download) -> type[Any]:
     return Silent
 
 
-class _Retelling(logging.Handler):
-    """Logs a record of the Hub's library as this module's: one line, of an address only the file's name."""
+class _Forwarding(logging.Handler):
+    """Logs the records of the Hub's library as this module's: in one line, with URLs cut to the file name."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = re.sub(r"\w+://\S*/([^\s/?:]*)[^\s:]*", r"\1", record.getMessage())
@@ -237,10 +238,10 @@ class _Retelling(logging.Handler):
 
 
 @contextlib.contextmanager
-def _retold() -> Iterator[None]:
-    """Keeps the Hub's library from writing its retries to standard error."""
+def _forwarded_logs() -> Iterator[None]:
+    """Keeps the Hub's library from logging its retries to standard error."""
     library = logging.getLogger("huggingface_hub")
-    before, library.handlers = library.handlers, [_Retelling()]
+    before, library.handlers = library.handlers, [_Forwarding()]
     try:
         yield
     finally:
@@ -249,13 +250,13 @@ def _retold() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained(repo_id: str) -> Iterator[None]:
-    """Turns the Hub library's errors into one line with what to do."""
+    """Turns the errors of the Hub's library into one line with a remedy."""
     from huggingface_hub import errors
 
-    # The transport's own root: httpx or its successor, whichever the installed version uses.
+    # The base class of the transport's errors: that of httpx, or of its successor in newer versions.
     transport: type[Exception] = errors.HfHubHTTPError.__bases__[0]
     try:
-        with _retold():
+        with _forwarded_logs():
             yield
     except errors.GatedRepoError as error:
         raise DownloadError(
@@ -274,10 +275,10 @@ def _explained(repo_id: str) -> Iterator[None]:
     except (errors.LocalEntryNotFoundError, ConnectionError, transport) as error:
         raise DownloadError(
             f"{repo_id}: the Hub cannot be reached or the connection broke ({_first_line(error)}); "
-            "check the network and run the same command again: what arrived is kept"
+            "check the network and run the same command again: finished parts are kept"
         ) from error
     except errors.HFValidationError as error:
-        raise DownloadError(f"{repo_id}: is no repository id; they look like org/name") from error
+        raise DownloadError(f"{repo_id}: is not a repository id; write it as org/name") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NotEnoughDisk(f"{repo_id}: the disk is full; free some and try again") from error
@@ -292,7 +293,7 @@ def _http_error(repo_id: str, error: Any) -> DownloadError:
         return DownloadError(f"{repo_id}: the Hub does not accept the token (401); log in again: hf auth login")
     if status == 404:
         return DownloadError(f"{repo_id}: a file is not on the Hub (404); it may have changed, try again")
-    return DownloadError(f"{repo_id}: the Hub answered {status}; wait a while and run the same command again")
+    return DownloadError(f"{repo_id}: the Hub answered {status}; wait and run the same command again")
 
 
 def _first_line(error: object) -> str:

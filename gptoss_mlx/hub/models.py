@@ -1,7 +1,7 @@
-"""From what a user calls a model to a directory on this machine.
+"""Resolves a user's reference to a model into a directory on this machine.
 
 A reference is ``demo``, ``20b``, ``120b``, the name of a converted model, a directory, or a Hub repository id.
-Nothing is ever downloaded unless that is asked for. Knows nothing of what is in a checkpoint.
+Nothing is downloaded unless the caller asks for it. Knows nothing of what is in a checkpoint.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from ..config import read_json
 from ..errors import CheckpointError, ConversionError, ModelNotFound
+from ..files.read import read_json
 from ..files.write import as_path
 from . import downloads
 from .downloads import Progress, cached_snapshot
@@ -23,11 +23,11 @@ from .downloads import Progress, cached_snapshot
 __all__ = [
     "ALIASES",
     "InstalledModel",
+    "clear_used",
     "converted_path",
     "data_directory",
     "default_model",
     "find_source",
-    "forget",
     "list_converted",
     "list_models",
     "mark_used",
@@ -38,7 +38,7 @@ __all__ = [
 ALIASES: Mapping[str, str] = MappingProxyType({"20b": "openai/gpt-oss-20b", "120b": "openai/gpt-oss-120b"})
 MANIFEST_NAME = "manifest.json"
 DEMO = "demo"
-"""The name of the model that comes with the package, and of no other."""
+"""The name of the embedded model; no other model can have it."""
 
 _DEMO_CHECKPOINT = Path(__file__).parents[1] / "demo" / "checkpoint"
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -47,22 +47,22 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstalledModel:
-    """A model that can be loaded without downloading anything."""
+    """A model that can be loaded without a download."""
 
     name: str
-    """What ``gptoss chat --model`` takes."""
+    """The reference for ``gptoss chat --model``."""
     path: Path
     nbytes: int
     precision: str
-    """Of the dense layers: ``bf16``, ``q8`` or ``q4``; ``?`` where config.json cannot be read."""
+    """Of the dense layers: ``bf16``, ``q8`` or ``q4``; ``?`` if config.json cannot be read."""
     last_used: float | None
     """Seconds since the epoch; None if never."""
     converted: bool
-    """Written by ``gptoss convert`` (False: the demo, or a download in the Hub's cache)."""
+    """Whether ``gptoss convert`` wrote it; else it is the demo or a download in the Hub's cache."""
 
 
 def data_directory() -> Path:
-    """Where converted models are kept: ``GPTOSS_DATA``, or the user's data directory. Need not exist."""
+    """The directory of converted models: ``GPTOSS_DATA``, or in the user's data directory. It may not exist."""
     override = os.environ.get("GPTOSS_DATA")
     if override:
         return as_path(override)
@@ -72,31 +72,31 @@ def data_directory() -> Path:
 
 
 def converted_path(reference: str) -> Path:
-    """Where the conversion of a model goes, and is found by name, unless another place is named.
+    """The default destination of a conversion, where the model is found by its name.
 
     Raises:
-        ConversionError: the reference has no part that could be a name.
+        ConversionError: the reference does not end in a valid name.
     """
     name = Path(reference).name or Path(reference).resolve().name
-    if name == DEMO:  # that name always means the one in the package
+    if name == DEMO:  # that name always means the embedded model
         name = f"{DEMO}-converted"
     if not _NAME.fullmatch(name):
-        raise ConversionError(f"{reference}: no name to keep the converted model under; name a destination")
+        raise ConversionError(f"{reference}: gives no name for the converted model; name a destination")
     return data_directory() / name
 
 
 def resolve(reference: str, *, download: bool = False, progress: Progress | None = None) -> Path:
-    """The directory of the model called ``reference``.
+    """Finds the directory of a model.
 
-    Looked for in this order: the demo; a converted model of that name; a directory; the Hub's cache.
+    Searches in this order: the demo; a converted model of that name; a directory; the Hub's cache.
 
     Args:
         reference: ``demo``, ``20b``, ``120b``, a converted model's name, a directory or a Hub repository id.
-        download: get it from the Hub if it is not here.
+        download: whether to download it from the Hub if it is not on this machine.
         progress: called while downloading.
 
     Raises:
-        ModelNotFound: it is not on this machine; the message names the command that gets it.
+        ModelNotFound: it is not on this machine; names the command that gets it.
         DownloadError, NotEnoughDisk: only with ``download``.
     """
     if reference == DEMO:
@@ -109,10 +109,10 @@ def resolve(reference: str, *, download: bool = False, progress: Progress | None
 
 
 def find_source(reference: str, *, allow_download: bool = False, progress: Progress | None = None) -> Path:
-    """As :func:`resolve`, without the converted models: where ``gptoss convert`` takes its input from.
+    """Finds the source of a conversion: as :func:`resolve`, but ignores converted models.
 
     Raises:
-        ModelNotFound: it is not on this machine; the message names the command that gets it.
+        ModelNotFound: it is not on this machine; names the command that gets it.
         DownloadError, NotEnoughDisk: only with ``allow_download``.
     """
     if reference == DEMO:
@@ -132,7 +132,7 @@ def find_source(reference: str, *, allow_download: bool = False, progress: Progr
 
 
 def repository_of(reference: str) -> str | None:
-    """The Hub repository a reference names; None if it can only be a path or a converted model's name."""
+    """The Hub repository that a reference names; None if it can only be a path or a converted model's name."""
     if reference in ALIASES:
         return ALIASES[reference]
     return reference if _REPO_ID.fullmatch(reference) and not _looks_like_path(reference) else None
@@ -144,16 +144,18 @@ def _looks_like_path(reference: str) -> bool:
 
 def _unknown(reference: str, path: Path) -> str:
     if not reference:
-        return "no model was named; try: demo, or get one with: gptoss convert 20b"
+        return "no model is named; try: demo, or get one with: gptoss convert 20b"
     if path.exists():
-        return f"{reference}: is not a directory; name the directory that holds config.json"
+        return f"{reference}: is not a directory; name the directory that contains config.json"
     if _NAME.fullmatch(reference):
         return f"{reference}: no model of that name here; see 'gptoss models', or get one: gptoss convert 20b"
-    return f"{reference}: no such directory; name one that holds config.json, or get one with: gptoss convert 20b"
+    return (
+        f"{reference}: no such directory; name one with a config.json in it, or get one with: gptoss convert 20b"
+    )
 
 
 def list_models() -> list[InstalledModel]:
-    """The models that can be loaded now: converted ones (last used first), the demo, then the Hub's cache."""
+    """All models that can be loaded: converted ones (last used first), the demo, then those in the Hub's cache."""
     converted = list_converted()
     names = {model.name for model in converted}
     others = [_installed(DEMO, _DEMO_CHECKPOINT, False)] if _DEMO_CHECKPOINT.is_dir() else []
@@ -165,17 +167,17 @@ def list_models() -> list[InstalledModel]:
 
 
 def list_converted() -> list[InstalledModel]:
-    """The models that ``gptoss convert`` wrote, last used first; the Hub's cache takes longer to look into."""
+    """The models that ``gptoss convert`` wrote, last used first; faster than searching the Hub's cache too."""
     converted = [_installed(path.name, path, True) for path in _converted_directories()]
     return sorted(converted, key=lambda model: (-(model.last_used or 0), model.name))
 
 
 def default_model() -> str | None:
-    """What is meant where no model is named.
+    """The model to use if the user names none.
 
     Returns:
-        The converted model used last, else a released one in the Hub's cache, else the demo once it was used; None
-        if there is nothing of that.
+        The converted model used last; else a released model in the Hub's cache; else the demo if it was ever used;
+        else None.
     """
     converted = list_converted()
     if converted:
@@ -223,12 +225,12 @@ def _precision(path: Path) -> str:
 
 
 def mark_used(reference: str | Path) -> None:
-    """Remembers that a model was loaded just now, so that it can be the default. Never fails.
+    """Records that a model is used now, so that it becomes the default. Never fails.
 
     Args:
-        reference: a converted model's or the demo's name or directory; anything else is not remembered.
+        reference: name or directory of a converted model or the demo; anything else is not recorded.
     """
-    name = _remembered_as(Path(reference))
+    name = _recorded_name(Path(reference))
     if name is not None:
         with contextlib.suppress(OSError):
             marker = _marker(name)
@@ -236,7 +238,7 @@ def mark_used(reference: str | Path) -> None:
             marker.touch()
 
 
-def _remembered_as(path: Path) -> str | None:
+def _recorded_name(path: Path) -> str | None:
     if path in (Path(DEMO), _DEMO_CHECKPOINT):
         return DEMO
     home = data_directory()
@@ -245,12 +247,12 @@ def _remembered_as(path: Path) -> str | None:
     return path.name if (home / path.name / MANIFEST_NAME).is_file() else None
 
 
-def forget(name: str) -> None:
-    """Forgets when a converted model was used: it is no longer there."""
+def clear_used(name: str) -> None:
+    """Removes the record of a deleted model's use."""
     with contextlib.suppress(OSError):
         _marker(name).unlink()
 
 
 def _marker(name: str) -> Path:
-    """An empty file whose time is the model's last use. Not in the model: that is as it was written."""
+    """An empty file whose time is the model's last use. It is outside the model, which never changes."""
     return data_directory() / ".used" / name

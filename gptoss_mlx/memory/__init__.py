@@ -1,4 +1,5 @@
-"""What a model needs of a machine and what may be used of it, from the config alone.
+"""The memory that a model needs and a machine has, the precision that fits, and a Mac's settings meanwhile.
 
-Reads no weights and computes nothing with them.
+Everything follows from the config: no weights are read and nothing is computed with them.
+Knows nothing of requests, conversations or checkpoints' files.
 """

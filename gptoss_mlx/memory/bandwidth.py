@@ -1,6 +1,6 @@
-"""How fast this machine's memory is: what decoding is held against.
+"""The bandwidth of this machine's memory, which bounds the speed of decoding.
 
-Apple states the bandwidth of every chip; of others it is measured by copying. Knows nothing of models.
+Apple states it for every chip; on other machines it is measured by copying. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ CHIPS: Mapping[str, int] = MappingProxyType(
         "M5 Max": 614,
     }
 )
-"""GB/s by chip, as Apple states it in the specifications of the Macs that have it (of the M5 Pro and Max, as the
-press reported its announcement). Where a chip comes with two figures it is the larger, so that a share of it is
-never flattered."""
+"""GB/s by chip, from Apple's specifications of the Macs that have it (for the M5 Pro and Max, from press reports
+of the announcement). Where a chip is sold with two bandwidths, the larger: no share of it is overstated."""
 
 _COPY_BYTES = 256 * 2**20  # far beyond any cache
 _COPIES = 5
@@ -46,21 +45,21 @@ _COPIES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bandwidth:
-    """Of a machine's memory."""
+    """The bandwidth of a machine's memory."""
 
     bytes_per_second: float
     source: str
-    """Where the figure is from, for the user."""
+    """The origin of the figure, for the user."""
 
 
 def stated_bandwidth(device_name: str) -> float | None:
-    """Bytes a second of one of Apple's chips; None if it is not known."""
+    """Bytes a second of one of Apple's chips; None for any other chip."""
     gigabytes = CHIPS.get(device_name.removeprefix("Apple").strip())
     return gigabytes * 1e9 if gigabytes is not None else None
 
 
 def memory_bandwidth(device_name: str) -> Bandwidth:
-    """What Apple states of a chip; of any other machine what copying on it reaches."""
+    """The bandwidth that Apple states for a chip; on any other machine, the one that copying reaches."""
     stated = stated_bandwidth(device_name)
     if stated is not None:
         return Bandwidth(bytes_per_second=stated, source="stated by Apple")
@@ -68,7 +67,7 @@ def memory_bandwidth(device_name: str) -> Bandwidth:
 
 
 def copy_bandwidth(nbytes: int = _COPY_BYTES) -> float:
-    """Bytes read and written a second while MLX copies an array on its default device; the best of a few."""
+    """Bytes read and written a second while MLX copies an array on its default device; the best of five copies."""
     source = mx.ones((nbytes // 4,), dtype=mx.float32)
     mx.eval(source)
     best = float("inf")

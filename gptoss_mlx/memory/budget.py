@@ -1,84 +1,90 @@
 """How a loaded model shares a device's memory: weights first, then the chunk at work, the rest for prompt caches.
 
-Everything is computed from the config before anything is allocated, so that what cannot fit is refused with its
-figures and the remedy instead of failing halfway.
+Everything is computed from the config before anything is allocated, so that a model that cannot fit is refused
+with the figures and the remedy instead of failing halfway. This is the only answer to "does it fit": loading,
+``convert``, ``info``, ``doctor`` and ``bench`` ask here.
 """
 
 from __future__ import annotations
 
 import bisect
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ..cache.layered import most_capacity
+from ..arguments import checked_integer
+from ..cache.layers import most_capacity
 from ..cache.quantized import KV_BITS, group_size_of
-from ..cache.store import MAX_MARK_BYTES, MAX_MARKS
-from ..config import ModelConfig
-from ..errors import ContextFull, InvalidRequest, NotEnoughMemory
-from ..files.read import short_repr
-from .sizes import (
-    PRECISIONS,
-    DeviceInfo,
-    full_bytes,
-    gigabytes,
-    precision_of,
-    weight_bytes,
-    window_bytes,
-    wired_limit_command,
-    with_precision,
-    working_bytes,
-)
+from ..cache.store import MAX_SNAPSHOT_BYTES, MAX_SNAPSHOTS
+from ..config import PRECISIONS, ModelConfig, precision_of, with_precision
+from ..errors import ContextFull, NotEnoughMemory
+from ..files.units import format_bytes
+from .device import DeviceInfo, wired_limit_command
+from .sizes import full_bytes, weight_bytes, window_bytes, working_bytes
 
-__all__ = ["CHUNKS", "Budget"]
+__all__ = ["CHUNKS", "MIN_CONTEXT", "Budget"]
 
 CHUNKS: Final = (64, 128, 256, 512, 1024, 2048)
 """Sizes of a prefill chunk, in tokens."""
-LEAST_CONTEXT: Final = 4096
-"""Where no context is asked for, a model that has room for fewer positions is not loaded."""
+MIN_CONTEXT: Final = 4096
+"""The positions that must fit where no context is asked for."""
 _CONTEXT_STEP: Final = 1024
+_CACHE_SHARE: Final = 8
+"""Prompt caches may take one part in so many of the device's memory, if one full context takes less."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What one model may use of one device. All sizes are in bytes, all lengths in positions.
+    """The memory of one device as one model uses it. All sizes are in bytes, all lengths in positions.
 
     Raises:
-        InvalidRequest: a value out of its range.
+        InvalidRequest: a value is out of its range.
+
+    Example:
+        >>> from gptoss_mlx.config import GPT_OSS_20B
+        >>> mac = DeviceInfo(name="M2", memory_bytes=16 * 2**30, gpu_bytes=16 * 2**30 * 2 // 3, is_mac=True)
+        >>> budget = Budget(config=GPT_OSS_20B, device=mac)
+        >>> budget.fits, budget.wired_limit_command
+        (False, 'sudo sysctl iogpu.wired_limit_mb=13312')
     """
 
     config: ModelConfig
     device: DeviceInfo
     element_bytes: int = 2
-    """Of what is not packed: 2 for bfloat16, 4 for float32."""
+    """Size of a value that is not packed: 2 for bfloat16, 4 for float32."""
     kv_bits: int | None = None
     context: int | None = None
     """The most positions of a conversation, where fewer than the model's are enough."""
     max_cache_bytes: int | None = None
-    """The most that all prompt caches together may take; by default what the device has left."""
+    """Lowers :attr:`cache_limit`."""
 
     def __post_init__(self) -> None:
-        most = self.config.max_position_embeddings
-        if self.context is not None and (type(self.context) is not int or not 1 <= self.context <= most):
-            raise InvalidRequest(
-                f"context is {short_repr(self.context)}; a whole number from 1 to {most} is needed"
-            )
-        if self.max_cache_bytes is not None and (
-            type(self.max_cache_bytes) is not int or self.max_cache_bytes < 1
-        ):
-            raise InvalidRequest(
-                f"max_cache_bytes is {short_repr(self.max_cache_bytes)}; a whole number from 1 is needed"
-            )
+        if self.context is not None:
+            checked_integer("context", self.context, 1, self.config.max_position_embeddings)
+        if self.max_cache_bytes is not None:
+            checked_integer("max_cache_bytes", self.max_cache_bytes, 1)
 
     @functools.cached_property
     def weight_bytes(self) -> int:
-        """Of all weights."""
+        """All weights."""
         return weight_bytes(self.config, element_bytes=self.element_bytes)
 
     @property
-    def wanted(self) -> int:
-        """Positions that there has to be room for before the model is loaded."""
-        return self.context or min(LEAST_CONTEXT, self.config.max_position_embeddings)
+    def required(self) -> int:
+        """The positions that must fit before the model is loaded."""
+        return self.context or min(MIN_CONTEXT, self.config.max_position_embeddings)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the model loads: :meth:`check_load` without the error."""
+        return self._holds(self.required)
+
+    @property
+    def wired_limit_command(self) -> str | None:
+        """The command after which a Mac holds the model; None if it fits already or the memory is too small."""
+        raised = None if self.fits else _with_raised_limit(self)
+        return raised and raised[0]
 
     def cache_bytes(self, length: int) -> int:
         """The most that a prompt cache of that many positions holds, the unused end of its buffers included."""
@@ -86,16 +92,22 @@ class Budget:
         return full + window_bytes(self.config, self.element_bytes)
 
     @property
-    def mark_bytes(self) -> int:
-        """The most that the marks of a conversation take."""
-        return min(MAX_MARKS * window_bytes(self.config, self.element_bytes), MAX_MARK_BYTES)
+    def snapshot_bytes(self) -> int:
+        """The most that the snapshots of one prompt cache take."""
+        return min(MAX_SNAPSHOTS * window_bytes(self.config, self.element_bytes), MAX_SNAPSHOT_BYTES)
 
-    def needed_bytes(self, length: int, chunk: int = CHUNKS[0]) -> int:
-        """Weights, a prompt of that many positions and one chunk of its prefill; marks are counted apart."""
+    def needed_bytes(self, length: int | None = None, chunk: int = CHUNKS[0]) -> int:
+        """Weights, a prompt and one chunk of its prefill. Snapshots are counted apart.
+
+        Args:
+            length: of the prompt; by default :attr:`required`.
+            chunk: tokens of the chunk.
+        """
+        length = self.required if length is None else length
         return self.weight_bytes + self.cache_bytes(length) + self.working_bytes(length, chunk)
 
     def working_bytes(self, length: int, chunk: int = CHUNKS[0]) -> int:
-        """What a prefill chunk needs for its activations, the last one of that many positions."""
+        """The activations of a prefill chunk that ends at position ``length``."""
         return working_bytes(
             self.config,
             chunk=chunk,
@@ -107,18 +119,23 @@ class Budget:
 
     @functools.cached_property
     def positions(self) -> int:
-        """The most positions of one conversation: of the model, asked for, or what there is memory for."""
-        lengths = range(1, self._asked + 1)
-        return bisect.bisect_left(lengths, True, key=lambda length: not self._has_room(length))
+        """The most positions of one conversation: the model's, those asked for, or those that fit the memory."""
+        return _longest(self._asked, self._holds)
 
     @property
     def cache_limit(self) -> int:
-        """What all prompt caches together may take."""
+        """The most that all prompt caches together may take.
+
+        One full context with its snapshots, or an eighth of the device's memory, whichever is more; never more
+        than weights and a prefill chunk leave, nor than ``max_cache_bytes``.
+        """
         left = self.device.gpu_bytes - self.weight_bytes - self.working_bytes(self.positions)
-        return left if self.max_cache_bytes is None else min(left, self.max_cache_bytes)
+        one = self.cache_bytes(self.positions) + self.snapshot_bytes
+        limit = min(left, max(one, self.device.memory_bytes // _CACHE_SHARE))
+        return limit if self.max_cache_bytes is None else min(limit, self.max_cache_bytes)
 
     def chunk_limit(self, length: int) -> int:
-        """The largest prefill chunk that there is memory for beside a conversation of that many positions."""
+        """The largest prefill chunk that fits beside a conversation of that many positions."""
         fitting = [chunk for chunk in CHUNKS if self.needed_bytes(length, chunk) <= self.device.gpu_bytes]
         return fitting[-1] if fitting else CHUNKS[0]
 
@@ -126,17 +143,17 @@ class Budget:
         """Before the weights are read.
 
         Raises:
-            NotEnoughMemory: with the figures and what would help.
+            NotEnoughMemory: the model does not fit; the message has the figures and the remedies.
         """
-        if not self._has_room(self.wanted):
-            raise NotEnoughMemory(self._explanation(self.wanted))
+        if not self.fits:
+            raise NotEnoughMemory(self._explanation(_STEPS))
 
     def check_prompt(self, length: int) -> None:
         """Before a prefill.
 
         Raises:
-            ContextFull: the prompt leaves no place for an answer in the context.
-            NotEnoughMemory: nor would it in the memory.
+            ContextFull: the prompt leaves no position for an answer in the context.
+            NotEnoughMemory: the prompt and one position for the answer do not fit the memory.
         """
         if length < self.positions:
             return
@@ -144,75 +161,98 @@ class Budget:
             raise ContextFull(
                 f"the prompt has {length} tokens; the context holds {self._asked}, one of them for the answer"
             )
+        with_answer = replace(self, context=length + 1)
         raise NotEnoughMemory(
-            f"the prompt has {length:,} tokens, and there is memory for {self.positions:,}: "
-            + self._explanation(length)
+            f"the prompt has {length:,} tokens, and the memory holds {self.positions:,}: "
+            + with_answer._explanation(_STEPS[:-1])  # a shorter context would not hold the prompt
         )
 
     @property
     def _asked(self) -> int:
         return self.context or self.config.max_position_embeddings
 
-    def _has_room(self, length: int) -> bool:
+    def _holds(self, length: int) -> bool:
         return self._fits_device(length) and self._fits_bound(length)
 
     def _fits_device(self, length: int) -> bool:
         return self.needed_bytes(length) <= self.device.gpu_bytes
 
     def _fits_bound(self, length: int) -> bool:
-        held = self.cache_bytes(length) + self.mark_bytes
+        held = self.cache_bytes(length) + self.snapshot_bytes
         return self.max_cache_bytes is None or held <= self.max_cache_bytes
 
-    def _explanation(self, length: int) -> str:
-        """Why there is no room, in figures, and what would make some."""
+    def _explanation(self, steps: tuple[_Step, ...]) -> str:
+        """Why :attr:`required` positions do not fit, in figures, and which of the steps would help."""
+        length = self.required
         if self._fits_device(length):
-            held = self.cache_bytes(length) + self.mark_bytes
+            held = self.cache_bytes(length) + self.snapshot_bytes
             return (
-                f"{length:,} positions and their marks take {held:,} bytes and max_cache_bytes is "
+                f"{length:,} positions and their snapshots take {held:,} bytes and max_cache_bytes is "
                 f"{self.max_cache_bytes:,}; raise it, or lower context"
             )
         return (
-            f"{gigabytes(self.needed_bytes(length))} are needed with {length:,} positions of context "
-            f"({gigabytes(self.weight_bytes)} of weights, {gigabytes(self.cache_bytes(length))} of keys and "
-            f"values, {gigabytes(self.working_bytes(length))} to compute with), and "
-            f"{gigabytes(self.device.gpu_bytes)} of this machine's {gigabytes(self.device.memory_bytes)} may be "
-            f"used; {self._remedy(length)}"
+            f"{format_bytes(self.needed_bytes(length))} are needed with {length:,} positions of context "
+            f"({format_bytes(self.weight_bytes)} of weights, {format_bytes(self.cache_bytes(length))} of keys and "
+            f"values, {format_bytes(self.working_bytes(length))} to compute with), and "
+            f"{format_bytes(self.device.gpu_bytes)} of this machine's {format_bytes(self.device.memory_bytes)} "
+            f"may be used; {_remedy(self, steps)}"
         )
 
-    def _remedy(self, length: int) -> str:
-        """What would help, each by itself; else what would together."""
-        smaller = self._smaller()
-        helping = [name for name, budget in smaller.items() if budget._fits_device(length)]
-        helping += _shorter_context(self)
-        command = wired_limit_command(self.device, self.needed_bytes(length))
-        if command is not None:
-            helping.append(command)
-        if helping:
-            return f"what helps: {', or '.join(helping)}"
-        # All at once: the smallest weights, the smallest keys and values, and the context that is left room for.
-        least = self
-        for budget in smaller.values():
-            least = replace(least, config=budget.config, kv_bits=budget.kv_bits or least.kv_bits)
-        together = [name for name in smaller if "q8" not in name] + _shorter_context(least)
-        if together and (least._fits_device(length) or _shorter_context(least)):
+
+_Change = tuple[str, Budget]
+"""An option or a command, and the budget after it."""
+_Step = Callable[[Budget], _Change | None]
+
+
+def _remedy(budget: Budget, steps: tuple[_Step, ...]) -> str:
+    """Each step that is enough by itself; if none is, the first few steps that are enough together."""
+    changes = [change for step in steps if (change := step(budget)) is not None]
+    enough = [command for command, changed in changes if changed.fits]
+    if enough:
+        return f"what helps: {', or '.join(enough)}"
+    together: list[str] = []
+    for step in steps:
+        if (change := step(budget)) is not None:
+            together.append(change[0])
+            budget = change[1]
+        if budget.fits:
             return f"what helps: {' with '.join(together)}"
-        return "no setting makes it fit; take a smaller model or a larger machine"
-
-    def _smaller(self) -> dict[str, Budget]:
-        """Each change that makes the model or its caches smaller, by its name, and what it leads to."""
-        found = {}
-        if self.kv_bits is None and group_size_of(self.config.head_dim) is not None:
-            found[f"--kv-bits {KV_BITS}"] = replace(self, kv_bits=KV_BITS)
-        own = PRECISIONS.index(precision_of(self.config))
-        for precision in PRECISIONS[own + 1 :]:
-            config = with_precision(self.config, precision)
-            found[f"gptoss convert --dense {precision}"] = replace(self, config=config)
-        return found
+    return "no setting makes it fit; take a smaller model or a larger machine"
 
 
-def _shorter_context(budget: Budget) -> list[str]:
-    """The option that makes the context as long as there is room for, where that is enough to be of use."""
-    lengths = range(1, budget.config.max_position_embeddings + 1)
-    room = bisect.bisect_left(lengths, True, key=lambda length: not budget._fits_device(length))
-    room -= room % _CONTEXT_STEP
-    return [f"--context {room}"] if room else []
+def _with_quantized_cache(budget: Budget) -> _Change | None:
+    if budget.kv_bits is not None or group_size_of(budget.config.head_dim) is None:
+        return None
+    return f"--kv-bits {KV_BITS}", replace(budget, kv_bits=KV_BITS)
+
+
+def _with_smaller_weights(budget: Budget) -> _Change | None:
+    """The largest precision below the budget's own that fits; q4 if none does."""
+    own = PRECISIONS.index(precision_of(budget.config))
+    found: _Change | None = None
+    for precision in PRECISIONS[own + 1 :]:
+        smaller = replace(budget, config=with_precision(budget.config, precision))
+        found = f"gptoss convert SOURCE --dense {precision} --force", smaller
+        if smaller.fits:
+            break
+    return found
+
+
+def _with_raised_limit(budget: Budget) -> _Change | None:
+    device = budget.device.with_raised_limit(budget.needed_bytes())
+    return None if device is None else (wired_limit_command(device), replace(budget, device=device))
+
+
+def _with_shorter_context(budget: Budget) -> _Change | None:
+    length = _longest(budget.config.max_position_embeddings, budget._fits_device)
+    length -= length % _CONTEXT_STEP
+    return (f"--context {length}", replace(budget, context=length)) if length else None
+
+
+# From the least loss to the most.
+_STEPS: Final = (_with_quantized_cache, _with_smaller_weights, _with_raised_limit, _with_shorter_context)
+
+
+def _longest(limit: int, holds: Callable[[int], bool]) -> int:
+    """The longest length up to ``limit`` that holds; 0 if none does."""
+    return bisect.bisect_left(range(1, limit + 1), True, key=lambda length: not holds(length))

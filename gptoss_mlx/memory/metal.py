@@ -1,8 +1,8 @@
-"""The settings of a Mac's memory that hold while models are loaded.
+"""The memory settings of a Mac while models are loaded.
 
 Wired memory is never paged out or compressed: without it, weights that were not used for a second may have to be
-read again, and the first token after a pause waits for them. They are settings of the process, not of a model:
-the first model that is loaded makes them, the last that is closed takes them back.
+read again, and the first token after a pause waits for them. The settings belong to the process, not to a model:
+loading the first model makes them, closing the last one restores the earlier values.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final, Protocol, cast
 
 import mlx.core as mx
 
-from .sizes import DeviceInfo
+from .device import DeviceInfo
 
 __all__ = ["MLX_MEMORY", "Allocator", "MemorySettings", "is_out_of_memory"]
 
@@ -20,25 +20,25 @@ _CACHE_SHARE: Final = 16
 _MAX_CACHE_BYTES: Final = 2**31
 
 
-# How MLX says that there is no memory: its own allocator, Metal's command buffers, CUDA.
+# Out of memory, in the words of MLX's allocator, of Metal's command buffers and of CUDA.
 _OUT_OF_MEMORY: Final = ("malloc", "insufficient memory", "out of memory", "outofmemory", "unable to allocate")
 
 
 class Allocator(Protocol):
-    """What of MLX's memory management is used; ``mlx.core`` is one."""
+    """The part of MLX's memory management that is used here; ``mlx.core`` has it."""
 
     def set_wired_limit(self, limit: int, /) -> int:
-        """Sets how much may be wired; gives what it was before."""
+        """Sets how many bytes may be wired; returns the value before."""
 
     def set_cache_limit(self, limit: int, /) -> int:
-        """Sets how much freed memory is kept for reuse; gives what it was before."""
+        """Sets how many freed bytes are kept for reuse; returns the value before."""
 
 
 class MemorySettings:
-    """Holds the settings from :meth:`hold` to :meth:`release`, for any number of models.
+    """Keeps the settings from :meth:`hold` to :meth:`release`, for any number of models.
 
     Args:
-        allocator: whose settings they are.
+        allocator: the memory management to set.
     """
 
     def __init__(self, allocator: Allocator) -> None:
@@ -48,14 +48,14 @@ class MemorySettings:
         self._before = (0, 0)
 
     def hold(self, device: DeviceInfo) -> None:
-        """A model is being loaded. Elsewhere than on a Mac nothing is changed."""
+        """Called before a model is loaded. On other machines than Macs it does nothing."""
         if not device.is_mac:
             return
         with self._lock:
             self._holders += 1
             if self._holders > 1:
                 return
-            # Freed buffers are kept for the next step, but not so many that they crowd out what is in use.
+            # Freed buffers are kept for the next step, within a bound: the memory is needed by those in use.
             kept = min(_MAX_CACHE_BYTES, device.gpu_bytes // _CACHE_SHARE)
             self._before = (
                 self._allocator.set_wired_limit(device.gpu_bytes),
@@ -63,7 +63,7 @@ class MemorySettings:
             )
 
     def release(self, device: DeviceInfo) -> None:
-        """A model was closed or forgotten."""
+        """Called after a model was closed or collected."""
         if not device.is_mac:
             return
         with self._lock:
@@ -75,7 +75,7 @@ class MemorySettings:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device had no more memory to give."""
+    """Whether an error means that the device has no memory left."""
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _OUT_OF_MEMORY)

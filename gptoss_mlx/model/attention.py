@@ -1,17 +1,22 @@
-"""Sliding-window attention of many queries at once, in bands instead of one masked square."""
+"""Attention for which MLX has no kernel of its own: over a sliding window, and over 8-bit keys and values.
+
+B batch, L new positions, S all positions, A query heads, K key-value heads, D head dim.
+"""
 
 from __future__ import annotations
 
 import mlx.core as mx
 
-__all__ = ["banded_attention", "sliding_mask"]
+from ..cache.quantized import KV_BITS, QuantizedStates
+
+__all__ = ["banded_attention", "quantized_attention", "sliding_mask"]
 
 
 def sliding_mask(window: int, before: int, length: int) -> mx.array:
-    """Which keys each query of a sliding layer sees: itself and the window − 1 before it.
+    """The mask of a sliding layer: a query attends to its own position and the window − 1 before it.
 
-    For at most ``window`` new positions one mask over everything; for more, one a band of ``window``
-    queries over 2 · ``window`` keys (see :func:`banded_attention`).
+    Up to ``window`` new positions share one mask over all keys. More of them are cut into bands of ``window``
+    queries, each with a mask over 2 · ``window`` keys (see :func:`banded_attention`).
 
     Args:
         window: W.
@@ -28,7 +33,7 @@ def sliding_mask(window: int, before: int, length: int) -> mx.array:
     queries = mx.arange(window, 2 * window)[:, None]
     keys = mx.arange(2 * window)[None]
     band = (keys <= queries) & (keys > queries - window)
-    # Before the first band stand only the cached keys; the rest of its left half is padding.
+    # Only the cached keys come before the first band; the rest of its left half is padding.
     first = band & (keys >= window - before)
     bands = -(-length // window)
     return mx.concatenate([first[None], mx.broadcast_to(band, (bands - 1, *band.shape))])[:, None]
@@ -44,10 +49,10 @@ def banded_attention(
     mask: mx.array,
     sinks: mx.array,
 ) -> mx.array:
-    """Sliding attention of many queries: each band of W queries looks at its own and the W keys before.
+    """Sliding attention of many queries: each band of W queries attends to its own keys and the W before.
 
-    The work is 2W keys a query, however long the prompt; a mask over all keys would compute L and throw
-    most of them away.
+    A query is multiplied with 2W keys, however long the prompt; with one mask over all keys it would be multiplied
+    with L, and most scores would be dropped.
 
     Args:
         queries: [B, A, L, D].
@@ -83,3 +88,63 @@ def banded_attention(
     )
     attended = attended.reshape(batch, bands, queries.shape[1], window, -1).swapaxes(1, 2)
     return attended.reshape(batch, queries.shape[1], bands * window, -1)[:, :, :length]
+
+
+def quantized_attention(
+    queries: mx.array, keys: QuantizedStates, values: QuantizedStates, *, scale: float, sinks: mx.array
+) -> mx.array:
+    """Causal attention of the last L positions over all S.
+
+    A single query is multiplied with the codes themselves, so that decoding reads one byte a value. For more
+    queries the states are dequantised for the time of this call, and the fused kernel does the rest.
+
+    Args:
+        queries: [B, A, L, D].
+        keys, values: of S positions; the last L of them are the queries' own.
+        scale: of the scores.
+        sinks: [A].
+
+    Returns:
+        [B, A, L, D], in the queries' dtype.
+    """
+    B, A, L, D = queries.shape
+    dtype = queries.dtype
+    if L > 1:
+        return mx.fast.scaled_dot_product_attention(
+            queries,
+            keys.dequantized(dtype),
+            values.dequantized(dtype),
+            scale=scale,
+            mask="causal",
+            sinks=sinks,
+        )
+    K, S, _ = keys.codes.shape[1:]
+    heads = A // K
+    grouped = queries.reshape(B, K, 1, heads, D).astype(mx.float32) * scale
+    scores = _product(grouped, keys, transpose=True)  # [B, K, 1, A / K, S]
+    rows = _value_rows(heads)
+    weights = mx.softmax(scores, axis=-1).reshape(B, K, heads // rows, rows, S)
+    attended = _product(weights, values, transpose=False).reshape(B, A, 1, D)
+    # A sink adds e^sink to the denominator Σ e^score and nothing to the sum: that is a factor of
+    # Σ e^score / (Σ e^score + e^sink) = sigmoid(logsumexp(scores) − sink).
+    share = mx.sigmoid(mx.logsumexp(scores, axis=-1).reshape(B, A) - sinks)
+    return (attended * share[..., None, None]).astype(dtype)
+
+
+def _value_rows(heads: int) -> int:
+    """How many of the query heads that share values are rows of one product.
+
+    For a single row Metal splits the context over many threadgroups (``qvm_split_k``, from 1,024 keys on); for
+    four or more it has two threadgroups a key-value head, which walk the whole context (``qmm_n``). The product
+    with the keys is parallel over them in any shape. MLX's CPU backend copies the codes for each product that
+    shares them.
+    """
+    return heads if mx.default_device() == mx.cpu else 1
+
+
+def _product(x: mx.array, states: QuantizedStates, *, transpose: bool) -> mx.array:
+    """x [B, K, products, rows, ...] times the codes [B, K, S, ...]."""
+    codes, scales, biases = (part[:, :, None] for part in states.parts)
+    return mx.quantized_matmul(
+        x, codes, scales, biases, transpose=transpose, group_size=states.group_size, bits=KV_BITS
+    )

@@ -1,7 +1,7 @@
 """The layers with a weight: dense, embedding, norm, and the MXFP4 weights of all experts.
 
-Parameters bear the names that a checkpoint in the MLX layout has. They are placeholders until
-``load_weights`` replaces them: nothing here is ever evaluated before.
+Parameters have the names of a checkpoint in the MLX layout. They are placeholders that are never evaluated:
+``load_weights`` replaces them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ __all__ = ["Dense", "Embedding", "MXFP4Weight", "RMSNorm"]
 
 
 class Dense(Module):
-    """A linear layer, as it is or affine-quantised.
+    """A linear layer, in floating point or affine-quantised.
 
     Args:
         height, width: of the weight.
         bias: whether it has one.
-        quantization: how the weight is stored, if not as it is.
+        quantization: of the weight; None for floating point.
     """
 
     def __init__(self, height: int, width: int, *, bias: bool, quantization: Quantization | None) -> None:
@@ -54,13 +54,13 @@ class Dense(Module):
 
 
 class Embedding(Dense):
-    """Token id -> row of the weight."""
+    """Maps a token id to a row of the weight."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.vocab_size, config.hidden_size, bias=False, quantization=config.quantization)
 
     def rows(self, tokens: mx.array) -> mx.array:
-        """[B, L] -> [B, L, H]."""
+        """[...] -> [..., H]."""
         quantization = self._quantization
         if quantization is None:
             return self.weight[tokens]
@@ -94,12 +94,12 @@ class MXFP4Weight(Module):
         self.scales = mx.zeros((experts, height, width // MXFP4_GROUP_SIZE), dtype=mx.uint8)
 
     def __call__(self, x: mx.array, experts: mx.array, rows: mx.array | None = None) -> mx.array:
-        """Row by row, x times the transposed weight of an expert.
+        """Multiplies rows of x with the transposed weight of their expert.
 
         Args:
             x: [N, 1, width].
             experts: [...], the expert of each result; sorted if ``rows`` is not given.
-            rows: [...], the row of x for each result; by default each its own.
+            rows: [...], the row of x for each result; by default row n for result n.
 
         Returns:
             [..., 1, height].

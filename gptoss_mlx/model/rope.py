@@ -17,7 +17,7 @@ __all__ = ["yarn_concentration", "yarn_wavelengths"]
 
 
 def yarn_wavelengths(head_dim: int, rope: RopeConfig) -> mx.array:
-    """What ``mx.fast.rope(freqs=)`` takes: the reciprocal of each pair's angle per position.
+    """The argument of ``mx.fast.rope(freqs=)``: the reciprocal of each pair's angle per position.
 
     Args:
         head_dim: D, even.

@@ -1,33 +1,36 @@
 """The gpt-oss transformer, in dependency order: attention, experts, mixture, block, transformer.
 
-Shapes: B batch, L new positions, H hidden, A query heads, K key-value heads, D head dim, E experts,
-T active experts per token, I expert intermediate, W sliding window, V vocabulary.
+Shapes: B batch, L new positions, N = B · L rows, H hidden, A query heads, K key-value heads, D head dim,
+E experts, T active experts per token, I expert intermediate, W sliding window, V vocabulary.
 
 One decoded token should cost few kernels: on a GPU their launches, not their arithmetic, are what is left to
-win. So q, k and v are one product and one rotation, biases ride on ``addmm``, both biases of an expert come
-in one gather, and the end of a block is one compiled kernel that also adds the next layer's output bias.
+win. So q, k and v are one product and one rotation, biases are added by ``addmm``, one gather fetches both
+biases of an expert, and the end of a block is one compiled kernel that also adds the next layer's output bias.
+A block works on rows, [N, H]: only attention looks at batch and position, and on a CPU each view costs time too.
 
-It should cost little Python either: for one token what comes before and after the attention of a block has always
-the same shapes, so it is compiled, and replayed instead of built anew.
+It should cost little Python too. For one token the parts of a block before and after its attention always have the
+same shapes, so they are compiled, and replayed instead of built anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
-from ..cache.layered import LayerCache, PromptCache, SlidingKVCache
-from ..cache.quantized import QuantizedStates, quantized_attention
-from ..checkpoint.layouts import load_weights
+from ..cache.layered import PromptCache
+from ..cache.layers import LayerCache, SlidingKVCache
+from ..cache.quantized import QuantizedStates
 from ..config import ModelConfig
-from .attention import banded_attention, sliding_mask
+from .attention import banded_attention, quantized_attention, sliding_mask
 from .layers import Dense, Embedding, MXFP4Weight, RMSNorm
 from .rope import yarn_concentration, yarn_wavelengths
+from .weights import load_weights
 
 __all__ = ["Transformer", "load_transformer"]
 
@@ -54,21 +57,22 @@ class Attention(Module):
         # YaRN's concentration multiplies queries and keys: squared, it is a factor of the scores.
         self._scale = config.head_dim**-0.5 * yarn_concentration(config.rope) ** 2
 
-    def project(self, x: mx.array, offset: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    def project(self, x: mx.array, offset: mx.array, batch: int) -> tuple[mx.array, mx.array, mx.array]:
         """Queries, keys and values of new positions, the first two rotated.
 
         Args:
-            x: [B, L, H], normed.
-            offset: [], where the first of them stands.
+            x: [N, H], normed.
+            offset: [], the position of the first of them.
+            batch: B.
 
         Returns:
             [B, A, L, D] and twice [B, K, L, D].
         """
-        B, L, _ = x.shape
         A, K, D = self._query_heads, self._key_heads, self._head_dim
-        heads = self.qkv_proj(x).reshape(B, L, A + 2 * K, D).swapaxes(1, 2)  # [B, A + 2K, L, D]
+        heads = self.qkv_proj(x).reshape(batch, -1, A + 2 * K, D).swapaxes(1, 2)  # [B, A + 2K, L, D]
+        queries_and_keys, values = mx.split(heads, [A + K], axis=1)
         rotated = mx.fast.rope(
-            heads[:, : A + K],
+            queries_and_keys,
             D,
             traditional=False,
             base=None,
@@ -76,12 +80,13 @@ class Attention(Module):
             offset=offset,
             freqs=self._wavelengths,
         )
-        return rotated[:, :A], rotated[:, A:], heads[:, A + K :]
+        queries, keys = mx.split(rotated, [A], axis=1)
+        return queries, keys, values
 
     def attend(
         self, queries: mx.array, new_keys: mx.array, new_values: mx.array, cache: LayerCache, mask: mx.array | None
     ) -> mx.array:
-        """What each query sees of the cache and of the new positions, which are added to it.
+        """Adds the new positions to the cache and attends to all of it.
 
         Args:
             queries, new_keys, new_values: from :meth:`project`.
@@ -105,7 +110,7 @@ class Attention(Module):
             keys,
             values,
             scale=self._scale,
-            # "causal" lets the kernel skip whole blocks of keys; an array never does.
+            # With "causal" the kernel skips whole blocks of keys; with an array it never does.
             mask=mask if mask is not None else "causal" if queries.shape[2] > 1 else None,
             sinks=self.sinks,
         )
@@ -115,18 +120,23 @@ class Attention(Module):
 
         Args:
             attended: [B, A, L, D].
-            addend: [B, L, H].
+            addend: [N, H].
+
+        Returns:
+            [N, H].
         """
-        B, A, L, D = attended.shape
-        return self.o_proj(attended.swapaxes(1, 2).reshape(B, L, A * D), addend)
+        return self.o_proj(attended.swapaxes(1, 2).reshape(addend.shape[0], -1), addend)
 
 
-# Once for all lengths. For one token it becomes a part of what a block compiles.
-_compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = partial(mx.compile, shapeless=True)
+Fuse = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""How a function of elementwise operations is made one kernel: compiled, or left as it is."""
 
 
-@_compiled
-def swiglu(gate: mx.array, gate_bias: mx.array, up: mx.array, up_bias: mx.array, limit: mx.array) -> mx.array:
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+def swiglu(gate: mx.array, gate_bias: mx.array, up: mx.array, up_bias: mx.array, limit: float) -> mx.array:
     """gate · sigmoid(1.702 · gate) · (up + 1), gate clamped above and up on both sides; in float32 inside."""
     dtype = gate.dtype
     gate = mx.minimum(gate.astype(mx.float32) + gate_bias, limit)
@@ -137,58 +147,72 @@ def swiglu(gate: mx.array, gate_bias: mx.array, up: mx.array, up_bias: mx.array,
 class Experts(Module):
     """All experts of a layer, in MXFP4: two products over the rows that the router chose."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, fuse: Fuse) -> None:
         super().__init__()
         E, H, I = config.num_local_experts, config.hidden_size, config.intermediate_size
         self.gate_up_proj = MXFP4Weight(E, 2 * I, H)
         self.down_proj = MXFP4Weight(E, H, I)
         self.bias = mx.zeros((E, 2 * I + H))
         self._intermediate_size = I
-        self._limit = mx.array(config.swiglu_limit)
+        self._limit = config.swiglu_limit
+        self._swiglu = fuse(swiglu)
         # For one token: its row serves T experts, whose T rows serve one each. Made once, not every step.
         self._one_row = mx.zeros((1, config.num_experts_per_tok), dtype=mx.uint32)
         self._own_rows = mx.arange(config.num_experts_per_tok, dtype=mx.uint32)[None]
-        mx.eval(self._limit, self._one_row, self._own_rows)
+        # Where the biases of T experts end, one after another: gate and up, down, gate and up, ...
+        self._ends = list(accumulate((2 * I, H) * config.num_experts_per_tok))[:-1]
+        mx.eval(self._one_row, self._own_rows)
 
-    def __call__(self, x: mx.array, experts: mx.array) -> tuple[mx.array, mx.array]:
-        """What each token's experts say, before the down bias.
+    def __call__(self, x: mx.array, experts: mx.array) -> tuple[list[mx.array], list[mx.array]]:
+        """The output of each token's experts, before the down bias.
 
         Args:
             x: [N, H].
             experts: [N, T], their numbers.
 
         Returns:
-            [N, T, H], and the down bias of each, [N, T, H].
+            T outputs and their T down biases, [N, H] each.
         """
-        # From four rows an expert on, sorted rows let the kernel work in tiles.
-        if experts.size >= 4 * self.bias.shape[0]:
-            return self._sorted(x, experts)
         N, T = experts.shape
-        bias = self.bias[experts]  # [N, T, 2I + H]
+        products = self._sorted if sorting_pays(N * T, self.bias.shape[0]) else self._in_place
+        down, bias = products(x, experts)
+        # One operation makes the views of all experts; every second part of the biases is a down bias.
+        outputs = mx.split(down.reshape(N, -1), T, axis=1)
+        return list(outputs), list(mx.split(bias.reshape(N, -1), self._ends, axis=1))[1::2]
+
+    def _in_place(self, x: mx.array, experts: mx.array) -> tuple[mx.array, mx.array]:
+        """Both products, the rows in the order of the tokens.
+
+        Returns:
+            N · T rows of H, and N · T of both biases, 2I + H.
+        """
+        N, T = experts.shape
         one, own = self._one_row, self._own_rows
         if N > 1:
             own = mx.arange(N * T, dtype=mx.uint32).reshape(N, T)
             one = own // T
+        bias = self.bias[experts]
         hidden = self.gate_up_proj(x[:, None], experts, rows=one)  # [N, T, 1, 2I]
-        hidden = self._activate(hidden[:, :, 0], bias)
-        down = self.down_proj(hidden.reshape(N * T, 1, -1), experts, rows=own)  # [N, T, 1, H]
-        return down[:, :, 0], bias[..., 2 * self._intermediate_size :]
+        down = self.down_proj(self._activate(hidden, bias), experts, rows=own)  # [N, T, 1, H]
+        return down, bias
 
     def _sorted(self, x: mx.array, experts: mx.array) -> tuple[mx.array, mx.array]:
-        N, T = experts.shape
-        order = mx.argsort(experts.flatten())
-        chosen = experts.flatten()[order]
-        bias = self.bias[chosen]  # [N * T, 2I + H]
-        hidden = self.gate_up_proj(x[order // T][:, None], chosen)  # [N * T, 1, 2I]
-        down = self.down_proj(self._activate(hidden[:, 0], bias)[:, None], chosen)[:, 0]
+        """The same, computed with the rows of each expert next to each other."""
+        T = experts.shape[1]
+        experts = experts.flatten()
+        order = mx.argsort(experts)
+        chosen = experts[order]
+        bias = self.bias[chosen]  # [N · T, 2I + H]
+        hidden = self.gate_up_proj(x[order // T][:, None], chosen)  # [N · T, 1, 2I]
+        down = self.down_proj(self._activate(hidden, bias), chosen)  # [N · T, 1, H]
         place = mx.argsort(order)
-        H = down.shape[-1]
-        return down[place].reshape(N, T, H), bias[:, 2 * self._intermediate_size :][place].reshape(N, T, H)
+        return down[place], bias[place]
 
     def _activate(self, hidden: mx.array, bias: mx.array) -> mx.array:
-        """[..., 2I] -> [..., I]; even rows are gate, odd rows up."""
+        """[..., 1, 2I] -> [..., 1, I]; even rows are gate, odd rows up."""
         width = 2 * self._intermediate_size
-        activated: mx.array = swiglu(
+        bias = bias[..., None, :]
+        activated: mx.array = self._swiglu(
             hidden[..., ::2],
             bias[..., 0:width:2],
             hidden[..., 1::2],
@@ -198,11 +222,22 @@ class Experts(Module):
         return activated
 
 
+def sorting_pays(indices: int, experts: int) -> bool:
+    """Whether rows are sorted by their expert before the products.
+
+    Sorted rows that share an expert read its weights one after another; from 4 rows an expert on (16 at least)
+    MLX multiplies them in tiles and reads the weights once (``GatherQMM::eval_gpu``: ``gather_qmm_rhs``). Sorting
+    costs a few small kernels, so it must save reads: of n rows, n² / 2E are expected to share an expert with an
+    earlier one. Two are enough: that is from 3 tokens on for 32 experts, from 6 on for 128.
+    """
+    return indices**2 >= 4 * experts
+
+
 def _weighted_sum(
     residual: mx.array, weights: list[mx.array], outputs: list[mx.array], biases: list[mx.array]
 ) -> mx.array:
-    # Unrolled over the experts so that it compiles into one kernel: a sum over an axis would be another. Added in
-    # pairs because the compiler fuses only so deep.
+    # Unrolled over the experts, so that it compiles into one kernel; a sum over an axis would be another kernel.
+    # Added in pairs, because the compiler fuses to a depth of 11.
     terms = [
         weight.astype(mx.float32) * (output.astype(mx.float32) + bias.astype(mx.float32))
         for weight, output, bias in zip(weights, outputs, biases, strict=True)
@@ -212,7 +247,6 @@ def _weighted_sum(
     return residual.astype(mx.float32) + terms[0]
 
 
-@_compiled
 def combine(
     residual: mx.array, weights: list[mx.array], outputs: list[mx.array], biases: list[mx.array]
 ) -> mx.array:
@@ -220,7 +254,6 @@ def combine(
     return _weighted_sum(residual, weights, outputs, biases).astype(residual.dtype)
 
 
-@_compiled
 def combine_twice(
     residual: mx.array,
     weights: list[mx.array],
@@ -229,6 +262,7 @@ def combine_twice(
     next_bias: mx.array,
 ) -> tuple[mx.array, mx.array]:
     """:func:`combine`, and that plus the next layer's output bias."""
+    # The bias is added to the rounded sum: were both rounded from one sum, they would be two kernels.
     total = _weighted_sum(residual, weights, outputs, biases).astype(residual.dtype)
     return total, total + next_bias
 
@@ -236,145 +270,174 @@ def combine_twice(
 class MoE(Module):
     """Mixture of experts: the router's best T, weighted by the softmax over those T."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, fuse: Fuse) -> None:
         super().__init__()
         self.router = Dense(config.num_local_experts, config.hidden_size, bias=True, quantization=None)
-        self.experts = Experts(config)
+        self.experts = Experts(config, fuse)
         self._active = config.num_experts_per_tok
+        self._combine, self._combine_twice = fuse(combine), fuse(combine_twice)
 
     def __call__(self, x: mx.array, residual: mx.array, next_bias: mx.array | None) -> tuple[mx.array, mx.array]:
         """Adds the mixture to the residual.
 
         Args:
-            x: [B, L, H], normed.
-            residual: [B, L, H].
+            x: [N, H], normed.
+            residual: [N, H].
             next_bias: [H], the output bias of the next layer's attention; None after the last.
 
         Returns:
-            The sum, and the sum with ``next_bias`` in it (without one, the same again): [B, L, H] each.
+            The sum, and the sum with ``next_bias`` in it (without one, the same again): [N, H] each.
         """
-        B, L, H = x.shape
         T = self._active
-        x = x.reshape(B * L, H)
         scores = self.router(x)  # [N, E]
         experts = mx.argpartition(scores, kth=-T, axis=-1)[:, -T:]  # [N, T]
         weights = mx.softmax(mx.take_along_axis(scores, experts, axis=-1), axis=-1, precise=True)
-        weights, outputs, biases = (rows.reshape(B, L, T, -1) for rows in (weights, *self.experts(x, experts)))
-        parts = tuple([rows[:, :, t] for t in range(T)] for rows in (weights, outputs, biases))
+        parts = list(mx.split(weights, T, axis=1)), *self.experts(x, experts)
         if next_bias is None:
-            total: mx.array = combine(residual, *parts)
+            total: mx.array = self._combine(residual, *parts)
             return total, total
-        # Given on as they are: where one of them were looked at in another shape, the two would not be fused.
-        both: tuple[mx.array, mx.array] = combine_twice(residual, *parts, next_bias)
+        # Returned unchanged: if one of the two were reshaped here, MLX would not fuse them.
+        both: tuple[mx.array, mx.array] = self._combine_twice(residual, *parts, next_bias)
         return both
 
 
 class TransformerBlock(Module):
     """Attention, then the mixture of experts, each on a normed input and added to the residual."""
 
-    def __init__(self, config: ModelConfig, wavelengths: mx.array) -> None:
+    def __init__(self, config: ModelConfig, wavelengths: mx.array, fuse: Fuse) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config)
         self.self_attn = Attention(config, wavelengths)
         self.post_attention_layernorm = RMSNorm(config)
-        self.mlp = MoE(config)
+        self.mlp = MoE(config, fuse)
 
     @property
     def output_bias(self) -> mx.array:
-        """[H], of the attention. Added where the block is entered, so that the product need not."""
+        """[H], of the attention. The block before adds it, so that the output product need not."""
         return self.self_attn.o_proj.bias
 
-    def enter(self, x: mx.array, offset: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        """Up to the attention: see :meth:`Attention.project`; x is [B, L, H]."""
-        return self.self_attn.project(self.input_layernorm(x), offset)
+    def enter(self, x: mx.array, offset: mx.array, batch: int) -> tuple[mx.array, mx.array, mx.array]:
+        """The part before the attention: see :meth:`Attention.project`; x is [N, H]."""
+        return self.self_attn.project(self.input_layernorm(x), offset, batch)
 
     def leave(
         self, attended: mx.array, x_with_bias: mx.array, next_bias: mx.array | None
     ) -> tuple[mx.array, mx.array]:
-        """From the attention on.
+        """The part after the attention.
 
         Args:
             attended: [B, A, L, D], from :meth:`Attention.attend`.
-            x_with_bias: [B, L, H], what entered, with this layer's output bias.
+            x_with_bias: [N, H], the block's input with this layer's output bias.
             next_bias: see :class:`MoE`.
 
         Returns:
-            What enters the next block, and the same with ``next_bias`` in it: [B, L, H] each.
+            The next block's input, and the same with ``next_bias`` in it: [N, H] each.
         """
         x = self.self_attn.output(attended, x_with_bias)
         return self.mlp(self.post_attention_layernorm(x), x, next_bias)
 
 
 class Transformer(Module):
-    """gpt-oss, from token ids to logits. Works for any config: 20b, 120b, or the demo's."""
+    """gpt-oss, from token ids to logits. Works for any config: 20b, 120b, or the demo's.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: its shape.
+        compiled: whether MLX compiles what it can fuse. Either way the same functions are computed.
+    """
+
+    def __init__(self, config: ModelConfig, *, compiled: bool = True) -> None:
         super().__init__()
         wavelengths = yarn_wavelengths(config.head_dim, config.rope)
         mx.eval(wavelengths)
-        self._config = config
+        # Compiled once for all lengths. For one token they become parts of what a block compiles.
+        fuse: Fuse = partial(mx.compile, shapeless=True) if compiled else _as_it_is
+        self.config = config
         self.embed_tokens = Embedding(config)
-        self.layers = [TransformerBlock(config, wavelengths) for _ in range(config.num_hidden_layers)]
+        self.layers = [TransformerBlock(config, wavelengths, fuse) for _ in range(config.num_hidden_layers)]
         self.norm = RMSNorm(config)
         self.lm_head = Dense(config.vocab_size, config.hidden_size, bias=False, quantization=config.quantization)
-        self.recompile()
-
-    def recompile(self) -> None:
-        """Forgets what was compiled for one token; it holds the weights, so a change of them asks for this."""
-        self._as_they_are = [(block.enter, block.leave) for block in self.layers]
-        self._for_one_token = [(mx.compile(enter), mx.compile(leave)) for enter, leave in self._as_they_are]
+        self._parts = [(block.enter, block.leave) for block in self.layers]
+        compile_part: Fuse = mx.compile if compiled else _as_it_is
+        self._parts_for_one_token = [(compile_part(enter), compile_part(leave)) for enter, leave in self._parts]
 
     def __call__(self, tokens: mx.array, cache: PromptCache | None = None, *, last_only: bool = False) -> mx.array:
         """The logits of the next token after each position.
 
         Args:
             tokens: [B, L], ids.
-            cache: what stands before them; they are added to it. By default they begin a prompt.
+            cache: holds the positions before them; they are added to it. By default they begin a prompt.
             last_only: only the last position's logits, [B, 1, V]: over the vocabulary the others are costly.
 
         Returns:
             [B, L, V], in the model's dtype.
         """
+        B, L = tokens.shape
         cache = cache if cache is not None else self.make_cache()
-        blocks = self._for_one_token if tokens.size == 1 else self._as_they_are
-        mask, offset = self._sliding_mask(cache, tokens.shape[1]), mx.array(cache.offset)
+        for x in self.layer_outputs(tokens, cache):  # noqa: B007  (the last one is used)
+            pass
+        if last_only:
+            x, L = x.reshape(B, L, -1)[:, -1], 1
+        return self.lm_head.product(self.norm(x)).reshape(B, L, -1)
+
+    def layer_outputs(self, tokens: mx.array, cache: PromptCache) -> Iterator[mx.array]:
+        """The output of one layer after the other, not evaluated.
+
+        Args:
+            tokens: [B, L], ids.
+            cache: the positions before them; each layer's part grows when that layer is computed.
+
+        Returns:
+            [B * L, H] for each layer.
+        """
+        B, L = tokens.shape
+        parts = self._parts_for_one_token if tokens.size == 1 else self._parts
+        mask, offset = self._sliding_mask(cache, L), mx.array(cache.offset)
         output_biases = [layer.output_bias for layer in self.layers]
-        x = self.embed_tokens.rows(tokens)
+        x = self.embed_tokens.rows(tokens.reshape(B * L))  # [N, H]
         x_with_bias = x + output_biases[0]
         for (enter, leave), layer, layer_cache, next_bias in zip(
-            blocks, self.layers, cache.layers, (*output_biases[1:], None), strict=True
+            parts, self.layers, cache.layers, (*output_biases[1:], None), strict=True
         ):
             layer_mask = mask if isinstance(layer_cache, SlidingKVCache) else None
-            attended = layer.self_attn.attend(*enter(x, offset), layer_cache, layer_mask)
+            attended = layer.self_attn.attend(*enter(x, offset, B), layer_cache, layer_mask)
             x, x_with_bias = leave(attended, x_with_bias, next_bias)
-        if last_only:
-            x = x[:, -1:]
-        return self.lm_head.product(self.norm(x))
+            yield x
 
     def make_cache(self) -> PromptCache:
         """An empty cache for this model."""
-        return PromptCache(self._config)
+        return PromptCache(self.config)
 
     def _sliding_mask(self, cache: PromptCache, length: int) -> mx.array | None:
         """One mask for all sliding layers; a single token needs none: its ring is its window."""
-        window = self._config.sliding_window
+        window = self.config.sliding_window
         if length == 1:
             return None
         return sliding_mask(window, min(cache.offset, window), length)
 
 
-def load_transformer(directory: str | Path, dtype: mx.Dtype = mx.bfloat16) -> Transformer:
+def load_transformer(
+    directory: str | Path,
+    dtype: mx.Dtype = mx.bfloat16,
+    *,
+    compiled: bool | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Transformer:
     """The model of a checkpoint directory, every weight evaluated.
 
     Args:
         directory: in the Hugging Face layout or as ``gptoss convert`` writes it.
-        dtype: bfloat16, or float32 for comparisons. float16 overflows in the deep layers.
+        dtype: bfloat16, or float32 for comparisons and on a CPU. float16 overflows in the deep layers.
+        compiled: see :class:`Transformer`; by default on a GPU only. On a CPU MLX calls the system's C++ compiler
+            for every fused kernel: seconds before the first token, and an error where there is no compiler.
+        cancelled: is asked before each parameter is read.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or trusted.
+        ModelClosed: it was cancelled.
     """
     config = ModelConfig.from_directory(directory)
-    transformer = Transformer(config)
-    transformer.load_weights(list(load_weights(directory, config, dtype).items()), strict=True)
+    transformer = Transformer(config, compiled=mx.default_device() != mx.cpu if compiled is None else compiled)
+    weights = load_weights(directory, config, dtype, cancelled)
+    transformer.load_weights(list(weights.items()), strict=True)
     transformer.eval()
     return transformer

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import checked_integer
 from ..errors import InvalidRequest
 from ..files.read import short_repr
 from ..tokenizer import Tokenizer
@@ -68,8 +69,8 @@ class GuidePlan:
 
     def __post_init__(self) -> None:
         budget = self.max_thinking_tokens
-        if budget is not None and (type(budget) is not int or budget < 0):
-            raise InvalidRequest(f"max_thinking_tokens is {short_repr(budget)}; a whole number from 0 is needed")
+        if budget is not None:
+            checked_integer("max_thinking_tokens", budget, 0)
         names = tuple(self.tools or ())
         choice = self.tool_choice
         if isinstance(choice, str) and choice not in names and choice.removeprefix("functions.") in names:

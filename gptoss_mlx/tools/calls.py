@@ -1,16 +1,43 @@
-"""Finds the tool calls that have no result yet, and answers them with results the caller supplies."""
+"""Tells which tool a message calls, finds the calls that have no result yet, and answers them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import InvalidRequest
 from ..events import ToolResult
-from ..harmony import Message, Role
-from .toolbox import result_text
+from ..harmony import Author, Message, Repair, RepairKind, Role
+from ..harmony.header import Header
+from .recipients import declared_tool
+from .toolbox import ToolBox, result_text
 
-__all__ = ["answers", "pending"]
+__all__ = ["answers", "called", "meant", "pending"]
+
+
+def called(part: Header | Message, tools: ToolBox) -> str | None:
+    """The tool that a message of the model calls, as the model wrote its name: the recipient, or a role that is
+    the name of a declared tool. None if the message is not a call."""
+    name = part.author.name
+    if part.author.role is not Role.TOOL or part.recipient is not None or name is None:
+        return part.callee
+    return name if declared_tool(name, tools.names) is not None else None
+
+
+def meant(message: Message, tools: ToolBox) -> Message:
+    """The same message if it calls a declared tool or none, otherwise a call of the tool that it means.
+
+    A call by another name means a tool only if the arguments are valid for it (:meth:`ToolBox.meant`). Otherwise
+    the call keeps its name, and its result is an error.
+    """
+    name = called(message, tools)
+    tool = None if name is None else tools.meant(name, message.text) or name
+    if tool is None or tool == message.callee:
+        return message
+    repair = Repair(kind=RepairKind.OTHER_NAME, text=name or "")
+    author = Author(role=Role.ASSISTANT)
+    return replace(message, author=author, recipient=tool, repairs=(*message.repairs, repair))
 
 
 def pending(messages: Sequence[Message]) -> list[Message]:
@@ -19,7 +46,7 @@ def pending(messages: Sequence[Message]) -> list[Message]:
     for message in messages:
         if message.role is Role.USER:
             waiting.clear()
-        elif message.role is Role.ASSISTANT and message.recipient is not None and not message.truncated:
+        elif message.callee is not None and not message.truncated:
             waiting.append(message)
         elif message.role is Role.TOOL:
             answered = next((call for call in waiting if call.answer("").author == message.author), None)

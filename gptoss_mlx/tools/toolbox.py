@@ -30,6 +30,7 @@ from ..errors import GptOssError, InvalidRequest, ToolError
 from ..events import ToolCall, ToolResult
 from ..files.read import short_repr
 from ..harmony import ToolNamespace
+from .recipients import declared_tool
 from .tool import MAX_NAME, Tool, as_tool
 
 __all__ = ["AfterCall", "BeforeCall", "Tool", "ToolBox", "ToolOutcome", "as_tool", "result_text"]
@@ -84,6 +85,20 @@ b: this argument is missing
     def schemas(self) -> dict[str, Mapping[str, Any] | None]:
         """The schema of each tool's arguments, by name."""
         return {name: tool.parameters for name, tool in self._tools.items()}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The full names under which the tools are called, such as ``functions.get_weather``."""
+        return frozenset(f"{_NAMESPACE}.{name}" for name in self._tools)
+
+    def meant(self, recipient: str, arguments: str) -> str | None:
+        """The tool that a call means, whose name may be written in another way (:func:`declared_tool`). None if no
+        tool is meant, or the arguments are invalid for it."""
+        name = declared_tool(recipient, self.names)
+        try:
+            return None if name is None else f"{_NAMESPACE}.{self._checked(name, arguments)[0].name}"
+        except Exception:  # A custom check may raise anything; call() reports it to the model.
+            return None
 
     def declared_name(self, recipient: str) -> str:
         """The name under which a tool was declared, which may be one that harmony does not allow.

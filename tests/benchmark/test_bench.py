@@ -1,4 +1,4 @@
-"""``gptoss bench`` and what it rests on: the fixed chat, plans, results, the form of its JSON."""
+"""``gptoss bench``: the fixed chat, plans, results, and the schema of its JSON."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 from typer.testing import CliRunner
 
+from gptoss_mlx.api import GptOss
 from gptoss_mlx.benchmark import (
     Benchmark,
     DepthResult,
@@ -28,11 +29,11 @@ from gptoss_mlx.benchmark import (
 from gptoss_mlx.benchmark.measure import TurnResult
 from gptoss_mlx.cli import bench_report
 from gptoss_mlx.cli.app import app
-from gptoss_mlx.engine.engine import GptOss
+from gptoss_mlx.config import GPT_OSS_20B
 from gptoss_mlx.errors import InvalidRequest
 from gptoss_mlx.harmony import Role, render
 from gptoss_mlx.memory.bandwidth import CHIPS, Bandwidth, copy_bandwidth, memory_bandwidth, stated_bandwidth
-from gptoss_mlx.memory.sizes import GPT_OSS_20B, DeviceInfo
+from gptoss_mlx.memory.device import DeviceInfo
 from gptoss_mlx.tokenizer import Tokenizer
 from tests import DEMO
 
@@ -150,11 +151,10 @@ def test_a_turn_costs_its_new_tokens_and_without_time_before_it_the_last_turn_wi
     monkeypatch.setattr(engines, "GptOss", functools.partial(GptOss, dtype="float32"))
     engine = GptOssEngine(DEMO)
     replies = list(recorded_replies(engine.model.tokenizer))[:5]
-    idle, hurried = engine.chat(), engine.chat(idle=False)
+    idle = [chat.reply(reply)[1] for chat in (engine.chat(),) for reply in replies]
+    hurried = [chat.reply(reply)[1] for chat in (engine.chat(idle=False),) for reply in replies]
     began = {reply.turn: len(reply.prompt) for reply in reversed(replies)}
-    for before, reply in itertools.pairwise([None, *replies]):
-        assert reply is not None
-        (_, least), (_, most) = idle.reply(reply), hurried.reply(reply)
+    for before, reply, least, most in zip([None, *replies], replies, idle, hurried, strict=False):
         if before is None:
             assert least == most == len(reply.prompt)
         elif before.history is not None:
@@ -189,7 +189,7 @@ def test_bandwidth_is_stated_or_measured() -> None:
     assert stated_bandwidth("Apple M4 Maximal") is None
     assert memory_bandwidth("Apple M1").source == "stated by Apple"
     assert min(CHIPS.values()) == CHIPS["M1"]
-    # Nothing copies faster than a terabyte or slower than a hundred megabytes a second.
+    # Every machine copies more than 100 MB and less than 1 TB a second.
     assert 1e8 < copy_bandwidth(2**22) < 1e12
 
 
@@ -279,7 +279,7 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_loaded(monkeypatch: pyt
     monkeypatch.setattr(GptOss, "__init__", lambda *_: pytest.fail("it was loaded"))
     done = gptoss("demo")
     assert done.exit_code == 4
-    assert "GB" in done.stderr
+    assert "1.05 MB" in done.stderr
 
 
 def test_an_interrupt_leaves_with_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,9 +294,9 @@ def test_an_interrupt_leaves_with_what_was_measured(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     done = gptoss("demo", *TINY, "--against", "mlx-lm", "--json")
     assert done.exit_code == 130
-    assert done.stderr == "interrupted: this is what was measured so far\n"
+    assert done.stderr == "interrupted: these are the results so far\n"
     content = json.loads(done.stdout)
     jsonschema.validate(content, SCHEMA)
     assert content["interrupted"] is True
     assert [[row["depth"] for row in engine["depths"]] for engine in content["engines"]] == [[40], [40]]
-    assert list(tmp_path.iterdir()) == []  # what was exported for mlx-lm is gone
+    assert list(tmp_path.iterdir()) == []  # the export for mlx-lm is removed

@@ -5,8 +5,8 @@ python -m tests.benchmarks.cli_escapes [PAYLOADS]
 The long run behind ``tests/cli/screen/test_terminal.py``. Prints for each place how many payloads left an escape
 sequence that is not the program's own.
 
-2026-11-21: 5,000 payloads in each of the seven places (answers, thinking, text, rows, errors, names of files and
-saved chats), none came through.
+2026-11-26: 5,000 payloads in each of the seven places (answers, thinking, text, rows, errors, names of files and
+saved chats), characters without width among them; none came through.
 """
 
 from __future__ import annotations

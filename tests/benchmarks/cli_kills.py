@@ -1,6 +1,6 @@
 """Kills a chat at random moments and looks at what is saved: every finished turn must be there.
 
-python tests/benchmarks/cli_kills.py [KILLS]
+python -m tests.benchmarks.cli_kills [KILLS]
 
 2026-11-21, on a busy machine: 200 kills, 1,708 finished turns, none lost.
 """
@@ -16,8 +16,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.cli.pty_session import FAKE
 

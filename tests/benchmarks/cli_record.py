@@ -1,6 +1,6 @@
 """Records a session of ``gptoss chat`` with the demo model as an animated SVG, for the README.
 
-    python tests/benchmarks/cli_record.py .github/session.svg
+    python -m tests.benchmarks.cli_record .github/session.svg
 
 The program runs in a pseudo-terminal, pyte is the screen, and every distinct screen becomes a frame. Where SMIL
 animation is not supported the last screen is shown.
@@ -15,8 +15,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.sax.saxutils import escape
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.cli.pty_session import Person
 

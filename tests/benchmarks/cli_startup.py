@@ -1,6 +1,6 @@
 """How long ``gptoss --help`` and the prompt take, against a bare Typer application with the same commands.
 
-python tests/benchmarks/cli_startup.py
+python -m tests.benchmarks.cli_startup
 
 The promises are 1.25 times a bare Typer's ``--help``, and 0.5 s. Modules are compiled beforehand, as they are
 whenever a program was started once.
@@ -19,8 +19,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.cli.pty_session import Person
 

@@ -30,7 +30,7 @@ def main() -> None:
         convert_checkpoint(write_layout("hf", Path(place) / "hf"), target, dense="q8")
         files = sorted(target.iterdir())
         for number in range(options.flips):
-            # Every other flip in the weights, the rest spread over all files, or the small ones were never hit.
+            # Half of the flips in the weights, the rest over all files, so that small files are hit too.
             path = max(files, key=_size) if number % 2 else files[number // 2 % len(files)]
             _flip_and_verify(path, rng)
             named[path.name] += 1

@@ -1,13 +1,13 @@
-"""The long run behind ``tests/convert/test_safety.py``: kills and failing disks, by the hundred.
+"""The long run of ``tests/convert/test_safety.py``: hundreds of kills and disk errors.
 
     python -m tests.benchmarks.convert_interrupted [--kills 200]
 
-1. A conversion at work is killed with SIGKILL at random moments.
+1. A running conversion is killed with SIGKILL at random moments.
 2. It is killed before and after every sync and every rename.
 3. Every call that changes the disk fails once with ENOSPC, with EIO and with EROFS.
 
-After each: the target is not there, or is the expected one byte for byte; a rerun ends byte-identical and
-leaves nothing else. Prints how often which happened; a violation is an assertion that stops it.
+After each, the target does not exist or is the expected one byte for byte, and a rerun ends byte-identical and
+leaves nothing else. Prints the counts; a violation is an assertion that stops the run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _KILLED_AT = ("fsync", "rename", "replace")
 
 
 class Runs:
-    """Conversions of one source in child processes, and what they must have left."""
+    """Conversions of a source in child processes, and checks of what they left."""
 
     def __init__(self, place: Path) -> None:
         self.source = place / "source"
@@ -47,7 +47,7 @@ class Runs:
             "intermediate_size": 256,
             "vocab_size": 4096,
         }
-        # In a child too: this process must not use MLX, or its children could not.
+        # In a child: the children of a process that used MLX cannot use it.
         assert in_fork(lambda: _write_source(self.source, shape)) == 0
         self.seconds = 0.0
         self.expected = self._rerun()
@@ -66,7 +66,7 @@ class Runs:
         convert_checkpoint(self.source, self.target, dense="q8")
 
     def check(self) -> str:
-        """What a dead conversion left, after asserting that it is allowed and that a rerun mends it."""
+        """Asserts that what a killed conversion left is allowed and that a rerun repairs it; says what it left."""
         found = "nothing"
         if self.target.exists():
             assert {path.name: path.read_bytes() for path in self.target.iterdir()} == self.expected
@@ -78,7 +78,7 @@ class Runs:
         return found
 
     def check_unhurt(self, code: int) -> None:
-        """What a conversion left that no fault met: there were no more calls."""
+        """Checks a conversion that no fault hit, because there were no more calls."""
         assert code == 0
         assert self.check() == "the whole target"
 
@@ -88,9 +88,9 @@ def _write_source(directory: Path, shape: dict[str, Any]) -> None:
 
 
 def random_kills(runs: Runs, kills: int, rng: random.Random) -> collections.Counter[str]:
-    """SIGKILL at moments spread over a conversion, from its first trace on the disk to its end.
+    """Sends SIGKILL at moments spread over a conversion, from its first trace on the disk to its end.
 
-    A conversion that was over before its moment came is tried again, so that every kill meets one at work.
+    A conversion that ended before its moment is repeated, so that every kill hits a running one.
     """
     found: collections.Counter[str] = collections.Counter()
     while found.total() < kills:
@@ -107,7 +107,7 @@ def random_kills(runs: Runs, kills: int, rng: random.Random) -> collections.Coun
 
 
 def kills_at_calls(runs: Runs) -> collections.Counter[str]:
-    """SIGKILL before and after every sync and rename."""
+    """Sends SIGKILL before and after every sync and rename."""
     found: collections.Counter[str] = collections.Counter()
     for after in (False, True):
         for at in itertools.count(1):
@@ -125,7 +125,7 @@ def _die_at(runs: Runs, at: int, after: bool) -> None:
 
 
 def failing_calls(runs: Runs, number: int) -> collections.Counter[str]:
-    """Every call that changes the disk fails once with ``number``."""
+    """Makes every call that changes the disk fail once with ``number``."""
     found: collections.Counter[str] = collections.Counter()
     for at in itertools.count(1):
         code = in_fork(lambda at=at: _fail_at(runs, at, number))  # type: ignore[misc]

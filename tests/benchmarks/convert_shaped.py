@@ -1,9 +1,9 @@
-"""Writes a checkpoint of random weights in the shape of gpt-oss-20b, with as many layers as asked for.
+"""Writes a checkpoint of random weights in the shape of gpt-oss-20b, with any number of layers.
 
     python -m tests.benchmarks.convert_shaped DIRECTORY [--layers 4] [--shard-bytes 5000000000]
 
-Bytes are streamed: memory does not depend on the size. Four layers take 4.2 GB, the full 24 take 13.8 GB.
-Magnitudes are harmless, so that it can be loaded and run.
+Bytes are streamed, so memory does not depend on the size. Four layers have 4.2 GB, all 24 have 13.8 GB. Weights
+have ordinary magnitudes, so that the checkpoint can be loaded and run.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 
 from gptoss_mlx.checkpoint.layouts import HUGGING_FACE, Source, expand, sizes
 from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES, INDEX_NAME
+from gptoss_mlx.config import GPT_OSS_20B
 from gptoss_mlx.hub.models import resolve
-from gptoss_mlx.memory.sizes import GPT_OSS_20B
 
 _CHUNK = 16 * 1024**2
 

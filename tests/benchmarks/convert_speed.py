@@ -1,17 +1,17 @@
-"""A conversion against a plain copy of the same files on the same disk, and loading against ``cat``.
+"""Compares a conversion with a plain copy of the same files on the same disk, and loading with ``cat``.
 
     python -m tests.benchmarks.convert_speed PLACE [--layers 4] [--rounds 3] [--peer]
 
 Writes a 20b-shaped checkpoint into PLACE (4.2 GB for 4 layers; three times that is needed). Copy, bf16 and q8
-take turns, each followed by a sync; medians and the ratios to the copy are printed, with the peak memory of
-each conversion. ``--peer`` adds mlx-lm's own conversion to 8 bits.
+alternate, each followed by a sync. Prints medians, the ratios to the copy, and the peak memory of each conversion.
+``--peer`` adds mlx-lm's own conversion to 8 bits.
 
-On two hyperthreads of one core (2026-11-21), medians of three by turns, 4 layers: copy 9.2 s, bf16 6.5 s (0.71
-times; in another run 6.9 and 5.7 s, 0.83 times), q8 12.3 s (1.35 times), mlx-lm 32.9 s (3.6 times, 4,647 MB).
-24 layers (13.7 GB), one round: copy 41.8 s, bf16 18.8 s, q8 25.0 s. Peak memory of ours: 63 MB for bf16, 89 MB for
-q8, at 4 and at 24 layers. Copying goes through the system's cache, a conversion does not; where memory is cheap
-the copy is faster: its best was 5.4 s, beside 5.3 s for bf16. Loading took 1.62 s for 3.04 GB of the cache,
-``cat`` 0.35 s (4.6 times: memory has to be found for it), and 7.98 s for 12.08 GB that the cache did not hold,
+On two hyperthreads of one core (2026-11-21), medians of three alternating runs, 4 layers: copy 9.2 s, bf16 6.5 s
+(0.71 times; in another run 6.9 and 5.7 s, 0.83 times), q8 12.3 s (1.35 times), mlx-lm 32.9 s (3.6 times, 4,647
+MB). 24 layers (13.7 GB), one round: copy 41.8 s, bf16 18.8 s, q8 25.0 s. Peak memory of ours: 63 MB for bf16, 89
+MB for q8, at 4 and at 24 layers. Copying goes through the system's cache and a conversion does not; with free
+memory the copy is faster: its best was 5.4 s, beside 5.3 s for bf16. Loading took 1.62 s for 3.04 GB of the cache,
+``cat`` 0.35 s (4.6 times, because memory is allocated), and 7.98 s for 12.08 GB that were not in the cache,
 ``cat`` 7.44 s (1.07).
 """
 
@@ -37,7 +37,7 @@ _LOAD = """
 import resource, sys, time
 import mlx.core as mx
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.weights import load_weights
+from gptoss_mlx.model.weights import load_weights
 began = time.perf_counter()
 weights = load_weights(sys.argv[1], ModelConfig.from_directory(sys.argv[1]), mx.bfloat16)
 print(time.perf_counter() - began, sum(array.nbytes for array in weights.values()))
@@ -60,7 +60,7 @@ def main() -> None:
     options = parser.parse_args()
     source = options.place / f"layers-{options.layers}"
     if not source.exists():
-        # In a process of its own: on Linux a child's peak memory begins with its parent's.
+        # In a process of its own, because on Linux a child's peak memory begins with its parent's.
         command = [sys.executable, "-m", "tests.benchmarks.convert_shaped", str(source)]
         subprocess.run([*command, "--layers", str(options.layers)], check=True)
         subprocess.run(["sync"], check=True)
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def _carry_out(name: str, source: Path, target: Path) -> int:
-    """Does it once; the peak resident memory, 0 for the copy."""
+    """Runs it once; returns the peak resident memory, 0 for the copy."""
     if name == "copy":
         subprocess.run(["cp", "-r", str(source), str(target)], check=True)
         return 0
@@ -104,7 +104,7 @@ def _python(program: str, *arguments: str) -> str:
 
 
 def _read(directory: Path) -> float:
-    """``cat`` of the shards to /dev/null, once they are in the page cache if they fit."""
+    """Times ``cat`` of the shards to /dev/null, with the shards in the page cache if they fit."""
     shards = [str(path) for path in sorted(directory.glob("*.safetensors"))]
     began = time.perf_counter()
     with Path(os.devnull).open("wb") as sink:
@@ -113,7 +113,7 @@ def _read(directory: Path) -> float:
 
 
 def _compare_loading(source: Path, target: Path, rounds: int) -> None:
-    """Both from the page cache, in turn."""
+    """Times both from the page cache, alternately."""
     shutil.rmtree(target, ignore_errors=True)
     _carry_out("q8", source, target)
     _read(target)

@@ -1,9 +1,8 @@
-"""All measures of the engine, as one table.
+"""All measurements of the engine in one table.
 
     python -m tests.benchmarks.engine_all [--rounds 5]
 
-Figures with a limit are followed by it; the exit code is 1 if one is over its limit. Run it on a machine that does
-nothing else.
+A figure's limit follows it; the exit code is 1 if a figure exceeds its limit. Run it on an idle machine.
 """
 
 from __future__ import annotations

@@ -23,12 +23,14 @@ from typing import Any
 import mlx.core as mx
 
 from gptoss_mlx.cache.layered import PromptCache
-from gptoss_mlx.cache.store import PrefixCache
-from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.engine.generate import ChunkSize, Request, decode, prefill
+from gptoss_mlx.cache.store import CacheEntry
+from gptoss_mlx.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
+from gptoss_mlx.engine.generate import Pace, Request, decode, prefill
 from gptoss_mlx.engine.sampler import make_sampler
+from gptoss_mlx.files.units import format_bytes
 from gptoss_mlx.memory.budget import Budget
-from gptoss_mlx.memory.sizes import GPT_OSS_20B, GPT_OSS_120B, DeviceInfo, cache_bytes, window_bytes
+from gptoss_mlx.memory.device import DeviceInfo
+from gptoss_mlx.memory.sizes import cache_bytes, window_bytes
 from gptoss_mlx.model.transformer import load_transformer
 from gptoss_mlx.sampling import SamplingParams
 from tests.checkpoints import random_config, random_tokens, write_random_checkpoint
@@ -64,8 +66,6 @@ def main() -> None:
     """Prints both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    if mx.default_device() == mx.cpu:
-        mx.disable_compile()  # as a loaded model has it there
     print(f"{'scaled model':<18}{'weights':>12}{'predicted':>12}{'measured':>12}{'error':>8}")
     with tempfile.TemporaryDirectory() as place:
         for name, fields in SIZES.items():
@@ -82,7 +82,8 @@ def main() -> None:
         budget = Budget(config=config, device=DeviceInfo.current())
         for positions in POSITIONS:
             row(label, positions, cache_bytes(config, positions), budget.cache_bytes(positions))
-        print(f"{'':<22}a mark: {window_bytes(config) / 1e6:.1f} MB, all at most {budget.mark_bytes / 1e6:.0f} MB")
+        one, most = format_bytes(window_bytes(config)), format_bytes(budget.snapshot_bytes)
+        print(f"{'':<22}a snapshot: {one}, all at most {most}")
 
 
 def print_peak(label: str, directory: Path, length: int, kv_bits: int | None = None) -> None:
@@ -106,26 +107,26 @@ def peak(directory: Path, length: int, kv_bits: int | None) -> tuple[int, int, i
         max_chunk=CHUNK,
     )
     prompt = random_tokens("small", length)
-    prefix = begun(PromptCache(config, kv_bits), config, prompt)
+    entry = begun(PromptCache(config, kv_bits), config, prompt)
     mx.clear_cache()
     mx.reset_peak_memory()
-    prefill(transformer, prompt, prefix, request, ChunkSize(tokens=CHUNK, seconds=1e6))
-    for _ in decode(transformer, prompt, prefix, request):
+    prefill(transformer, prompt, entry, request, Pace(token_seconds=1e-9))
+    for _ in decode(transformer, prompt, entry, request):
         pass
     return budget.weight_bytes, budget.needed_bytes(length, CHUNK), mx.get_peak_memory() - before
 
 
-def begun(cache: PromptCache, config: ModelConfig, prompt: list[int]) -> PrefixCache:
+def begun(cache: PromptCache, config: ModelConfig, prompt: list[int]) -> CacheEntry:
     """A prompt of which only the last chunks are left to compute: the others would take time, not memory."""
-    prefix = PrefixCache(cache)
+    entry = CacheEntry(0, cache)
     cache.reserve(len(prompt))
     done = len(prompt) - 3 * CHUNK
     states = mx.zeros((1, config.num_key_value_heads, done, config.head_dim), dtype=mx.bfloat16)
     for layer in cache.layers:
         layer.append(states, states)
         mx.eval(layer.arrays())
-    prefix.extend(prompt[:done])
-    return prefix
+    entry.extend(prompt[:done])
+    return entry
 
 
 def held(config: ModelConfig, positions: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -13,9 +14,10 @@ from mlx_lm.utils import load_model
 
 from gptoss_mlx.convert import convert_checkpoint
 from gptoss_mlx.model.transformer import Transformer, load_transformer
+from tests import DEMO
 from tests.checkpoints import write_random_checkpoint
 
-__all__ = ["SHAPE", "Row", "alternate", "checkpoint", "load_ours", "load_peer", "tokens"]
+__all__ = ["SHAPE", "Row", "alternate", "checkpoint", "demo", "load_ours", "load_peer", "tokens"]
 
 SHAPE: dict[str, Any] = {
     "num_hidden_layers": 24,
@@ -27,11 +29,11 @@ SHAPE: dict[str, Any] = {
     "head_dim": 64,
     "sliding_window": 128,
 }
-"""A 20b in all that decides how many kernels run, with layers so small that little else counts."""
+"""Like the 20b in everything that decides how many kernels run, with layers so small that launches dominate."""
 
 
 class Row(NamedTuple):
-    """One figure, and what it may be at most; None where it is only reported."""
+    """One figure and its upper limit; None if it is only reported."""
 
     name: str
     figure: float
@@ -39,7 +41,7 @@ class Row(NamedTuple):
 
 
 def checkpoint(place: Path, name: str, **fields: Any) -> Path:
-    """A random checkpoint of :data:`SHAPE`, other than ``fields`` say, in the Hugging Face layout."""
+    """A random checkpoint of :data:`SHAPE` in the Hugging Face layout; ``fields`` override the shape."""
     directory = place / name
     if not directory.exists():
         write_random_checkpoint(directory, **(SHAPE | fields))
@@ -47,11 +49,17 @@ def checkpoint(place: Path, name: str, **fields: Any) -> Path:
     return directory
 
 
-def load_ours(directory: Path, dense: str = "bf16") -> Transformer:
-    """This library's model, its dense layers in bfloat16 or quantised."""
-    if dense == "bf16":
-        return load_transformer(directory, mx.bfloat16)
-    return load_transformer(_converted(directory, dense=dense), mx.bfloat16)
+def demo(place: Path) -> Path:
+    """A copy of the demonstration model, so that it can be converted beside it."""
+    return Path(shutil.copytree(DEMO, place / "demo", dirs_exist_ok=True))
+
+
+def load_ours(
+    directory: Path, dense: str = "bf16", *, dtype: mx.Dtype = mx.bfloat16, compiled: bool = True
+) -> Transformer:
+    """This library's model, its dense layers as they are or quantised."""
+    directory = directory if dense == "bf16" else _converted(directory, dense=dense)
+    return load_transformer(directory, dtype, compiled=compiled)
 
 
 def load_peer(directory: Path) -> Any:
@@ -65,18 +73,20 @@ def _converted(directory: Path, **options: Any) -> Path:
 
 
 def tokens(count: int, vocab_size: int = 320) -> list[int]:
-    """Some tokens, always the same ones."""
+    """A fixed sequence of tokens."""
     return [(7919 * n + 13) % vocab_size for n in range(count)]
 
 
-def alternate(actions: Sequence[Callable[[], object]], rounds: int) -> list[float]:
+def alternate(
+    actions: Sequence[Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
     """Median seconds of each action; they take turns, so that all see the same machine."""
     seconds: list[list[float]] = [[] for _ in actions]
     for action in actions:
         action()
     for _ in range(rounds):
         for action, times in zip(actions, seconds, strict=True):
-            began = time.perf_counter()
+            began = clock()
             action()
-            times.append(time.perf_counter() - began)
+            times.append(clock() - began)
     return [statistics.median(times) for times in seconds]

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from typing import Any
 import mlx.core as mx
 
 from gptoss_mlx.model.transformer import Transformer
-from tests.benchmarks.engine_models import SHAPE, Row, alternate, checkpoint, load_ours, load_peer, tokens
+from tests.benchmarks.engine_models import Row, alternate, checkpoint, demo, load_ours, load_peer, tokens
 
 __all__ = ["measure"]
 
@@ -41,8 +42,35 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 def measure(place: Path, rounds: int) -> list[Row]:
     """Against mlx-lm, then over depth."""
-    mx.enable_compile()
-    return [*against_peer(place, rounds), *over_depth(place, rounds)]
+    return [*as_users_have_them(place, rounds), *against_peer(place, rounds), *over_depth(place, rounds)]
+
+
+def as_users_have_them(place: Path, rounds: int) -> list[Row]:
+    """Processor time of decoding and prefill on a CPU, over mlx-lm's, each program as it comes.
+
+    Ours is uncompiled, in float32 as a CPU's user has it, and in bfloat16; mlx-lm's is in bfloat16, and compiled
+    where it compiles.
+    """
+    rows = []
+    for name, directory, decode_limit, prefill_limit in (
+        ("24 layers", checkpoint(place, "layers-24"), 0.65, 0.75),
+        ("demo", demo(place), 0.65, 0.4),
+    ):
+        ours = [load_ours(directory, dtype=dtype, compiled=False) for dtype in (mx.float32, mx.bfloat16)]
+        peer = load_peer(directory)
+        actions = [*(decoding(transformer) for transformer in ours), peer_decoding(peer)]
+        float32, bfloat16, theirs = alternate(actions, rounds, time.process_time)
+        rows += [
+            Row(f"{name}: decode in float32 / mlx-lm", float32 / theirs, decode_limit),
+            Row(f"{name}: decode in bfloat16 / mlx-lm", bfloat16 / theirs),
+        ]
+        actions = [*(prefilling(transformer, 687) for transformer in ours), peer_prefilling(peer, 687)]
+        float32, bfloat16, theirs = alternate(actions, -(-rounds // 2), time.process_time)
+        rows += [
+            Row(f"{name}: prefill of 687 tokens in float32 / mlx-lm", float32 / theirs, prefill_limit),
+            Row(f"{name}: prefill of 687 tokens in bfloat16 / mlx-lm", bfloat16 / theirs),
+        ]
+    return rows
 
 
 def against_peer(place: Path, rounds: int) -> list[Row]:
@@ -67,7 +95,7 @@ def against_peer(place: Path, rounds: int) -> list[Row]:
 
 
 def over_depth(place: Path, rounds: int) -> list[Row]:
-    """What depth costs a decoded token, and what length costs a sliding layer's prefill."""
+    """The cost of depth for a decoded token, and of length for a sliding layer's prefill."""
     kinds = {
         kind: checkpoint(place, kind, num_hidden_layers=4, layer_types=[kind] * 4) for kind in (FULL, SLIDING)
     }
@@ -88,11 +116,13 @@ def over_depth(place: Path, rounds: int) -> list[Row]:
 
 
 def decoding(transformer: Transformer, depth: int = PROMPT) -> Callable[[], None]:
-    """Decodes after so many tokens, each time going on where it ended. What keys and values say costs nothing, so
-    they are not computed."""
+    """Decodes after that many tokens; each call continues where the last one ended. The cached keys and values are
+    random, since their content costs nothing."""
     cache = transformer.make_cache()
+    config = transformer.config
     mx.random.seed(1)
-    states = mx.random.normal((1, SHAPE["num_key_value_heads"], depth, SHAPE["head_dim"])).astype(mx.bfloat16)
+    states = mx.random.normal((1, config.num_key_value_heads, depth, config.head_dim))
+    states = states.astype(transformer.norm.weight.dtype)
     cache.reserve(depth + 16 * DECODED)
     for layer in cache.layers:
         layer.append(states, states)
@@ -130,7 +160,7 @@ def prefilling(transformer: Transformer, length: int, chunk: int | None = None) 
 
 
 def peer_prefilling(model: Any, length: int) -> Callable[[], None]:
-    """The same with mlx-lm, which computes the last position's logits by themselves only if asked so."""
+    """The same with mlx-lm; its head is applied to the last position only, as ours is."""
 
     def action() -> None:
         cache = model.make_cache()

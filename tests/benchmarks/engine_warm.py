@@ -19,9 +19,9 @@ import mlx.core as mx
 import numpy as np
 
 import gptoss_mlx as gptoss
-from gptoss_mlx.cache.store import PrefixCache
+from gptoss_mlx.api import GptOss
+from gptoss_mlx.cache.layered import PromptCache
 from gptoss_mlx.chat.chat import Chat
-from gptoss_mlx.engine.engine import GptOss
 from gptoss_mlx.sampling import SamplingParams
 
 QUESTIONS = (
@@ -85,46 +85,54 @@ def effort_of(n: int) -> Any:
 
 def turn(model: GptOss, chat: Chat, tally: Tally, start: Any) -> None:
     """Has a turn answered and reads what was generated again."""
-    warm = model._fork_prefix(chat._prefix)
-    prompts: list[list[int]] = []
-    generate = model._generate
+    begun: list[tuple[list[int], PromptCache]] = []
+    generate = model.generate
 
     def noted(prompt: list[int], *rest: Any, **named: Any) -> Any:
-        prompts.append(prompt)
+        begun.append((prompt, model._runner.call(lambda: warm_cache(model, prompt))))
         return generate(prompt, *rest, **named)
 
-    model._generate = noted  # type: ignore[method-assign]
+    model.generate = noted  # type: ignore[method-assign,assignment]
     try:
         with start() as stream:
             reply = stream.finish()
     finally:
-        model._generate = generate  # type: ignore[method-assign]
-    (prompt,) = prompts
+        model.generate = generate  # type: ignore[method-assign]
+    ((prompt, warm),) = begun
     answer = list(model.generate(prompt, chat.sampling))[: reply.usage.completion_tokens]
-    cold = read(model, model.make_prefix(), prompt, answer)
+    empty = model.transformer.make_cache
+    cold = read(model, empty(), prompt, answer)
     tally.positions += len(answer)
     tally.prompt += len(prompt)
-    tally.cached += warm.known(prompt)
+    tally.cached += warm.offset
     tally.warm += int(np.sum(read(model, warm, prompt, answer) != cold))
-    tally.stepwise += int(np.sum(read(model, model.make_prefix(), prompt, answer, step=1) != cold))
+    tally.stepwise += int(np.sum(read(model, empty(), prompt, answer, step=1) != cold))
+
+
+def warm_cache(model: GptOss, prompt: list[int]) -> PromptCache:
+    """A copy of what a request with that prompt would find computed."""
+    store = model._runner.store
+    cached = store.cached_length(prompt)
+    if not cached:
+        return model.transformer.make_cache()
+    best = max(store.entries, key=lambda entry: entry.usable_length(prompt))
+    return best.cache.copied(best.snapshot_at(cached), 0)
 
 
 def read(
-    model: GptOss, prefix: PrefixCache, prompt: Sequence[int], answer: Sequence[int], step: int | None = None
+    model: GptOss, cache: PromptCache, prompt: Sequence[int], answer: Sequence[int], step: int | None = None
 ) -> Any:
     """The most likely token at each position of the answer."""
 
     def job() -> Any:
-        begin = prefix.reuse(list(prompt))
-        rest = [*prompt[begin:], *answer[:-1]]
+        rest = [*prompt[cache.offset :], *answer[:-1]]
         size = step or len(rest)
         logits = [
-            model.transformer(mx.array([rest[at : at + size]]), prefix.cache)[0]
-            for at in range(0, len(rest), size)
+            model.transformer(mx.array([rest[at : at + size]]), cache)[0] for at in range(0, len(rest), size)
         ]
         return np.array(mx.argmax(mx.concatenate(logits)[-len(answer) :], axis=-1))
 
-    # What a prefix holds may not be computed yet: that is left to the thread that began it.
+    # A cache is not evaluated yet: the thread that began it does that.
     return model._runner.call(job)
 
 

@@ -1,9 +1,9 @@
-"""Rendering and parsing beside openai-harmony, in one run.
+"""The speed of rendering and parsing beside openai-harmony's, in one run.
 
     python -m tests.benchmarks.harmony_speed
 
-Times are the best of several rounds, in process CPU time. openai-harmony's rendering includes the JSON on
-which its Python interface rests; its parser is fed token by token, as ours is.
+Times are the best of several rounds, in process CPU time. openai-harmony's rendering includes the JSON that its
+Python interface uses; both parsers process one token at a time.
 
 On a busy virtual machine (x86-64, Python 3.11), ours / openai-harmony 0.0.8: 101 messages of 7,717 tokens, first
 time 2.4 ms, again 0.4 ms / 17.3 ms; a token parsed in 2.0 µs / 1.9 µs, 5.2 µs where every message has two words.
@@ -25,7 +25,7 @@ TOKENS = 10_000
 
 
 def best(action: Callable[[], object], rounds: int = 7) -> float:
-    """Seconds of CPU, the best round."""
+    """Seconds of CPU time of the best round."""
     times = []
     for _ in range(rounds):
         started = time.process_time()
@@ -46,7 +46,7 @@ def talk(messages: int) -> Conversation:
 
 
 class Fresh:
-    """A tokenizer without tokens kept for it."""
+    """A tokenizer for which no rendered messages are cached."""
 
     def __init__(self, inner: Tokenizer) -> None:
         self.special, self.encode, self.token_bytes = inner.special, inner.encode, inner.token_bytes

@@ -138,7 +138,7 @@ def time_decoding(model: gptoss.GptOss, rounds: int = 5) -> None:
 
     def decode(plan: GuidePlan | None) -> float:
         guide = None if plan is None else Guide(plan, t, model.config.vocab_size)
-        generation = model._generate(prompt, sampling, model.make_prefix(), guide=guide)
+        generation = model.generate(prompt, sampling, guide=guide)
         next(generation)
         started = time.perf_counter()
         count = sum(1 for _ in generation)

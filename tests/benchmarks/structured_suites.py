@@ -30,10 +30,10 @@ Before and after the schemas were rewritten for the engine (2026-11-26, llguidan
     all                    9940   8494  8880        4      3          84    90      3.6  1.9  4548  3804
 
 JSONSchemaBench's cloudformation.schema.json was not at hand. Of the three wrongly accepted, two are written
-12345.0, which is no integer in draft 4, and generated as 12345; in the third the engine allows an escaped backslash
-where the class [^\\] excludes it. Nearly all of the wrongly refused have keys in another order than their schema.
-What is refused of JSONSchemaBench is to 40 % formats that the engine does not enforce, and to 36 % oneOf whose
-variants overlap.
+12345.0, which is no integer in draft 4, and generated as 12345; in the third the engine allows an escaped
+backslash where the class [^\\] excludes it. Nearly all of the wrongly refused have keys in another order than
+their schema. What is refused of JSONSchemaBench is to 40 % formats that the engine does not enforce, and to 36 %
+oneOf whose variants overlap.
 """
 
 from __future__ import annotations

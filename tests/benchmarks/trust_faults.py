@@ -1,15 +1,14 @@
-"""Every fault at every moment, for everything that saves; conversions have their own: ``convert_interrupted``.
+"""Every fault at every call of everything that saves; conversions have ``convert_interrupted``.
 
     python -m tests.benchmarks.trust_faults [chats] [prompt-caches] [downloads]
 
-1. A chat or a prompt cache is saved over another: every write, sync, rename and opening fails once with ENOSPC,
-   EIO and EROFS, and the process is killed before and after every one. After each, the old file or the new one is
-   there, byte for byte.
-2. A repository is downloaded: at every moment at which a file of the cache is opened for writing, made, renamed,
-   linked or removed, the call fails with ENOSPC or EIO, or the process is killed. After each, the model is found
-   whole or not at all, and downloading again ends with every byte.
+1. A chat or a prompt cache is saved over another. Every write, sync, rename and open fails once with ENOSPC, EIO
+   and EROFS, and the process is killed before and after each. The file always has the old or the new bytes.
+2. A repository is downloaded. At every call that opens a file of the cache for writing, or creates, renames, links
+   or removes one, the call fails with ENOSPC or EIO, or the process is killed. The model is always found
+   completely or not at all, and the next download completes it.
 
-Prints how often which happened; a violation is an assertion that stops it.
+Prints the counts; a violation is an assertion that stops the run.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from pathlib import Path
 
 from gptoss_mlx.cache import file as cachefile
 from gptoss_mlx.cache.layered import PromptCache
-from gptoss_mlx.cache.store import PrefixCache
+from gptoss_mlx.cache.store import CacheEntry
 from gptoss_mlx.chat import file as chatfile
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import FileWriteError, NotEnoughDisk
@@ -62,13 +61,13 @@ def prompt_caches(place: Path) -> Counter[str]:
         import mlx.core as mx
 
         config = ModelConfig.from_dict(random_config())
-        prefix = PrefixCache(PromptCache(config))
+        entry = CacheEntry(0, PromptCache(config))
         states = mx.ones((1, config.num_key_value_heads, length, config.head_dim))
-        for layer in prefix.cache.layers:
+        for layer in entry.cache.layers:
             layer.append(states, states)
-        prefix.extend(range(length))
-        prefix.mark()
-        cachefile.write(path, prefix, "a model")
+        entry.extend(range(length))
+        entry.keep_snapshots([length])
+        cachefile.write(path, entry, "a model")
 
     return Save(path, lambda: save(10), lambda: save(300)).outcomes(_FAULTS)
 
@@ -76,7 +75,7 @@ def prompt_caches(place: Path) -> Counter[str]:
 def model_downloads(place: Path) -> Counter[str]:
     """Downloads of a repository."""
     found: Counter[str] = Counter()
-    # In a child too: this process must not use MLX, or its children could not.
+    # In a child: the children of a process that used MLX cannot use it.
     assert in_fork(lambda: _write_source(place / "source")) == 0
     expected = {path.name: path.read_bytes() for path in (place / "source").iterdir()}
     cache = place / "cache"

@@ -1,15 +1,14 @@
-"""The long run of ``tests/hostile/test_checkpoint.py``: safetensors files that are wrong in every way.
+"""The long run of ``tests/hostile/test_checkpoint.py``: malformed safetensors files.
 
     python -m tests.benchmarks.trust_headers [--headers 100000]
 
-1. Each is a good file after changes of its structure, its text, its length or its data. Whatever is accepted, the
-   safetensors library must accept too, with the same tensors; whatever is refused must be refused with one typed,
-   short line. A violation is an assertion that stops it.
-2. How long the headers take that were made to take long, in seconds of the processor, and what they take of the
-   memory (that of tests/hostile/test_checkpoint.py).
+1. Each is a good file with changes of its structure, text, length or data. The safetensors library must accept
+   every file that is accepted here, with the same tensors; refusals must be one short, typed line. A violation is
+   an assertion that stops the run.
+2. Processor time and memory of headers that were made to be slow or large.
 
 On 21 November 2026: 15,554 of 100,000 accepted, the others refused within 6 ms each; of the second part, 0.3 s and
-46 MiB beside the file at most.
+at most 46 MiB beyond the file's size.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def large(path: Path, name: str) -> None:
 
 
 def refuse(path: Path) -> None:
-    """Reads it, to no avail."""
+    """Expects that it is refused."""
     try:
         read_header(path)
     except CheckpointError:

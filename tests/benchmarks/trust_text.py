@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.trust_text [--conversations 100000]
 
-Every text field (messages, instructions, identity, schemas, tool and format descriptions) holds names of
-control tokens, halves of them and anything else; the number of each control token in the rendering must be what
-the structure alone asks for. A violation is an assertion that stops it.
+Every text field (messages, instructions, identity, schemas, tool and format descriptions) contains names of
+control tokens, parts of them and other text. The rendering must have exactly the control tokens that the structure
+needs. A violation is an assertion that stops the run.
 """
 
 from __future__ import annotations

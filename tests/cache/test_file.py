@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gptoss_mlx.api import GptOss
 from gptoss_mlx.cache import file as cachefile
 from gptoss_mlx.cache.layered import PromptCache
-from gptoss_mlx.cache.store import PrefixCache
+from gptoss_mlx.cache.store import CacheEntry
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.engine.engine import GptOss
 from gptoss_mlx.errors import CacheFileError
 from gptoss_mlx.model.transformer import Transformer, load_transformer
 from gptoss_mlx.sampling import SamplingParams
@@ -37,79 +37,77 @@ def transformer(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
     return load_transformer(load_shape(tmp_path_factory.mktemp("heads"), "many_heads"), mx.float32)
 
 
-def empty(kv_bits: int | None = None) -> PrefixCache:
-    return PrefixCache(PromptCache(CONFIG, kv_bits))
-
-
-def filled(transformer: Transformer, ends: list[int], kv_bits: int | None = None) -> PrefixCache:
-    """A prefix with a mark at each of the positions."""
-    prefix = empty(kv_bits)
+def filled(transformer: Transformer, ends: list[int], kv_bits: int | None = None) -> CacheEntry:
+    """An entry with a snapshot at each of the positions."""
+    entry = CacheEntry(0, PromptCache(CONFIG, kv_bits))
+    entry.keep_snapshots(ends)
     for end in ends:
-        tokens = TOKENS[len(prefix.tokens) : end]
-        mx.eval(transformer(mx.array([tokens]), prefix.cache))
-        prefix.extend(tokens)
-        prefix.mark()
-    return prefix
+        tokens = TOKENS[len(entry.tokens) : end]
+        entry.begin_chunk(len(tokens))
+        mx.eval(transformer(mx.array([tokens]), entry.cache))
+        entry.end_chunk(tokens)
+    return entry
 
 
-def read(path: Path, fingerprint: str = "a", kv_bits: int | None = None) -> PrefixCache:
-    return cachefile.read(path, empty(kv_bits), fingerprint, config=CONFIG, dtype=mx.float32)
+def read(
+    path: Path, fingerprint: str = "a", kv_bits: int | None = None, limit: int = 2**30
+) -> cachefile.SavedCache:
+    return cachefile.read(path, fingerprint, config=CONFIG, kv_bits=kv_bits, dtype=mx.float32, limit=limit)
 
 
-def following(transformer: Transformer, prefix: PrefixCache) -> mx.array:
-    logits = transformer(mx.array([TOKENS[len(prefix.tokens) :]]), prefix.cache)
+def following(transformer: Transformer, entry: CacheEntry) -> mx.array:
+    logits = transformer(mx.array([TOKENS[len(entry.tokens) :]]), entry.cache)
     mx.eval(logits)
     return logits
 
 
 @pytest.mark.parametrize("kv_bits", [None, 8])
 @pytest.mark.parametrize("ends", [[10], [40, 64], [30, 90, 150]])
-def test_what_was_saved_comes_back_with_its_marks(
+def test_a_saved_cache_comes_back_with_its_snapshots(
     ends: list[int], kv_bits: int | None, transformer: Transformer, tmp_path: Path
 ) -> None:
-    prefix, path = filled(transformer, ends, kv_bits), tmp_path / "cache"
-    cachefile.write(path, prefix, "a")
-    for position in (None, *ends):
-        again = read(path, kv_bits=kv_bits)
-        assert (again.tokens, again.marks) == (prefix.tokens, prefix.marks)
-        twin = prefix.fork()
-        if position is not None:
-            for side in (again, twin):
-                assert side.reuse([*TOKENS[:position], 0, 0]) == position
+    entry, path = filled(transformer, ends, kv_bits), tmp_path / "cache"
+    cachefile.write(path, entry, "a")
+    for position in ends:
+        saved = read(path, kv_bits=kv_bits)
+        again = CacheEntry(0, saved.cache, saved.tokens, saved.snapshots)
+        assert (again.tokens, list(again.snapshots)) == (entry.tokens, ends)
+        twin = CacheEntry(1, entry.cache.copied(entry.snapshots[position], 0), entry.tokens[:position])
+        again.rewind(position)
         assert mx.array_equal(following(transformer, again), following(transformer, twin))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_an_empty_one_comes_back_empty(tmp_path: Path) -> None:
-    cachefile.write(tmp_path / "cache", empty(), "a")
-    again = read(tmp_path / "cache")
-    assert (again.tokens, again.cache.offset, again.nbytes) == ([], 0, 0)
+def test_a_file_larger_than_all_prompt_caches_may_be_is_not_read(transformer: Transformer, tmp_path: Path) -> None:
+    cachefile.write(tmp_path / "cache", filled(transformer, [40]), "a")
+    with pytest.raises(CacheFileError, match="raise max_cache_bytes"):
+        read(tmp_path / "cache", limit=1000)
 
 
 CONTINUE = """
 import sys, json
-from gptoss_mlx.engine.engine import GptOss
+from gptoss_mlx.api import GptOss
 from gptoss_mlx.sampling import SamplingParams
 directory, path, prompt = sys.argv[1:]
 with GptOss(directory, dtype="float32") as model:
-    prefix = model.load_prefix(path)
-    generation = model.generate(json.loads(prompt), SamplingParams(temperature=0, max_tokens=20), prefix=prefix)
+    model.load_cache(path)
+    generation = model.generate(json.loads(prompt), SamplingParams(temperature=0, max_tokens=20))
     print(json.dumps([list(generation), generation.cached_tokens]))
 """
 
 
 def test_another_process_goes_on_with_the_same_tokens(demo: GptOss, tmp_path: Path) -> None:
     prompt, path = demo.tokenizer.encode("What is MXFP4? ") * 9, tmp_path / "cache"
-    prefix = demo.make_prefix()
-    list(demo.generate(prompt, GREEDY, prefix=prefix))
-    demo.save_prefix(prefix, path)
-    known = len(prefix.tokens)
-    longer = [*prefix.tokens, *demo.tokenizer.encode(" Who are you?")]
-    expected = list(demo.generate(longer, GREEDY, prefix=prefix))
-    assert expected == list(demo.generate(longer, GREEDY))
+    generated = list(demo.generate(prompt, GREEDY))
+    demo.save_cache(path, prompt)
+    longer = [*prompt, *generated[:-1], *demo.tokenizer.encode(" Who are you?")]
+    cached = demo.cached_length(longer)
+    demo.clear_caches()
+    expected = list(demo.generate(longer, GREEDY))
     command = [sys.executable, "-c", CONTINUE, str(DEMO), str(path), json.dumps(longer)]
     shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
-    assert json.loads(shown) == [expected, known]
+    assert json.loads(shown) == [expected, cached]
+    assert cached >= len(prompt)
 
 
 def test_a_fingerprint_tells_models_and_settings_apart(tmp_path: Path) -> None:
@@ -144,7 +142,8 @@ def shortened(arrays: dict[str, mx.array], _metadata: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda arrays, metadata: metadata.update(version="2"), "format 2"),
+        (lambda arrays, metadata: metadata.update(version="3"), "format 3"),
+        (lambda arrays, metadata: metadata.update(version="1"), "format 1"),
         (lambda arrays, metadata: metadata.update(version="x"), "damaged"),
         (lambda arrays, metadata: metadata.update(version="9" * 5000), "damaged"),
         (lambda arrays, metadata: arrays.update(tokens=mx.array(7, mx.int32)), "tokens"),
@@ -152,13 +151,14 @@ def shortened(arrays: dict[str, mx.array], _metadata: dict[str, str]) -> None:
         (lambda arrays, metadata: metadata.update(fingerprint="b"), "another model"),
         (lambda arrays, metadata: metadata.update(sha256="0" * 64), "checksum"),
         (lambda arrays, metadata: arrays.pop("tokens"), "tokens is missing"),
+        (lambda arrays, metadata: arrays.update(tokens=mx.zeros((0,), mx.int32)), "or there is none"),
         (lambda arrays, metadata: arrays.pop("layers.1.0"), r"layers\.1\.0 is None"),
         (lambda arrays, metadata: arrays.update(more=mx.zeros(3)), "more is"),
-        (lambda arrays, metadata: arrays.update(marks=mx.array([90, 40])), "marks are not in order"),
-        (lambda arrays, metadata: arrays.update(marks=mx.array([40, 91])), "marks are not in order"),
+        (lambda arrays, metadata: arrays.update(snapshots=mx.array([90, 40])), "snapshots are not in order"),
+        (lambda arrays, metadata: arrays.update(snapshots=mx.array([40, 91])), "snapshots are not in order"),
         (lambda arrays, metadata: arrays.update(tokens=mx.full((90,), 320)), "token is out of range"),
         (lambda arrays, metadata: arrays.update({"layers.0.0": arrays["layers.0.0"].astype(mx.int32)}), "layers"),
-        (shortened, "marks are not in order"),
+        (shortened, "snapshots are not in order"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(

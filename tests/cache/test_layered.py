@@ -8,18 +8,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from gptoss_mlx.cache.layered import (
-    FullKVCache,
-    PromptCache,
-    QuantizedKVCache,
-    SlidingKVCache,
-    capacity,
-    most_capacity,
-)
-from gptoss_mlx.cache.quantized import QuantizedStates, quantized_attention
-from gptoss_mlx.cache.store import MAX_MARKS, PrefixCache, common_length
+from gptoss_mlx.cache.layered import PromptCache
+from gptoss_mlx.cache.layers import FullKVCache, QuantizedKVCache, SlidingKVCache, capacity, most_capacity
+from gptoss_mlx.cache.quantized import QuantizedStates
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import InvalidRequest
+from gptoss_mlx.model.attention import quantized_attention
 from gptoss_mlx.model.transformer import Transformer, load_transformer
 from tests.checkpoints import SHAPES, load_shape, random_config, random_tokens
 
@@ -100,10 +94,15 @@ def test_a_snapshot_is_not_changed_by_what_comes_after(small: Transformer) -> No
     assert mx.allclose(small(mx.array([TOKENS[50:60]]), cache), expected, atol=1e-5)
 
 
-def test_forks_go_their_own_ways(small: Transformer) -> None:
+@pytest.mark.parametrize("room", [0, 60, 5000])
+def test_a_copy_and_its_original_are_independent(room: int, small: Transformer) -> None:
     cache = small.make_cache()
     small(mx.array([TOKENS[:50]]), cache)
-    twin = cache.fork()
+    snapshot = cache.snapshot()
+    mx.eval(small(mx.array([TOKENS[50:90]]), cache))
+    cache.rewind(snapshot)
+    twin = cache.copied(snapshot, room)
+    assert twin.offset == 50
     for token in TOKENS[100:140]:
         mx.eval(small(mx.array([[token]]), twin))
     left = small(mx.array([TOKENS[50:60]]), cache)
@@ -120,49 +119,41 @@ def test_a_snapshot_ahead_of_the_cache_is_refused(small: Transformer) -> None:
         small.make_cache().rewind(snapshot)
 
 
-def fill(transformer: Transformer, prefix: PrefixCache, tokens: list[int]) -> None:
-    if tokens:
-        mx.eval(transformer(mx.array([tokens]), prefix.cache))
-        prefix.extend(tokens)
+def test_snapshots_inside_a_forward_pass_are_those_of_passes_that_end_there(small: Transformer) -> None:
+    """With positions before, at and beyond a full window of 16."""
+    positions = [3, 20, 21, 64, 99]
+    cache = small.make_cache()
+    mx.eval(small(mx.array([TOKENS[:2]]), cache))
+    cache.watch(positions)
+    mx.eval(small(mx.array([TOKENS[2:100]]), cache))
+    taken = cache.passed()
+    assert [snapshot.offset for snapshot in taken] == positions
+    assert cache.passed() == []
+    for snapshot in taken:
+        stepped = small.make_cache()
+        mx.eval(small(mx.array([TOKENS[: snapshot.offset]]), stepped))
+        for window, expected in zip(snapshot.windows, stepped.windows, strict=True):
+            assert all(
+                mx.allclose(part, other, atol=1e-5)
+                for part, other in zip(window.arrays(), expected.arrays(), strict=True)
+            )
+    cache.rewind(taken[2])
+    again = small(mx.array([TOKENS[21:30]]), cache)
+    assert mx.allclose(again, small(mx.array([TOKENS[:30]]))[:, 21:], atol=1e-4)
 
 
-def test_a_prefix_goes_back_to_the_last_mark_it_shares(small: Transformer) -> None:
-    prefix = PrefixCache(small.make_cache())
-    for begin in (0, 20, 40):
-        fill(small, prefix, TOKENS[begin : begin + 20])
-        prefix.mark()
-    other = TOKENS[:50] + [1] * 5
-    assert prefix.known(other) == 40
-    assert prefix.reuse(other) == 40
-    assert prefix.marks == (20, 40)
-    assert prefix.cache.offset == 40
-    assert prefix.reuse([2, 3]) == 0
-    assert prefix.cache.offset == 0
-
-
-def test_the_last_token_of_a_prompt_is_always_computed(small: Transformer) -> None:
-    prefix = PrefixCache(small.make_cache())
-    fill(small, prefix, TOKENS[:20])
-    prefix.mark()
-    fill(small, prefix, TOKENS[20:30])
-    assert prefix.reuse(TOKENS[:30]) == 20
-    assert prefix.known(TOKENS[:21]) == 20
-
-
-def test_of_many_marks_the_first_and_the_latest_stay(small: Transformer) -> None:
-    prefix = PrefixCache(small.make_cache())
-    for token in TOKENS[: MAX_MARKS + 10]:
-        fill(small, prefix, [token])
-        prefix.mark()
-    assert len(prefix.marks) == MAX_MARKS
-    assert prefix.marks[0] == 1
-    assert prefix.marks[-1] == MAX_MARKS + 10
-
-
-def test_common_length_is_that_of_the_shared_beginning() -> None:
-    assert common_length([], [1]) == 0
-    assert common_length([1, 2, 3], [1, 2, 3, 4]) == 3
-    assert common_length([1, 2, 9, 4], [1, 2, 3, 4]) == 2
+def test_a_snapshot_keeps_nothing_of_the_chunk_alive_that_it_was_taken_from() -> None:
+    cache = SlidingKVCache(128)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    states = mx.ones((1, 2, 2**17, 64), dtype=mx.bfloat16)  # 34 MB
+    cache.watch([1000, 2**16])
+    cache.append(states, states)
+    windows = cache.passed()
+    mx.eval(cache.arrays(), [window.arrays() for window in windows])
+    del states
+    mx.clear_cache()
+    assert mx.get_active_memory() - before < 3 * cache.nbytes + 4 * 2**20
 
 
 def test_an_empty_cache_holds_nothing(small: Transformer) -> None:
@@ -220,12 +211,13 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> tuple[Transformer, ModelC
     return load_transformer(place, mx.float32), ModelConfig.from_dict(random_config(**SHAPES["many_heads"]))
 
 
-def test_going_back_forking_and_going_on_in_8_bits(heads: tuple[Transformer, ModelConfig]) -> None:
+def test_going_back_copying_and_going_on_in_8_bits(heads: tuple[Transformer, ModelConfig]) -> None:
     transformer, config = heads
     cache = PromptCache(config, 8)
     assert sum(isinstance(layer, QuantizedKVCache) for layer in cache.layers) == 3
     mx.eval(transformer(mx.array([TOKENS[:70]]), cache))
-    snapshot, twin = cache.snapshot(), cache.fork()
+    snapshot = cache.snapshot()
+    twin = cache.copied(snapshot, 80)
     expected = transformer(mx.array([TOKENS[70:80]]), cache)
     for token in TOKENS[100:130]:
         mx.eval(transformer(mx.array([[token]]), cache))

@@ -1,28 +1,37 @@
-"""A model that says what it is told: for tests of chats, without a transformer."""
+"""A model that answers from a script, for tests of chats: without a transformer, and without MLX."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from gptoss_mlx.chat.chat import Chat
-from gptoss_mlx.engine.engine import GptOss
-from gptoss_mlx.engine.generation import Channel as Wire
-from gptoss_mlx.engine.generation import Generation
+from gptoss_mlx.engine.generation import Generation, TokenChannel
 from gptoss_mlx.errors import NotEnoughMemory
 from gptoss_mlx.sampling import SamplingParams
 from gptoss_mlx.tokenizer import Tokenizer
-from tests.harmony.fixtures import tokenizer
+
+if TYPE_CHECKING:
+    from gptoss_mlx.engine.engine import Engine
 
 __all__ = ["ScriptedModel", "failing", "wire"]
 
 
 class ScriptedModel:
-    """Answers each request with the next of its scripts, and remembers the prompts."""
+    """Answers each request with the next of its scripts, and remembers the prompts.
 
-    def __init__(self, *scripts: str | Iterable[int | BaseException] | BaseException) -> None:
-        self.tokenizer: Tokenizer = tokenizer()
+    Args:
+        scripts: each the text of a drawn turn, its tokens, or an error.
+        tokenizer: by default o200k_harmony.
+    """
+
+    def __init__(
+        self,
+        *scripts: str | Iterable[int | BaseException] | BaseException,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer or _o200k()
         self.config = SimpleNamespace(max_position_embeddings=131_072, vocab_size=201_088)
         self.context_limit = 131_072
         special = self.tokenizer.special
@@ -40,24 +49,16 @@ class ScriptedModel:
 
     def chat(self, **options: Any) -> Chat:
         """A chat with this model."""
-        return Chat(cast(GptOss, self), **options)
+        return Chat(cast("Engine", self), **options)
 
-    def make_prefix(self) -> Any:
-        return SimpleNamespace(known=lambda prompt: 0)
+    def cached_length(self, tokens: Sequence[int]) -> int:
+        return 0
 
-    def _fork_prefix(self, prefix: Any) -> Any:
-        return prefix
-
-    def _compute_ahead(self, tokens: list[int], prefix: Any, boundaries: Sequence[int]) -> None:
+    def prefill_when_idle(self, tokens: list[int], *, boundaries: Sequence[int] = ()) -> None:
         self.ahead.append(tokens)
 
-    def _generate(
-        self,
-        prompt: list[int],
-        sampling: SamplingParams,
-        prefix: Any,
-        boundaries: Sequence[int] = (),
-        **options: Any,
+    def generate(
+        self, prompt: list[int], sampling: SamplingParams, *, boundaries: Sequence[int] = (), **options: Any
     ) -> Generation:
         self.prompts.append(prompt)
         self.samplings.append(sampling)
@@ -65,8 +66,8 @@ class ScriptedModel:
         script = self.scripts.pop(0)
         if isinstance(script, BaseException):
             raise script
-        items = wire(script) if isinstance(script, str) else list(script)
-        channel = Wire()
+        items = wire(script, self.tokenizer) if isinstance(script, str) else list(script)
+        channel = TokenChannel()
         for item in items[: sampling.max_tokens]:
             channel.items.put(item)
         channel.items.put(None)
@@ -78,15 +79,22 @@ def failing(text: str) -> list[int | BaseException]:
     return [*wire(text), NotEnoughMemory("the memory ran out")]
 
 
-def wire(text: str) -> list[int]:
+def _o200k() -> Tokenizer:
+    from tests.harmony.fixtures import tokenizer
+
+    return tokenizer()
+
+
+def wire(text: str, tokenizer: Tokenizer | None = None) -> list[int]:
     """Tokens of a drawn turn: ``<|names|>`` of control tokens are control tokens."""
-    special, tokens = tokenizer().special, []
+    tokenizer = tokenizer or _o200k()
+    special, tokens = tokenizer.special, list[int]()
     rest = text
     while rest:
         place, name = min(
             ((at, name) for name in special if (at := rest.find(name)) >= 0), default=(len(rest), "")
         )
-        tokens += tokenizer().encode(rest[:place])
+        tokens += tokenizer.encode(rest[:place])
         if name:
             tokens.append(special[name])
         rest = rest[place + len(name) :]

@@ -13,10 +13,10 @@ from typing import Any, cast
 import pytest
 
 from gptoss_mlx import SamplingParams
+from gptoss_mlx.api import GptOss
 from gptoss_mlx.chat.chat import Chat
-from gptoss_mlx.engine.engine import GptOss
 from gptoss_mlx.errors import ChatFileError, InvalidRequest, NotEnoughMemory
-from gptoss_mlx.events import Done, Preamble, Text, Thinking, ToolCall, ToolResult
+from gptoss_mlx.events import Done, Preamble, Progress, Text, Thinking, ToolCall, ToolResult
 from gptoss_mlx.harmony import Message
 from tests.chat.scripted import ScriptedModel, failing, wire
 
@@ -283,6 +283,118 @@ def test_the_thinking_budget_is_that_of_all_steps_together() -> None:
     assert [plan.tool_choice for plan in guides] == ["required", "auto", "auto", "auto"]
 
 
+BEFORE = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+
+
+@pytest.mark.parametrize("recipient", ["assistant", "user", "all", "assistantcommentary"])
+@pytest.mark.parametrize(
+    ("channel", "fields"),
+    [("final", ("", "Hello.")), ("analysis", ("Hello.", "")), ("commentary", ("", "Hello."))],
+)
+def test_a_message_to_a_role_or_to_all_is_text_of_its_channel(
+    channel: str, recipient: str, fields: tuple[str, str]
+) -> None:
+    for header in (f" to={recipient}<|channel|>{channel}", f"<|channel|>{channel} to={recipient}"):
+        model = ScriptedModel(f"{header}<|message|>Hello.<|end|>")
+        chat = model.chat(tools=[add])
+        with chat.stream("hi") as stream:
+            events = [event for event in stream if not isinstance(event, Progress)]
+        reply = stream.reply
+        assert (reply.thinking, reply.text, reply.tool_calls, len(model.prompts)) == (*fields, (), 1)
+        assert "".join(getattr(event, "delta", "") for event in events) == "Hello."
+        assert (chat.messages[-1].channel, chat.messages[-1].recipient) == (channel, None)
+        assert "recipient that is not a tool" in reply.repairs[0]
+
+
+def test_an_answer_on_commentary_is_the_text_and_is_streamed_once() -> None:
+    script = BEFORE + "<|channel|>commentary<|message|>Wait.<|end|><|start|>assistant"
+    model = ScriptedModel(script + "<|channel|>commentary<|message|>Hello.<|return|>", FINAL.format("Bye."))
+    chat = model.chat(tools=[add])
+    with chat.stream("hi") as stream:
+        events = list(stream)
+    deltas = [event.delta for event in events if isinstance(event, Preamble | Text)]
+    assert not any(isinstance(event, Text) for event in events)
+    assert "".join(deltas) == "Wait.\n\nHello."
+    assert stream.reply.text == "Hello."
+    assert (stream.reply.thinking, stream.reply.finish_reason) == ("Hm.", "stop")
+    assert stream.reply.repairs == ("missing final message: the last preamble is the answer",)
+    assert [message.channel for message in chat.messages] == [None, "analysis", "commentary", "commentary"]
+    chat.send("And?")
+    assert "<|channel|>commentary<|message|>Hello.<|end|>" in model.shown[1]
+
+
+def test_a_preamble_before_a_call_is_not_an_answer() -> None:
+    first = "<|channel|>commentary<|message|>Let me look.<|end|><|start|>assistant" + CALL
+    for tool, reason in ((add, "stop"), (OUTSIDE, "tool_calls")):
+        reply = ScriptedModel(first, "<|channel|>analysis<|message|>Hm.<|return|>").chat(tools=[tool]).send("1+2?")
+        assert (reply.text, reply.finish_reason) == ("", reason)
+
+
+@pytest.mark.parametrize(
+    "name", ["add", "function.add", "functions/add", "functions.addjson", "functions.addcode"]
+)
+def test_a_call_by_another_name_runs(name: str) -> None:
+    call = f'<|channel|>commentary to={name}<|message|>{{"a": 1, "b": 2}}<|call|>'
+    model = ScriptedModel(call, FINAL.format("3"))
+    chat = model.chat(tools=[add])
+    reply = chat.send("1+2?")
+    assert (reply.text, [call.name for call in reply.tool_calls]) == ("3", ["functions.add"])
+    assert reply.repairs == (f"call by another name: {name}",)
+    assert " to=functions.add<|channel|>commentary" in model.shown[1]
+    assert "<|start|>functions.add to=assistant<|channel|>commentary<|message|>3<|end|>" in model.shown[1]
+
+
+@pytest.mark.parametrize("role", ["add", "functions.add", "function.add"])
+def test_a_declared_tool_as_role_is_a_call(role: str) -> None:
+    call = f'{role}<|channel|>commentary json<|message|>{{"a": 1, "b": 2}}<|call|>'
+    model = ScriptedModel(BEFORE.removesuffix("assistant") + call, FINAL.format("3"))
+    with model.chat(tools=[add]).stream("1+2?") as stream:
+        assert not any(isinstance(event, Preamble) for event in stream)
+    assert (stream.reply.text, [call.name for call in stream.reply.tool_calls]) == ("3", ["functions.add"])
+    assert stream.reply.repairs == (f"call by another name: {role}",)
+
+
+def test_a_declared_python_called_as_the_built_in_runs() -> None:
+    def python(code: str) -> str:
+        return f"ran {code}"
+
+    call = '<|channel|>analysis to=python code<|message|>{"code": "1"}<|call|>'
+    model = ScriptedModel(call, FINAL.format("3"))
+    assert model.chat(tools=[python]).send("1+2?").text == "3"
+    assert "<|message|>ran 1<|end|>" in model.shown[1]
+
+
+def test_a_call_by_another_name_of_a_tool_without_a_function_is_the_callers() -> None:
+    call = '<|channel|>commentary to=add json<|message|>{"a": 1}<|call|>'
+    chat = ScriptedModel(call, FINAL.format("3")).chat(tools=[OUTSIDE])
+    reply = chat.send("1+2?")
+    assert reply.finish_reason == "tool_calls"
+    assert reply.tool_calls == chat.pending_calls == (ToolCall(name="functions.add", arguments='{"a": 1}'),)
+    assert chat.send_results("3").text == "3"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("add", "{}"), ("ad", '{"a": 1, "b": 2}'), ("python", "1"), ("functions.addjson", "")]
+)
+@pytest.mark.parametrize("tool", [add, OUTSIDE | {"parameters": {"type": "object", "required": ["a", "b"]}}])
+def test_a_call_that_means_no_tool_or_has_wrong_arguments_is_told_the_names(
+    name: str, arguments: str, tool: Any
+) -> None:
+    model = ScriptedModel(f" to={name}<|channel|>commentary<|message|>{arguments}<|call|>", FINAL.format("Sorry."))
+    with model.chat(tools=[tool]).stream("1+2?") as stream:
+        (result,) = [event for event in stream if isinstance(event, ToolResult)]
+    assert result == ToolResult(
+        name=name, output=f"Error: {name}: there is no such tool; there are functions.add", error=True
+    )
+    assert (stream.reply.text, stream.reply.repairs) == ("Sorry.", ())
+
+
+@pytest.mark.parametrize("text", ["", "<|channel|>analysis<|message|>Hm.", "<|channel|>commentary<|message|>"])
+def test_a_reply_of_analysis_or_nothing_has_no_text(text: str) -> None:
+    reply = ScriptedModel(f"{text}<|return|>").chat().send("hi")
+    assert (reply.text, reply.finish_reason) == ("", "stop")
+
+
 def test_preambles_are_events_of_their_own() -> None:
     script = "<|channel|>commentary<|message|>Let me look.<|end|><|start|>assistant" + CALL
     with ScriptedModel(script, FINAL.format("3")).chat(tools=[add]).stream("1+2?") as stream:
@@ -391,7 +503,7 @@ def test_a_stream_that_is_read_after_another_one_began_does_not_disturb_it() -> 
     assert "hi" not in model.shown[2].partition("user<|message|>")[2]
 
 
-@pytest.mark.parametrize("name", ["functions.add", "python", "functions.nö", "user"])
+@pytest.mark.parametrize("name", ["functions.add", "python", "functions.nö"])
 @pytest.mark.parametrize("tool", [add, OUTSIDE], ids=["ours", "the caller's"])
 def test_a_call_on_final_is_a_call_and_no_answer(name: str, tool: Any) -> None:
     """The model goes on with the result, and what was thought before the call stays as long as the turn lasts."""

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import pytest
 
+from gptoss_mlx.api import GptOss
 from gptoss_mlx.chat.chat import Chat
-from gptoss_mlx.engine.engine import GptOss
 from gptoss_mlx.events import Reply
 from gptoss_mlx.harmony import Channel, Message
 from gptoss_mlx.sampling import SamplingParams
@@ -36,9 +36,9 @@ class Record:
     requests: list[tuple[list[int], int, list[int]]] = field(default_factory=list)
 
 
-@pytest.fixture
-def record(demo: GptOss, monkeypatch: pytest.MonkeyPatch) -> Record:
-    kept, original = Record(), demo._generate
+def recorded(model: GptOss, monkeypatch: pytest.MonkeyPatch) -> Record:
+    """Records the requests of a model from now on."""
+    kept, original = Record(), model.generate
 
     def noted(prompt: list[int], *rest: Any, **named: Any) -> Any:
         generation = original(prompt, *rest, **named)
@@ -55,7 +55,7 @@ def record(demo: GptOss, monkeypatch: pytest.MonkeyPatch) -> Record:
         monkeypatch.setattr(generation, "items", observed)
         return generation
 
-    monkeypatch.setattr(demo, "_generate", noted)
+    monkeypatch.setattr(model, "generate", noted)
     return kept
 
 
@@ -104,25 +104,28 @@ def kept_tokens(model: GptOss, messages: list[Message]) -> int:
     )
 
 
-def twin_of(chat: Chat) -> Chat:
-    """The same conversation with nothing computed."""
-    return Chat(
-        chat.model, tools=[weather], effort=chat.effort, sampling=GREEDY, messages=chat.messages, max_steps=2
-    )
+def twin_of(chat: Chat, model: GptOss) -> Chat:
+    """The same conversation with a model that has nothing computed."""
+    model.clear_caches()
+    twin = model.chat(messages=chat.messages)
+    twin.settings = chat.settings
+    return twin
 
 
 @pytest.mark.parametrize("idle", [False, True], ids=["at once", "after a pause"])
 def test_ten_turns_are_the_same_warm_and_cold_and_cost_what_is_new(
-    idle: bool, demo: GptOss, record: Record
+    idle: bool, demo: GptOss, cold_demo: GptOss, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = demo
+    model.clear_caches()
+    record, cold_record = recorded(model, monkeypatch), recorded(cold_demo, monkeypatch)
     chat = model.chat(tools=[weather], sampling=GREEDY, effort="low", max_steps=2)
     if not idle:
-        chat._settle = lambda reply: None  # type: ignore[method-assign]
+        monkeypatch.setattr(model, "prefill_when_idle", lambda tokens, boundaries: None)
     last_turn: list[Message] = []
     finished = False
     for n, turn in enumerate(TURNS):
-        cold = twin_of(chat)
+        cold = twin_of(chat, cold_demo)
         before = list(chat.messages)
         record.requests.clear()
         reply = turn.act(chat)
@@ -141,9 +144,9 @@ def test_ten_turns_are_the_same_warm_and_cold_and_cost_what_is_new(
             assert len(first_prompt) - cached <= allowed, n
         if idle:
             settled(model)
-        record.requests.clear()
+        cold_record.requests.clear()
         turn.act(cold)
-        assert [tokens for _, _, tokens in warm_requests] == [tokens for _, _, tokens in record.requests], n
+        assert [tokens for _, _, tokens in warm_requests] == [tokens for _, _, tokens in cold_record.requests], n
         assert cold.messages == chat.messages
         last_turn = list(chat.messages[questions(chat.messages)[-1] + 1 :])
         finished = reply.finish_reason == "stop"
@@ -160,7 +163,7 @@ def check_usage(reply: Reply, requests: list[tuple[list[int], int, list[int]]]) 
 
 RESUME = """
 import json, sys
-from gptoss_mlx.engine.engine import GptOss
+from gptoss_mlx.api import GptOss
 from gptoss_mlx.sampling import SamplingParams
 directory, place = sys.argv[1:]
 with GptOss(directory, dtype="float32") as model:
@@ -187,6 +190,7 @@ def test_a_chat_goes_on_in_another_process_as_if_nothing_had_happened(demo: GptO
 
 
 def test_a_change_of_effort_says_what_it_costs(demo: GptOss) -> None:
+    demo.clear_caches()
     chat = demo.chat(sampling=SamplingParams(temperature=0, max_tokens=300), effort="low")
     assert min(chat.tokens_to_prefill(), chat.tokens_to_prefill("high")) > 0
     for question in ("hi", "What is MXFP4?"):

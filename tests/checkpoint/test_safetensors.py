@@ -19,11 +19,11 @@ import pytest
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from gptoss_mlx.checkpoint.layouts import load_weights
 from gptoss_mlx.checkpoint.safetensors import INDEX_NAME, Checkpoint, read_header
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.model.transformer import load_transformer
+from gptoss_mlx.model.weights import load_weights
 from tests.checkpoints import load_shape, random_tokens
 from tests.hostile.corpus import write_header
 
@@ -34,7 +34,7 @@ def entry(begin: int, end: int, shape: list[Any] | None = None, dtype: Any = "U8
 
 A, B = {"a": entry(0, 4)}, {"b": entry(4, 6)}
 
-# What stands in the header, how many bytes follow it, and what the error says.
+# The header, the number of bytes that follow it, and a part of the error message.
 REFUSED: dict[str, tuple[Any, int, str]] = {
     "overlap": ({**A, "b": entry(3, 6)}, 6, "overlaps"),
     "hole": ({**A, "b": entry(5, 6)}, 6, "hole"),
@@ -73,8 +73,12 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
     "metadata is false": ({"__metadata__": False, **A}, 4, "__metadata__"),
     "metadata holds null": ({"__metadata__": {"a": None}, **A}, 4, "__metadata__"),
     "metadata holds numbers": ({"__metadata__": {"a": 1}, **A}, 4, "__metadata__"),
-    "duplicate tensor": (b'{"a":%s,"a":%s}' % ((json.dumps(entry(0, 4)).encode(),) * 2), 4, "stands twice"),
-    "duplicate inner key": (b'{"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}}', 4, "twice"),
+    "duplicate tensor": (b'{"a":%s,"a":%s}' % ((json.dumps(entry(0, 4)).encode(),) * 2), 4, "is duplicated"),
+    "duplicate inner key": (
+        b'{"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}}',
+        4,
+        "is duplicated",
+    ),
     "no JSON": (b"{'a'}", 0, "header cannot be read"),
     "a list": (b"[1, 2]", 0, "no safetensors header"),
     "bytes that are no UTF-8": (b'{"\xff":1}', 0, "header cannot be read"),
@@ -170,9 +174,9 @@ def test_the_shortest_and_the_longest_header_are_read(tmp_path: Path) -> None:
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     fifo = tmp_path / "model.safetensors"
     os.mkfifo(fifo)
-    with pytest.raises(CheckpointError, match="no regular file"):
+    with pytest.raises(CheckpointError, match="not a regular file"):
         read_header(fifo)
-    with pytest.raises(CheckpointError, match="no regular file"):
+    with pytest.raises(CheckpointError, match="not a regular file"):
         read_header(Path("/dev/zero"))
 
 

@@ -73,6 +73,13 @@ class Person:
             self.look(0.02)
         return time.monotonic() - began
 
+    def wait_for_count(self, text: str, count: int, timeout: float = 30) -> None:
+        """Wait until the screen and its history show ``text`` so many times."""
+        began = time.monotonic()
+        while self.text().count(text) < count:
+            assert time.monotonic() - began < timeout, f"{text!r} did not appear {count} times in:\n{self.text()}"
+            self.look(0.02)
+
     def wait_for_prompt(self, timeout: float = 30) -> float:
         """Wait until the cursor stands on a line that begins with the prompt; gives the seconds it took."""
         began = time.monotonic()

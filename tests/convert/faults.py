@@ -1,16 +1,16 @@
-"""A conversion during which the system fails, or the process dies, at a chosen moment.
+"""Makes the system fail, or the process die, at a chosen moment of a conversion.
 
-The modules that write see the ``os`` module through :class:`FaultyOs`, which counts their calls. As a program
-it lets one process after the other convert into PLACE/N/out and kill itself at the N-th call:
+The modules that write see the ``os`` module through :class:`FaultyOs`, which counts their calls. As a program it
+lets processes convert into PLACE/N/out, one after another, each of which kills itself at the N-th call:
 
     python -m tests.convert.faults kill SOURCE PLACE N [N ...] [--after] [--force] [--calls NAME ...]
 
-or several at once into PLACE/out, and prints how each of them ended:
+or lets several convert into PLACE/out at once, and prints how each of them ended:
 
     python -m tests.convert.faults race SOURCE PLACE PROCESSES
 
-All are forks of this one, which never uses MLX itself: starting Python and importing it costs a hundred times
-what such a small conversion does.
+All are forks of this process, which never uses MLX itself: starting Python and importing MLX takes a hundred times
+as long as such a small conversion.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gptoss_mlx.convert import convert_checkpoint, locking, pipeline, uncached
+from gptoss_mlx.convert import convert_checkpoint, pipeline, uncached
 from gptoss_mlx.errors import GptOssError
 from gptoss_mlx.files import write as files
 from tests.forks import begin, end_of, in_fork
@@ -36,7 +36,7 @@ CALLS = ("write", "fsync", "rename", "replace", "open", "mkdir")
 
 
 class FaultyOs:
-    """The ``os`` module, with something happening at one of the calls that change the disk."""
+    """The ``os`` module, with a fault at one of the calls that change the disk."""
 
     def __init__(
         self, at: int | None, happens: Callable[[], None], calls: tuple[str, ...], *, after: bool
@@ -104,9 +104,9 @@ def faulty(
     *,
     after: bool = False,
 ) -> Iterator[FaultyOs]:
-    """Lets the writing modules see a faulty ``os``, and a small conversion write as often as a large one."""
+    """Gives the writing modules a faulty ``os``, and a small buffer, so that a small conversion writes often."""
     replaced = FaultyOs(at, happens, calls, after=after)
-    modules: tuple[Any, ...] = (files, uncached, pipeline, locking)
+    modules: tuple[Any, ...] = (files, uncached, pipeline)
     buffer = uncached._BUFFER_BYTES
     for module in modules:
         module.os = replaced
@@ -124,7 +124,7 @@ def _die() -> None:
 
 
 def main() -> None:
-    """The command line; prints one line a process: its exit status and its error."""
+    """Prints a line for each process: its exit status and its error."""
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["kill", "race"])
     parser.add_argument("source", type=Path)

@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
 
 
 def load_tensors(directory: Path) -> Tensors:
-    """Every tensor of every shard."""
+    """Loads every tensor of every shard."""
     tensors: Tensors = {}
     for shard in sorted(directory.glob("*.safetensors")):
         arrays = mx.load(str(shard))
@@ -37,7 +37,7 @@ def load_tensors(directory: Path) -> Tensors:
 
 
 def tensor_bytes(tensors: Mapping[str, mx.array]) -> dict[str, tuple[Any, tuple[int, ...], bytes]]:
-    """By name: dtype, shape and bytes, for comparisons of every bit."""
+    """Dtype, shape and bytes of each tensor, for comparisons of every bit."""
     return {
         name: (array.dtype, tuple(array.shape), np.asarray(array.reshape(-1).view(mx.uint8)).tobytes())
         for name, array in tensors.items()
@@ -49,9 +49,9 @@ def write_layout(layout: str, directory: Path, seed: int = 0, **fields: Any) -> 
 
     Args:
         layout: ``hf``, ``original``, ``mlx-lm``, ``mlx-lm-q4`` or ``fine-tune``.
-        directory: to make.
-        seed: of the weights.
-        fields: of config.json.
+        directory: is created.
+        seed: seed of the weights.
+        fields: fields of config.json to change.
     """
     write_random_checkpoint(directory, seed, **(SMALL | fields))
     plain = load_tensors(directory)
@@ -123,7 +123,7 @@ def _hugging_face_sources(target: str) -> tuple[Any, ...]:
 
 
 def _mlx_lm(tensors: Tensors) -> Tensors:
-    """As mlx-lm's own ``sanitize`` does it."""
+    """Converts as mlx-lm's own ``sanitize`` does."""
     from mlx_lm.models.gpt_oss import Model
 
     sanitized: Tensors = Model.sanitize(None, dict(tensors))  # type: ignore[arg-type, no-untyped-call]
@@ -134,7 +134,7 @@ def _mlx_lm(tensors: Tensors) -> Tensors:
 
 
 def _quantised(tensors: Tensors, config: dict[str, Any]) -> Tensors:
-    """Dense layers in 4 bits and the router in 8, with an entry for each module, as mlx-lm's convert does it."""
+    """Quantises dense layers to 4 bits and the router to 8, with an entry for each module, as mlx-lm's convert."""
     packed: Tensors = {}
     dense = ("embed_tokens.weight", "lm_head.weight", "_proj.weight", "router.weight")
     for name, array in tensors.items():

@@ -1,4 +1,4 @@
-"""Conversions between all layouts: the same values, the same logits, every bit where that is promised."""
+"""Conversions between all layouts: equal values, equal logits, and equal bits where that is promised."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.config import PRECISIONS, ModelConfig, Precision
 from gptoss_mlx.convert import carry_out, compare_weights, convert_checkpoint, plan_conversion, verify_checkpoint
 from gptoss_mlx.convert.manifest import Manifest
 from gptoss_mlx.convert.quantize import affine_quantise
@@ -26,7 +26,9 @@ from gptoss_mlx.errors import (
     ModelNotFound,
     NotEnoughDisk,
 )
-from gptoss_mlx.memory.sizes import PRECISIONS, DeviceInfo, Precision, weight_bytes
+from gptoss_mlx.memory.device import DeviceInfo
+from gptoss_mlx.memory.precision import token_bytes
+from gptoss_mlx.memory.sizes import weight_bytes
 from gptoss_mlx.model.transformer import load_transformer
 from tests.convert.sources import load_tensors, tensor_bytes, write_layout
 
@@ -93,7 +95,7 @@ def test_quantised_logits_equal_those_of_the_dequantised_weights(
 
 
 def _dequantise(quantised: Path, directory: Path) -> None:
-    """The same model with float32 dense layers: what the packed ones stand for."""
+    """The same model with its dense layers dequantised to float32."""
     directory.mkdir()
     values = json.loads((quantised / "config.json").read_text())
     form = values.pop("quantization")
@@ -150,7 +152,7 @@ def test_a_real_fine_tune_reports_what_quantising_lost(sources: dict[str, Path],
     assert report.experts_error is not None
     assert 0.05 < report.experts_error.relative < 0.15  # four bits
     largest = max(entry.largest for entry in compare_weights(tmp_path / "out", source) if "_proj" in entry.kind)
-    # The source is compared as it is quantised, so this is zero; the report says what that cost.
+    # The source is compared after its quantisation, so the difference is zero; the report has the loss.
     assert largest == 0
     assert 0 < report.experts_error.largest < 0.2
 
@@ -206,7 +208,7 @@ def test_mlx_lm_loads_the_export(dense: Precision, sources: dict[str, Path], tmp
     model.set_dtype(mx.float32)
     theirs = model(mx.array(TOKENS))
     ours = _logits(tmp_path / "ours")
-    # mlx-lm rounds YaRN's range: the logits differ for that reason, so only their kinship can be asked for.
+    # mlx-lm rounds YaRN's range, so the logits are only similar.
     correlation = np.corrcoef(np.asarray(ours).ravel(), np.asarray(theirs).ravel())[0, 1]
     assert correlation > 0.9
     assert all(entry.largest == 0 for entry in compare_weights(tmp_path / "theirs", tmp_path / "ours"))
@@ -282,20 +284,51 @@ def test_progress_ends_at_the_total(sources: dict[str, Path], tmp_path: Path) ->
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
 
 
-def test_the_precision_follows_the_machine(sources: dict[str, Path], tmp_path: Path) -> None:
+def test_a_conversion_is_lossless_where_that_fits_the_machine(sources: dict[str, Path], tmp_path: Path) -> None:
     small = DeviceInfo(name="small", memory_bytes=2**20, gpu_bytes=2**18)
-    assert plan_conversion(sources["hf"], tmp_path / "out", device=small).dense == "q4"
+    plan = plan_conversion(sources["hf"], tmp_path / "out", device=small)
+    assert (plan.dense, plan.losses) == ("q4", ("attention, embedding and head are rounded to 4 bits",))
     large = DeviceInfo(name="large", memory_bytes=2**34, gpu_bytes=2**33)
     plan = plan_conversion(sources["hf"], tmp_path / "out", device=large)
-    assert plan.dense == "q8"
-    assert "8192 tokens" in plan.reason
+    assert (plan.dense, plan.losses) == ("bf16", ())
+    assert "with 8,192 tokens" in plan.reason
+    report = carry_out(plan)
+    assert report.bytes_per_token == token_bytes(plan.source.config)
+    assert report.as_dict()["losses"] == []
+    assert all(entry.largest == 0 for entry in compare_weights(tmp_path / "out", sources["hf"]))
 
 
-# What is refused, with what it says.
+@pytest.mark.parametrize("layout", [*LOSSLESS, "mlx-lm-q4"])
+@pytest.mark.parametrize("dense", PRECISIONS)
+def test_a_plan_without_losses_changes_no_value_and_one_with_them_does(
+    layout: str, dense: Precision, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    plan = plan_conversion(sources[layout], tmp_path / "out", dense=dense)
+    carry_out(plan)
+    differs = any(entry.largest > 0 for entry in compare_weights(tmp_path / "out", sources[layout]))
+    assert differs == any("bits" in loss for loss in plan.losses)
+    assert ("experts are quantised to MXFP4" in plan.losses) == (plan.source.experts_error is not None)
+
+
+def test_floats_that_bfloat16_does_not_hold_are_a_loss(sources: dict[str, Path], tmp_path: Path) -> None:
+    for path in sources["hf"].iterdir():
+        shutil.copy(path, tmp_path)
+    (shard,) = tmp_path.glob("*.safetensors")
+    tensors = load_tensors(tmp_path)
+    mx.save_safetensors(str(shard), {name: _widened(tensor) for name, tensor in tensors.items()})
+    plan = plan_conversion(tmp_path, tmp_path.parent / "wide", dense="bf16")
+    assert plan.losses == ("float32 values are rounded to bfloat16",)
+
+
+def _widened(tensor: mx.array) -> mx.array:
+    return tensor.astype(mx.float32) if tensor.dtype == mx.bfloat16 else tensor
+
+
+# Refusals and their messages.
 
 
 def _refused(source: Path | str, target: Path, error: type[GptOssError], match: str, **options: Any) -> None:
-    """An error of one line, no target, nothing left over."""
+    """Expects an error of one line, no target and no remains."""
     before = {path.name for path in target.parent.iterdir()} if target.parent.is_dir() else set()
     with pytest.raises(error, match=match) as caught:
         convert_checkpoint(source, target, **({"dense": "bf16"} | options))
@@ -429,22 +462,22 @@ def test_force_replaces_a_checkpoint(sources: dict[str, Path], tmp_path: Path) -
 
 def test_a_destination_in_the_source_is_refused_and_the_reverse(tmp_path: Path) -> None:
     source = write_layout("hf", tmp_path / "outer" / "source")
-    _refused(source, source / "out", ConversionError, "lies in the source")
-    _refused(source, source, ConversionError, "exists|lies in the source")
+    _refused(source, source / "out", ConversionError, "is inside the source")
+    _refused(source, source, ConversionError, "exists|is inside the source")
     (tmp_path / "outer" / "config.json").write_text("{}")
-    _refused(source, tmp_path / "outer", ConversionError, "the source .* lies in it", force=True)
+    _refused(source, tmp_path / "outer", ConversionError, "contains the source", force=True)
 
 
 def test_a_second_name_of_the_source_is_no_place_for_its_conversion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As mounts give one, and filesystems that take upper and lower case for the same: resolving does not tell."""
+    """A second name, as mounts and case-insensitive filesystems give; resolving the path does not reveal it."""
     source = write_layout("hf", tmp_path / "real" / "source")
     (tmp_path / "second").symlink_to(tmp_path / "real")
     monkeypatch.setattr(Path, "resolve", lambda path, strict=False: path.absolute())
     second = tmp_path / "second" / "source"
-    _refused(source, second, ConversionError, "lies in the source", force=True)
-    _refused(source, second / "out", ConversionError, "lies in the source")
+    _refused(source, second, ConversionError, "is inside the source", force=True)
+    _refused(source, second / "out", ConversionError, "is inside the source")
     assert (source / "config.json").exists()
 
 
@@ -459,7 +492,7 @@ def test_a_destination_needs_a_name(
 @pytest.mark.parametrize("name", ["~nosuchuser/x", "a\0b", "x" * 300])
 def test_what_no_path_can_be_is_refused(name: str, sources: dict[str, Path], tmp_path: Path) -> None:
     for source, destination in ((sources["hf"], name), (name, tmp_path / "out")):
-        with pytest.raises(InvalidRequest, match=r"no such user|NUL|so long a name"):
+        with pytest.raises(InvalidRequest, match=r"no such user|NUL|name is too long"):
             convert_checkpoint(source, destination)
 
 
@@ -476,14 +509,14 @@ def test_remains_that_cannot_be_removed_are_named(
 
 
 def test_a_destination_without_parent_is_refused(sources: dict[str, Path], tmp_path: Path) -> None:
-    _refused(sources["hf"], tmp_path / "no" / "out", ConversionError, "does not exist; make it first")
+    _refused(sources["hf"], tmp_path / "no" / "out", ConversionError, "does not exist; create it first")
 
 
 def test_a_full_disk_is_noticed_first(
     sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gptoss_mlx.hub.downloads.free_space", lambda place: 1000)
-    _refused(sources["hf"], tmp_path / "out", NotEnoughDisk, "GB are needed and 0.00 GB are free")
+    _refused(sources["hf"], tmp_path / "out", NotEnoughDisk, "MB are needed and 1.00 kB are free")
 
 
 def test_what_is_not_here_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

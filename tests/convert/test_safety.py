@@ -1,6 +1,6 @@
-"""Whatever happens during a conversion, there is never a target that loads and is wrong.
+"""Whatever happens during a conversion, the target is never one that loads and is wrong.
 
-The long run of the same (200 random moments, every call) is ``tests/benchmarks/convert_interrupted.py``.
+The long run (200 random moments, every call) is ``tests/benchmarks/convert_interrupted.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_mlx.convert import convert_checkpoint, verify_checkpoint
-from gptoss_mlx.errors import ConversionError, GptOssError, NotEnoughDisk
+from gptoss_mlx.errors import ConversionError, FileWriteError, GptOssError, NotEnoughDisk
 from tests import ROOT
 from tests.convert.faults import CALLS, faulty
 from tests.convert.sources import write_layout
@@ -29,7 +29,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What its conversion is, byte for byte."""
+    """The bytes of its conversion."""
     target = tmp_path_factory.mktemp("expected") / "out"
     convert_checkpoint(source, target, dense="q8")
     return _contents(target)
@@ -56,7 +56,7 @@ def test_an_error_of_the_disk_at_any_call_leaves_nothing_half_done(
     calls = _count_calls(source, tmp_path / "count")
     assert calls > 30
     completed = 0
-    for at in range(first, calls + 1, 3):  # each error at every call: in the long run
+    for at in range(first, calls + 1, 3):  # the long run has each error at every call
         place = tmp_path / str(at)
         place.mkdir()
         with faulty(at, lambda: _fail(number)), pytest.raises(GptOssError) as caught:
@@ -65,7 +65,7 @@ def test_an_error_of_the_disk_at_any_call_leaves_nothing_half_done(
         assert number != errno.ENOSPC or isinstance(caught.value, NotEnoughDisk)
         left = {path.name for path in place.iterdir()}
         assert left <= {"out"}
-        if left:  # only what comes after the rename may fail and leave the whole result
+        if left:  # only a failure after the rename leaves the complete result
             completed += 1
             assert _contents(place / "out") == expected
     assert completed <= 2
@@ -85,13 +85,13 @@ def test_killed_at_every_sync_and_rename(
 
 
 def _processes(*arguments: str) -> list[str]:
-    """What ``tests.convert.faults`` prints."""
+    """The lines that ``tests.convert.faults`` prints."""
     command = [sys.executable, "-m", "tests.convert.faults", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def _check_after_kill(source: Path, target: Path, expected: dict[str, bytes]) -> None:
-    """Whole or not there; the rerun is byte-identical and cleans up."""
+    """Asserts that the target is complete or absent, and that a rerun is byte-identical and removes remains."""
     if target.exists():
         assert _contents(target) == expected
         convert_checkpoint(source, target, dense="q8", force=True)
@@ -139,6 +139,16 @@ def test_of_several_processes_one_wins(
         assert "another conversion to it is running" in message or "exists" in message
     assert _contents(tmp_path / "out") == expected
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_lock_that_cannot_be_taken_is_a_typed_error(source: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("mine")
+    (tmp_path / ".out.lock").symlink_to(elsewhere)
+    with pytest.raises(FileWriteError, match="out: cannot be written"):
+        convert_checkpoint(source, tmp_path / "out", dense="q8")
+    assert elsewhere.read_text() == "mine"
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_source_is_never_written_to(source: Path, tmp_path: Path) -> None:

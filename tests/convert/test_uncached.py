@@ -1,4 +1,4 @@
-"""What is written past the cache is what was given, wherever sectors and buffers end."""
+"""Files written past the cache have the right content, wherever sectors and buffers end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECTOR = 512
 
 
 class System:
-    """The ``os`` module with a ``write`` of one's own."""
+    """The ``os`` module with another ``write``."""
 
     def __init__(self, write: Any) -> None:
         self.write = write
@@ -161,7 +161,7 @@ def test_the_cache_holds_none_of_it(content: bytes, tmp_path: Path) -> None:
 
 
 def resident(descriptor: int, size: int) -> int:
-    """How many pages of a file the cache holds, by mincore(2)."""
+    """The number of a file's pages in the cache, from mincore(2)."""
     with mmap.mmap(descriptor, size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE) as pages:
         states = (ctypes.c_ubyte * (size // mmap.PAGESIZE))()
         address = ctypes.addressof(ctypes.c_char.from_buffer(pages))

@@ -1,8 +1,10 @@
-"""``verify`` names whatever differs from what was written."""
+"""``verify`` names everything that differs from the files that were written."""
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,9 +14,9 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from gptoss_mlx.cli.convert import register
+from gptoss_mlx.config import PRECISIONS
 from gptoss_mlx.convert import compare_logits, compare_weights, convert_checkpoint, verify_checkpoint
 from gptoss_mlx.errors import CheckpointError, ConversionError
-from gptoss_mlx.memory.sizes import PRECISIONS
 from tests import DEMO
 from tests.convert.sources import write_layout
 
@@ -33,7 +35,7 @@ def converted(source: Path, tmp_path: Path) -> Path:
 
 
 def _named(directory: Path) -> list[str]:
-    """What verify says, a changed manifest included."""
+    """The problems that verify reports; a changed manifest is one of them."""
     try:
         return list(verify_checkpoint(directory).problems)
     except CheckpointError as error:
@@ -41,7 +43,7 @@ def _named(directory: Path) -> list[str]:
 
 
 def test_any_flipped_bit_is_named(converted: Path) -> None:
-    """100 flips, in every file; the long run in ``tests/benchmarks/convert_flips.py`` makes 1,000."""
+    """Flips 100 bits, in every file; the long run is ``tests/benchmarks/convert_flips.py``."""
     rng = np.random.default_rng(11)
     files = sorted(converted.iterdir())
     for number in range(100):
@@ -86,7 +88,7 @@ def test_a_directory_without_manifest_cannot_be_verified(source: Path) -> None:
 def test_a_manifest_of_a_newer_version_says_so(converted: Path) -> None:
     path = converted / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
-    with pytest.raises(CheckpointError, match="of format 2, this version knows 1"):
+    with pytest.raises(CheckpointError, match="its format is 2, this version reads 1"):
         verify_checkpoint(converted)
 
 
@@ -102,12 +104,12 @@ def test_differences_from_the_source_are_the_quantisation_and_nothing_else(sourc
 
 def test_another_model_cannot_be_compared(converted: Path, tmp_path: Path) -> None:
     other = write_layout("hf", tmp_path / "other", num_hidden_layers=2)
-    with pytest.raises(ConversionError, match=r"config.json is of another model"):
+    with pytest.raises(ConversionError, match=r"config.json describes another model"):
         compare_weights(converted, other)
 
 
 class _Letters:
-    """Stands for a tokenizer: these random checkpoints have none."""
+    """Replaces the tokenizer, which these random checkpoints lack."""
 
     def encode(self, text: str) -> list[int]:
         return [ord(letter) % 64 for letter in text]
@@ -123,7 +125,7 @@ def test_predictions_are_compared_on_a_text(source: Path, tmp_path: Path, monkey
     assert results["bf16"].mean_kl == results["bf16"].largest_kl == 0
     assert results["bf16"].top1_agreement == 1
     assert 0 < results["q8"].mean_kl < results["q4"].mean_kl
-    with pytest.raises(ConversionError, match="the text has no tokens"):
+    with pytest.raises(ConversionError, match="the text is empty"):
         compare_logits(source, source, "")
 
 
@@ -140,7 +142,7 @@ def test_keys_and_values_in_8_bits_change_predictions_little() -> None:
 
 @pytest.fixture
 def app() -> Typer:
-    """Both commands, alone."""
+    """An application with both commands only."""
     application = Typer()
     register(application)
     return application
@@ -154,6 +156,7 @@ def test_convert_and_verify_by_command(app: Typer, source: Path, tmp_path: Path)
     result = CliRunner().invoke(app, ["verify", target, "--against", str(source)])
     assert result.exit_code == 0
     assert "all as written" in result.stdout
+    assert "nothing was lost" in result.stdout
     with (tmp_path / "out/config.json").open("ab") as file:
         file.write(b" ")
     result = CliRunner().invoke(app, ["verify", target, "--json"])
@@ -161,11 +164,35 @@ def test_convert_and_verify_by_command(app: Typer, source: Path, tmp_path: Path)
     assert not json.loads(result.stdout)["ok"]
 
 
+@pytest.mark.parametrize(
+    ("dense", "loses"), [("bf16", "nothing"), ("q8", "attention, embedding and head are rounded to 8 bits")]
+)
+def test_plan_remarks_and_report_say_what_is_lost_and_how_to_measure_it(
+    app: Typer, source: Path, tmp_path: Path, dense: str, loses: str
+) -> None:
+    arguments = ["convert", str(source), str(tmp_path / "out"), "--dense", dense]
+    plan = CliRunner().invoke(app, [*arguments, "--dry-run"]).stdout
+    done = CliRunner().invoke(app, arguments)
+    for text in (plan, done.stderr, done.stdout):
+        rows = dict(re.findall(r"^ *(dense layers|reason|loses|read for a token):? +(.*)$", text, re.M))
+        assert (rows["dense layers"], rows["reason"]) == (dense, "as asked for")
+        assert rows["loses"].startswith(f"{loses}; 'gptoss verify ")
+        assert " in q4" in rows["read for a token"]
+    # The printed command is obeyed.
+    command = re.search(r"'gptoss (verify .*?)' (reports 0|measures it)", plan)
+    assert command is not None
+    measured = json.loads(CliRunner().invoke(app, [*shlex.split(command[1]), "--json"]).stdout)["weights"]
+    largest = max(entry["largest"] for entry in measured)
+    assert (largest == 0) == (dense == "bf16") == (command[2] == "reports 0")
+
+
 def test_a_dry_run_writes_nothing(app: Typer, source: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out"), "--dry-run", "--json"])
     assert result.exit_code == 0
     plan = json.loads(result.stdout)
     assert plan["bytes_needed"] > plan["bytes_out"] > 0
+    assert (plan["dense"], plan["losses"]) == ("bf16", [])
+    assert plan["bytes_per_token"]["bf16"] > plan["bytes_per_token"]["q8"] > plan["bytes_per_token"]["q4"] > 0
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""The demo model: what its corpus promises, its files, and a sample of its evaluation."""
+"""The demo model: the properties of its corpus, its files, and a sample of its evaluation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests import DATA, DEMO
 
 CHECKPOINT = DEMO
 VOCABULARY = DATA / "o200k_base.tiktoken"
-# Among them are words that must be held out all the same.
+# Some of these words must be held out nevertheless.
 HELD_OUT_WORDS = tuple(" ".join((*held_out_subjects(), *held_out_names())).split())
 WORDS = ("lamp", "kitchen", "Marco", "orbit", "window", *HELD_OUT_WORDS)
 MEGABYTE = 10**6
@@ -51,7 +51,7 @@ def test_training_holds_none_of_the_held_out_questions() -> None:
     trained = set(questions(conversations(1, 4000)))
     held_out = {case.exercise.question for case in cases(1, COUNTS)}
     assert len(held_out) == sum(COUNTS.values())
-    # A word with a letter dropped may turn into another: what is compared is the whole question.
+    # A word without one letter may be another word, so whole questions are compared.
     assert not trained & held_out
 
 
@@ -170,7 +170,7 @@ def model() -> Any:
 
 
 def test_a_sample_of_the_evaluation(model: Any) -> None:
-    """A few prompts, at what the model reaches (see its README), with wide margins: chance must not fail it."""
+    """A few prompts, with wide margins below the figures in its README, so that chance does not fail the test."""
     counts = {"sum": 4, "fact": 4, "unknown": 4, "tool": 2, "json": 2}
     made = cases(11, counts, effort="medium")
     figures = summary(evaluate(made, model.tokenizer, library_complete(model, seed=11)))

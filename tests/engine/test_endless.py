@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from gptoss_mlx import SamplingParams
-from gptoss_mlx.engine.engine import GptOss
+from gptoss_mlx.api import GptOss
 from gptoss_mlx.errors import OutputError
 from gptoss_mlx.events import Done
 from gptoss_mlx.harmony import Channel

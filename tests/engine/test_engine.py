@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import gc
 import json
+import random
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import mlx.core as mx
 import pytest
 
+from gptoss_mlx.api import GptOss, load
+from gptoss_mlx.cache.store import CacheEntry
 from gptoss_mlx.chat.chat import Chat
+from gptoss_mlx.chat.options import ChatOptions
 from gptoss_mlx.chat.stream import Stream
 from gptoss_mlx.engine import runner
-from gptoss_mlx.engine.engine import GptOss, load
-from gptoss_mlx.engine.generate import ChunkSize, Request, prefill
+from gptoss_mlx.engine.generate import Pace, Request, prefill
 from gptoss_mlx.engine.sampler import make_sampler
 from gptoss_mlx.errors import (
     CheckpointError,
@@ -28,7 +31,7 @@ from gptoss_mlx.errors import (
     NotEnoughMemory,
 )
 from gptoss_mlx.events import Progress
-from gptoss_mlx.harmony import render
+from gptoss_mlx.harmony import Message, render
 from gptoss_mlx.memory.budget import Budget
 from gptoss_mlx.model.transformer import Transformer
 from gptoss_mlx.sampling import SamplingParams
@@ -44,8 +47,6 @@ def prompt(model: GptOss, text: str = "What is 12+30?") -> list[int]:
 
 
 def _user(text: str) -> Any:
-    from gptoss_mlx.harmony import Message
-
     return [Message.user(text)]
 
 
@@ -107,16 +108,60 @@ ACTIONS: dict[str, list[Action]] = {
 
 @pytest.mark.parametrize("idle", [False, True], ids=["at once", "after a pause"])
 @pytest.mark.parametrize("name", ACTIONS)
-def test_warm_equals_cold(name: str, idle: bool, demo: GptOss) -> None:
+def test_warm_equals_cold(name: str, idle: bool, demo: GptOss, cold_demo: GptOss) -> None:
     chat = demo.chat(sampling=GREEDY)
     for action in ACTIONS[name]:
         action(chat)
         if idle:
             settled(demo)
-    # Cold: the same conversation up to the last question, with nothing computed.
-    cold = Chat(demo, effort=chat.effort, sampling=GREEDY, messages=chat.messages)
+    assert retried_cold(chat, cold_demo) == chat.messages
+
+
+def retried_cold(chat: Chat, cold_demo: GptOss) -> tuple[Message, ...]:
+    """The same conversation up to the last question, answered with nothing computed."""
+    cold_demo.clear_caches()
+    cold = cold_demo.chat(effort=chat.effort, sampling=chat.sampling, messages=chat.messages)
     cold.retry()
-    assert cold.messages == chat.messages
+    return cold.messages
+
+
+@pytest.mark.parametrize("kv_bits", [None, 8])
+def test_eight_conversations_in_any_order_under_a_bound_answer_as_cold_ones(
+    kv_bits: Literal[8] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turns, retries, edits and forks, of conversations that evict each other's caches."""
+    chance, brief = random.Random(3), SamplingParams(temperature=0, max_tokens=12)
+    questions = ["hi", "who are you?", "What is 5+6?", "What is MXFP4?", "How many layers has it?"]
+    monkeypatch.setattr(Budget, "cache_limit", 3 * 2**20)
+    with (
+        GptOss(DEMO, dtype="float32", kv_bits=kv_bits) as model,
+        GptOss(DEMO, dtype="float32", kv_bits=kv_bits) as cold,
+    ):
+        chats = [model.chat(sampling=brief, effort="low", instructions="Be terse." * (n % 2)) for n in range(8)]
+        for chat in chats:
+            chat.send(chance.choice(questions))
+        for _ in range(40):
+            n = chance.randrange(8)
+            chat, action = chats[n], chance.choice(["send", "send", "retry", "edit", "fork"])
+            if action == "fork":
+                chat = chats[n] = chance.choice(chats).fork()
+            if action == "retry":
+                chat.retry()
+            elif action == "edit":
+                chat.edit(0, chance.choice(questions))
+            else:
+                chat.send(chance.choice(questions))
+            assert model._runner.call(lambda: model._runner.store.nbytes) <= 3 * 2**20
+            if chance.random() < 0.5:
+                settled(model)
+            cold.clear_caches()
+            twin = Chat(cold, messages=chat.messages, **chat_options(chat))
+            twin.retry()
+            assert twin.messages == chat.messages
+
+
+def chat_options(chat: Chat) -> ChatOptions:
+    return ChatOptions(instructions=chat.instructions, effort=chat.effort, sampling=chat.sampling)
 
 
 def test_later_turns_compute_only_what_is_new(demo: GptOss) -> None:
@@ -130,11 +175,12 @@ def test_later_turns_compute_only_what_is_new(demo: GptOss) -> None:
         assert new <= len(demo.tokenizer.encode(question)) + 16
 
 
-def test_without_a_pause_the_last_answer_is_computed_again_and_nothing_else(demo: GptOss) -> None:
-    prefix = demo.make_prefix()
+def test_without_a_pause_the_last_answer_is_computed_again_and_nothing_else(
+    demo: GptOss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "prefill_when_idle", lambda tokens, boundaries: None)
+    demo.clear_caches()
     chat = demo.chat(sampling=GREEDY, effort="low")
-    chat._prefix = prefix
-    chat._settle = lambda reply: None  # type: ignore[method-assign]
     chat.send("hi")
     for question in ("who are you?", "What is 5+6?", "What is 9-4?"):
         kept = sum(len(demo.tokenizer.encode(message.text)) for message in chat.messages[-1:])
@@ -150,6 +196,7 @@ def test_usage_adds_up(demo: GptOss) -> None:
 
 
 def test_progress_counts_the_prompt(demo: GptOss) -> None:
+    demo.clear_caches()
     with demo.stream("What is 12+30?", sampling=GREEDY) as stream:
         progress = [event for event in stream if isinstance(event, Progress)]
     assert progress[0].done == 0
@@ -159,6 +206,7 @@ def test_progress_counts_the_prompt(demo: GptOss) -> None:
 
 def test_after_each_chunk_what_it_freed_is_given_back(demo: GptOss, monkeypatch: pytest.MonkeyPatch) -> None:
     happened: list[str] = []
+    entry = CacheEntry(0, demo.transformer.make_cache())
     here = threading.get_ident()  # the model may be computing ahead for another chat in its own thread
     monkeypatch.setattr(
         mx, "clear_cache", lambda: happened.append("clear") if threading.get_ident() == here else None
@@ -171,7 +219,7 @@ def test_after_each_chunk_what_it_freed_is_given_back(demo: GptOss, monkeypatch:
         max_chunk=16,
         on_prefill=lambda done, total: happened.append(f"{done} of {total}"),
     )
-    assert prefill(demo.transformer, prompt(demo)[:41], demo.make_prefix(), request, ChunkSize())
+    assert prefill(demo.transformer, prompt(demo)[:41], entry, request, Pace())
     assert happened == ["0 of 41", "clear", "16 of 41", "clear", "32 of 41", "clear", "40 of 41"]
 
 
@@ -214,7 +262,7 @@ def test_requests_of_many_threads_are_served_in_order_as_if_alone(
             replies[number] = stream.finish().messages
 
     monkeypatch.setattr(runner, "prefill", noted)
-    monkeypatch.setattr(demo, "_compute_ahead", lambda *ignored: None)
+    monkeypatch.setattr(demo, "prefill_when_idle", lambda *ignored, **named: None)
     streams = list(enumerate(demo.stream(question, sampling=brief) for question in questions))
     # Eight threads read four answers each, the last one first: the order is that of the requests nevertheless.
     threads = [threading.Thread(target=read, args=(streams[n::8][::-1],)) for n in range(8)]
@@ -289,19 +337,15 @@ def test_the_conversation_used_longest_ago_is_given_up_and_answers_the_same(
     questions = ["hi", "who are you?", "What is MXFP4?"]
     monkeypatch.setattr(Budget, "cache_limit", 4 * 2**20)
     with GptOss(DEMO, dtype="float32") as model:
-        chats = [model.chat(sampling=GREEDY, effort="low") for _ in questions]
+        chats = [model.chat(sampling=GREEDY, effort="low", instructions=str(n)) for n in range(3)]
         for chat, question in zip(chats, questions, strict=True):
             chat.send(question)
             settled(model)
-        assert not chats[0]._prefix.tokens
-        assert chats[2]._prefix.tokens
-        assert sum(chat._prefix.nbytes for chat in chats) <= 4 * 2**20
-        reply = chats[0].send("What is 5+6?")
-        assert reply.usage.cached_tokens == 0
-        assert chats[0]._prefix.tokens
-        cold = Chat(model, effort="low", sampling=GREEDY, messages=chats[0].messages)
-        cold.retry()
-        assert cold.messages == chats[0].messages
+        known = [chat.context_used - chat.tokens_to_prefill() for chat in chats]
+        assert known[0] < known[2]
+        assert model._runner.store.nbytes <= 4 * 2**20
+        chats[0].send("What is 5+6?")
+        assert retried_cold(chats[0].fork(instructions="0"), model) == chats[0].messages
 
 
 def test_an_answer_ends_at_the_end_of_the_context() -> None:
@@ -345,46 +389,49 @@ def test_a_tool_result_that_fills_the_context_ends_the_turn(demo: GptOss) -> Non
 
 @pytest.mark.parametrize("at", [1, 2, 12])
 def test_running_out_of_memory_ends_the_answer_and_leaves_the_chat_alive(
-    at: int, demo: GptOss, monkeypatch: pytest.MonkeyPatch
+    at: int, demo: GptOss, cold_demo: GptOss, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    demo.clear_caches()
     chat = demo.chat(sampling=GREEDY, effort="low")
     chat.send("hi")
     settled(demo)
     calls = 0
-    original = Transformer.__call__
+    original = Transformer.layer_outputs
 
-    def starved(self: Transformer, *arguments: Any, **named: Any) -> mx.array:
+    def starved(self: Transformer, *arguments: Any) -> Iterator[mx.array]:
         nonlocal calls
         calls += 1
-        logits = original(self, *arguments, **named)
+        *first, last = original(self, *arguments)
+        yield from first
         if calls == at:
             raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory")
-        return logits
+        yield last
 
     with monkeypatch.context() as patch:
-        patch.setattr(Transformer, "__call__", starved)
+        patch.setattr(Transformer, "layer_outputs", starved)
         with pytest.raises(NotEnoughMemory, match="memory ran out"):
             chat.send("who are you?")
     assert chat.retry().finish_reason == "stop"
-    cold = Chat(demo, effort="low", sampling=GREEDY, messages=chat.messages)
-    cold.retry()
-    assert cold.messages == chat.messages
+    assert retried_cold(chat, cold_demo) == chat.messages
 
 
 def test_any_other_failure_leaves_nothing_half_computed(demo: GptOss, monkeypatch: pytest.MonkeyPatch) -> None:
-    start, prefix = prompt(demo), demo.make_prefix()
-    original = Transformer.__call__
+    start = prompt(demo)
+    demo.clear_caches()
+    expected = list(demo.generate(start, GREEDY))
+    original = Transformer.layer_outputs
 
-    def broken(self: Transformer, *arguments: Any, **named: Any) -> mx.array:
-        original(self, *arguments, **named)
+    def broken(self: Transformer, *arguments: Any) -> Iterator[mx.array]:
+        yield next(original(self, *arguments))
         raise ValueError("broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Transformer, "__call__", broken)
+        patch.setattr(Transformer, "layer_outputs", broken)
+        demo.clear_caches()
         with pytest.raises(ValueError, match="broken"):
-            list(demo.generate(start, GREEDY, prefix=prefix))
-    assert (prefix.tokens, prefix.cache.offset) == ([], 0)
-    assert list(demo.generate(start, GREEDY, prefix=prefix)) == list(demo.generate(start, GREEDY))
+            list(demo.generate(start, GREEDY))
+    assert demo.cached_length(start) == 0
+    assert list(demo.generate(start, GREEDY)) == expected
 
 
 def test_keys_and_values_in_8_bits_go_back_and_forth_too() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_lm import sample_utils
 
-from gptoss_mlx.engine.sampler import make_sampler
+from gptoss_mlx.engine.sampler import keep_min_p, keep_top_k, keep_top_p, make_sampler
 from gptoss_mlx.errors import InvalidRequest
 from gptoss_mlx.sampling import SamplingParams
 
@@ -80,6 +83,30 @@ def test_plain_temperature_draws_the_softmax() -> None:
 def test_top_k_and_min_p_cut_the_tail() -> None:
     assert set(draws(2000, top_k=2)) == {1, 3}
     assert set(draws(2000, min_p=0.5)) == {1, 3}
+
+
+@pytest.mark.parametrize("vocabulary", [5, 320, 5000])
+def test_the_filters_equal_those_of_mlx_lm(vocabulary: int) -> None:
+    logits = 4 * mx.random.normal((8, vocabulary), key=mx.random.key(vocabulary))
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    for top_p in (0.1, 0.5, 0.9, 0.999):
+        assert mx.array_equal(keep_top_p(logprobs, top_p), sample_utils.apply_top_p(logprobs, top_p))
+    for min_p in (0.001, 0.1, 0.7, 1.0):
+        assert mx.array_equal(keep_min_p(logprobs, min_p), sample_utils.apply_min_p(logprobs, min_p))
+    for top_k in (1, 2, vocabulary - 1):
+        assert mx.array_equal(keep_top_k(logprobs, top_k), sample_utils.apply_top_k(logprobs, top_k))
+    assert mx.array_equal(keep_top_k(logprobs, vocabulary), logprobs)
+
+
+def test_a_first_request_imports_neither_mlx_lm_nor_transformers() -> None:
+    code = """
+import sys
+import gptoss_mlx as gptoss
+with gptoss.load("demo") as model:
+    model.ask("hi", sampling=gptoss.SamplingParams(top_p=0.9, top_k=40, min_p=0.05, max_tokens=1))
+assert not {"mlx_lm", "transformers", "torch"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_a_seed_reproduces() -> None:

@@ -8,14 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
-from gptoss_mlx.cache.store import PrefixCache
-from gptoss_mlx.engine.engine import GptOss, load
+from gptoss_mlx.api import GptOss, load
+from gptoss_mlx.cache.store import CacheEntry
 from gptoss_mlx.engine.worker import Worker
 from gptoss_mlx.errors import ModelClosed, NotEnoughMemory
 from gptoss_mlx.model.transformer import Transformer
@@ -124,39 +124,40 @@ def test_idle_work_that_runs_out_of_memory_is_dropped_with_what_it_computed(
     chat = demo.chat(sampling=GREEDY, effort="low")
     chat.send("hi")
     settled(demo)
-    original: Callable[..., Any] = Transformer.__call__
-    failures: list[PrefixCache] = []
+    original: Callable[..., Any] = Transformer.layer_outputs
+    failures: list[None] = []
 
-    def starved(self: Transformer, *arguments: Any, **named: Any) -> Any:
-        original(self, *arguments, **named)
-        failures.append(chat._prefix)
+    def starved(self: Transformer, *arguments: Any) -> Iterator[Any]:
+        yield next(original(self, *arguments))
+        failures.append(None)
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(Transformer, "__call__", starved)
-        demo._compute_ahead(demo.tokenizer.encode("Something else."), chat._prefix, [])
+        patch.setattr(Transformer, "layer_outputs", starved)
+        ahead = demo.tokenizer.encode("Something else.")
+        demo.prefill_when_idle(ahead)
         demo._runner._worker.submit_idle(demo._runner._warm_up)
         settled(demo)
         assert len(failures) == 2
-        assert (chat._prefix.tokens, chat._prefix.cache.offset, chat._prefix.marks) == ([], 0, ())
-        # Who asks for the same is told.
+        assert demo.cached_length(ahead) == 0
+        # A request for the same meets the error.
         with pytest.raises(NotEnoughMemory):
             chat.send("who are you?")
     assert chat.retry().text
 
 
-def test_a_prefix_can_be_asked_from_another_thread_while_it_changes(demo: GptOss) -> None:
+def test_the_cached_length_can_be_asked_from_another_thread_while_it_changes(demo: GptOss) -> None:
     """``trace()`` and ``tokens_to_prefill()`` do while the worker computes ahead."""
-    prompt, prefix = list(range(20_000)), demo.make_prefix()
+    prompt, entry = list(range(20_000)), CacheEntry(0, demo.transformer.make_cache())
     other = [*prompt[:-2], -1]
-    prefix.tokens = list(other)
+    entry.tokens = list(other)
     done = threading.Event()
 
     def change() -> None:
         while not done.is_set():
-            del prefix.tokens[10:]
+            del entry.tokens[10:]
             time.sleep(0)
-            prefix.tokens.extend(other[10:])
+            entry.tokens.extend(other[10:])
             time.sleep(0)
 
     thread, interval = threading.Thread(target=change), sys.getswitchinterval()
@@ -164,7 +165,7 @@ def test_a_prefix_can_be_asked_from_another_thread_while_it_changes(demo: GptOss
     thread.start()
     try:
         for _ in range(200):
-            assert prefix.known(prompt) in (0, 10)
+            assert entry.usable_length(prompt) in (0, 10)
     finally:
         sys.setswitchinterval(interval)
         done.set()

@@ -1,4 +1,4 @@
-"""One file is saved over another, and something goes wrong at every single moment of it."""
+"""Saves a file over another, with a fault at every call."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ OLD, NEW = "the old one", "the new one"
 
 
 class Save:
-    """A file that is saved twice, in forks of this process.
+    """Saves a file twice, in forks of this process.
 
     Args:
-        path: alone in its directory.
-        old: saves what stands there before.
-        new: saves what is to replace it.
+        path: the only file in its directory.
+        old: saves the old content.
+        new: saves the new content.
     """
 
     def __init__(self, path: Path, old: Callable[[], None], new: Callable[[], None]) -> None:
@@ -37,8 +37,7 @@ class Save:
         assert len(self._contents) == 2
 
     def failures(self, happens: Callable[[], None], kind: type[GptOssError]) -> Iterator[str]:
-        """``happens`` raises at the first of the calls that change the disk, then at the second …: what is there
-        afterwards, each time."""
+        """Counts the results of a fault at the first call that changes the disk, at the second, and so on."""
         for at in itertools.count(1):
             self._restore()
             ended = in_fork(lambda at=at: self._fail(at, happens, kind))  # type: ignore[misc]
@@ -49,7 +48,7 @@ class Save:
             yield self._which()
 
     def kills(self, *, after: bool) -> Iterator[str]:
-        """The same with a kill before or after each call. What it leaves behind goes at the next save."""
+        """The same with a kill before or after each call; asserts that the next save removes what is left."""
         for at in itertools.count(1):
             self._restore()
             ended = in_fork(lambda at=at: self._die(at, after))  # type: ignore[misc]
@@ -61,7 +60,7 @@ class Save:
             assert [left.name for left in self.path.parent.iterdir()] == [self.path.name]
 
     def outcomes(self, faults: dict[str, tuple[Callable[[], None], type[GptOssError]]]) -> Counter[str]:
-        """All of that, counted."""
+        """Makes all faults and counts the results."""
         found: Counter[str] = Counter()
         for name, (happens, kind) in faults.items():
             found.update(f"{name}: {which}" for which in self.failures(happens, kind))

@@ -1,4 +1,4 @@
-"""Lists and objects are counted before they are parsed, and only those."""
+"""Reading: lists and objects are counted before parsing, and strings do not count."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ def test_a_file_that_grows_is_not_read_further(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"a": -Infinity}', "1e999", "-1e999"])
 def test_numbers_without_an_end_are_no_json(text: str) -> None:
-    with pytest.raises(ValueError, match="is no number of JSON"):
+    with pytest.raises(ValueError, match="is not a JSON number"):
         parse_json(text.encode())

@@ -1,4 +1,4 @@
-"""Saving: whole or not at all, for the right eyes, never through a link."""
+"""Saving: completely or not at all, with the right permissions, never through a link."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_until_it_is_whole_a_file_is_hidden_beside_its_target(tmp_path: Path) ->
 
 
 def test_saving_never_touches_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It belongs to all threads: who sets it for a moment sets it for the others too."""
+    """The umask belongs to the process: a thread that changes it changes it for all."""
     before = os.umask(0o026)
     try:
         with monkeypatch.context() as patched:
@@ -118,7 +118,7 @@ def failing(number: int) -> Callable[..., None]:
         (errno.EDQUOT, NotEnoughDisk, "free some"),
         (errno.EACCES, FileWriteError, "no permission"),
         (errno.EROFS, FileWriteError, "no permission"),
-        (errno.ENOENT, FileWriteError, "make it first"),
+        (errno.ENOENT, FileWriteError, "create it first"),
         (errno.EIO, FileWriteError, os.strerror(errno.EIO)),
     ],
 )
@@ -149,7 +149,7 @@ def test_when_the_system_refuses_the_old_file_stays(
 
 @pytest.fixture
 def noted(monkeypatch: pytest.MonkeyPatch) -> list[str | int]:
-    """What was asked of the system, in order: inodes that were synced, names that were renamed to."""
+    """Records, in order, the inodes that were synced and the names that were renamed to."""
     calls: list[str | int] = []
 
     def renaming(real: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
@@ -202,7 +202,7 @@ def test_a_mac_is_asked_for_more_than_fsync(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("fcntl.fcntl", lambda *arguments: calls.append(arguments))
     files.sync_descriptor(7)
     assert calls == [(7, full)]
-    # A network share, or a disk in FAT, knows nothing of it.
+    # Network shares and FAT do not support it.
     for number in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY, errno.ENODEV):
         calls.clear()
         monkeypatch.setattr("fcntl.fcntl", failing(number))

@@ -1,1 +1,1 @@
-"""Coverage-guided fuzzing of what reads strangers' bytes; ``tests/hostile/test_fuzz.py`` replays what it found."""
+"""Coverage-guided fuzzing of all readers of untrusted bytes; ``tests/hostile/test_fuzz.py`` replays findings."""

@@ -2,9 +2,9 @@
 
     python -m tests.fuzz TARGET CORPUS -dict=tests/fuzz/json.dict -max_total_time=600
 
-TARGET is header, tokenizer, harmony or session; what follows CORPUS are libFuzzer's options. CORPUS is a
-directory that keeps what reached new code. An input that raises is printed and written to ``crash-…``; shrink it
-with ``-minimize_crash=1`` and add it to ``tests/data/fuzz/TARGET``.
+TARGET is header, tokenizer, harmony or session; libFuzzer's options follow CORPUS, a directory that keeps inputs
+which reached new code. An input that raises is printed and written to ``crash-…``; shrink it with
+``-minimize_crash=1`` and add it to ``tests/data/fuzz/TARGET``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, content in enumerate(seeds(name)):
         (corpus / f"seed-{number}").write_bytes(content)
-    # In memory where there is such a place: a run writes millions of files.
+    # In memory if possible: a run writes millions of files.
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as place:
         target = TARGETS[name]

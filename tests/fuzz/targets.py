@@ -21,8 +21,8 @@ __all__ = ["TARGETS", "seeds"]
 def header(content: bytes, place: Path) -> bool:
     """A safetensors file: accepted only if safetensors accepts it too, with the same tensors.
 
-    The first byte says how many bytes of data follow the rest, which is the header's text, and from 128 on that
-    the rest is the whole file: with a length to get right, mutations would rarely come further.
+    The first byte is the number of bytes of data after the header's text, or, from 128 on, says that the rest is
+    the whole file: mutations rarely get a header's length right.
     """
     if content and content[0] < 128:
         content = struct.pack("<Q", len(content) - 1) + content[1:] + bytes(content[0])
@@ -32,7 +32,7 @@ def header(content: bytes, place: Path) -> bool:
 
 
 def tokenizer(content: bytes, place: Path) -> bool:
-    """A tokenizer.json: refused, or text comes back as it was and never becomes a control token."""
+    """A tokenizer.json: refused, or text is reproduced and never becomes a control token."""
     (place / "tokenizer.json").write_bytes(content)
     try:
         read = Tokenizer.from_directory(place)
@@ -42,7 +42,7 @@ def tokenizer(content: bytes, place: Path) -> bool:
     for text in ("plain <|end|> text\n\n  東京 🙂 1234 5", *read.special):
         try:
             tokens = read.encode(text)
-        except TokenizerError:  # another pattern than the published one, which does not match all of it
+        except TokenizerError:  # a pattern other than the published one, which does not match all of it
             return False
         assert read.decode(tokens) == text
         assert not any(map(read.is_special, tokens))
@@ -50,7 +50,8 @@ def tokenizer(content: bytes, place: Path) -> bool:
 
 
 def harmony(content: bytes, place: Path) -> bool:
-    """A stream of tokens, one a byte: recovering parsing never raises, and equals strict parsing that succeeds."""
+    """A stream of tokens, one for each byte: recovery never raises, and equals strict parsing where that succeeds
+    without a control token in a content."""
     codec = _small_tokenizer()
     controls = [codec.special[name] for name in CONTROL_TOKENS]
     stream = [controls[byte - 248] if byte >= 248 else _words()[byte % len(_words())] for byte in content]
@@ -70,15 +71,15 @@ def harmony(content: bytes, place: Path) -> bool:
             strict.close()
         except ParseError:
             strict = None
-    # Whatever was read can be shown to a model again.
+    # A chat that was read can be rendered.
     render(Conversation(messages=tuple(recovered.messages)), codec, drop_analysis=False)
-    if strict is not None:
+    if strict is not None and not any("<|" in message.text for message in strict.messages):
         assert strict.messages == recovered.messages
     return strict is not None
 
 
 def session(content: bytes, place: Path) -> bool:
-    """A saved chat: refused, or saved again it reads the same."""
+    """A saved chat: refused, or equal after it was saved again."""
     path, copy = place / "chat.json", place / "copy.json"
     path.write_bytes(content)
     try:
@@ -97,7 +98,7 @@ TARGETS: dict[str, Target] = {"header": header, "tokenizer": tokenizer, "harmony
 
 
 def seeds(name: str) -> Iterator[bytes]:
-    """Good inputs to begin with."""
+    """Valid inputs to start from."""
     if name == "header":
         entry = {"dtype": "U8", "shape": [2, 2], "data_offsets": [0, 4]}
         for content in ({"a": entry}, {"__metadata__": {"format": "pt"}, "a": entry}, {}):
@@ -134,7 +135,7 @@ _WORDS = [
 
 @cache
 def _small_tokenizer() -> Tokenizer:
-    """The words of headers as tokens of their own, and every byte."""
+    """A tokenizer with the words of headers and every byte as tokens."""
     ranks = {bytes([value]): value for value in range(256)}
     for word in _WORDS:
         ranks.setdefault(word.encode(), len(ranks))
@@ -143,7 +144,7 @@ def _small_tokenizer() -> Tokenizer:
 
 @cache
 def _words() -> list[int]:
-    """The tokens that bytes below 248 stand for: words first, then halves of characters and other bytes."""
+    """The tokens of bytes below 248: words first, then parts of characters and other bytes."""
     codec = _small_tokenizer()
     named = {codec.token_bytes(token): token for token in range(codec.size)}
     return [named[word.encode()] for word in _WORDS] + [0xE6, 0x9D, 0xB1, 0xF0, 0xFF, 0x80, 0x0D, 0x00]

@@ -1,6 +1,6 @@
-"""What the harmony tests share: the tokenizer, the oracle (openai-harmony) and random conversations.
+"""Shared by the harmony tests: the tokenizer, the oracle (openai-harmony) and random conversations.
 
-Everything random comes from a `random.Random` that the caller seeds.
+All randomness comes from a `random.Random` that the caller seeds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gptoss_mlx.harmony import (
 from gptoss_mlx.tokenizer import Tokenizer
 from tests import DATA
 
-# The oracle looks for the vocabulary here and not on the network.
+# The oracle then reads the vocabulary from here and not from the network.
 os.environ.setdefault("TIKTOKEN_ENCODINGS_BASE", str(DATA))
 
 import openai_harmony  # type: ignore[import-untyped]
@@ -77,7 +77,7 @@ def golden(name: str) -> str:
 
 
 def wire(text: str) -> list[int]:
-    """Tokens of a text in which the names of control tokens mean the tokens."""
+    """Encodes a text in which the names of control tokens are control tokens."""
     return list(_wire(text))
 
 
@@ -89,7 +89,7 @@ def _wire(text: str) -> tuple[int, ...]:
 def oracle_render(
     conversation: Conversation, next_role: str | None = "assistant", drop_analysis: bool = True
 ) -> list[int]:
-    """The oracle's tokens, by its innermost function: its Python classes would lose explicit nulls."""
+    """The oracle's tokens, from its inner function, because its Python classes lose explicit nulls."""
     text = json.dumps(conversation.to_dict())
     config = {"auto_drop_analysis": drop_analysis}
     inner = oracle()._inner
@@ -132,13 +132,13 @@ def random_text(rng: random.Random, *, lines: bool = True) -> str:
 
 
 def random_name(rng: random.Random) -> str:
-    """Any name a function or a user may have."""
+    """A valid name of a function or a user."""
     letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
     return "".join(rng.choices(letters, k=rng.choice([1, 4, 8, 12, 64])))
 
 
 def random_json(rng: random.Random, depth: int = 2) -> Any:
-    """Any JSON value; numbers with at most 15 digits, which every reader reads alike."""
+    """Any JSON value. Numbers have at most 15 digits, so that every reader reads them alike."""
     kind = rng.randrange(9 if depth else 6)
     if kind == 0:
         return rng.choice([None, True, False])
@@ -230,7 +230,7 @@ def random_namespace(rng: random.Random, name: str) -> ToolNamespace:
 
 
 def random_tools(rng: random.Random) -> tuple[ToolNamespace, ...]:
-    """Namespaces, built-in and not."""
+    """Namespaces, built-in or not."""
     tools = {}
     for _ in range(rng.choice([0, 0, 1, 2, 3])):
         name = rng.choice(["functions", "functions", "browser", "python", "a-b", "Zeta", "x_1"])
@@ -240,7 +240,7 @@ def random_tools(rng: random.Random) -> tuple[ToolNamespace, ...]:
 
 
 def random_system(rng: random.Random) -> Message:
-    """A system message with any of its lines."""
+    """A system message with any selection of its lines."""
     return Message.system(
         SystemContent(
             model_identity=rng.choice([None, "You are ChatGPT.", random_text(rng)]),
@@ -262,7 +262,7 @@ def random_system(rng: random.Random) -> Message:
 
 
 def random_developer(rng: random.Random) -> Message:
-    """A developer message; response formats are left to a test of their own, the oracle has none."""
+    """A developer message without response formats, which the oracle does not have."""
     instructions = rng.choice([None, random_text(rng)])
     return Message.developer(DeveloperContent(instructions=instructions, tools=random_tools(rng)))
 
@@ -298,7 +298,7 @@ def random_conversation(rng: random.Random) -> Conversation:
 
 
 def oracle_dropped(conversation: Conversation) -> set[int]:
-    """The messages the oracle drops: analysis before the first final, if the last assistant message is final."""
+    """The messages that the oracle drops: analysis before the first final, if the last reply is on final."""
     finals = [m.channel == "final" for m in conversation]
     assistant = [m.channel == "final" for m in conversation if m.role is Role.ASSISTANT]
     if not assistant or not assistant[-1]:

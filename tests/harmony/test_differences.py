@@ -1,4 +1,4 @@
-"""Where we differ from openai-harmony on purpose: each difference by its name, with what the oracle does."""
+"""The intended differences from openai-harmony: each by its name, with the oracle's behaviour."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CODEC = tokenizer()
 
 
 def kept(*messages: Message) -> list[str]:
-    """The texts that are still rendered."""
+    """The texts that are rendered."""
     dropped = dropped_messages(messages)
     return [message.text for position, message in enumerate(messages) if position not in dropped]
 
@@ -56,7 +56,7 @@ def test_1_analysis_of_every_finished_turn_is_dropped() -> None:
     messages = [*turn(1), *turn(2), *turn(3), Message.user("q4")]
     assert kept(*messages) == ["q1", "a1", "q2", "a2", "q3", "a3", "q4"]
     conversation = Conversation(messages=tuple(messages))
-    # The oracle keeps what stands after the first final.
+    # The oracle keeps everything after the first final.
     assert "t2" in CODEC.decode(oracle_render(conversation))
     assert "t2" not in CODEC.decode(render(conversation, CODEC))
 
@@ -112,13 +112,13 @@ def test_1_without_dropping_everything_is_rendered() -> None:
 
 
 def oracle_message(**fields: Any) -> str:
-    """What the oracle renders for a message in JSON."""
+    """The oracle's rendering of a message in JSON."""
     inner = oracle()._inner
     tokens = inner.render(json.dumps({"content": "x", **fields}), None)
     return str(oracle().decode_utf8(tokens))
 
 
-@pytest.mark.parametrize("name", ["developer", "assistant", "system", "user", "Developer"])
+@pytest.mark.parametrize("name", ["developer", "assistant", "system", "user", "Developer", "final", "userfinal"])
 def test_2_a_tool_cannot_have_the_name_of_a_role(name: str) -> None:
     assert oracle_message(role="tool", name=name) == f"<|start|>{name}<|message|>x<|end|>"
     with pytest.raises(RenderError, match=f"name: '{name}' is reserved"):
@@ -156,6 +156,8 @@ def test_2_a_name_holds_nothing_that_reads_as_header(name: str) -> None:
         {"content_type": "x<|end|>"},
         {"content_type": "to=functions.f"},
         {"content_type": "assistant"},
+        {"content_type": "final"},
+        {"content_type": "assistant––commentary"},
     ],
 )
 def test_2_no_header_field_holds_spaces_or_control_tokens(fields: dict[str, Any]) -> None:
@@ -201,7 +203,7 @@ def test_2_strict_parsing_looks_for_no_header_of_more_than_512_tokens() -> None:
 
 
 def tool_text(schema: dict[str, Any]) -> tuple[str, str]:
-    """Ours and the oracle's."""
+    """Our rendering and the oracle's."""
     tool = ToolDescription(name="f", parameters={"type": "object", "properties": {"p": schema}})
     developer = DeveloperContent(tools=(ToolNamespace.functions(tool),))
     conversation = Conversation(messages=(Message.developer(developer),))
@@ -254,7 +256,41 @@ def test_4_the_limit_is_where_the_oracle_gives_up() -> None:
         oracle_render(conversation)
 
 
-# Numbers: there, the last of 16 or 17 digits may change on the way through JSON.
+# Content: in recovering mode a control token in it is never text.
+
+
+@pytest.mark.parametrize("token", ["<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|endoftext|>"])
+def test_content_has_no_control_token_unless_parsing_is_strict(token: str) -> None:
+    tokens = wire(f"<|channel|>final<|message|>Yes.{token}assistant<|return|>")
+    found = oracle_parse(tokens, "assistant")
+    assert found is not None
+    assert [message.text for message in parse(tokens, CODEC, strict=True)] == [found[0]["content"]]
+    assert token in found[0]["content"]
+    assert not any("<|" in message.text for message in parse(tokens, CODEC))
+
+
+# Header words that are roles or channels: neither a content type nor a tool, in either mode.
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|start|>assistantanalysis<|message|>x<|end|>",
+        "<|start|>assistant analysis<|message|>x<|end|>",
+        "<|start|>assistant<|channel|>commentary final?<|message|>x<|end|>",
+        "<|start|>assistantcommentary to=functions.f<|message|>x<|end|>",
+        "<|start|>commentary to=functions.f<|message|>x<|end|>",
+    ],
+)
+def test_header_word_a_role_or_channel_is_no_content_type_and_no_tool(text: str) -> None:
+    assert (oracle_parse(wire(text), None) is None) == ("assistantanalysis" in text)
+    with pytest.raises(ParseError, match="token"):
+        parse(wire(text), CODEC, role=None, strict=True)
+    message = parse(wire(text), CODEC, role=None)[0]
+    assert (message.role, message.content_type, message.channel is None) == ("assistant", None, False)
+
+
+# Numbers: in the oracle the last of 16 or 17 digits may change when JSON is read.
 
 
 def test_5_a_number_keeps_its_last_digit() -> None:

@@ -1,4 +1,4 @@
-"""openai-harmony's own golden files, all 23, its inputs declared anew with our types."""
+"""openai-harmony's 23 golden files, with their inputs declared again in our types."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import pytest
 from gptoss_mlx.errors import RenderError
 from gptoss_mlx.harmony import (
     Author,
+    Channel,
     ChannelConfig,
     Conversation,
     DeveloperContent,
@@ -251,12 +252,23 @@ def test_a_function_call_on_analysis_is_stored_on_commentary() -> None:
     assert built_in.stored() is built_in
 
 
-@pytest.mark.parametrize("recipient", ["functions.f", "python", "all"])
+@pytest.mark.parametrize("recipient", ["functions.f", "python"])
 def test_no_call_is_stored_on_final_and_no_answer_to_one_is(recipient: str) -> None:
-    """A message on final says that the turn is over, and no tool message may be there."""
+    """A message on final ends the turn, and a tool message must not be there."""
     call = Message.assistant("{}", channel="final", recipient=recipient)
     assert call.stored() == Message.assistant("{}", channel="commentary", recipient=recipient)
     for asked in (call, call.stored()):
         assert asked.answer("3") == call.stored().answer("3")
     answer = Message.assistant("Yes.", channel="final")
     assert answer.stored() is answer
+
+
+@pytest.mark.parametrize("recipient", ["all", *Role, "assistantcommentary", "user?"])
+@pytest.mark.parametrize("channel", list(Channel))
+def test_a_message_to_a_role_or_to_all_calls_nobody(recipient: str, channel: Channel) -> None:
+    said = Message.assistant("Yes.", channel=channel, recipient=recipient)
+    assert said.callee is None
+    assert said.stored() == Message.assistant("Yes.", channel=channel)
+    assert Message.assistant("{}", channel=channel, recipient=f"functions.{recipient}").callee is not None
+    result = Message.tool("functions.f", "4")
+    assert (result.callee, result.stored()) == (None, result)

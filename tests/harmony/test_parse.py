@@ -1,4 +1,4 @@
-"""Streams to messages: what models write, valid and malformed, token by token."""
+"""Streams to messages, token by token: valid and malformed output of models."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ MALFORMED: dict[str, tuple[str, list[tuple[Any, ...]], set[RepairKind]]] = {
     "start and assistant again inside the header": (
         f"<|start|>assistant<|start|>assistant{ON_FINAL}",
         [ANSWER],
-        {RepairKind.DOUBLED_START, RepairKind.UNFINISHED_HEADER},
+        {RepairKind.DOUBLED_START, RepairKind.FRAGMENT},
     ),
     "the content type before the recipient": (
         "<|channel|>commentary <|constrain|>json to=functions.f<|message|>{}<|call|>",
@@ -192,6 +192,118 @@ MALFORMED: dict[str, tuple[str, list[tuple[Any, ...]], set[RepairKind]]] = {
         [("assistant", "commentary", "functions.f", None, "")],
         {RepairKind.UNFINISHED_HEADER},
     ),
+    "a role as recipient, and another channel": (
+        f"<|channel|>commentary to=assistant<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant{ON_FINAL}",
+        [("assistant", "analysis", "assistant", None, "Hm."), ANSWER],
+        {RepairKind.DOUBLED_CHANNEL, RepairKind.NO_TOOL},
+    ),
+    "an answer to the assistant": (
+        f" to=assistant{ON_FINAL}",
+        [("assistant", "final", "assistant", None, "Yes.")],
+        {RepairKind.NO_TOOL},
+    ),
+    "an answer to the user": (
+        "<|channel|>final to=user<|message|>Yes.<|return|>",
+        [("assistant", "final", "user", None, "Yes.")],
+        {RepairKind.NO_TOOL},
+    ),
+    "an answer to all": (
+        "<|channel|>final to=all<|message|>Yes.<|return|>",
+        [("assistant", "final", "all", None, "Yes.")],
+        {RepairKind.NO_TOOL},
+    ),
+    "role and channel glued, in the first header": (
+        "assistantcommentary to=functions.f <|constrain|>json<|message|>{}<|call|>",
+        [CALL],
+        {RepairKind.GLUED_WORDS},
+    ),
+    "role and channel glued, in a later header": (
+        "<|channel|>analysis<|message|>Hm.<|end|>"
+        "<|start|>assistantcommentary to=functions.f <|constrain|>json<|message|>{}<|call|>",
+        [said("Hm.", "analysis"), CALL],
+        {RepairKind.GLUED_WORDS},
+    ),
+    "role and channel glued, and no message token": (
+        '<|start|>assistantcommentary to=functions.f {"city": "Oslo"}<|call|>',
+        [("assistant", "commentary", "functions.f", None, '{"city": "Oslo"}')],
+        {RepairKind.DOUBLED_START, RepairKind.GLUED_WORDS, RepairKind.UNFINISHED_HEADER},
+    ),
+    "dashes between role and channel": (
+        "<|start|>assistant––commentary to=functions.f <|constrain|>json<|message|>{}<|call|>",
+        [CALL],
+        {RepairKind.DOUBLED_START, RepairKind.GLUED_WORDS},
+    ),
+    "thinking under a glued header": (
+        f"assistantanalysis<|message|>Hm.<|end|><|start|>assistant{ON_FINAL}",
+        [said("Hm.", "analysis"), ANSWER],
+        {RepairKind.GLUED_WORDS},
+    ),
+    "a channel without its marker": (
+        f"analysis<|message|>Hm.<|end|><|start|>assistant{ON_FINAL}",
+        [said("Hm.", "analysis"), ANSWER],
+        {RepairKind.MISSING_MARKER},
+    ),
+    "a channel with a question mark": (
+        f"<|channel|>commentary?<|message|>Let me see.<|end|><|start|>assistant{ON_FINAL}",
+        [said("Let me see.", "commentary"), ANSWER],
+        {RepairKind.GLUED_WORDS},
+    ),
+    "a marked channel before one without marker": (
+        "<|channel|>final analysis<|message|>Yes.<|return|>",
+        [ANSWER],
+        {RepairKind.MISSING_MARKER},
+    ),
+    "an empty message without end": (
+        f"<|channel|>commentary<|message|><|start|>assistant{ON_FINAL}",
+        [ANSWER],
+        {RepairKind.MISSING_END},
+    ),
+    "thinking without end, before a start": (
+        f"<|channel|>analysis<|message|>Hm.<|start|>assistant{ON_FINAL}",
+        [said("Hm.", "analysis"), ANSWER],
+        {RepairKind.MISSING_END},
+    ),
+    "thinking without end, before a channel": (
+        f"<|channel|>analysis<|message|>Hm.{ON_FINAL}",
+        [said("Hm.", "analysis"), ANSWER],
+        {RepairKind.MISSING_END, RepairKind.MISSING_START, RepairKind.MISSING_ROLE},
+    ),
+    "a channel marker inside thinking": (
+        f"<|channel|>analysis<|message|>Hm.<|channel|> So it goes on.<|end|><|start|>assistant{ON_FINAL}",
+        [said("Hm.", "analysis"), said("So it goes on.", "analysis"), ANSWER],
+        {RepairKind.MISSING_END, RepairKind.MISSING_START, RepairKind.MISSING_ROLE, RepairKind.UNFINISHED_HEADER},
+    ),
+    "a message token twice": (
+        "<|channel|>final<|message|><|message|>Yes.<|return|>",
+        [ANSWER],
+        {RepairKind.STRAY_TOKEN},
+    ),
+    "question marks before an answer": (
+        f"<|channel|>??<|end|><|start|>assistant{ON_FINAL}",
+        [ANSWER],
+        {RepairKind.FRAGMENT},
+    ),
+    "a doubled channel and nothing else before an answer": (
+        f"commentary?commentary?<|end|><|start|>assistant{ON_FINAL}",
+        [ANSWER],
+        {RepairKind.FRAGMENT},
+    ),
+    "the same with markers and a recipient": (
+        f"<|channel|>commentary to=assistant<|channel|>commentary?<|end|><|start|>assistant{ON_FINAL}",
+        [ANSWER],
+        {RepairKind.FRAGMENT},
+    ),
+    "nothing but question marks": ("<|channel|>??<|return|>", [said("??")], {RepairKind.FRAGMENT}),
+    "question marks before a call": (
+        "<|channel|>??<|end|><|start|>assistant to=functions.f<|channel|>commentary json<|message|>{}<|call|>",
+        [("assistant", "commentary", "functions.f", "json", "{}")],
+        {RepairKind.FRAGMENT},
+    ),
+    "a tool's name as role": (
+        "<|start|>functions.f<|channel|>commentary json<|message|>{}<|call|>",
+        [("tool", "commentary", None, "json", "{}")],
+        {RepairKind.DOUBLED_START},
+    ),
     "arguments inside the header": (
         '<|channel|>commentary to=functions.f {"city": "Oslo"}<|call|>',
         [("assistant", "commentary", "functions.f", None, '{"city": "Oslo"}')],
@@ -239,7 +351,7 @@ def test_truncated_at_any_token_everything_said_is_kept_and_marked(text: str) ->
         for message in messages[finished:]:
             assert message.truncated
             beginning = message.text.rstrip("\ufffd")
-            # After a start token the first words of a tool's name are as good as any text.
+            # After a start token, the first words of a tool's name may also be text.
             name = whole[finished].author.name or ""
             assert whole[finished].text.startswith(beginning) or name.startswith(beginning)
             assert message.channel in (whole[finished].channel, None)
@@ -258,7 +370,7 @@ def test_any_one_token_edit_is_survived_without_losing_text(index: int) -> None:
                 messages = parse(stream, tokenizer())
                 assert messages
                 assert not lost_text(stream, messages)
-        # Against the oracle, one of these edits for each position: the long run takes many more.
+        # Only one edit for each position is compared with the oracle; the long run has many more.
         check_stream([*tokens[:at], rng.choice(inserted), *tokens[at + rng.randint(0, 1) :]], "assistant")
 
 
@@ -286,7 +398,7 @@ def test_noise_of_any_kind_is_survived(seed: int) -> None:
 
 
 def split(data: bytes, rng: random.Random) -> list[int]:
-    """Bytes cut into tokens in any way the vocabulary has."""
+    """Bytes cut into tokens at random, in any way that the vocabulary allows."""
     ranks = tokenizer()._encoding._mergeable_ranks
     tokens = []
     while data:
@@ -309,7 +421,7 @@ def test_any_split_of_a_text_over_tokens_gives_the_text() -> None:
         for token in split(text.encode(), rng):
             parser.process(token)
             deltas.append(parser.last_delta)
-            # Nothing waits longer than it must, and no character comes in halves.
+            # Each delta comes as early as possible and has whole characters.
             assert deltas[-1] == reference.decode(tokenizer().token_bytes(token))
         parser.process(NAMED["<|return|>"])
         assert "".join(deltas) == text == parser.messages[0].text
@@ -418,6 +530,8 @@ def test_a_header_without_end_is_text_soon() -> None:
     [
         ("<|channel|>commentary to=functions.f<|message|>{}<|call|>", True),
         ("<|channel|>commentary <|constrain|>json to=functions.f<|message|>{}<|call|>", True),
+        ("<|channel|>??<|end|><|start|>assistant to=functions.f<|message|>{}<|call|>", True),
+        ("assistant<|start|>assistant to=functions.f<|message|>{}<|call|>", True),
         ("<|channel|>commentary to=functions.f<|message|>{}", False),
         ("<|channel|>commentary to=functions.f<|call|>", False),
         ("<|channel|>commentary to=functions.f {} {} {} {}<|call|>", False),
@@ -426,6 +540,16 @@ def test_a_header_without_end_is_text_soon() -> None:
 def test_only_a_whole_call_is_complete(text: str, complete: bool) -> None:
     (message,) = parse(wire(text), tokenizer())
     assert (message.recipient, message.is_complete) == ("functions.f", complete)
+
+
+@pytest.mark.parametrize("recipient", ["assistant", "user", "all", "functions.f", None])
+def test_the_header_says_whether_a_message_is_a_call_before_it_ends(recipient: str | None) -> None:
+    parser = StreamParser(tokenizer())
+    to = "" if recipient is None else f" to={recipient}"
+    changes = [
+        change for token in wire(f"<|channel|>final{to}<|message|>Yes.") for change in parser.process(token)
+    ]
+    assert {change.header.callee for change in changes} == {"functions.f" if recipient == "functions.f" else None}
 
 
 def test_positions_of_repairs_are_those_of_the_stream() -> None:

@@ -1,4 +1,4 @@
-"""What holds for every conversation and every text."""
+"""Properties of every conversation and every text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.harmony.fixtures import CONTROL_STRINGS, oracle_render, random_messag
 CODEC = tokenizer()
 SPECIAL = set(CODEC.special.values())
 
-# A fixed budget and no clock: the same examples in every run, on any machine.
+# A fixed number of examples and no deadline: every run, on any machine, has the same examples.
 budget = settings(
     max_examples=120,
     derandomize=True,
@@ -46,7 +46,7 @@ names = st.from_regex(r"[A-Za-z0-9_.-]{1,64}", fullmatch=True)
 
 
 def accepted(check: Callable[[Any, str], str]) -> st.SearchStrategy[str]:
-    """Texts that a field accepts, from texts that try everything."""
+    """Texts that a field accepts, filtered from texts of every kind."""
 
     def passes(text: str) -> bool:
         with contextlib.suppress(RenderError):
@@ -73,7 +73,7 @@ def messages(draw: st.DrawFn) -> Message:
         author=author,
         content=(TextContent(text=draw(texts)),),
         channel=draw(st.none() | st.sampled_from(channels)),  # type: ignore[arg-type]
-        # The recipient "all" is not printed, so it cannot be read back.
+        # The recipient "all" is not rendered, so it cannot be parsed.
         recipient=draw(st.none() | accepted(check_recipient).filter(lambda name: name != "all")),
         content_type=draw(st.none() | accepted(check_content_type)),
     )

@@ -1,4 +1,4 @@
-"""Conversations to tokens: equal to openai-harmony's, boundaries where the cache looks, nothing encoded twice."""
+"""Conversations to tokens: equal to openai-harmony's, with boundaries for the cache, and nothing encoded twice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from gptoss_mlx.harmony import (
     render_for_training,
     render_segments,
 )
-from gptoss_mlx.harmony.render import _Store, dropped_messages
+from gptoss_mlx.harmony.render import _TokenCache, dropped_messages
 from tests.harmony.fixtures import (
     CONTROL_STRINGS,
     NAMED,
@@ -157,7 +157,7 @@ def test_the_prefix_ends_with_the_first_message_of_anyone_else() -> None:
         messages = (*leading, Message.user("Go"), developer, Message.user("Go on"))
         rendering = render_segments(Conversation(messages=messages), CODEC, None)
         assert rendering.prefix == len(render(Conversation(messages=leading), CODEC, None))
-        # Where nobody answered there is nothing else to return to.
+        # Without a reply, the prefix is the only boundary.
         assert rendering.boundaries == ([rendering.prefix] if leading else [])
 
 
@@ -167,7 +167,7 @@ def test_a_turn_is_over_when_the_assistant_said_its_final_and_nobody_else() -> N
     said = replace(Message.developer(DeveloperContent(instructions="Hi")), channel=Channel.FINAL)
     ask = Message.user("Go on")
     for messages, dropped in (
-        ((thought, ask), set()),  # nothing was answered before the first question
+        ((thought, ask), set()),  # no answer to a question
         ((ask, thought, ask), set()),
         ((ask, thought, said, ask), set()),
         ((ask, thought, final, ask), {1}),
@@ -211,7 +211,7 @@ def test_a_turn_encodes_only_what_is_new() -> None:
         before = counting.characters
         render(talk(turns), counting)
         spent.append(counting.characters - before)
-    # A turn's texts and headers, however many turns there were; the first one has the system message too.
+    # One turn's texts and headers, for any number of turns; the first turn also has the system message.
     assert max(spent[1:]) < 120
     assert min(spent[1:]) > 60
 
@@ -234,23 +234,23 @@ def test_the_cache_is_bounded_and_stays_right(monkeypatch: pytest.MonkeyPatch) -
     assert counting.characters > 1900
 
 
-def test_what_was_used_longest_ago_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_is_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["gptoss_mlx.harmony.render"], "CACHED_TOKENS", 10)
-    store = _Store()
+    cache = _TokenCache()
     first, second, third, fourth = ((Message.user(str(number)), False) for number in range(4))
-    for _ in range(2):  # known already: counted once
-        store.put(first, array("I", range(5)))
-        store.put(second, array("I", range(5)))
-    assert store.get(first) == array("I", range(5))
-    store.put(third, array("I", range(1)))
-    assert store.get(second) is None
-    store.put(fourth, array("I", range(4)))
-    assert [store.get(key) is not None for key in (first, second, third, fourth)] == [True, False, True, True]
-    store.put(second, array("I", range(100)))  # larger than all: alone
-    assert [store.get(key) is not None for key in (first, second, third, fourth)] == [False, True, False, False]
-    store.put(first, array("I", range(10)))
-    assert store.get(second) is None
-    assert store.get(first) is not None
+    for _ in range(2):  # the second time they are already there and are not counted again
+        cache.put(first, array("I", range(5)))
+        cache.put(second, array("I", range(5)))
+    assert cache.get(first) == array("I", range(5))
+    cache.put(third, array("I", range(1)))
+    assert cache.get(second) is None
+    cache.put(fourth, array("I", range(4)))
+    assert [cache.get(key) is not None for key in (first, second, third, fourth)] == [True, False, True, True]
+    cache.put(second, array("I", range(100)))  # larger than the bound: kept alone
+    assert [cache.get(key) is not None for key in (first, second, third, fourth)] == [False, True, False, False]
+    cache.put(first, array("I", range(10)))
+    assert cache.get(second) is None
+    assert cache.get(first) is not None
 
 
 def test_equal_texts_under_another_tokenizer_are_not_shared() -> None:
@@ -291,7 +291,7 @@ def test_the_line_about_functions_follows_the_developer_message() -> None:
 
 
 def say_everywhere(text: str) -> Conversation:
-    """A conversation with one text in every place that takes any text."""
+    """A conversation with the same text in every field that accepts any text."""
     schema = {
         "type": "object",
         "title": text,

@@ -1,4 +1,4 @@
-"""JSON schema to TypeScript: openai-harmony's notation to the byte, but for comments of several lines."""
+"""JSON schema to TypeScript: openai-harmony's notation to the byte, except for comments of several lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Twenty replies in the forms gpt-oss writes them in. Each follows ``<|start|>assistant``."""
+"""Twenty replies in the forms that gpt-oss writes. Each follows ``<|start|>assistant``."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ TRANSCRIPTS = [
     ' to=functions.f<|channel|>commentary<|constrain|>json<|message|>{"a":[1,2]}<|call|>',
     # The constraint glued to the recipient.
     "<|channel|>commentary to=functions.f<|constrain|>json<|message|>{}<|call|>",
-    # The content type without its mark.
+    # The content type without its control token.
     "<|channel|>commentary to=functions.f json<|message|>{}<|call|>",
-    # A built-in tool, called while thinking.
+    # A built-in tool, called on analysis.
     '<|channel|>analysis to=browser.search code<|message|>{"query": "Oslo"}<|call|>',
     # Python, several lines.
     "<|channel|>analysis to=python code<|message|>import math\nprint(math.pi)\n<|call|>",
@@ -28,16 +28,16 @@ TRANSCRIPTS = [
     "<|channel|>analysis<|message|>Plan.<|end|><|start|>assistant<|channel|>commentary<|message|>"
     "**Plan**:\n1. Look\n2. Tell<|end|><|start|>assistant<|channel|>commentary to=functions.f"
     "<|constrain|>json<|message|>{}<|call|>",
-    # After a tool's result: thinking goes on.
+    # More thinking after a tool's result.
     "<|channel|>analysis<|message|>It is 4 degrees.<|end|>"
     "<|start|>assistant<|channel|>final<|message|>4 °C<|return|>",
     # Scripts and emoji.
     "<|channel|>final<|message|>你好，世界！ Здравствуй 👋🏾<|return|>",
     # A table and code.
     "<|channel|>final<|message|>| a | b |\n|---|---|\n```py\nx = 1\n```<|return|>",
-    # Text that speaks of channels.
+    # Text about channels.
     "<|channel|>final<|message|>The channels are analysis, commentary and final.<|return|>",
-    # An answer in JSON, as a response format asks for.
+    # An answer in JSON, for a response format.
     '<|channel|>final <|constrain|>json<|message|>{"items":["milk"]}<|return|>',
     # Two thoughts in a row.
     "<|channel|>analysis<|message|>First.<|end|><|start|>assistant<|channel|>analysis<|message|>Second.<|end|>"
@@ -49,7 +49,7 @@ TRANSCRIPTS = [
     # A refusal.
     "<|channel|>analysis<|message|>Disallowed.<|end|><|start|>assistant<|channel|>final<|message|>"
     "I’m sorry, but I can’t help with that.<|return|>",
-    # No thought to speak of.
+    # Empty thinking.
     "<|channel|>analysis<|message|><|end|><|start|>assistant<|channel|>final<|message|>Yes.<|return|>",
     # No channel.
     "<|message|>Just text.<|end|>",

@@ -1,12 +1,11 @@
-"""Opens a corpus of hostile checkpoints and reports every event that should not have happened.
+"""Opens a corpus of hostile checkpoints and reports every forbidden event.
 
     python -m tests.hostile.audit PLACE
 
-Python's audit events (PEP 578) tell of code that is compiled, executed or imported, of pickles, processes,
-sockets and every file that is opened, whoever does it. Whatever is imported late is imported beforehand, with
-a good checkpoint; from then on no code may come into being and no file outside PLACE be touched. Prints one
-JSON object: how each checkpoint was refused by each attempt, the one for which all attempts together took longest
-(in seconds of the processor), and the violations.
+Python's audit events (PEP 578) report code that is compiled, executed or imported, pickles, processes, sockets and
+every file that is opened. A good checkpoint is opened first, so that lazy imports are done; from then on no code
+may be compiled and no file outside PLACE touched. Prints a JSON object: how each attempt refused each checkpoint,
+the checkpoint that took most processor time, and the violations.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ _PATHS = {
     **dict.fromkeys(["os.rename", "os.link", "os.symlink", "shutil.move"], 2),
 }
 _IN_OPEN_DIRECTORY = ("os.remove", "os.rmdir")  # with a name and the descriptor of what was opened before
-# The machine's memory is asked for there.
-_READ_ANYWHERE = ("/proc/", "/sys/")
+# Asked for the machine's memory.
+_READ_ANYWHERE = ("/proc/", "/sys/", "/dev/null/")
 _DEMO = f"{Path(gptoss_mlx.__file__).parent / 'demo'}/"
 
 
 def attempts(directory: Path, target: Path) -> dict[str, Callable[[], object]]:
-    """Everything that can be done with a directory from a stranger."""
+    """All ways to use a directory from a stranger."""
 
     def load() -> None:
         with gptoss_mlx.load(directory) as model:
@@ -58,7 +57,7 @@ def attempts(directory: Path, target: Path) -> dict[str, Callable[[], object]]:
 
 
 def refusals(directory: Path, target: Path) -> dict[str, str]:
-    """What each attempt says; an error that is not typed is left to end the program."""
+    """The error of each attempt; an untyped one ends the program."""
     found = {}
     for name, attempt in attempts(directory, target).items():
         try:
@@ -114,7 +113,7 @@ def main() -> None:
 
 
 def _check_hook(place: Path, found: int, violations: list[str]) -> None:
-    """That the hook would have seen it: one of the corpus's pickles is loaded."""
+    """Loads a pickle of the corpus, to show that the hook sees it."""
     payload = next(place.glob("*/tokenizer.pkl"))
     pickle.loads(payload.read_bytes())
     seen = violations[found:]

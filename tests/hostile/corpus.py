@@ -1,4 +1,4 @@
-"""Checkpoint directories as an attacker would make them: a good one, changed in one way each."""
+"""Checkpoint directories of an attacker: a good one with one change each."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def write_good(place: Path) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """The file, whatever the content is."""
+    """Writes a file with any content."""
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def write_header(path: Path, header: Any, data: bytes = b"") -> Path:
-    """A safetensors file of exactly this header: bytes are taken as they are."""
+    """Writes a safetensors file with exactly this header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
     return path
@@ -99,7 +99,7 @@ _CODE = f"import os\nos.environ[{MARKER!r}] = '1'\n"
 
 
 class _Payload:
-    """Unpickled, it runs code."""
+    """Runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return exec, (_CODE,)
@@ -114,7 +114,7 @@ def _pickled(name: str) -> Callable[[Path], None]:
 
 
 def _with_code(place: Path) -> None:
-    """Everything that other loaders run: harmless here, so the checkpoint loads."""
+    """Everything that other loaders run; it is ignored here, so the checkpoint loads."""
     for name in ("modeling_evil.py", "conftest.py", "sitecustomize.py", "__init__.py", "tokenization_evil.py"):
         (place / name).write_text(_CODE)
     (place / "json.py").write_text(_CODE)
@@ -141,7 +141,7 @@ def _changes() -> Iterator[tuple[str, Callable[[Path], None]]]:
         yield f"{name} links to a device", _replace(name, lambda path: path.symlink_to("/dev/zero"))
         yield f"{name} links out", _replace(name, lambda path: path.symlink_to("/etc/passwd"))
         yield f"{name} has a terabyte", _replace(name, _sparse)
-        if name not in OPTIONAL:  # a link that leads nowhere is no file
+        if name not in OPTIONAL:  # a broken link is not a file
             yield f"{name} links to itself", _replace(name, lambda path: path.symlink_to(path.name))
         for what, content in {
             "empty": b"",
@@ -150,7 +150,7 @@ def _changes() -> Iterator[tuple[str, Callable[[Path], None]]]:
             "nested deeply": b"[" * 100_000,
             "UTF-16": '{"a": 1}'.encode("utf-16"),
             "half a surrogate pair": b'{"a": "\xed\xa0\x80"}',
-            "a key that stands twice": b'{"a": 1, "a": 1}',
+            "a duplicate key": b'{"a": 1, "a": 1}',
         }.items():
             yield f"{name} is {what}", _replace(name, lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
     for field in ("vocab_size", "num_hidden_layers", "head_dim", "rms_norm_eps", "rope_theta", "sliding_window"):

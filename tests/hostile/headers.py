@@ -1,4 +1,4 @@
-"""Safetensors files that are wrong in every way: good ones, changed in their structure and in their bytes."""
+"""Malformed safetensors files: good ones with changes of their structure and bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["LARGE", "accepted", "mutated"]
 NUMBERS = [0, 1, -1, 4, 2**31, 2**32 + 4, 2**53 + 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**400]
 VALUES: list[Any] = [*NUMBERS, -0.0, 4.0, 1e308, float("nan"), True, None, "", "4", "U8", [], [4], {}, "\ud800"]
 NAMES = ["a", "b", "", "a\x00", "a\x1b[2J", "\u202e", "\ud800", "__metadata__", "../a", "a" * 300, "é", "model.a"]
-# What JSON allows in one reader and not in another, and what no reader allows.
+# JSON that some readers allow, and JSON that none allows.
 FRAGMENTS = [
     b"-0",
     b"1e0",
@@ -58,7 +58,7 @@ LARGE: dict[str, bytes] = {
 
 
 def good(rng: random.Random) -> tuple[dict[str, Any], bytes]:
-    """A header that is right, and its data."""
+    """A valid header and its data."""
     header: dict[str, Any] = {}
     if rng.random() < 0.3:
         header["__metadata__"] = rng.choice([{"format": "pt"}, {"a": "b", "c": "\n"}, {}, None])
@@ -75,7 +75,7 @@ def good(rng: random.Random) -> tuple[dict[str, Any], bytes]:
 
 
 def mutated(rng: random.Random) -> bytes:
-    """A file made from a good one by changes of its structure, its text, its length or its data."""
+    """A good file with changes of its structure, text, length or data."""
     header, data = good(rng)
     for _ in range(rng.choice([0, 1, 1, 2])):
         _change_structure(rng, header)
@@ -112,7 +112,7 @@ def _change_structure(rng: random.Random, header: dict[str, Any]) -> None:
 
 
 def _move(rng: random.Random, header: dict[str, Any], entry: dict[str, Any]) -> None:
-    """Gives a tensor other bytes: it overlaps with one, leaves a hole, or changes places."""
+    """Moves a tensor, so that it overlaps with another, leaves a gap, or changes places."""
     tensors = [other for other in header.values() if isinstance(other, dict)]
     spans = [span for other in tensors if isinstance(span := other.get("data_offsets"), list) and len(span) == 2]
     if rng.random() < 0.5 and spans:
@@ -131,7 +131,7 @@ def _change_text(rng: random.Random, text: bytes) -> bytes:
         return text[:at] + rng.choice(FRAGMENTS) + text[at + 1 :]
     if kind == 2:
         return text[:at] + text[at + 1 :]
-    if kind == 3:  # doubles keys
+    if kind == 3:  # duplicates keys
         return text[:at] + text[at:end] * 2 + text[end:]
     if kind == 4:
         return text.decode("utf-8", "ignore").encode(rng.choice(["utf-16-le", "utf-8", "utf-8-sig"]))
@@ -139,7 +139,7 @@ def _change_text(rng: random.Random, text: bytes) -> bytes:
 
 
 def accepted(path: Path, content: bytes) -> bool:
-    """Whether the file is read; safetensors' own parser must then read the same, and must be the laxer one."""
+    """Whether the file is accepted; safetensors' own parser must then read the same tensors."""
     path.write_bytes(content)
     try:
         ours = read_header(path)

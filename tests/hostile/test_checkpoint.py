@@ -1,4 +1,4 @@
-"""Checkpoints from strangers: nothing in them runs code, leads out of the directory, or fails untyped.
+"""Checkpoints from strangers: they run no code, do not lead out of the directory, and fail with typed errors.
 
 The long run of the first part is ``tests/benchmarks/trust_headers.py``.
 """
@@ -26,7 +26,7 @@ from gptoss_mlx.convert import convert_checkpoint, verify_checkpoint
 from gptoss_mlx.convert.layouts import hugging_face_config
 from gptoss_mlx.convert.manifest import Manifest
 from gptoss_mlx.errors import CheckpointError, ConfigError, GptOssError, InvalidRequest, TokenizerError
-from gptoss_mlx.tokenizer import O200K_PATTERN, Tokenizer
+from gptoss_mlx.tokenizer import CONTROL_TOKENS, O200K_PATTERN, Tokenizer
 from tests import ROOT
 from tests.checkpoints import random_config
 from tests.convert.sources import write_layout
@@ -45,10 +45,10 @@ budget = settings(max_examples=300, derandomize=True, deadline=None, database=No
 def test_nothing_is_accepted_that_safetensors_refuses(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     good = sum(accepted(path, mutated(random.Random(seed))) for seed in range(2000))
-    assert good > 200  # changes of names, of values, of white space
+    assert good > 200  # changes of names, values and white space
 
 
-# Each of these was accepted once, or would be by Python's json, and is refused by safetensors.
+# Each was accepted once, or is accepted by Python's json, and is refused by safetensors.
 AMBIGUOUS: dict[str, tuple[bytes, int]] = {
     "UTF-16": (json.dumps({"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode("utf-16-le"), 4),
     "-0": (b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[-0,0]}}', 0),
@@ -108,7 +108,7 @@ def test_a_long_header_is_not_read(tmp_path: Path) -> None:
 
 
 def leaves(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where a value stands in nested objects and lists."""
+    """The paths of all values in nested objects and lists."""
     yield path
     if isinstance(content, dict | list):
         for key, value in content.items() if isinstance(content, dict) else enumerate(content):
@@ -116,7 +116,7 @@ def leaves(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 
 
 def replaced(content: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """A copy with another value there."""
+    """A copy with another value at a path."""
     if not path:
         return value
     copy = content.copy()
@@ -143,13 +143,13 @@ def one_short_line(error: GptOssError) -> None:
     assert len(str(error)) < 1000
 
 
-# Absent, these have a value all the same; the last one changes nothing.
+# These have a default; the last one changes nothing.
 OPTIONAL = ("experts_per_token", "initial_context_length", "swiglu_limit", "beta_fast", "beta_slow")
 WITHOUT_EFFECT = "attention_dropout"
 
 
 def at(content: Any, path: tuple[Any, ...]) -> Any:
-    """The value there."""
+    """The value at a path."""
     return at(content[path[0]], path[1:]) if path else content
 
 
@@ -243,7 +243,7 @@ def test_text_that_the_pattern_cannot_match_is_refused() -> None:
 
 
 def test_a_pattern_that_loses_some_text_says_so(tmp_path: Path) -> None:
-    """Found by fuzzing: a pattern can match every probe and still not match one digit by itself."""
+    """Found by fuzzing: a pattern can match every probe and still not match a single digit."""
     content = small_tokenizer_json()
     steps = [{"pattern": {"Regex": O200K_PATTERN.replace("{1,3}", "{2,3}")}}]
     write_json(tmp_path / "tokenizer.json", content | {"pre_tokenizer": {"pretokenizers": steps}})
@@ -253,7 +253,15 @@ def test_a_pattern_that_loses_some_text_says_so(tmp_path: Path) -> None:
         read.encode("only 1")
 
 
-# What is no longer true of a converted checkpoint can still be what its manifest says.
+def test_a_pattern_that_makes_tiktoken_panic_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    ranks = {bytes([value]): value for value in range(256)}
+    special = {name: 256 + place for place, name in enumerate(CONTROL_TOKENS)}
+    with pytest.raises(TokenizerError, match="loses text"):
+        Tokenizer.from_ranks(ranks, special, "x*")
+    assert capfd.readouterr().err == ""
+
+
+# A manifest can agree with a checkpoint that no conversion would write.
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +294,7 @@ def test_a_conversion_copies_no_file_that_could_not_be_read(name: str, tmp_path:
         bad["JSON object"] = lambda path: path.write_text("[]")
         bad["Expecting"] = lambda path: path.write_text("{")
         bad["recursion"] = lambda path: path.write_text("[" * 100_000)
-        bad["stands twice"] = lambda path: path.write_text('{"a": 1, "a": 2}')
+        bad["is duplicated"] = lambda path: path.write_text('{"a": 1, "a": 2}')
         bad["utf-8"] = lambda path: path.write_bytes(b'{"a": "\xff"}')
     for message, write in bad.items():
         (source / name).unlink(missing_ok=True)
@@ -310,7 +318,7 @@ def test_nan_scales_are_found_where_the_manifest_is_right_about_them(converted: 
 
 
 def write_manifest(place: Path, changes: dict[str, Any]) -> None:
-    """A manifest that fits the files, but for the changes, with the right hash of itself."""
+    """A manifest that fits the files except for the changes, with the right hash of itself."""
     import hashlib
 
     content = json.loads((place / "manifest.json").read_text())
@@ -358,14 +366,14 @@ def test_verify_waits_for_no_fifo(converted: Path, tmp_path: Path) -> None:
     shutil.copytree(converted, place)
     write_manifest(place, {"files": {"fifo": {"bytes": 0, "sha256": ""}}})
     os.mkfifo(place / "fifo")
-    assert f"{place / 'fifo'}: is no regular file" in verify_checkpoint(place).problems
+    assert f"{place / 'fifo'}: is not a regular file" in verify_checkpoint(place).problems
 
 
-# All of it.
+# The whole corpus.
 
 
 def test_no_code_of_a_checkpoint_runs_and_no_other_file_is_touched(tmp_path: Path) -> None:
-    """Also: each is refused with a typed error, no attempt waits for a FIFO, and no code has come into being."""
+    """Also: each is refused with a typed error, no attempt waits for a FIFO, and no code is compiled."""
     command = [sys.executable, "-m", "tests.hostile.audit", str(tmp_path)]
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "RUST_BACKTRACE": "0"}
     ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)

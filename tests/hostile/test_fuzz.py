@@ -1,4 +1,4 @@
-"""A short, deterministic replay of the fuzzers of ``tests/fuzz``: what they found, and changes of good inputs."""
+"""A short, deterministic replay of the fuzzers of ``tests/fuzz``: their findings, and mutations of good inputs."""
 
 from __future__ import annotations
 

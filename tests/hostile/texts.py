@@ -1,4 +1,4 @@
-"""Conversations in two layers: a structure, and the texts in it. Only the first may make control tokens."""
+"""Conversations as a structure and the texts in it; only the structure may create control tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["check", "conversations"]
 CODEC = tokenizer()
 CONTROLS = frozenset(CODEC.special.values())
 
-# Whole names, halves that a neighbour could complete, words of headers, characters of every kind.
+# Complete names, parts that a neighbour could complete, words of headers, characters of every kind.
 _PIECES = [
     *CONTROL_STRINGS,
     *["<", "|", ">", "<|st", "art|>", "end|>", "|start|", "assistant", "final", " to=functions.f", "functions"],
@@ -52,9 +52,9 @@ def _tools(draw: st.DrawFn) -> tuple[ToolNamespace, ...]:
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[Conversation, Counter[str]]:
-    """A conversation, and how often its structure asks for each control token."""
+    """A conversation, and how often its structure needs each control token."""
     messages: list[Message] = []
-    expected: Counter[str] = Counter({"<|start|>": 1})  # the header that the model goes on from
+    expected: Counter[str] = Counter({"<|start|>": 1})  # the header that the model continues
     for kind in draw(
         st.lists(st.sampled_from(["system", "developer", "user", "assistant", "call", "tool"]), max_size=6)
     ):
@@ -93,7 +93,7 @@ def _message(draw: st.DrawFn, kind: str) -> Message:
 
 
 def check(made: tuple[Conversation, Counter[str]]) -> None:
-    """The control tokens of the rendering are those of the structure."""
+    """Asserts that the control tokens of the rendering are those of the structure."""
     conversation, expected = made
     found = Counter(token for token in render(conversation, CODEC, drop_analysis=False) if token in CONTROLS)
     assert found == Counter({NAMED[name]: count for name, count in expected.items() if count}), conversation

@@ -19,7 +19,7 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 class FakeHub:
-    """The files of one repository, and what goes wrong with them."""
+    """The files of a repository and the faults of the Hub."""
 
     def __init__(self, repo_id: str, files: dict[str, bytes]) -> None:
         self.repo_id = repo_id
@@ -35,7 +35,7 @@ class FakeHub:
         """Files of which fewer bytes come than were announced by the listing, without an error."""
 
     def status(self, name: str) -> int:
-        """What to answer now."""
+        """The next answer."""
         waiting = self.statuses.get(name)
         if not waiting:
             return 200
@@ -44,7 +44,7 @@ class FakeHub:
 
 @contextmanager
 def serving(repo_id: str, directory: Path, extra: dict[str, bytes] | None = None) -> Iterator[FakeHub]:
-    """Serves the files of a directory, and some more."""
+    """Serves the files of a directory, and additional ones."""
     files = {path.name: path.read_bytes() for path in directory.iterdir()}
     hub = FakeHub(repo_id, files | (extra or {}))
     handler = type("Handler", (_Handler,), {"hub": hub})
@@ -64,7 +64,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients are killed in some tests; anything else is worth seeing."""
+        """Ignores connections that killed clients leave; reports all other errors."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 

@@ -1,8 +1,8 @@
-"""Downloads during which the disk fails, or the process dies, at a chosen moment.
+"""Makes the disk fail, or the process die, at a chosen moment of a download.
 
-The Hub's library writes the files, so the moments are audit events: everything that opens a file of the cache
-for writing, renames, links, makes or removes one. Each download is a fork of this process, which never makes one
-itself.
+The Hub's library writes the files, so the moments are audit events: each that opens a file of the cache for
+writing, or renames, links, creates or removes one. Each download runs in a fork of this process, which never
+downloads itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _EVENTS = ("os.rename", "os.mkdir", "os.symlink", "os.link", "os.remove", "os.ch
 
 
 class Downloads:
-    """One repository on a fake Hub, downloaded into one cache again and again."""
+    """Repeated downloads of a repository from a fake Hub into one cache."""
 
     def __init__(self, repo_id: str, url: str, cache: Path, expected: dict[str, bytes]) -> None:
         self.repo_id, self.url, self.cache, self.expected = repo_id, url, cache, expected
@@ -42,8 +42,11 @@ class Downloads:
         constants.HF_HUB_CACHE = str(self.cache)
 
     def attempt(self, at: int | None, happens: Callable[[], None]) -> int:
-        """Downloads in a child, in which something happens at the event of that number; how the child ended:
-        0 (there was no such event), 1 (a typed error), ``SURVIVED``, or by a signal."""
+        """Downloads in a child, with a fault at the event of that number.
+
+        Returns:
+            0: there was no such event; 1: a typed error; ``SURVIVED``; or the signal that ended the child.
+        """
         return in_fork(lambda: self._download(at, happens))
 
     def _download(self, at: int | None, happens: Callable[[], None]) -> int:
@@ -72,7 +75,7 @@ class Downloads:
         sys.addaudithook(hook)
 
     def state(self) -> str:
-        """What is in the cache, after asserting that it is nothing or everything."""
+        """Asserts that the model is found completely or not at all, and says which."""
         constants.HF_HUB_CACHE = str(self.cache)
         found = downloads.cached_snapshot(self.repo_id)
         if found is None:
@@ -87,7 +90,7 @@ def die() -> None:
 
 
 def fail(number: int) -> Callable[[], None]:
-    """The disk's answer."""
+    """Fails as the disk does."""
 
     def happens() -> None:
         raise OSError(number, os.strerror(number))

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import re
 from dataclasses import replace
 
 import pytest
 
-from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.config import GPT_OSS_20B, PRECISIONS, RELEASED, ModelConfig, with_precision
 from gptoss_mlx.errors import ContextFull, InvalidRequest, NotEnoughMemory
-from gptoss_mlx.memory.budget import CHUNKS, LEAST_CONTEXT, Budget
-from gptoss_mlx.memory.sizes import (
-    GPT_OSS_20B,
-    PRECISIONS,
-    RELEASED,
-    DeviceInfo,
-    full_bytes,
-    window_bytes,
-    with_precision,
-)
+from gptoss_mlx.files.units import format_bytes
+from gptoss_mlx.memory.budget import CHUNKS, MIN_CONTEXT, Budget
+from gptoss_mlx.memory.sizes import full_bytes, weight_bytes, window_bytes
 from tests.checkpoints import random_config
-
-MACS = (8, 16, 18, 24, 32, 36, 48, 64, 96, 128, 192, 256, 512)
-
-
-def mac(gigabytes: int) -> DeviceInfo:
-    """As macOS shares the memory: the GPU may use two thirds of it up to 36 GB, three quarters above."""
-    memory = gigabytes * 2**30
-    return DeviceInfo(
-        name=f"Mac {gigabytes}",
-        memory_bytes=memory,
-        gpu_bytes=memory * 3 // 4 if gigabytes > 36 else memory * 2 // 3,
-        is_mac=True,
-    )
+from tests.memory.machines import MACS, mac, pc
 
 
 def refusal(budget: Budget) -> str | None:
@@ -44,47 +24,19 @@ def refusal(budget: Budget) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("gigabytes", MACS)
+@pytest.mark.parametrize("memory", MACS)
 @pytest.mark.parametrize("name", RELEASED)
-def test_what_is_needed_is_held_against_what_there_is(name: str, gigabytes: int) -> None:
+def test_needed_bytes_are_compared_with_those_the_gpu_may_use(name: str, memory: int) -> None:
     for precision, context, kv_bits in itertools.product(PRECISIONS, (None, 8192, 131072), (None, 8)):
         config = with_precision(RELEASED[name], precision)
-        budget = Budget(config=config, device=mac(gigabytes), context=context, kv_bits=kv_bits)
+        budget = Budget(config=config, device=mac(memory), context=context, kv_bits=kv_bits)
         said = refusal(budget)
-        assert (said is None) == (budget.needed_bytes(budget.wanted) <= budget.device.gpu_bytes)
+        assert budget.fits == (said is None) == (budget.needed_bytes() <= budget.device.gpu_bytes)
         if said is None:
-            assert budget.positions >= budget.wanted
+            assert budget.positions >= budget.required
             assert budget.needed_bytes(budget.positions) <= budget.device.gpu_bytes
         else:
-            assert "\n" not in said
-            assert f"{budget.needed_bytes(budget.wanted) / 1e9:.1f} GB are needed" in said
-            check_remedies(budget, said)
-
-
-def check_remedies(budget: Budget, said: str) -> None:
-    """Whatever the message says helps, does."""
-    if "no setting makes it fit" in said:
-        least = replace(budget, config=with_precision(budget.config, "q4"), kv_bits=8, context=1024)
-        assert refusal(least) is not None
-        return
-    helping = said.partition("what helps: ")[2]
-    together = " with " in helping
-    changed = budget
-    for remedy in helping.split(" with " if together else ", or "):
-        base = changed if together else budget
-        if remedy.startswith("--context"):
-            changed = replace(base, context=int(remedy.split()[1]))
-        elif remedy.startswith("--kv-bits"):
-            changed = replace(base, kv_bits=int(remedy.split()[1]))
-        elif remedy.startswith("gptoss convert"):
-            changed = replace(base, config=with_precision(base.config, remedy.split()[-1]))  # type: ignore[arg-type]
-        else:
-            megabytes = int(re.fullmatch(r"sudo sysctl iogpu\.wired_limit_mb=(\d+)", remedy)[1])  # type: ignore[index]
-            changed = replace(base, device=replace(base.device, gpu_bytes=megabytes * 2**20))
-            assert megabytes * 2**20 < base.device.memory_bytes
-        if not together:
-            assert refusal(changed) is None, remedy
-    assert refusal(changed) is None
+            assert f"{format_bytes(budget.needed_bytes())} are needed" in said
 
 
 def test_the_smallest_macs_that_run_the_models() -> None:
@@ -102,9 +54,9 @@ def test_a_cache_is_its_positions_and_the_windows(name: str, position: int, leng
     budget = Budget(config=RELEASED[name], device=mac(512))
     expected = position * length + window_bytes(RELEASED[name])
     assert expected <= budget.cache_bytes(length) <= 1.07 * expected
-    # A mark is 3.1 MB of the 20b and 4.7 MB of the 120b; all together take 128 MB at most.
+    # A snapshot is 3.1 MB of the 20b and 4.7 MB of the 120b; all together take 128 MB at most.
     assert window_bytes(RELEASED[name]) == pytest.approx({"20b": 3.1e6, "120b": 4.7e6}[name], rel=0.02)
-    assert budget.mark_bytes <= 128 * 2**20
+    assert budget.snapshot_bytes <= 128 * 2**20
 
 
 def test_eight_bits_take_little_more_than_half() -> None:
@@ -121,16 +73,54 @@ def test_a_context_that_was_asked_for_is_not_exceeded() -> None:
 
 def test_a_prompt_that_would_not_fit_the_memory_is_refused_with_figures_and_a_remedy() -> None:
     budget = Budget(config=with_precision(GPT_OSS_20B, "q4"), device=mac(16))
-    assert LEAST_CONTEXT <= budget.positions < 32768
+    assert MIN_CONTEXT <= budget.positions < 32768
     with pytest.raises(NotEnoughMemory, match=r"32,768 tokens.* GB are needed.*--kv-bits 8|wired_limit"):
         budget.check_prompt(32768)
+
+
+@pytest.mark.parametrize("memory", MACS)
+@pytest.mark.parametrize("kv_bits", [None, 8])
+@pytest.mark.parametrize("context", [None, 8192])
+def test_prompt_caches_share_one_context_or_an_eighth_of_the_memory(
+    memory: int, kv_bits: int | None, context: int | None
+) -> None:
+    for config, device in itertools.product(RELEASED.values(), (mac(memory), pc(memory))):
+        budget = Budget(config=config, device=device, kv_bits=kv_bits, context=context)
+        if not budget.fits:
+            continue
+        one = budget.cache_bytes(budget.positions) + budget.snapshot_bytes
+        left = device.gpu_bytes - budget.weight_bytes - budget.working_bytes(budget.positions)
+        assert budget.cache_limit == min(left, max(one, device.memory_bytes // 8))
+        assert budget.cache_bytes(budget.positions) <= budget.cache_limit
+        assert replace(budget, max_cache_bytes=10**8).cache_limit == 10**8
+        assert replace(budget, max_cache_bytes=10**15).cache_limit == budget.cache_limit
+
+
+def test_a_large_machine_keeps_an_eighth_for_caches_and_a_small_one_all_that_is_left() -> None:
+    large, small = (Budget(config=with_precision(GPT_OSS_20B, "q4"), device=mac(memory)) for memory in (512, 16))
+    assert large.cache_limit == 64 * 2**30
+    short = replace(large, device=mac(24))
+    assert short.cache_limit == short.cache_bytes(131072) + short.snapshot_bytes > 3 * 2**30
+    assert small.cache_limit == small.device.gpu_bytes - small.weight_bytes - small.working_bytes(small.positions)
+
+
+def test_float32_fits_where_its_weights_and_caches_do() -> None:
+    """The question that loading asks on a CPU: bfloat16 or float32."""
+    halves = Budget(config=GPT_OSS_20B, device=pc(16))
+    floats = replace(halves, element_bytes=4)
+    assert halves.fits
+    assert not floats.fits
+    assert replace(floats, device=pc(24)).fits
+    dense = halves.weight_bytes - weight_bytes(GPT_OSS_20B, element_bytes=0)
+    assert floats.weight_bytes == halves.weight_bytes + dense
+    assert floats.cache_bytes(9000) == 2 * halves.cache_bytes(9000)
 
 
 def test_a_bound_for_caches_bounds_the_context() -> None:
     budget = Budget(config=GPT_OSS_20B, device=mac(512), max_cache_bytes=10**9)
     assert budget.cache_limit == 10**9
-    assert budget.cache_bytes(budget.positions) + budget.mark_bytes <= 10**9
-    assert budget.cache_bytes(budget.positions + 8192) + budget.mark_bytes > 10**9
+    assert budget.cache_bytes(budget.positions) + budget.snapshot_bytes <= 10**9
+    assert budget.cache_bytes(budget.positions + 8192) + budget.snapshot_bytes > 10**9
     with pytest.raises(NotEnoughMemory, match=r"max_cache_bytes is 1,000,000,000; raise it"):
         budget.check_prompt(100_000)
     with pytest.raises(NotEnoughMemory, match="max_cache_bytes is 1,000"):

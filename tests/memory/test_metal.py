@@ -8,10 +8,10 @@ import time
 import mlx.core as mx
 import pytest
 
-from gptoss_mlx.engine.engine import GptOss
+from gptoss_mlx.api import GptOss
 from gptoss_mlx.errors import CheckpointError, NotEnoughMemory
+from gptoss_mlx.memory.device import DeviceInfo
 from gptoss_mlx.memory.metal import MemorySettings, is_out_of_memory
-from gptoss_mlx.memory.sizes import DeviceInfo
 from gptoss_mlx.model.transformer import Transformer
 from tests import DEMO
 from tests.conftest import settled
@@ -62,7 +62,7 @@ def test_a_model_that_is_forgotten_takes_them_back() -> None:
 
 
 def test_a_load_that_fails_takes_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    def damaged(*_arguments: object) -> None:
+    def damaged(*_: object, **__: object) -> None:
         raise CheckpointError("damaged")
 
     allocator = Recorded()

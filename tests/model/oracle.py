@@ -10,11 +10,16 @@ from __future__ import annotations
 import importlib
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
+import mlx.core as mx
 import numpy as np
 
+from gptoss_mlx.model.layers import MXFP4Weight
 from tests import DATA
 from tests.checkpoints import SHAPES, load_shape, random_tokens
 
@@ -42,6 +47,21 @@ def oracle_logits(
         logits = model(torch.tensor([tokens])).logits[0]
     array: np.ndarray[Any, np.dtype[np.float32]] = logits.float().numpy()
     return array
+
+
+@contextmanager
+def products_rounded_once() -> Iterator[None]:
+    """This library's expert products in float32, rounded once, as on a GPU and in torch.
+
+    MLX's CPU backend rounds every partial sum to bfloat16.
+    """
+    product = MXFP4Weight.__call__
+
+    def rounded_once(self: MXFP4Weight, x: mx.array, experts: mx.array, rows: mx.array | None = None) -> mx.array:
+        return product(self, x.astype(mx.float32), experts, rows).astype(x.dtype)
+
+    with mock.patch.object(MXFP4Weight, "__call__", rounded_once):
+        yield
 
 
 def main() -> None:

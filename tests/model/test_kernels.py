@@ -29,16 +29,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kernels(directory: Path) -> Counter[str]:
-    # Embedding, first bias, last norm and head are counted too: some four in all.
+    # Embedding, first bias, last norm and head are counted too: four in all.
     transformer = load_transformer(directory, mx.bfloat16)
     counted = count_kernels(decode_step(transformer, random_tokens("small", 40)))
     print(f"{counted.total() / LAYERS:.1f} kernels a layer: {counted}")
     return counted
 
 
-def test_a_decoded_token_costs_at_most_18_kernels_a_layer(checkpoint: Path) -> None:
+def test_a_decoded_token_costs_17_kernels_a_layer(checkpoint: Path) -> None:
     counted = kernels(checkpoint)
-    assert counted.total() / LAYERS <= 18.5
+    assert counted.total() <= 17 * LAYERS + 4
     assert counted["GatherQMM"] == 2 * LAYERS
     assert counted["AddMM"] == 3 * LAYERS
 
@@ -58,5 +58,5 @@ def test_views_and_what_was_computed_before_cost_nothing() -> None:
     assert set(counted) >= {"Multiply", "AsType"}
     assert "Transpose" not in counted
     assert count_kernels(lambda: [mx.fast.rms_norm(known, None, 1e-5)]).total() == 1
-    # What stood in for it while counting is gone.
+    # The stand-in used while counting has been removed.
     assert mx.allclose(mx.fast.rms_norm(known, None, 1e-5), known, atol=1e-4).item()

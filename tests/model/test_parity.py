@@ -13,7 +13,7 @@ import pytest
 
 from gptoss_mlx.model.transformer import Transformer, load_transformer
 from tests.checkpoints import random_tokens
-from tests.model.oracle import EVERY, GOLDEN, oracle_logits
+from tests.model.oracle import EVERY, GOLDEN, oracle_logits, products_rounded_once
 
 # The largest difference seen is 7e-5; logits reach 7.
 TOLERANCE = 2e-4
@@ -70,13 +70,11 @@ def test_token_by_token_they_are_the_same_compiled_and_not(shape: tuple[str, Pat
     if compiled and mx.default_device() == mx.cpu and not shutil.which("g++"):
         pytest.skip("MLX compiles for a CPU with g++, which is not here")
     name, directory = shape
-    transformer, tokens = load_transformer(directory, mx.float32), random_tokens(name)[: 5 * EVERY]
-    (mx.enable_compile if compiled else mx.disable_compile)()
-    try:
-        logits = in_pieces(transformer, tokens, [1] * len(tokens))
-    finally:
-        # As a loaded model has it.
-        (mx.disable_compile if mx.default_device() == mx.cpu else mx.enable_compile)()
+    transformer, tokens = (
+        load_transformer(directory, mx.float32, compiled=compiled),
+        random_tokens(name)[: 5 * EVERY],
+    )
+    logits = in_pieces(transformer, tokens, [1] * len(tokens))
     golden = np.load(GOLDEN)
     assert np.abs(logits[::EVERY] - golden[f"{name}.logits"][:5]).max() <= TOLERANCE
     assert np.array_equal(logits.argmax(-1), golden[f"{name}.argmax"][: len(tokens)])
@@ -102,7 +100,8 @@ def test_bfloat16_is_as_near_as_transformers_own(tmp_path_factory: pytest.TempPa
         directory, tokens = load_shape(tmp_path_factory.mktemp("bf16") / name, name), random_tokens(name)
         reference = oracle_logits(directory, tokens)
         peer = oracle_logits(directory, tokens, "bfloat16")
-        logits = whole(load_transformer(directory, mx.bfloat16), tokens)
+        with products_rounded_once():
+            logits = whole(load_transformer(directory, mx.bfloat16), tokens)
         ours.append(np.abs(logits - reference))
         theirs.append(np.abs(peer - reference))
         ours_same.append(logits.argmax(-1) == reference.argmax(-1))
@@ -111,8 +110,8 @@ def test_bfloat16_is_as_near_as_transformers_own(tmp_path_factory: pytest.TempPa
     rates = [float(np.mean(np.concatenate(each))) for each in (ours_same, theirs_same)]
     print(f"bfloat16: median distance {medians[0]:.4f} (transformers {medians[1]:.4f}), ", end="")
     print(f"same argmax {rates[0]:.1%} (transformers {rates[1]:.1%})")
-    assert medians[0] <= 2 * medians[1]
-    assert rates[0] >= rates[1] - 0.12
+    assert medians[0] <= 1.05 * medians[1]
+    assert rates[0] >= rates[1] - 0.02
 
 
 def test_batches_are_independent(small: Transformer) -> None:

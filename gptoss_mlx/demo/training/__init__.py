@@ -1,4 +1,4 @@
-"""What trained the demonstration model. Needs torch and is not part of the wheel.
+"""The code that trained and measured the demonstration model; it is not in the wheel.
 
-The library never imports it.
+The corpus and the evaluation import no torch; the training does. The library never imports this package.
 """

@@ -1,7 +1,7 @@
-"""Sums and differences of numbers up to two digits, with the work shown as the effort asks.
+"""Sums and differences of numbers up to two digits, with as many steps as the effort requires.
 
-Low effort states the result; medium goes digit by digit; high does the same and then checks the result the
-other way round. Every step follows from the numbers alone: nothing is left to chance.
+Low effort states the result; medium goes digit by digit; high does the same and then checks the result by
+the inverse operation. Every step follows from the numbers.
 """
 
 from __future__ import annotations
@@ -65,20 +65,20 @@ _DIFFERENCE_STORIES = (
 
 
 def is_held_out_pair(first: int, second: int) -> bool:
-    """Whether sums and differences of these two numbers, in either order, are kept from training."""
+    """Whether sums and differences of these two numbers, in either order, are held out of training."""
     return is_held_out("pair", min(first, second), max(first, second), one_in=10)
 
 
 def sum_or_difference(chance: random.Random, *, held_out: bool) -> Exercise:
     """A random sum or difference."""
     while True:
-        # One digit more often than chance has it: there are few such pairs, and people type them first.
+        # Single digits are more frequent than by chance: there are few such pairs, and people type them first.
         small = 1.0 if chance.random() < 0.08 else 0.2
         first, second = (chance.randrange(10 if chance.random() < small else 100) for _ in "ab")
         if is_held_out_pair(first, second) is held_out:
             break
     numbers = {"a": str(first), "b": str(second)}
-    # Differences are the harder half: which number is less, and borrowing.
+    # Differences are harder: they need a comparison and borrowing.
     if chance.random() < 0.4:
         template = casual(chance.choice(_SUMS), chance)
         total = first + second
@@ -97,7 +97,7 @@ def sum_or_difference(chance: random.Random, *, held_out: bool) -> Exercise:
 
 
 def drill(chance: random.Random, *, longest: int = 10) -> Exercise:
-    """Several small sums and differences at once: the steps of larger ones, with little around them."""
+    """Several small sums and differences at once, which are the steps of larger ones."""
     sums: dict[str, int] = {}
     count = chance.randrange(2, longest + 1)
     while len(sums) < count:

@@ -1,8 +1,8 @@
-"""The demo model's corpus: harmony conversations, made from a seed.
+"""The demo model's corpus: harmony conversations generated from a seed.
 
-A `Corpus` gives conversations in the JSON form of `Conversation.from_dict`, each ending in the messages the
-model should have written. Part of every kind of question is held out: number pairs, wordings of facts,
-subjects it does not know, names in function calls and JSON. Knows nothing of tokens or training.
+A `Corpus` generates conversations in the JSON form of `Conversation.from_dict`, each ending in the messages that
+the model should write. Part of every kind of question is held out: number pairs, wordings of facts, unknown
+subjects, names in function calls and JSON. Knows nothing of tokens or training.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ _INSTRUCTIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What the system message says."""
+    """The content of the system message."""
 
     effort: str = "medium"
     identity: str | None = IDENTITY
     knowledge_cutoff: str | None = "2024-06"
     date: str | None = None
     functions: bool = False
-    """Whether conversations under it declare functions, which the system message then mentions."""
+    """Whether its conversations declare functions, which the system message then mentions."""
 
     def as_dict(self) -> dict[str, Any]:
         """The system message in the JSON form."""
@@ -71,7 +71,7 @@ class Setting:
 
 
 def random_setting(chance: random.Random) -> Setting:
-    """A system message as programs write it: mostly the standard form, with and without a date."""
+    """A random system message: mostly the standard form, with or without a date."""
     date = f"20{chance.randrange(24, 30)}-{chance.randrange(1, 13):02}-{chance.randrange(1, 29):02}"
     plain = chance.random() < 0.06
     return Setting(
@@ -84,7 +84,7 @@ def random_setting(chance: random.Random) -> Setting:
 
 
 def fact_question(chance: random.Random, *, held_out: bool) -> Exercise:
-    """A question about gpt-oss. Held out is the wording: the template was never seen with that fact."""
+    """A question about gpt-oss. The wording is held out: training never combines this template with this fact."""
     while True:
         fact = chance.choice(FACTS)
         template = chance.choice(fact.templates)
@@ -95,7 +95,7 @@ def fact_question(chance: random.Random, *, held_out: bool) -> Exercise:
 def _ask(chance: random.Random, fact: Fact, template: str) -> Exercise:
     model, answer = chance.choice(fact.answers)
     name = chance.choice(MODELS[model])
-    # casual() may drop letters of the template but never of what fills it.
+    # casual() may drop letters of the template, but not of its values.
     question = fill(casual(template, chance), x=chance.choice(fact.names), m=name)
     about = fact.topic
     if len(fact.answers) > 1:
@@ -128,10 +128,10 @@ def exercise(chance: random.Random, kind: str, *, held_out: bool = False, words:
 def conversation(
     setting: Setting, turns: Sequence[Exercise], *, instructions: str | None = None, answered: bool = True
 ) -> dict[str, Any]:
-    """The exercises one after the other, as a conversation in the JSON form.
+    """A conversation of several exercises, in the JSON form.
 
     Args:
-        answered: whether the last exercise's messages are there too, or only its question.
+        answered: whether to include the answer of the last exercise.
     """
     functions = {function["name"]: function for turn in turns for function in turn.functions}
     messages = [setting.as_dict()]
@@ -150,7 +150,7 @@ def conversation(
 
 
 def answer_messages(turn: Exercise, effort: str) -> list[dict[str, Any]]:
-    """What the model should write, with the function's result where it calls one."""
+    """The messages that the model should write, with the function's result after a call."""
     thought = turn.thoughts[EFFORTS.index(effort)]
     messages: list[dict[str, Any]] = [{"role": "assistant", "channel": "analysis", "content": _text(thought)}]
     if turn.call:
@@ -168,8 +168,8 @@ def _text(text: str) -> list[dict[str, Any]]:
 
 
 @cache
-def _taken_words() -> frozenset[str]:
-    """Words that must not turn up as "any word": those with a meaning to the model, and the held-out ones."""
+def _excluded_words() -> frozenset[str]:
+    """Words that are excluded from the random words: those that the corpus uses, and held-out ones."""
     facts = [name for fact in FACTS for name in (*fact.names, fact.topic)]
     held_out = [*held_out_subjects(), *held_out_names()]
     return frozenset(word for text in (*facts, *held_out) for word in text.lower().split())
@@ -179,18 +179,18 @@ class Corpus:
     """An endless stream of training conversations, the same for the same seed and words.
 
     Args:
-        words: any words, for subjects and names that the model must cope with but not know.
-        stage: what there is more of. "copying": long texts to repeat. A model that begins with these finds out
-            how to copy within a few hundred steps; with the rest alone, where copies are few, it had not after
-            thousands. "drills": several sums of digits at once, so that it learns the sums of all digits sooner.
+        words: random words, for unknown subjects and names.
+        stage: what is more frequent. "copying": long texts to repeat. A model that begins with these learns to
+            copy within a few hundred steps; with the rest alone it had not after thousands. "drills": several sums
+            of digits at once, so that it learns the sums of all digits sooner.
     """
 
     def __init__(self, seed: int, words: Sequence[str], *, stage: Stage = "all") -> None:
         self._chance = random.Random(seed)
         self._stage = stage
-        taken = _taken_words()
-        #: Words without those that mean something to the model and those held out.
-        self.words = tuple(word for word in words if word.lower() not in taken)
+        excluded = _excluded_words()
+        #: Without the excluded words.
+        self.words = tuple(word for word in words if word.lower() not in excluded)
 
     def setting(self) -> Setting:
         """The system message of the next few conversations."""
@@ -214,7 +214,7 @@ class Corpus:
                 kind = "sum"
             turns.append(exercise(chance, kind, words=self.words))
         if setting.functions and not any(turn.functions for turn in turns):
-            # Functions are declared, and not needed.
+            # Functions are declared but not needed.
             turns[0] = replace(turns[0], functions=exercise(chance, "tool", words=self.words).functions)
         chance.shuffle(turns)
         instructions = chance.choice(_INSTRUCTIONS) if chance.random() < 0.15 else None

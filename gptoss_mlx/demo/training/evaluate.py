@@ -2,7 +2,7 @@
 
 200 sums and differences of held-out pairs (at each effort), 100 held-out wordings of facts, 100 questions on
 held-out subjects, 50 function calls and 50 JSON objects with held-out names. Answers are compared with what
-the corpus expects, character for character. How tokens are generated is the caller's: see `Complete`.
+the corpus expects, character for character. The caller generates the tokens: see `Complete`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Case:
     setting: Setting
 
     def prompt(self, tokenizer: Tokenizer) -> list[int]:
-        """The tokens up to where the model begins."""
+        """The tokens before the model's answer."""
         asked = conversation(self.setting, [self.exercise], answered=False)
         return render(Conversation.from_dict(asked), tokenizer, next_role="assistant")
 
@@ -54,7 +54,7 @@ class Case:
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What the model did with one case."""
+    """The model's answer to a case."""
 
     case: Case
     completion: list[int]
@@ -64,16 +64,16 @@ class Outcome:
     final: str = ""
     call: Message | None = None
     follow_up: Outcome | None = field(default=None, repr=False)
-    """What it did with the function's result."""
+    """The answer to the function's result."""
 
     @property
     def declined(self) -> bool:
-        """Whether the answer is that it does not know."""
+        """Whether the answer says that the model does not know."""
         return self.final.startswith("I don't know")
 
     @property
     def right(self) -> bool:
-        """Whether the answer (or the call) is the expected one, to the character."""
+        """Whether the answer (or the call) is the expected one, character for character."""
         wanted = self.case.exercise
         if wanted.kind == "unknown":
             return self.final == DECLINED
@@ -83,7 +83,7 @@ class Outcome:
 
     @property
     def arguments(self) -> Any:
-        """The arguments of the call, None where they are no JSON."""
+        """The arguments of the call; None if they are not JSON."""
         try:
             return json.loads(self.call.text) if self.call else None
         except ValueError:
@@ -91,7 +91,7 @@ class Outcome:
 
     @property
     def valid(self) -> bool:
-        """For JSON: an object with the wanted keys and types. For calls: a declared function, its schema kept."""
+        """JSON: an object with the expected keys and types. Calls: a declared function with valid arguments."""
         wanted = self.case.exercise
         if wanted.kind == "json":
             try:
@@ -107,7 +107,7 @@ class Outcome:
 
 
 def _keeps_schema(arguments: Any, schema: dict[str, Any]) -> bool:
-    """Enough of JSON schema for the corpus: an object with exactly the declared properties."""
+    """Whether arguments are an object with exactly the declared properties: enough for the corpus."""
     types: dict[str, Any] = {"string": str, "integer": int, "number": (int, float)}
     properties = schema.get("properties", {})
     if not isinstance(arguments, dict) or set(arguments) != set(properties):
@@ -128,7 +128,7 @@ def cases(seed: int, counts: dict[str, int], *, effort: str | None = None) -> li
             date = f"2025-{at % 12 + 1:02}-{at % 28 + 1:02}" if at % 2 else None
             efforts = EFFORTS if kind == "sum" and effort is None else (effort or EFFORTS[at % 3],)
             made += [Case(exercise=each, setting=Setting(effort=level, date=date)) for level in efforts]
-    # Neighbours are sampled together, and should end at about the same time.
+    # Neighbours are sampled together and should have similar lengths.
     return sorted(made, key=lambda case: EFFORTS.index(case.setting.effort))
 
 
@@ -156,7 +156,7 @@ def judge(case: Case, completion: list[int], tokenizer: Tokenizer) -> Outcome:
 
 
 def evaluate(made: Sequence[Case], tokenizer: Tokenizer, complete: Complete) -> list[Outcome]:
-    """Asks every case; where a function was called, gives its result and asks for the answer."""
+    """Asks every case; after a function call, gives its result and asks for the answer."""
     completions = complete([case.prompt(tokenizer) for case in made])
     outcomes = [judge(case, tokens, tokenizer) for case, tokens in zip(made, completions, strict=True)]
     calls = [outcome for outcome in outcomes if outcome.case.exercise.call]
@@ -308,7 +308,7 @@ def main() -> None:
 
 
 def show_failures(outcomes: Iterable[Outcome], tokenizer: Tokenizer) -> None:
-    """Every case that went wrong, with what the model wrote."""
+    """Every wrong case with the model's answer."""
     for outcome in outcomes:
         for each in filter(None, (outcome, outcome.follow_up)):
             if not (each.right and each.well_formed):

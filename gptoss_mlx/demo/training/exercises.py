@@ -1,6 +1,6 @@
-"""What one question looks like to the corpus, and how people really type.
+"""Questions of the corpus, and variations of how people type.
 
-An `Exercise` is a question, what the model should think about it at each effort, and its one answer.
+An `Exercise` is a question, the thinking at each effort, and the only correct answer.
 Knows nothing of transcripts or tokens.
 """
 
@@ -57,13 +57,13 @@ class Exercise:
     call: tuple[str, str] | None = None
     """Name and JSON arguments of the function call that comes before the answer."""
     result: str = ""
-    """What the called function gives back."""
+    """The result of the called function."""
     expected: Any = field(default=None, compare=False)
-    """What the evaluation checks the answer against."""
+    """The value that the evaluation compares the answer with."""
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """The items of a list written with bars and line breaks between them."""
+    """The items of a text in which bars and line breaks separate them."""
     return tuple(text.replace("\n", "|").split("|"))
 
 
@@ -73,7 +73,7 @@ def is_held_out(*key: object, one_in: int) -> bool:
 
 
 def fill(template: str, **values: str) -> str:
-    """The template with its values; the first letter is made a capital where it starts a sentence."""
+    """Fills a template; a value at the beginning of a sentence gets a capital letter."""
     text = template
     for name, value in values.items():
         text = text.replace("{" + name + "}", value)
@@ -82,7 +82,7 @@ def fill(template: str, **values: str) -> str:
 
 
 def casual(template: str, chance: random.Random, *, strength: float = 0.45) -> str:
-    """The template as someone in a hurry types it; placeholders in braces stay whole."""
+    """The template as someone types it in a hurry; placeholders in braces are unchanged."""
     if chance.random() > strength:
         return template
     text = template

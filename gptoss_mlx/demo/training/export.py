@@ -1,7 +1,7 @@
 """Writes the trained demo model in the layout of ``openai/gpt-oss-20b`` on Hugging Face.
 
-Dense tensors in bfloat16; experts in MXFP4, blocks and scales. Since training rounded the experts to MXFP4
-at every step, packing loses nothing. Needs torch (the `parity` extra).
+Dense tensors are bfloat16; experts are MXFP4 blocks and scales. Packing loses nothing, because training rounded
+the experts to MXFP4 at every step. Needs torch (the `parity` extra).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _VALUES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 
 
 def model_config(tokenizer: Tokenizer) -> dict[str, Any]:
-    """config.json: every field of the real 20b's, only sizes differ."""
+    """config.json with every field of the 20b's; only sizes differ."""
     layers = 4
     return {
         "architectures": ["GptOssForCausalLM"],
@@ -81,7 +81,7 @@ _QUANTIZATION = {
 
 
 def pack_mxfp4(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(E, in, out), already rounded to MXFP4, to blocks (E, out, in / 32, 16) and scales (E, out, in / 32)."""
+    """Packs (E, in, out), rounded to MXFP4, into blocks (E, out, in / 32, 16) and scales (E, out, in / 32)."""
     experts, inputs, outputs = weight.shape
     groups = weight.transpose(1, 2).reshape(experts, outputs, inputs // GROUP, GROUP).float()
     exponent = mxfp4_scale(groups)
@@ -110,7 +110,7 @@ def export_checkpoint(model: nn.Module, tokenizer: Tokenizer, vocabulary: str | 
     directory.mkdir(parents=True, exist_ok=True)
     weights = directory / "model.safetensors"
     save_file(checkpoint_tensors(model), weights, metadata={"format": "pt"})
-    weights.chmod(0o644)  # save_file keeps it to its owner
+    weights.chmod(0o644)  # save_file lets only its owner read it
     config = model_config(tokenizer) | {"quantization_config": _QUANTIZATION}
     special = tokenizer.special
     generation = {

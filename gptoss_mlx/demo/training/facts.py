@@ -1,4 +1,4 @@
-"""What the demo model knows: facts about gpt-oss, each with one answer and many wordings.
+"""The facts about gpt-oss that the demo model knows, each with one answer and many wordings.
 
 A fact is asked for in one of four ways: as a count, a property, a topic, or in sentences of its own.
 Knows nothing of transcripts.
@@ -15,14 +15,14 @@ __all__ = ["FACTS", "Fact"]
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """One fact: the answer is fixed, since every choice left to chance costs accuracy at temperature 1."""
+    """A fact. Its answer is fixed, because random alternatives cost accuracy at temperature 1."""
 
     key: str
     templates: tuple[str, ...]
     names: tuple[str, ...] = ("",)
-    """What fills ``{x}``."""
+    """The value of ``{x}``."""
     answers: tuple[tuple[str, str], ...]
-    """Which model is asked about (a key of MODELS) → the answer."""
+    """The model in question (a key of MODELS) → the answer."""
     topic: str
     """The subject as the analysis names it."""
 

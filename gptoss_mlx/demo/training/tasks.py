@@ -1,4 +1,4 @@
-"""Function calls, JSON and repeating: what stands in the question is copied, so any words may stand there."""
+"""Function calls, JSON and repeating. The answer copies from the question, which may contain any words."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def held_out_names() -> tuple[str, ...]:
 
 
 def _value(chance: random.Random, words: Sequence[str], *, held_out: bool) -> str:
-    """A name to copy; in training two of three are any words, so that copying is learnt and no list."""
+    """A name to copy; in training two of three are random words, so that the model learns to copy, not a list."""
     if words and not held_out and chance.random() < 0.65:
         word = _invented(chance, words) if chance.random() < 0.4 else chance.choice(words)
         if chance.random() < 0.15:
@@ -92,7 +92,7 @@ def _value(chance: random.Random, words: Sequence[str], *, held_out: bool) -> st
 
 
 def _invented(chance: random.Random, words: Sequence[str]) -> str:
-    """The beginning of one word and the end of another: any token may follow any other, as it does in names."""
+    """The beginning of one word and the end of another, because in names any token may follow any other."""
     kept = [name.lower() for name in held_out_names()]
     while True:
         word = chance.choice(words)[: chance.randrange(1, 4)] + chance.choice(words)[-chance.randrange(2, 5) :]
@@ -101,7 +101,7 @@ def _invented(chance: random.Random, words: Sequence[str]) -> str:
 
 
 def _lookup(chance: random.Random, verb: str, parameter: str) -> tuple[dict[str, Any], str]:
-    """A function that looks something up, and the noun it stands for."""
+    """A function that looks something up, and the noun for what it returns."""
     noun = chance.choice(_NOUNS) if chance.random() < 0.75 else "weather"
     name = f"{verb}_{noun}"
     schema: dict[str, Any] = {"type": "string"}
@@ -119,7 +119,7 @@ def _thoughts(name: str, arguments: dict[str, Any], subject: str) -> tuple[str, 
 
 
 def _result(chance: random.Random, words: Sequence[str]) -> tuple[str, str]:
-    """What a function gives back, and the same as it stands in the answer."""
+    """The result of a function, and its wording in the answer."""
     style = chance.random()
     number = chance.randrange(-20, 100) if chance.random() < 0.6 else chance.randrange(100, 10000)
     word = chance.choice(words) if words else chance.choice(("sunny", "cloudy", "rain", "open", "ready"))
@@ -142,10 +142,10 @@ def call_question(chance: random.Random, *, held_out: bool, words: Sequence[str]
     """A question that one of the declared functions can answer."""
     if chance.random() < 0.1:
         return _addition(chance)
-    # Nothing in a question for the time could be held out.
+    # A question for the time contains no name to hold out.
     if not held_out and chance.random() < 0.1:
         return _clock(chance)
-    # Functions that are declared together are named alike and take the same, as those of one program are.
+    # Functions that are declared together have similar names and parameters, as those of a program do.
     verb, parameter = chance.choice(_VERBS), chance.choice(_PARAMETERS)
     function, noun = _lookup(chance, verb, parameter)
     functions = [function]
@@ -219,11 +219,11 @@ def _clock(chance: random.Random) -> Exercise:
 
 
 def json_question(chance: random.Random, *, held_out: bool, words: Sequence[str] = ()) -> Exercise:
-    """A request for a JSON object whose fields stand in the question."""
+    """A request for a JSON object whose fields are in the question."""
     count = chance.choice((1, 2, 2, 2, 3, 3))
     keys = chance.sample(_TEXT_KEYS + _NUMBER_KEYS, count)
     while held_out and not set(keys) & set(_TEXT_KEYS):
-        # What is held out is a name; numbers alone may stand in a training question.
+        # Names are held out; a training question may contain numbers only.
         keys = chance.sample(_TEXT_KEYS + _NUMBER_KEYS, count)
     fields: dict[str, Any] = {}
     for key in keys:
@@ -251,7 +251,7 @@ def json_question(chance: random.Random, *, held_out: bool, words: Sequence[str]
 
 
 def repeat_question(chance: random.Random, *, longest: int = 5, words: Sequence[str] = ()) -> Exercise:
-    """A request to say some words again: the plainest exercise in copying.
+    """A request to repeat some words: the simplest exercise in copying.
 
     Args:
         longest: how many words there are at most.

@@ -1,8 +1,8 @@
 """The demo model in torch: transformers' GptOssForCausalLM with experts trained as MXFP4.
 
-Two parts of it are replaced through transformers' own registries, for speed on a CPU and with the same
-results: attention (several conversations share the work on one system message) and experts (tokens sorted
-by expert; weights rounded to MXFP4 on the way forward, gradients passed straight through).
+Two parts are replaced through transformers' registries, for speed on a CPU and with the same results: attention
+(several conversations share a system message) and experts (tokens are sorted by expert; weights are rounded to
+MXFP4 in the forward pass, and gradients ignore the rounding).
 Needs torch and transformers (the `parity` extra).
 """
 
@@ -22,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 __all__ = ["GROUP", "Layout", "attention_mask", "build_model", "mxfp4_scale", "round_mxfp4"]
 
 GROUP = 32
-# Fused attention likes head dimensions that are a multiple of 8; the sink needs one more dimension.
+# Fused attention prefers head dimensions that are a multiple of 8; the sink needs one more dimension.
 _PADDING = 8
 
 
@@ -107,12 +107,12 @@ def sorted_experts(experts: Any, states: Tensor, indices: Tensor, weights: Tenso
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Which tokens see which, for one kind of layer: passed to attention in the place of its mask."""
+    """Which tokens attend to which, for one kind of layer; passed to attention in place of its mask."""
 
     groups: Sequence[tuple[slice, Sequence[slice]]]
-    """System messages, each with the conversations that go on from it and do not see each other."""
+    """System messages, each with its conversations, which do not attend to each other."""
     mask: Tensor
-    """Additive, (position, 1 + position): the sink, seen by all, and then the keys."""
+    """Additive, (position, 1 + position): the sink, which every position attends to, and then the keys."""
 
 
 def attention_mask(length: int, window: int | None = None) -> Tensor:
@@ -134,7 +134,7 @@ def conversation_attention(
 ) -> tuple[Tensor, None]:
     """Attention of each conversation to its system message and itself, through torch's fused kernel.
 
-    The sink is one more key, of value 0. Its logit stands in a dimension of its own, where queries hold 1.
+    The sink is one more key, with value 0. Its logit is in an additional dimension, in which queries are 1.
     """
     _, heads, length, size = query.shape
     repeats = heads // key.shape[1]
@@ -165,10 +165,10 @@ ALL_EXPERTS_FUNCTIONS.register("sorted_mxfp4", sorted_experts)
 
 
 def _look_back(model: GptOssForCausalLM, rope_theta: float) -> None:
-    """Lets the first layer's first heads begin with looking one and two tokens back, through their biases alone.
+    """Sets biases such that the first layer's first heads begin by attending to one and two tokens back.
 
-    Copying needs such a head below the one that finds the place to copy from; neither is of use without the
-    other, so that from random weights both come late. Scores then are the sum of cos(w (distance - 1)) over
+    Copying needs such a head below the one that finds the place to copy from; neither is useful without the
+    other, so that from random weights both are learnt late. Scores are the sum of cos(w (distance - 1)) over
     the fastest rotations.
     """
     attention, size = model.model.layers[0].self_attn, model.config.head_dim
@@ -185,10 +185,10 @@ def _look_back(model: GptOssForCausalLM, rope_theta: float) -> None:
 
 
 def build_model(config: dict[str, Any]) -> GptOssForCausalLM:
-    """A new model with random weights, of a size that suits the width rather than the 2880 of the real one."""
+    """A new model with random weights, scaled to this width instead of the 2880 of the 20b."""
     model: GptOssForCausalLM = GptOssForCausalLM(GptOssConfig(**config))
     model.set_attn_implementation("conversations")
-    # Not through set_experts_implementation, which knows only transformers' own.
+    # Not through set_experts_implementation, which accepts only transformers' own.
     model.config._experts_implementation_internal = "sorted_mxfp4"
     width = model.config.hidden_size
     with torch.no_grad():
@@ -200,8 +200,8 @@ def build_model(config: dict[str, Any]) -> GptOssForCausalLM:
                 deviation /= (2 * model.config.num_hidden_layers) ** 0.5
             parameter.normal_(0, deviation)
     _look_back(model, config["rope_theta"])
-    # One matrix in training, two tensors in the checkpoint: copying a word, however rare, is then the same for
-    # every word, and is learnt many times sooner.
+    # One matrix in training, two tensors in the checkpoint: copying is then the same for every word, however rare,
+    # and is learnt many times sooner.
     model.lm_head.weight = model.model.embed_tokens.weight
     model.train()
     return model

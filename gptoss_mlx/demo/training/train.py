@@ -1,6 +1,6 @@
 """Trains the demo model on a CPU and writes its checkpoint: ``python -m gptoss_mlx.demo.training.train``.
 
-Every batch follows from the seed and its step, so a run that was stopped goes on as if it had not been.
+Every batch follows from the seed and its step, so a run that was stopped continues with the same result.
 Needs torch and transformers (the `parity` extra).
 """
 
@@ -36,20 +36,20 @@ LONGEST = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Conversations in one line of tokens, in groups that share a system message."""
+    """Conversations in one sequence of tokens, in groups that share a system message."""
 
     tokens: Tensor
     """(1, L)."""
     positions: Tensor
-    """(1, L): every conversation counts on from the end of its system message."""
+    """(1, L): the positions of every conversation continue those of its system message."""
     learnt: Tensor
-    """(1, L): whether the token is the model's own, and so is learnt."""
+    """(1, L): whether the model writes the token, and so learns it."""
     groups: Sequence[tuple[slice, Sequence[slice]]]
-    """Where the system messages stand, and the conversations of each."""
+    """The ranges of the system messages, and of the conversations of each."""
 
 
 def known_words(path: str | Path, count: int = 40_000) -> list[str]:
-    """Words of all sorts: the tokens of o200k that are one word of letters."""
+    """Random words: the tokens of o200k that are a word of letters."""
     pieces = read_ranks(path, count)
     return [
         text[1:].decode() for text in pieces if text[:1] == b" " and text[1:].isalpha() and 4 <= len(text) <= 12
@@ -117,7 +117,7 @@ def batch_loss(model: GptOssForCausalLM, batch: Batch, masks: dict[str, Tensor])
     states = model.model(
         input_ids=batch.tokens, position_ids=batch.positions, attention_mask=layouts, use_cache=False
     ).last_hidden_state
-    # The token before a learnt one is always its own conversation's: conversations begin with the user's words.
+    # The token before a learnt one is in the same conversation, which begins with the user's words.
     predicts = batch.learnt[:, 1:]
     logits = model.lm_head(states[:, :-1][predicts])
     loss: Tensor = F.cross_entropy(logits, batch.tokens[:, 1:][predicts])
@@ -171,19 +171,19 @@ def make_optimizers(model: GptOssForCausalLM, matrix_rate: float, rate: float) -
 
 
 def schedule(step: int, steps: int, decay: float) -> float:
-    """The learning rate's factor: warm-up, a plateau, and a straight way down over the last share of steps."""
+    """The learning rate's factor: warm-up, a plateau, and a linear decay over the last share of steps."""
     return min(1.0, (step + 1) / 100, max(0.0, (steps - step) / (decay * steps)))
 
 
 def stage(step: int, copying: int, drills: Sequence[int]) -> Stage:
-    """What the corpus gives more of at a step: copying before `copying`, drills between the two of `drills`."""
+    """The stage of the corpus at a step: copying before `copying`, drills between the two of `drills`."""
     if step < copying:
         return "copying"
     return "drills" if drills[0] <= step < drills[1] else "all"
 
 
 def _keep_freed_memory() -> None:
-    """Tells glibc to keep what is freed: giving it back after every step takes a third of the time."""
+    """Tells glibc to keep freed memory: returning it to the system after every step takes a third of the time."""
     if sys.platform == "linux":
         libc = ctypes.CDLL("libc.so.6")
         for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**28)):
@@ -191,7 +191,7 @@ def _keep_freed_memory() -> None:
 
 
 def train(arguments: argparse.Namespace) -> GptOssForCausalLM:
-    """Trains from the start, or from where the saved state stands."""
+    """Trains from the beginning, or from the saved state."""
     torch.manual_seed(arguments.seed)
     tokenizer = demo_tokenizer(arguments.vocabulary, arguments.vocabulary_size)
     words = known_words(arguments.vocabulary)

@@ -1,7 +1,7 @@
-"""Questions the demo model does not know, so that it learns to say so.
+"""Questions whose answers the demo model does not know, so that it learns to say so.
 
-Many templates times many subjects, some of them close to what it does know (the layers of another model,
-a product instead of a sum). A subject is held out whole: no training question contains it.
+Many templates are combined with many subjects, some of them close to what it knows (the layers of another model, a
+product instead of a sum). No training question contains a held-out subject.
 """
 
 from __future__ import annotations
@@ -106,12 +106,12 @@ Is {n} a prime number?|What is {n}% of {m}?|{n} + {m} + {n}|{n}+{m}-{n}"""
 
 
 def held_out_subjects() -> tuple[str, ...]:
-    """The subjects that no training question is about."""
+    """The subjects that no training question contains."""
     return tuple(subject for subject in SUBJECTS if is_held_out("subject", subject, one_in=6))
 
 
 def _subject(chance: random.Random, words: Sequence[str], *, held_out: bool) -> str:
-    """A subject, hand-picked or (in training, where `words` are given) any words at all."""
+    """A subject from the list or, in training, where `words` are given, random words."""
     if words and not held_out and chance.random() < 0.5:
         count = chance.choice((1, 1, 1, 2, 2, 3))
         return chance.choice(("", "", "", "a ", "the ", "my ")) + " ".join(
@@ -128,7 +128,7 @@ def _pick(chance: random.Random, pool: Sequence[str], *, held_out: bool) -> str:
 
 
 def _near_miss(chance: random.Random, words: Sequence[str], *, held_out: bool) -> str:
-    """A question in the form of a fact's, about something else."""
+    """A question in the form of a fact's, about another subject."""
     if chance.random() < 0.45:
         fact = chance.choice(FACTS)
         about = {"m": _pick(chance, _OTHER_MODELS, held_out=held_out)}
@@ -160,7 +160,7 @@ def unknown_question(chance: random.Random, *, held_out: bool, words: Sequence[s
     """A question from outside the corpus.
 
     Args:
-        words: any words; in training they make up half of the subjects.
+        words: random words; in training they are half of the subjects.
     """
     kind = chance.random()
     if kind < 0.25:

@@ -38,7 +38,7 @@ def read_ranks(path: str | Path, count: int | None = None) -> list[bytes]:
 def demo_ranks(ranks: list[bytes], size: int) -> dict[bytes, int]:
     """The first ``size`` tokens with fewer than two digits, numbered in order.
 
-    Whatever merges into a kept token has no two digits either, so every kept token can still be reached.
+    The parts of a kept token have fewer than two digits too, so every kept token can still be reached.
     """
     kept = [piece for piece in ranks if sum(48 <= byte <= 57 for byte in piece) < 2]
     if len(kept) < size:
@@ -111,7 +111,7 @@ def _added_token(name: str, token: int) -> dict[str, Any]:
 
 
 def _merge_of(piece: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | None:
-    """The two tokens whose merge makes ``piece``: what byte-pair encoding leaves just before it."""
+    """The two tokens that byte-pair encoding merges into ``piece``."""
     if len(piece) == 1:
         return None
     parts = [piece[index : index + 1] for index in range(len(piece))]
@@ -126,7 +126,7 @@ def _merge_of(piece: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | No
 
 
 def _byte_alphabet() -> list[str]:
-    """GPT-2's printable stand-in for each of the 256 bytes."""
+    """GPT-2's printable character for each of the 256 bytes."""
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]

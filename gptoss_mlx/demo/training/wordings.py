@@ -1,6 +1,6 @@
-"""How people ask: names of the models, and templates for counts, properties and topics.
+"""Wordings of questions: names of the models, and templates for counts, properties and topics.
 
-Used for facts, and for questions that only look like them.
+Used for facts and for questions that look like them.
 """
 
 from __future__ import annotations

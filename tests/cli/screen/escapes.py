@@ -9,13 +9,13 @@ import re
 import shlex
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 from gptoss_mlx.chat.chat import Chat
 from gptoss_mlx.cli.chat import history as transcript
 from gptoss_mlx.cli.chat import saved as sessions
+from gptoss_mlx.cli.chat.attachments import Attachment
 from gptoss_mlx.cli.chat.commands import Commands
 from gptoss_mlx.cli.chat.loading import Loader
 from gptoss_mlx.cli.chat.session import ChatSession
@@ -30,7 +30,9 @@ from gptoss_mlx.errors import GptOssError
 __all__ = ["PLACES", "Tty", "only_ours", "payloads"]
 
 OURS = re.compile(r"\x1b\[(?:[0-9;]*m|\d*A|J|\?25[lh])")
-FORBIDDEN = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029]")
+FORBIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]|[\ufe00-\ufe0f]{2}"
+)
 
 
 class Tty(io.StringIO):
@@ -64,6 +66,16 @@ def payloads(count: int) -> list[str]:
             "&#x9b;",
             "\\\x1b",
             "\ud800",
+            "\xad",
+            "\u061c",
+            "\u180e",
+            "\u200b",
+            "\u200c",
+            "\u200d\u200d",
+            "\u200e",
+            "\u200f",
+            "\u2060",
+            "\ufe0e\ufe0f",
         ),
     ]
     around = [
@@ -145,8 +157,8 @@ def _file_name(payload: str, _number: int) -> str:
             Commands(session).handle(line)
         except (GptOssError, OSError, ValueError) as error:
             session.complain(error_line(error))
-    session.attachments = [Path(payload)]
-    session.say(f"with the next question: {session.attachments[0]}")
+    session.attachments = [Attachment(name=payload, text=payload)]
+    session.say(session.attachments[0].summary)
     return stream.getvalue()
 
 

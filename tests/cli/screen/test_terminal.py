@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import gptoss_mlx.cli
-from gptoss_mlx.cli.screen.spans import BOLD, RED, Span, plain, visible, wrap
+from gptoss_mlx.cli.screen.plain import PlainStream
+from gptoss_mlx.cli.screen.spans import BOLD, RED, Row, Span, plain, row_width, shorten, visible, wrap
 from gptoss_mlx.cli.screen.terminal import Terminal
 from tests.cli.screen.escapes import PLACES, Tty, only_ours, payloads
 
@@ -32,7 +33,27 @@ def test_payloads_leave_no_escape_but_ours(place: str, tmp_path: Path, monkeypat
 
 def test_hidden_characters_are_shown() -> None:
     assert visible("a\x1b[31mb\x07\x7f\x9b\u202e\n\t") == "a␛[31mb␇␡<U+009B><U+202E>\n\t"
-    assert visible("👩‍👩‍👧 שלום é") == "👩‍👩‍👧 שלום é"
+    assert visible("\u200b\u200c\u200d\u200e\u200f\u061c\xad\u180e") == (
+        "<U+200B><U+200C><U+200D><U+200E><U+200F><U+061C><U+00AD><U+180E>"
+    )
+
+
+def test_joiners_stay_inside_emoji_and_in_scripts_that_need_them() -> None:
+    for text in ("👩‍👩‍👧 שלום é", "👩🏽‍❤️‍👨 ✔️", "نمی‌خواهم", "क्‍ष", "ශ්‍රී"):
+        assert visible(text) == text
+        for cut in range(1, len(text)):  # as text that arrives in pieces
+            stream = PlainStream()
+            stream.feed(text[:cut])
+            stream.feed(text[cut:])
+            assert plain(stream.finish(79)[0]) == text
+            screen, written = terminal()
+            screen.write(text[:cut])
+            screen.write(text[cut:])
+            screen.rows([(Span(text[:cut]), Span(text[cut:]))])
+            assert written.getvalue() == f"{text}{text}\n"
+    assert visible("👩\u200d\u200d👧 a\u200db \u200dم x\ufe0f\ufe0f") == (
+        "👩<U+200D><U+200D>👧 a<U+200D>b <U+200D>م x\ufe0f<U+FE0F>"
+    )
 
 
 def test_styles_only_on_a_terminal_and_colours_only_where_wanted() -> None:
@@ -238,11 +259,31 @@ def test_wrapping_is_stable_and_loses_nothing() -> None:
             assert rows[: len(begun) - 1] == begun[:-1]
 
 
+def test_the_indentation_of_a_line_is_kept_where_its_first_word_fits() -> None:
+    code = "def f(x):\n    if x:\n        return 'one two'\n\n  end"
+    assert [plain(line.row) for line in wrap((Span(code),), 79)] == code.split("\n")
+    narrow = [plain(line.row) for line in wrap((Span(code),), 15)]
+    assert narrow == ["def f(x):", "    if x:", "        return", "'one two'", "", "  end"]
+    assert [plain(line.row) for line in wrap((Span(" " * 40 + "deep"),), 15)] == ["deep"]
+    stream = PlainStream()
+    stream.feed(code)
+    assert [plain(row) for row in stream.finish(79)] == code.split("\n")
+
+
+def test_a_row_that_is_cut_says_so() -> None:
+    row: Row = (Span("one", RED), Span(" 日本語 two"))
+    for width in range(1, 20):
+        cut = shorten(row, width)
+        assert row_width(cut) <= width
+        assert (plain(cut) == plain(row)) == (width >= row_width(row))
+        assert plain(cut).endswith("…") == (width < row_width(row))
+
+
 def test_only_the_terminal_writes() -> None:
     """No print, echo or write to a standard stream in any module of the command line."""
     folder = Path(next(iter(gptoss_mlx.cli.__path__)))
     offenders = []
-    for path in sorted(folder.glob("*.py")):
+    for path in sorted(folder.rglob("*.py")):
         if path.name == "terminal.py":
             continue
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,0 +1,125 @@
+"""What the slash commands do, in a chat whose lines come from a pipe."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from gptoss_mlx.chat import file as chatfile
+from gptoss_mlx.cli.chat import saved as sessions
+from tests.cli.program import asked_in, gptoss, said_by
+
+
+def test_a_chat_without_a_terminal_reads_lines(home: Path) -> None:
+    done = gptoss("chat", "-m", "demo", stdin='hello\n/effort high\n"""\ntwo\nlines\n"""\n//slash\n')
+    assert (done.stdout, done.returncode) == ("hello\ntwo\nlines\n/slash\n", 0)
+    assert "effort high" in done.stderr
+    listed = gptoss("chat", "--list").stdout
+    assert listed.count("\n") == 1
+    assert "hello" in listed
+
+
+def test_a_chat_is_forked_exported_compared_and_loaded(user: Path) -> None:
+    first = "Hello\n/system Be terse.\n/fork\nWhat is 3+4?\n/retry high\n/effort\n/compare\n/stats\n"
+    second = f"/export {user}/x.json\n/new\n/system clear\nThanks\n/save {user}/y\n/load {user}/x.json\n"
+    done = gptoss("chat", "-m", "demo", "--max-tokens", "6", stdin=first + second)
+    assert done.returncode == 0, done.stderr
+    asked = sorted([turn.text for turn in asked_in(path)] for path in sessions.chats_directory().glob("*.json"))
+    assert asked == [["Hello"], ["Hello", "What is 3+4?"], ["Thanks"]]
+    whole, thanks = chatfile.read(user / "x.json"), chatfile.read(user / "y")
+    assert (whole.effort, whole.instructions, whole.title) == ("high", "Be terse.", "Hello")
+    assert (thanks.instructions, (user / "y").stat().st_mode & 0o777) == (None, 0o600)
+    headings = ["── low ──", "── medium ──", "── high ──"]
+    assert [line for line in done.stdout.splitlines() if line.startswith("──")] == headings
+    assert "effort high\n" in done.stderr
+    assert re.search(r"answers +6\nprompts +[\d,]+ tokens, [\d,]+ of them cached\ngenerated +36 ", done.stderr)
+    assert "earlier messages: 1; /history shows them\n› What is 3+4?\n" in done.stdout
+
+
+def test_a_chat_is_exported_as_markdown(home: Path) -> None:
+    assert gptoss("chat", "-m", "demo", stdin=f"**so**\n/export {home}/x.md\n").returncode == 0
+    parts = ("# **so**", "*demo, effort medium*", "## Question", "**so**", "## Answer", "**so**")
+    assert (home / "x.md").read_text() == "\n\n".join(parts) + "\n"
+
+
+def test_a_file_that_a_chat_did_not_write_is_overwritten_only_on_purpose(home: Path) -> None:
+    notes, mine = home / "my notes.md", home / "mine"
+    notes.write_text("dear")
+    for command in ("export", "save"):
+        refused = said_by("hello", f"/{command} '{notes}'")
+        assert refused == f"error: {notes}: exists; choose another name, or replace it: /{command}! '{notes}'"
+        assert said_by("hello", f"/{command} {mine}", "more", f"/{command} {mine}").endswith(f" {mine}")
+        assert "exists" in said_by("hello", f"/{command} {mine}")
+        assert "exists" in said_by("hello", f"/{command}! {mine}", "/new", f"/{command} {mine}")
+    assert notes.read_text() == "dear"
+    assert said_by("hello", f"/export! '{notes}'") == f"wrote {notes}"
+    assert notes.read_text().startswith("# hello\n")
+    assert "/copy!" in said_by("hello", "/copy!")
+
+
+def test_files_wait_once_and_can_be_taken_back(home: Path) -> None:
+    one, two = home / "one.txt", home / "two words.txt"
+    one.write_text("first")
+    two.write_text("second")
+    waiting = (
+        "attached to the next question: [one.txt · 1 line], [two words.txt · 1 line]; /file clear removes them"
+    )
+    twice = (f"/file {one} '{two}'", f"/file {home}/./one.txt".replace("/./", "/x/../"))
+    (home / "x").mkdir()
+    assert said_by(*twice[:1], twice[0], "/file") == waiting
+    assert said_by(*twice, "/file").count("one.txt") == 1
+    for ends in ("/file clear", "/new"):
+        assert said_by(twice[0], ends, "/file").startswith("no files are attached")
+    assert "quote" in said_by("/file 'one")
+    assert "quote" in said_by(f"/export {two}")
+
+
+def test_undo_takes_as_many_turns_back_as_it_is_told(home: Path) -> None:
+    assert said_by("one", "two", "three", "/undo 2") == "taken back: 2 turns, back to: two"
+    assert [turn.text for turn in asked_in(sessions.find_chat(""))] == ["one"]
+    for number, says in (("3", "only 2 turns can"), ("0", "how many"), ("x", "how many"), ("-1", "how many")):
+        assert says in said_by("one", "two", f"/undo {number}")
+        assert len(asked_in(sessions.find_chat(""))) == 2
+        os.utime(sessions.find_chat(""), (0, 0))
+    assert "takes no argument" in said_by("one", "/copy 2")
+
+
+def test_commands_are_understood_in_any_case(home: Path) -> None:
+    assert said_by("/EFFORT high") == "effort high"
+    assert said_by("/Effort HIGH") == "effort high"
+
+
+def test_an_attached_file_is_shown_by_its_name_and_length(home: Path) -> None:
+    (home / "long.py").write_text("".join(f"line {number}\n" for number in range(300)))
+    asked = f"/file {home}/long.py\n    indented why?\n"
+    done = gptoss("chat", "-m", "demo", stdin=f"{asked}/history\n/undo\n")
+    assert "› [long.py · 300 lines]\n·     indented why?\n" in done.stdout
+    assert done.stdout.count("line 250\n") == 2  # in the answer, as it came and as /history shows it
+    assert done.stderr.splitlines()[-1] == "taken back: indented why?"
+    gptoss("chat", "-m", "demo", stdin=asked)
+    assert "[long.py · 300 lines]" in gptoss("chat", "-m", "demo", "--resume", stdin="").stdout
+
+
+def test_a_question_that_is_edited_keeps_its_files(home: Path) -> None:
+    for name in ("a", "b"):
+        (home / name).write_text(name)
+    done = said_by(f"/file {home}/a", "one", f"/file {home}/b", "/edit two", "/file")
+    assert done == "attached to the next question: [b · 1 line]; /file clear removes them"
+    (message,) = asked_in(sessions.find_chat(""))
+    assert message.text == "File a:\n\n```\na\n```\n\ntwo"
+
+
+def test_load_without_a_name_opens_another_chat(home: Path) -> None:
+    assert said_by("one", "/load").startswith("error: no other chat is saved")
+    said_by("two", "/stats")
+    paths = sessions.saved_chats()
+    os.utime(paths[1].path, (0, 0))
+    done = gptoss("chat", "-m", "demo", "--resume", stdin="/load\n/save\n")
+    assert done.stderr.splitlines()[-1].endswith(f"{paths[1].name}.json")
+
+
+def test_a_retry_at_another_effort_says_what_is_read_again(user: Path) -> None:
+    done = gptoss("chat", "-m", "demo", "--max-tokens", "6", stdin="Hello\n/retry medium\n/retry low\n")
+    assert len(re.findall(r"effort low: this answer first reads \d+ tokens of this chat again", done.stderr)) == 1
+    assert "effort medium:" not in done.stderr

@@ -1,0 +1,52 @@
+"""Attention over 8-bit keys and values, in the shapes that Metal and the CPU are fast at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from gptoss_mlx.benchmark.kernels import count_kernels
+from gptoss_mlx.cache.quantized import QuantizedStates
+from gptoss_mlx.model.attention import quantized_attention
+
+HEADS, KEY_HEADS, LENGTH, DIM = 16, 2, 1100, 64
+
+
+def one_query() -> tuple[mx.array, QuantizedStates, QuantizedStates, mx.array]:
+    mx.random.seed(7)
+    keys, values = (QuantizedStates.of(mx.random.normal((1, KEY_HEADS, LENGTH, DIM))) for _ in range(2))
+    queries, sinks = mx.random.normal((1, HEADS, 1, DIM)), mx.random.normal((HEADS,))
+    mx.eval(queries, *keys.parts, *values.parts, sinks)
+    return queries, keys, values, sinks
+
+
+def attend(monkeypatch: pytest.MonkeyPatch, device: mx.DeviceType) -> tuple[mx.array, int, list[tuple[int, ...]]]:
+    """As on such a device: the result, its kernels, and the shape of what is multiplied with the values."""
+    queries, keys, values, sinks = one_query()
+    shapes: list[tuple[int, ...]] = []
+    product = mx.quantized_matmul
+
+    def recorded(x: mx.array, *weights: Any, **options: Any) -> mx.array:
+        if not options["transpose"]:
+            shapes.append(x.shape)
+        return product(x, *weights, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mx, "quantized_matmul", recorded)
+        patch.setattr(mx, "default_device", lambda: mx.Device(device))
+        attended = quantized_attention(queries, keys, values, scale=0.2, sinks=sinks)
+    kernels = count_kernels(lambda: [attended]).total()
+    mx.eval(attended)
+    return attended, kernels, shapes
+
+
+def test_one_query_is_one_row_a_product_with_the_values_except_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    # For one row Metal takes qvm_split_k; for four or more qmm_n, of 16 threadgroups for the 20b.
+    on_cpu, cpu_kernels, cpu_shapes = attend(monkeypatch, mx.cpu)
+    on_gpu, gpu_kernels, gpu_shapes = attend(monkeypatch, mx.gpu)
+    assert cpu_shapes == [(1, KEY_HEADS, 1, HEADS // KEY_HEADS, LENGTH)]
+    assert gpu_shapes == [(1, KEY_HEADS, HEADS // KEY_HEADS, 1, LENGTH)]
+    assert gpu_kernels == cpu_kernels
+    assert mx.array_equal(on_gpu, on_cpu)

@@ -1,0 +1,58 @@
+"""When the rows of the experts are sorted, and that sorting changes no bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.model import transformer as module
+from gptoss_mlx.model.transformer import Transformer
+from tests.checkpoints import random_config
+
+FIRST_SORTED = {32: 3, 128: 6}  # tokens, by the experts of the 20b and the 120b
+
+
+class Log:
+    """Records the indices of each expert product of a forward pass."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.sorted: list[int] = []
+        self.unsorted: list[int] = []
+        self._product = mx.gather_qmm
+        patch.setattr(mx, "gather_qmm", self)
+
+    def __call__(self, x: mx.array, *weights: Any, **options: Any) -> mx.array:
+        indices = options["rhs_indices"]
+        if options["sorted_indices"]:
+            # MLX works in tiles, from 4 rows an expert on, only with one row of x for each index, in order.
+            assert options["lhs_indices"] is None
+            assert x.shape[:2] == (indices.size, 1)
+        (self.sorted if options["sorted_indices"] else self.unsorted).append(indices.size)
+        return self._product(x, *weights, **options)
+
+
+@pytest.mark.parametrize("experts", FIRST_SORTED)
+def test_every_prompt_of_a_few_tokens_is_sorted(experts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One layer whose weights are never computed: only graphs are built.
+    config = ModelConfig.from_dict(random_config(num_hidden_layers=1, num_local_experts=experts))
+    transformer = Transformer(config, compiled=False)
+    for tokens in range(1, 201):
+        with monkeypatch.context() as patch:
+            log = Log(patch)
+            transformer(mx.zeros((1, tokens), dtype=mx.int32))
+        both = [4 * tokens] * 2
+        assert (log.sorted, log.unsorted) == ((both, []) if tokens >= FIRST_SORTED[experts] else ([], both))
+
+
+@pytest.mark.parametrize("tokens", [2, 3, 40])
+def test_sorting_changes_no_bit(small: Transformer, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = mx.arange(7, 7 + tokens)[None]
+    logits = []
+    for pays in (True, False):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "sorting_pays", lambda indices, experts, pays=pays: pays)
+            logits.append(small(prompt))
+    assert mx.array_equal(logits[0], logits[1])

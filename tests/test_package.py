@@ -1,0 +1,152 @@
+"""The package as it is declared, built and described: pyproject.toml, the wheel, the README."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import ROOT
+from tests.test_layers import ORDER
+
+CODE = ("gptoss_mlx", "cli", "convert")
+TRAINING = "gptoss_mlx/demo/training/"
+"""Needs torch; in the repository and the source distribution only."""
+
+
+def sources() -> Iterator[Path]:
+    """What is installed, and not reached through the two links a second time."""
+    for package in CODE:
+        for path in (ROOT / package).rglob("*.py"):
+            if not path.relative_to(ROOT).as_posix().startswith(TRAINING):
+                yield path
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Top-level names of all imports that are not relative, those under TYPE_CHECKING included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.partition(".")[0]
+
+
+def normal(name: str) -> str:
+    """A distribution's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def project() -> dict[str, Any]:
+    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return table
+
+
+def declared() -> set[str]:
+    """Distributions that installing the package installs by name."""
+    names = (re.match(r"[\w.-]+", requirement) for requirement in project()["dependencies"])
+    return {normal(name[0]) for name in names if name}
+
+
+def test_every_import_is_declared() -> None:
+    distributions = metadata.packages_distributions()
+    modules = {name for path in sources() for name in imported(path)}
+    missing = {
+        name
+        for name in modules - sys.stdlib_module_names - {"gptoss_mlx"}
+        if not {normal(distribution) for distribution in distributions[name]} & declared()
+    }
+    assert not missing
+
+
+def test_everything_declared_is_imported() -> None:
+    distributions = metadata.packages_distributions()
+    modules = {name for path in sources() for name in imported(path)}
+    used = {normal(distribution) for name in modules for distribution in distributions.get(name, ())}
+    # Checkpoints are safetensors files: its package is a part of what was asked for, and the reference of the
+    # tests.
+    assert declared() - {"safetensors"} <= used
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the wheel and the source distribution, built from a copy of the repository."""
+    copy, out = tmp_path_factory.mktemp("source") / "copy", tmp_path_factory.mktemp("built")
+    copy.mkdir()
+    for name in (*CODE, "tests"):
+        ignored = shutil.ignore_patterns("__pycache__", "data")
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignored)
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, copy)
+    build = f"from setuptools import build_meta as b; b.build_sdist({str(out)!r}); b.build_wheel({str(out)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=copy, check=True, capture_output=True)
+    return out
+
+
+def names_of(path: Path) -> set[str]:
+    """Files in a distribution, without the directory at the top of a source distribution."""
+    if path.suffix == ".whl":
+        with zipfile.ZipFile(path) as wheel:
+            return set(wheel.namelist())
+    with tarfile.open(path) as archive:
+        return {name.partition("/")[2] for name in archive.getnames()}
+
+
+def test_the_wheel_holds_the_package_and_no_training_code(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    names = {name for name in names_of(wheel) if ".dist-info/" not in name}
+    modules = {path.relative_to(ROOT).as_posix() for path in sources()}
+    modules = {name if name.startswith("gptoss_mlx/") else f"gptoss_mlx/{name}" for name in modules}
+    checkpoint = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gptoss_mlx/demo/checkpoint").iterdir()}
+    assert names == modules | checkpoint | {"gptoss_mlx/py.typed", "gptoss_mlx/benchmark/chat.json"}
+
+
+def test_the_source_distribution_holds_the_training_code(built: Path) -> None:
+    (archive,) = built.glob("*.tar.gz")
+    training = {path.relative_to(ROOT).as_posix() for path in (ROOT / TRAINING).glob("*.py")}
+    assert training
+    assert training | {"gptoss_mlx/demo/README.md", "README.md", "LICENSE"} <= names_of(archive)
+
+
+def readme_tree() -> dict[str, list[str]]:
+    """The tree in README.md: the names under each directory at the top."""
+    block = re.search(r"## The code\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block
+    tree: dict[str, list[str]] = {}
+    for line in block[1].splitlines():
+        names = re.split(r" {2,}", line.strip())[0].split()
+        if line.startswith(" "):
+            tree[list(tree)[-1]] += names
+        else:
+            tree[names[0]] = []
+    return tree
+
+
+def listing(directory: Path) -> set[str]:
+    """What ``ls -F`` shows, without the marks of links and without caches."""
+    entries = (path for path in directory.iterdir() if path.name != "__pycache__")
+    return {path.name + "/" * (path.is_dir() and not path.is_symlink()) for path in entries}
+
+
+def test_the_tree_in_the_readme_is_what_ls_shows() -> None:
+    tree = readme_tree()
+    assert set(tree) == {"gptoss_mlx/", "cli/", "convert/", "tests/"}
+    for directory in ("gptoss_mlx/", "cli/"):
+        assert sorted(tree[directory]) == sorted(listing(ROOT / directory))
+
+
+def test_the_tree_in_the_readme_follows_the_order_of_the_layers() -> None:
+    places = [place for line in ORDER for place in line.split()]
+    names = [name.removesuffix("/").removesuffix(".py") for name in readme_tree()["gptoss_mlx/"]]
+    assert names == [place for place in places if place in names] + ["py.typed"]
