@@ -43,7 +43,7 @@ CHATS: list[tuple[dict[str, Any], type[GptOssError], str]] = [
     ({"max_steps": -(10**5000)}, InvalidRequest, "max_steps is <a whole number of 16610 bits>; a whole"),
     ({"before_call": 3}, InvalidRequest, "before_call is 3, which cannot be called; give a function"),
     ({"after_call": "x"}, InvalidRequest, "after_call is 'x', which cannot be called"),
-    ({"tools": [3]}, ToolError, "tool 3 is no function; give a function"),
+    ({"tools": [3]}, ToolError, "tool 3 is not a function; give a function"),
     ({"tools": None}, ToolError, "tools is None; a list is needed"),
     (
         {"tools": [{"name": "f", "function": 3}]},

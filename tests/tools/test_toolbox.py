@@ -368,9 +368,9 @@ def test_only_valid_calls_are_left_to_the_caller() -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        (3, "is no function"),
-        ("weather", "is no function"),
-        (int, "is no function"),
+        (3, "is not a function"),
+        ("weather", "is not a function"),
+        (int, "is not a function"),
         (lambda city: city, "has no name"),
         (functools.partial(lambda city: city, "Oslo"), "has no name"),
         ({"description": "nameless"}, "name is None"),
