@@ -29,8 +29,8 @@ Before and after the schemas were rewritten for the engine (2026-11-26, llguidan
     JSON-Schema-Test-Suite  383    168   232        2      0          12    12      1.1  0.7    35    23
     all                    9940   8494  8880        4      2          84    90      3.6  1.9  4548  3742
 
-JSONSchemaBench's cloudformation.schema.json was not at hand. The two wrongly accepted are written 12345.0, which is
-no integer in draft 4, and generated as 12345. Nearly all of the wrongly refused have keys in another order than
+JSONSchemaBench's cloudformation.schema.json was not at hand. The two wrongly accepted are written 12345.0, which
+is no integer in draft 4, and generated as 12345. Nearly all of the wrongly refused have keys in another order than
 their schema. What is refused of JSONSchemaBench is to 40 % formats that the engine does not enforce, and to 36 %
 oneOf whose variants overlap.
 """

@@ -382,7 +382,7 @@ def test_only_valid_calls_are_left_to_the_caller() -> None:
             {"name": "f", "parameters": {"properties": {"a": {"type": "strin"}}}},
             "parameters: at $.properties.a.type",
         ),
-        ({"name": "f", "parameters": {"properties": {"a": {"default": {1, 2}}}}}, "no JSON"),
+        ({"name": "f", "parameters": {"properties": {"a": {"default": {1, 2}}}}}, "not JSON"),
     ],
 )
 def test_what_cannot_be_declared_says_why(source: Any, said: str) -> None:
