@@ -60,7 +60,7 @@ class Schema(Mapping[str, Any]):
         try:
             self._text: str = json.dumps(plain, ensure_ascii=False, allow_nan=False)
         except ValueError as error:
-            raise RenderError(f"{field}: no JSON ({error})") from None  # an integer with thousands of digits
+            raise RenderError(f"{field}: not JSON ({error})") from None  # an integer with thousands of digits
 
     def to_dict(self) -> dict[str, Any]:
         """A new dict at every call."""
