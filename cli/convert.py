@@ -340,7 +340,7 @@ def _warnings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Progress | None]:
-    """Bars on stderr; None where stderr is no terminal."""
+    """Bars on stderr; None where stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -144,8 +144,8 @@ def as_tool(source: Any) -> Tool:
         )
     if isinstance(source, type) or not callable(source):
         raise ToolError(
-            f"tool {short_repr(source)} is no function; give a function, a pydantic model, a Tool, or a mapping "
-            "with name, description, parameters and function"
+            f"tool {short_repr(source)} is not a function; give a function, a pydantic model, a Tool, "
+            "or a mapping with name, description, parameters and function"
         )
     return _from_function(source)
 
