@@ -15,7 +15,7 @@ import contextlib
 import contextvars
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -154,7 +154,9 @@ class AsyncGptOss:
     close = _in_thread(GptOss.close)
 
     @lists_options(ChatOptions)
-    def chat(self, *, messages: Sequence[Message] = (), **options: Unpack[ChatOptions]) -> AsyncChat:
+    def chat(
+        self, *, messages: Sequence[Message | Mapping[str, Any]] = (), **options: Unpack[ChatOptions]
+    ) -> AsyncChat:
         """Starts a conversation; the arguments are those of ``GptOss.chat``."""
         return AsyncChat(self.model.chat(messages=messages, **options))
 
@@ -219,6 +221,8 @@ class AsyncChat:
         >>> asyncio.run(main())
         ['yes', 'no', 'so', 'left']
     """
+
+    __slots__ = ("chat",)
 
     def __init__(self, chat: Chat) -> None:
         self.chat = chat

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from .arguments import checked_path
 from .chat.chat import Chat
-from .chat.options import AnswerOptions, ChatOptions, RequestOptions, lists_options
+from .chat.options import ChatOptions, RequestOptions, lists_options
 from .engine.engine import DTypeName, Engine
 from .errors import InvalidRequest
 from .events import Reply
@@ -91,22 +91,35 @@ class GptOss(Engine):
     """
 
     @lists_options(RequestOptions)
-    def ask(self, prompt: str, **options: Unpack[RequestOptions]) -> Reply:
+    def ask(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[Message | Mapping[str, Any]] = (),
+        **options: Unpack[RequestOptions],
+    ) -> Reply:
         """Answers one question: :meth:`stream` to its end.
 
         Example:
             >>> model.ask("What is 2+3?", regex="[0-9]", effort="low").text in "0123456789"
             True
         """
-        with self.stream(prompt, **options) as events:
+        with self.stream(prompt, messages=messages, **options) as events:
             return events.finish()
 
     @lists_options(RequestOptions)
-    def stream(self, prompt: str, **options: Unpack[RequestOptions]) -> Stream:
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[Message | Mapping[str, Any]] = (),
+        **options: Unpack[RequestOptions],
+    ) -> Stream:
         """Answers one question, event by event.
 
         Args:
-            prompt: the user's message.
+            prompt: the user's message; None answers ``messages``, which end in a question or a tool's result.
+            messages: before it, as in :meth:`chat`.
             options: those of :meth:`chat` and of ``Chat.stream``.
 
         Example:
@@ -114,18 +127,24 @@ class GptOss(Engine):
             ...     *others, last = [event.type for event in stream]
             >>> last, set(others) <= {"progress", "thinking", "text"}
             ('done', True)
+            >>> asked = [{"role": "system", "content": "Be terse."}, {"role": "user", "content": "Yes or no?"}]
+            >>> model.ask(messages=asked, choices=["yes", "no"], max_thinking_tokens=0).text in ("yes", "no")
+            True
         """
-        of_answer = AnswerOptions.__annotations__
-        answer = {name: value for name, value in options.items() if name in of_answer}
-        chat = {name: value for name, value in options.items() if name not in of_answer}
-        return self.chat(**chat).stream(prompt, **answer)  # type: ignore[arg-type]
+        of_chat = ChatOptions.__annotations__
+        chat = {name: value for name, value in options.items() if name in of_chat}
+        answer = {name: value for name, value in options.items() if name not in of_chat}
+        return self.chat(messages=messages, **chat).stream(prompt, **answer)  # type: ignore[arg-type]
 
     @lists_options(ChatOptions)
-    def chat(self, *, messages: Sequence[Message] = (), **options: Unpack[ChatOptions]) -> Chat:
+    def chat(
+        self, *, messages: Sequence[Message | Mapping[str, Any]] = (), **options: Unpack[ChatOptions]
+    ) -> Chat:
         """Starts a conversation.
 
         Args:
-            messages: of the conversation so far, without system and developer messages.
+            messages: of the conversation so far: ``Message``, without system and developer messages, or OpenAI's
+                dicts, of which the first may give the instructions.
             options: ``instructions`` is the developer message, which ranks below the system message and above the
                 user; ``effort`` is how long the model thinks, ``low``, ``medium`` or ``high``; ``tools`` are
                 functions that the model may call; ``sampling`` is how tokens are chosen; ``date`` is the current

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from .errors import InvalidRequest
 from .files.read import short_repr
@@ -44,7 +44,8 @@ def checked_effort(effort: object) -> Effort:
 
 
 def checked_integer(name: str, value: object, low: int, high: int | None = None) -> int:
-    """A whole number in a range, its ends included."""
+    """A whole number in a range, its ends included; a scalar of NumPy or MLX counts as its number."""
+    value = _plain(value)
     if type(value) is not int or value < low or (high is not None and value > high):
         upper = "" if high is None else f" to {high}"
         raise InvalidRequest(f"{name} is {short_repr(value)}; a whole number from {low}{upper} is needed")
@@ -52,7 +53,8 @@ def checked_integer(name: str, value: object, low: int, high: int | None = None)
 
 
 def checked_number(name: str, value: object, low: float, high: float) -> float:
-    """A number in a range, its ends included; NaN is in none."""
+    """A number in a range, its ends included; NaN is in none. A scalar of NumPy or MLX counts as its number."""
+    value = _plain(value)
     if type(value) not in (int, float) or not low <= cast(float, value) <= high:
         raise InvalidRequest(f"{name} is {short_repr(value)}; a number from {low:g} to {high:g} is needed")
     return cast(float, value)
@@ -108,9 +110,16 @@ def checked_path(path: object) -> Path:
 
 
 def checked_tokens(tokens: object) -> list[int]:
-    """A prompt; what each token may be is checked by the engine."""
-    if isinstance(tokens, str) or not isinstance(tokens, Sequence):
+    """Token ids: a sequence, or an array of one dimension. The range of the ids is checked by the engine."""
+    dimensions = len(getattr(tokens, "shape", (None,)))
+    listed = cast(Any, tokens).tolist() if hasattr(tokens, "tolist") and dimensions == 1 else tokens
+    if isinstance(listed, str | bytes) or not isinstance(listed, Sequence) or dimensions != 1:
         raise InvalidRequest(
             f"tokens is {short_repr(tokens)}; a list of token ids is needed: tokenizer.encode gives one"
         )
-    return list(tokens)
+    return [token if type(token) is int else _plain(token) for token in listed]
+
+
+def _plain(value: Any) -> Any:
+    """The Python number of a NumPy or MLX scalar; any other value unchanged."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value

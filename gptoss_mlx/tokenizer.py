@@ -17,6 +17,7 @@ from typing import Any
 
 import tiktoken
 
+from .arguments import checked_tokens
 from .errors import InvalidRequest, TokenizerError
 from .files.read import inside, parse_json, read_regular, short_repr
 
@@ -186,11 +187,22 @@ class Tokenizer:
     def decode(self, tokens: Iterable[int]) -> str:
         """Decodes tokens; control tokens appear by name, invalid UTF-8 as U+FFFD.
 
+        Args:
+            tokens: any iterable of ids, or an array of NumPy or MLX with one dimension.
+
+        Raises:
+            InvalidRequest: the tokenizer has no token with one of the ids.
+
         Example:
             >>> model.tokenizer.decode([model.tokenizer.special["<|end|>"]])
             '<|end|>'
         """
-        return b"".join(map(self.token_bytes, tokens)).decode("utf-8", errors="replace")
+        listed = checked_tokens(list(tokens) if isinstance(tokens, Iterator) else tokens)
+        try:
+            return b"".join([self._bytes[token] for token in listed]).decode("utf-8", errors="replace")
+        except (KeyError, TypeError):  # TypeError: what cannot be hashed
+            unknown = next(token for token in listed if type(token) is not int or token not in self._bytes)
+        raise InvalidRequest(f"there is no token {short_repr(unknown)}; ids are from 0 to {self.size - 1}")
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one token. An id without an entry (in a padded vocabulary) has the bytes of U+FFFD."""

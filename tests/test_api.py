@@ -38,13 +38,17 @@ OutputError Preamble Progress Reply SamplingParams Stream Text Thinking Timings 
 ToolCall ToolResult Usage __version__ load load_async
 """.split()  # noqa: SIM905
 
-SETTINGS = "instructions effort tools sampling date before_call after_call max_steps"
-ANSWER = "schema regex choices max_thinking_tokens tool_choice logprobs"
+SAMPLING = "sampling temperature top_p top_k min_p repetition_penalty seed max_tokens stop stop_loops logit_bias"
+OF_CHAT = "instructions effort tools date before_call after_call max_steps"
+OF_ANSWER = "schema regex choices max_thinking_tokens tool_choice logprobs"
+SETTINGS = f"{OF_CHAT} {SAMPLING}"
+ANSWER = f"{OF_ANSWER} {SAMPLING}"
+REQUEST = f"{OF_CHAT} {OF_ANSWER} {SAMPLING}"
 SIGNATURES = {
     "load": "reference dtype download kv_bits context max_cache_bytes",
     "load_async": "reference dtype download kv_bits context max_cache_bytes",
-    "GptOss.ask": f"self prompt {SETTINGS} {ANSWER}",
-    "GptOss.stream": f"self prompt {SETTINGS} {ANSWER}",
+    "GptOss.ask": f"self prompt messages {REQUEST}",
+    "GptOss.stream": f"self prompt messages {REQUEST}",
     "GptOss.chat": f"self messages {SETTINGS}",
     "GptOss.load_chat": f"self path keep_readable {SETTINGS}",
     "GptOss.generate": "self tokens sampling boundaries guide logprobs",
@@ -75,8 +79,8 @@ SIGNATURES = {
     "Chat.trace": "self",
     "Stream.finish": "self",
     "Stream.cancel": "self",
-    "AsyncGptOss.ask": f"self prompt {SETTINGS} {ANSWER}",
-    "AsyncGptOss.stream": f"self prompt {SETTINGS} {ANSWER}",
+    "AsyncGptOss.ask": f"self prompt messages {REQUEST}",
+    "AsyncGptOss.stream": f"self prompt messages {REQUEST}",
     "AsyncGptOss.chat": f"self messages {SETTINGS}",
     "AsyncGptOss.load_chat": f"self path keep_readable {SETTINGS}",
     "AsyncGptOss.generate": "self tokens sampling",
@@ -96,9 +100,9 @@ SIGNATURES = {
     "AsyncStream.finish": "self",
     "AsyncStream.aclose": "self",
     "Tool": "name description parameters function check declared_name",
-    "SamplingParams": "temperature top_p top_k min_p repetition_penalty seed max_tokens stop stop_loops",
+    "SamplingParams": SAMPLING.removeprefix("sampling "),
 }
-OPTIONS = set(ANSWER.split())
+OPTIONS = set(OF_ANSWER.split())
 DOCTESTED = """
 aio api chat.chat chat.options chat.stream chat.transcript config engine.engine engine.generation errors events
 sampling structured.constraint structured.validator tokenizer tools.tool tools.toolbox

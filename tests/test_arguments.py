@@ -157,7 +157,7 @@ def test_only_the_users_messages_can_be_edited(index: Any) -> None:
         (lambda model: gptoss.Tool(name="a b"), ToolError, "tool name: 'a b' is not allowed"),
         (lambda model: gptoss.Tool(name="a", check=3), ToolError, "check is 3, which cannot be called"),
         (lambda model: gptoss.Tool(name="a", description=3), ToolError, "description: a string is needed"),
-        (lambda model: gptoss.SamplingParams(stop="x"), InvalidRequest, "stop is 'x'; a tuple of texts"),
+        (lambda model: gptoss.SamplingParams(stop=""), InvalidRequest, "stop is ''; a text or a tuple of texts"),
     ],
 )
 def test_every_other_argument(

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import numpy as np
 import pytest
 import tiktoken
 from hypothesis import given, settings
@@ -74,8 +76,25 @@ def test_control_tokens_are_found_by_name() -> None:
         tokenizer().special_id("<|nothing|>")
 
 
-def test_ids_without_an_entry_decode_to_a_replacement_character() -> None:
-    assert tokenizer().decode([201_088]) == "\ufffd"
+def test_ids_without_an_entry_are_refused() -> None:
+    unknown: Any
+    for unknown in (201_088, -1, 1.5, "a", None, []):
+        with pytest.raises(InvalidRequest, match=r"there is no token .*; ids are from 0 to 201087"):
+            tokenizer().decode([1, unknown])
+    assert tokenizer().token_bytes(201_088) == "\ufffd".encode()
+
+
+@pytest.mark.parametrize("made", [np.array, mx.array, tuple, iter])
+def test_arrays_are_lists_of_tokens(made: Any) -> None:
+    tokens = tokenizer().encode("Hei på deg")
+    assert tokenizer().decode(made(tokens)) == "Hei på deg"
+    assert tokenizer().decode(list(np.array(tokens))) == "Hei på deg"
+
+
+@pytest.mark.parametrize("wrong", [3, "abc", np.array([[1, 2]]), mx.array(1)])
+def test_what_is_no_list_of_tokens_is_refused(wrong: Any) -> None:
+    with pytest.raises(InvalidRequest, match="a list of token ids is needed"):
+        tokenizer().decode(wrong)
 
 
 def test_the_demos_file_agrees_with_tokenizers() -> None:

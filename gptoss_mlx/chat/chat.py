@@ -6,7 +6,10 @@ it is computed already. So a chat holds nothing computed: retry, undo, edit and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -17,7 +20,7 @@ from ..events import Reply
 from ..harmony import Message, Role
 from ..tools import calls
 from . import file as chatfile
-from .options import AnswerOptions, ChatOptions, ChatSettings, guide_plan, lists_options
+from .options import ChatOptions, ChatSettings, TurnOptions, guide_plan, lists_options, sampling_of
 from .prompt import TraceEntry, trace
 from .stream import Stream
 from .transcript import Transcript
@@ -32,11 +35,14 @@ __all__ = ["Chat"]
 class Chat(Transcript):
     """A conversation. Start one with ``model.chat()``, or continue a saved one: ``model.load_chat(path)``.
 
-    One thread at a time may use it; several chats may share a model.
+    One thread at a time may use it, and one answer is read to its end, or cancelled, before the next begins;
+    anything else raises InvalidRequest. Several chats may share a model.
 
     Args:
         model: a loaded model.
-        messages: of the conversation so far, without system and developer messages.
+        messages: of the conversation so far: ``Message``, without system and developer messages, or OpenAI's dicts
+            (``role``, ``content``, ``tool_calls``, ``tool_call_id``, ``reasoning``), of which the first may give
+            the instructions.
         title: for lists of chats.
         options: the settings, see ``ChatOptions``; each is an attribute too, and may be changed between turns.
 
@@ -58,17 +64,22 @@ class Chat(Transcript):
         2
     """
 
+    __slots__ = ("__weakref__", "_growing", "_lock", "_stream", "model")
+
     @lists_options(ChatOptions)
     def __init__(
         self,
         model: Engine,
         *,
-        messages: Sequence[Message] = (),
+        messages: Sequence[Message | Mapping[str, Any]] = (),
         title: str | None = None,
         **options: Unpack[ChatOptions],
     ) -> None:
         super().__init__(ChatSettings.of(options), messages, title)
         self.model = model
+        self._lock = threading.Lock()
+        self._stream: Callable[[], Stream | None] = lambda: None  # A weak reference to the last one.
+        self._growing = self._messages  # The list that it adds to; undo() detaches it.
 
     @property
     def context_used(self) -> int:
@@ -80,8 +91,10 @@ class Chat(Transcript):
         """Tokens that a conversation may take up, its next answer included."""
         return self.model.context_limit
 
-    @lists_options(AnswerOptions)
-    def send(self, text: str, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> Reply:
+    @lists_options(TurnOptions)
+    def send(
+        self, text: str | None = None, *, effort: Effort | None = None, **options: Unpack[TurnOptions]
+    ) -> Reply:
         """Says something and waits for the answer: :meth:`stream` to its end.
 
         Example:
@@ -91,16 +104,19 @@ class Chat(Transcript):
         with self.stream(text, effort=effort, **options) as events:
             return events.finish()
 
-    @lists_options(AnswerOptions)
-    def stream(self, text: str, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> Stream:
+    @lists_options(TurnOptions)
+    def stream(
+        self, text: str | None = None, *, effort: Effort | None = None, **options: Unpack[TurnOptions]
+    ) -> Stream:
         """Says something; the answer comes as events. An answer that fails midway, or that nobody reads on, stays
         in the chat as far as it came, for :meth:`continue_stream`.
 
         Args:
-            text: the user's message.
+            text: the user's message; None answers the conversation as it stands, which ends in a question or in
+                the results of calls.
             effort: for this turn and the following ones.
             options: ``schema``, ``regex`` or ``choices`` for the form of the answer, ``max_thinking_tokens``,
-                ``tool_choice``, ``logprobs``; see ``AnswerOptions``.
+                ``tool_choice``, ``logprobs``; see ``AnswerOptions`` and ``SamplingOptions``.
 
         Raises:
             InvalidRequest: the text is empty, an option is out of its range, or the conversation no longer fits
@@ -112,10 +128,12 @@ class Chat(Transcript):
             ...     "".join(stream.text)
             'yes'
         """
-        return self._ask([*self._messages, Message.user(checked_question(text))], effort, options)
+        with self._beginning():
+            asked = self._unanswered() if text is None else [Message.user(checked_question(text))]
+            return self._ask([*self._messages, *asked], effort, options)
 
-    @lists_options(AnswerOptions)
-    def send_results(self, *results: Any, **options: Unpack[AnswerOptions]) -> Reply:
+    @lists_options(TurnOptions)
+    def send_results(self, *results: Any, **options: Unpack[TurnOptions]) -> Reply:
         """Answers the calls that the last turn left to the caller, and waits for the model's answer.
 
         Args:
@@ -139,8 +157,8 @@ class Chat(Transcript):
         with self.stream_results(*results, **options) as events:
             return events.finish()
 
-    @lists_options(AnswerOptions)
-    def stream_results(self, *results: Any, **options: Unpack[AnswerOptions]) -> Stream:
+    @lists_options(TurnOptions)
+    def stream_results(self, *results: Any, **options: Unpack[TurnOptions]) -> Stream:
         """:meth:`send_results`, as events.
 
         Example:
@@ -150,11 +168,12 @@ class Chat(Transcript):
             ...     "".join(stream.text)
             'yes'
         """
-        answers = calls.answers(calls.pending(self._messages), results)
-        return self._ask([*self._messages, *answers], None, options)
+        with self._beginning():
+            answers = calls.answers(calls.pending(self._messages), results)
+            return self._ask([*self._messages, *answers], None, options)
 
-    @lists_options(AnswerOptions)
-    def retry(self, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> Reply:
+    @lists_options(TurnOptions)
+    def retry(self, *, effort: Effort | None = None, **options: Unpack[TurnOptions]) -> Reply:
         """Drops the last answer and asks again.
 
         Args:
@@ -173,14 +192,15 @@ class Chat(Transcript):
         with self.stream_retry(effort=effort, **options) as events:
             return events.finish()
 
-    @lists_options(AnswerOptions)
-    def stream_retry(self, *, effort: Effort | None = None, **options: Unpack[AnswerOptions]) -> Stream:
+    @lists_options(TurnOptions)
+    def stream_retry(self, *, effort: Effort | None = None, **options: Unpack[TurnOptions]) -> Stream:
         """:meth:`retry`, as events.
 
         Raises:
             InvalidRequest: nothing was asked yet, or an option is out of its range.
         """
-        return self._ask(self._messages[: self._last_question() + 1], effort, options)
+        with self._beginning():
+            return self._ask(self._messages[: self._last_question() + 1], effort, options)
 
     def continue_stream(self) -> Stream:
         """Continues an answer that was cut short by ``max_tokens``, ``max_steps``, an interrupt or a failure. A
@@ -197,19 +217,20 @@ class Chat(Transcript):
             ...     stream.finish().usage.completion_tokens <= 5
             True
         """
-        if self.pending_calls:
-            raise InvalidRequest("calls wait for their results; give those with send_results()")
-        last = self._messages[-1] if self._messages else None
-        if last is not None and last.role is Role.TOOL:
-            return self._turn(self.settings, self._messages, Step(sampling=self.sampling))
-        if last is None or last.role is not Role.ASSISTANT or not last.truncated:
-            raise InvalidRequest("there is no unfinished answer to continue; ask something")
-        begun = self.prompt.rendered(self.model.tokenizer).segments[-1].tokens[:-1]
-        step = Step(sampling=self.sampling, begun=begun)
-        return self._turn(self.settings, self._messages[:-1], step, unfinished=last)
+        with self._beginning():
+            if self.pending_calls:
+                raise InvalidRequest("calls wait for their results; give those with send_results()")
+            last = self._messages[-1] if self._messages else None
+            if last is not None and last.role is Role.TOOL:
+                return self._turn(self.settings, self._messages, Step(sampling=self.sampling))
+            if last is None or last.role is not Role.ASSISTANT or not last.truncated:
+                raise InvalidRequest("there is no unfinished answer to continue; ask something")
+            begun = self.prompt.rendered(self.model.tokenizer).segments[-1].tokens[:-1]
+            step = Step(sampling=self.sampling, begun=begun)
+            return self._turn(self.settings, self._messages[:-1], step, unfinished=last)
 
-    @lists_options(AnswerOptions)
-    def edit(self, index: int, text: str, **options: Unpack[AnswerOptions]) -> Reply:
+    @lists_options(TurnOptions)
+    def edit(self, index: int, text: str, **options: Unpack[TurnOptions]) -> Reply:
         """Changes a message of the user and asks again; everything after it is dropped.
 
         Args:
@@ -234,10 +255,11 @@ class Chat(Transcript):
         with self.stream_edit(index, text, **options) as events:
             return events.finish()
 
-    @lists_options(AnswerOptions)
-    def stream_edit(self, index: int, text: str, **options: Unpack[AnswerOptions]) -> Stream:
+    @lists_options(TurnOptions)
+    def stream_edit(self, index: int, text: str, **options: Unpack[TurnOptions]) -> Stream:
         """:meth:`edit`, as events."""
-        return self._ask(self._edited(index, text), None, options)
+        with self._beginning():
+            return self._ask(self._edited(index, text), None, options)
 
     @lists_options(ChatOptions)
     def fork(self, **options: Unpack[ChatOptions]) -> Chat:
@@ -345,11 +367,40 @@ class Chat(Transcript):
         )
         return cls(model, messages=content.messages, title=content.title, **(saved | options))
 
-    def _ask(self, messages: Sequence[Message], effort: Effort | None, options: AnswerOptions) -> Stream:
+    def _unanswered(self) -> tuple[()]:
+        """Nothing to add: the conversation ends in what the model is to answer."""
+        if self.pending_calls:
+            raise InvalidRequest("calls wait for their results; give those with send_results()")
+        if not self._messages or self._messages[-1].role not in (Role.USER, Role.TOOL):
+            raise InvalidRequest("the conversation does not end in a question; give a text")
+        return ()
+
+    @contextlib.contextmanager
+    def _beginning(self) -> Iterator[None]:
+        """Surrounds the beginning of a turn.
+
+        Raises:
+            InvalidRequest: another answer of this chat is still read, or begins in another thread.
+        """
+        free = self._lock.acquire(blocking=False)
+        try:
+            stream = self._stream()
+            unread = stream is not None and not stream.ended and self._messages is self._growing
+            if not free or unread:
+                raise InvalidRequest(
+                    "another answer of this chat is not read to its end; finish() or cancel() its stream first, "
+                    "or fork() the chat: one thread at a time may use it"
+                )
+            yield
+        finally:
+            if free:
+                self._lock.release()
+
+    def _ask(self, messages: Sequence[Message], effort: Effort | None, options: TurnOptions) -> Stream:
         """Starts a turn on other messages."""
         settings = self.settings if effort is None else self.settings.changed({"effort": effort})
         step = Step(
-            sampling=settings.sampling,
+            sampling=sampling_of(options, settings.sampling),
             plan=guide_plan(options, settings.toolbox.schemas),
             logprobs=checked_flag("logprobs", options.get("logprobs", False)),
         )
@@ -361,5 +412,7 @@ class Chat(Transcript):
         """Starts a turn; a refusal leaves the chat unchanged."""
         turn = Turn(self.model, settings, messages, step, unfinished=unfinished)
         # The list is the turn's own: another turn that begins meanwhile has another.
-        self.settings, self._messages = settings, turn.messages
-        return Stream(turn.events(), turn.cancel)
+        self.settings, self._messages, self._growing = settings, turn.messages, turn.messages
+        stream = Stream(turn.events(), turn.cancel)
+        self._stream = weakref.ref(stream)
+        return stream

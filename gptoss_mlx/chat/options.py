@@ -6,7 +6,7 @@ Knows nothing of models.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Final, Generic, Protocol, Self, TypedDict, TypeVar, overload
 
@@ -24,10 +24,13 @@ __all__ = [
     "ChatOptions",
     "ChatSettings",
     "RequestOptions",
+    "SamplingOptions",
     "Setting",
+    "TurnOptions",
     "checked_text",
     "guide_plan",
     "lists_options",
+    "sampling_of",
 ]
 
 MAX_STEPS: Final = 16
@@ -35,7 +38,32 @@ Value = TypeVar("Value")
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 
-class ChatOptions(TypedDict, total=False):
+class SamplingOptions(TypedDict, total=False):
+    """How tokens are chosen, by name: the fields of ``SamplingParams``. They replace those of ``sampling``, so one
+    of them may be changed alone; None leaves a field as it is.
+
+    Example:
+        >>> greedy = model.ask("Who are you?", temperature=0, max_tokens=9)
+        >>> base = gptoss.SamplingParams(temperature=1, max_tokens=9)
+        >>> model.ask("Who are you?", sampling=base, temperature=0).text == greedy.text
+        True
+    """
+
+    sampling: SamplingParams | None
+    """How tokens are chosen, as one value."""
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
+    seed: int | None
+    max_tokens: int | None
+    stop: str | Sequence[str] | None
+    stop_loops: bool | None
+    logit_bias: Mapping[int, float] | None
+
+
+class ChatOptions(SamplingOptions, total=False):
     """The keywords of ``GptOss.chat``, which ``ask``, ``stream``, ``load_chat`` and ``Chat.fork`` take too."""
 
     instructions: str | None
@@ -44,8 +72,6 @@ class ChatOptions(TypedDict, total=False):
     """How long the model thinks: ``low``, ``medium`` or ``high``."""
     tools: Sequence[Any]
     """Functions that the model may call."""
-    sampling: SamplingParams | None
-    """How tokens are chosen."""
     date: str | None
     """The current date for the system message, YYYY-MM-DD; by default it has none."""
     before_call: BeforeCall | None
@@ -81,6 +107,10 @@ class AnswerOptions(TypedDict, total=False):
     model is free to answer."""
     logprobs: bool
     """Whether the reply has ``logprobs``."""
+
+
+class TurnOptions(AnswerOptions, SamplingOptions, total=False):
+    """The keywords of ``chat.send`` and the other verbs that ask: all hold for this answer alone."""
 
 
 class RequestOptions(ChatOptions, AnswerOptions, total=False):
@@ -129,13 +159,14 @@ class ChatSettings:
         Raises:
             InvalidRequest: there is no such keyword, or as the class.
         """
-        _check_names(options, ChatOptions)
-        return cls(**options)
+        return cls().changed(options)
 
     def changed(self, options: Mapping[str, Any]) -> Self:
         """The same settings with other values for some; errors as in :meth:`of`."""
         _check_names(options, ChatOptions)
-        return replace(self, **options)
+        others = {name: value for name, value in options.items() if name not in SamplingOptions.__annotations__}
+        default = SamplingParams() if "sampling" in options else self.sampling
+        return replace(self, sampling=sampling_of(options, default), **others)
 
 
 class HasSettings(Protocol):
@@ -180,8 +211,7 @@ def lists_options(*options: type) -> Callable[[Verb], Verb]:
                 default=defaults.get(name),
                 annotation=getattr(annotation, "__forward_arg__", annotation),
             )
-            for kind in options
-            for name, annotation in kind.__annotations__.items()
+            for name, annotation in {name: hint for kind in options for name, hint in _listed(kind)}.items()
             if name not in taken
         ]
         verb.__signature__ = signature.replace(parameters=[*given, *shown])  # type: ignore[attr-defined]
@@ -190,7 +220,25 @@ def lists_options(*options: type) -> Callable[[Verb], Verb]:
     return listed
 
 
-def guide_plan(options: AnswerOptions, tools: Mapping[str, Mapping[str, Any] | None]) -> GuidePlan:
+def _listed(options: type) -> Iterator[tuple[str, Any]]:
+    """The keywords of a TypedDict and their types, those of sampling last."""
+    of_sampling = SamplingOptions.__annotations__
+    yield from sorted(options.__annotations__.items(), key=lambda item: item[0] in of_sampling)
+
+
+def sampling_of(options: Mapping[str, Any], default: SamplingParams) -> SamplingParams:
+    """How tokens are chosen: ``sampling`` of the options or the default, with the fields that are given by name.
+
+    Raises:
+        InvalidRequest: a value out of its range.
+    """
+    given = options.get("sampling")
+    base = default if given is None else checked_sampling(given)
+    named = {name: options[name] for name in _SAMPLING_FIELDS if options.get(name) is not None}
+    return replace(base, **named) if named else base
+
+
+def guide_plan(options: TurnOptions, tools: Mapping[str, Mapping[str, Any] | None]) -> GuidePlan:
     """The options of an answer, checked.
 
     Args:
@@ -201,7 +249,7 @@ def guide_plan(options: AnswerOptions, tools: Mapping[str, Mapping[str, Any] | N
         InvalidRequest: an unknown option, two forms at once, or a value out of its range.
         SchemaError: a form that cannot be compiled.
     """
-    _check_names(options, AnswerOptions)
+    _check_names(options, TurnOptions)
     forms = [name for name in ("schema", "regex", "choices") if options.get(name) is not None]
     if len(forms) > 1:
         raise InvalidRequest(f"{' and '.join(forms)} are both given; an answer has one form")
@@ -220,6 +268,9 @@ def guide_plan(options: AnswerOptions, tools: Mapping[str, Mapping[str, Any] | N
     )
 
 
+_SAMPLING_FIELDS: Final = tuple(name for name in SamplingOptions.__annotations__ if name != "sampling")
+
+
 def checked_text(name: str, text: object) -> str | None:
     """Text that harmony can render, or None."""
     if text is None:
@@ -235,4 +286,6 @@ def checked_text(name: str, text: object) -> str | None:
 def _check_names(options: Mapping[str, Any], kind: type) -> None:
     unknown = sorted(set(options) - set(kind.__annotations__))
     if unknown:
-        raise InvalidRequest(f"there is no option {unknown[0]!r}; there are {', '.join(kind.__annotations__)}")
+        raise InvalidRequest(
+            f"there is no option {unknown[0]!r}; there are {', '.join(name for name, _ in _listed(kind))}"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
@@ -32,11 +33,22 @@ class Stream(Iterator[Event]):
         self._events = events
         self._cancel = cancel
         self._reply: Reply | None = None
+        self._reading = threading.Lock()
+        self.ended = False
+        """Whether it came to its end, failed or was cancelled, so that the chat may go on."""
 
     def __next__(self) -> Event:
-        event = next(self._events)
+        if not self._reading.acquire(blocking=False):
+            raise InvalidRequest("another thread reads this stream; one at a time may")
+        try:
+            event = next(self._events)
+        except BaseException:
+            self.ended = True
+            raise
+        finally:
+            self._reading.release()
         if isinstance(event, Done):
-            self._reply = event.reply
+            self._reply, self.ended = event.reply, True
         return event
 
     @property
@@ -76,6 +88,7 @@ class Stream(Iterator[Event]):
             ...     stream.finish().finish_reason
             'cancelled'
         """
+        self.ended = True
         self._cancel()
 
     def __enter__(self) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..sampling import SamplingParams
 from ..tools import calls
 from ..tools.toolbox import AfterCall, BeforeCall
 from . import file as chatfile
+from . import openai
 from .options import ChatSettings, Setting, checked_text
 from .prompt import Prompt
 
@@ -26,17 +27,31 @@ class Transcript:
 
     Args:
         settings: of the chat.
-        messages: of the conversation so far, without system and developer messages.
+        messages: of the conversation so far: ``Message``, without system and developer messages, or OpenAI's dicts
+            (``role``, ``content``, ``tool_calls``, ``tool_call_id``, ``reasoning``), of which the first may give
+            the instructions.
         title: for lists of chats.
 
     Raises:
         InvalidRequest: an argument out of its range.
     """
 
-    def __init__(self, settings: ChatSettings, messages: Sequence[Message] = (), title: str | None = None) -> None:
+    __slots__ = ("_messages", "settings", "title")
+
+    def __init__(
+        self,
+        settings: ChatSettings,
+        messages: Sequence[Message | Mapping[str, Any]] = (),
+        title: str | None = None,
+    ) -> None:
+        dialogue = openai.read(messages)
+        if dialogue.instructions is not None:
+            if settings.instructions is not None:
+                raise InvalidRequest("messages[0] and instructions both give instructions; leave one of them out")
+            settings = settings.changed({"instructions": dialogue.instructions})
         self.settings = settings
         self.title = checked_text("title", title)
-        self._messages = _checked_messages(messages)
+        self._messages = dialogue.messages
 
     instructions = Setting[str | None]()
     """The developer message."""
@@ -95,6 +110,18 @@ class Transcript:
         ]  # a new list, because a stream that is still read adds to the old one
         return question
 
+    def to_openai(self) -> list[dict[str, Any]]:
+        """The instructions and messages as OpenAI's message list, which ``model.chat(messages=...)`` reads again.
+
+        Example:
+            >>> chat = model.chat(instructions="Be terse.", messages=[{"role": "user", "content": "Yes or no?"}])
+            >>> chat.send(choices=["yes"], max_thinking_tokens=0).text
+            'yes'
+            >>> chat.to_openai()[1:]
+            [{'role': 'user', 'content': 'Yes or no?'}, {'role': 'assistant', 'content': 'yes'}]
+        """
+        return openai.write(self._messages, self.instructions)
+
     def save(self, path: str | Path) -> None:
         """Writes the chat to a file of its own (JSON, readable by its owner alone).
 
@@ -136,17 +163,3 @@ class Transcript:
         if type(index) is not int or not (index in users or index + count in users):
             raise InvalidRequest(f"message {short_repr(index)} is not the user's; those are {users}")
         return [*self._messages[: index % count], Message.user(checked_question(text))]
-
-
-def _checked_messages(messages: object) -> list[Message]:
-    """Messages of every role but system and developer, which a chat makes of its settings."""
-    if isinstance(messages, str) or not isinstance(messages, Sequence):
-        raise InvalidRequest(f"messages is {short_repr(messages)}; a list of Message is needed")
-    for position, message in enumerate(messages):
-        if not isinstance(message, Message):
-            raise InvalidRequest(f"messages[{position}] is {short_repr(message)}; a Message is needed")
-        if message.role in (Role.SYSTEM, Role.DEVELOPER):
-            raise InvalidRequest(
-                f"messages[{position}] is a {message.role} message; give its text as instructions instead"
-            )
-    return list(messages)

@@ -251,7 +251,7 @@ class Turn:
         for token in self._step.begun:
             parser.process(token)
         tools, generation = self._settings.toolbox, self._generation
-        reader = _Reader(self._tally, self._step.sampling.stop, tools)
+        reader = _Reader(self._tally, tuple(self._step.sampling.stop), tools)
         try:
             reason = yield from self._read(generation, parser, reader)
             yield from reader.read(parser.close())

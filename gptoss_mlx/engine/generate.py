@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 
 from ..cache.layered import PromptCache
 from ..cache.store import CacheEntry
-from ..errors import InvalidRequest, NotEnoughMemory
+from ..errors import CheckpointError, InvalidRequest, NotEnoughMemory
 from ..files.read import short_repr
 from ..memory.metal import is_out_of_memory
 from ..model.transformer import Transformer
+from ..sampling import SamplingParams
 from .sampler import Sampler
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "Pace",
     "Request",
     "Steering",
+    "check_bias",
     "check_prompt",
     "compute_chunk",
     "computing",
@@ -124,6 +127,17 @@ def check_prompt(prompt: Sequence[int], vocab_size: int) -> None:
         raise InvalidRequest(f"token {short_repr(wrong)} is out of range (0 to {vocab_size - 1})")
 
 
+def check_bias(sampling: SamplingParams, vocab_size: int) -> None:
+    """Checks the tokens of ``logit_bias``.
+
+    Raises:
+        InvalidRequest: a token is out of range.
+    """
+    wrong = next((token for token in sampling.logit_bias if token >= vocab_size), None)
+    if wrong is not None:
+        raise InvalidRequest(f"logit_bias has the token {wrong}, which is out of range (0 to {vocab_size - 1})")
+
+
 @contextlib.contextmanager
 def computing(on_failure: Callable[[], None]) -> Iterator[None]:
     """Surrounds every computation into an entry of the store.
@@ -209,13 +223,14 @@ def decode(transformer: Transformer, prompt: list[int], entry: CacheEntry, reque
         yield from _decode_guided(transformer, prompt, entry, request, request.guide)
         return
 
-    def step(tokens: mx.array) -> mx.array:
+    def step(tokens: mx.array) -> tuple[mx.array, mx.array]:
         logits = transformer(tokens[None], entry.cache, last_only=True)[:, -1]
         following = request.sampler(logits)
+        chosen = _logit(logits, following)
         if request.on_logprob is not None:
             logprobs.append(_logprob(logits, following))
-        mx.async_eval(following, *logprobs[-1:])
-        return following
+        mx.async_eval(following, chosen, *logprobs[-1:])
+        return following, chosen
 
     logprobs: list[mx.array] = []
     limit = request.max_positions - len(prompt)
@@ -224,18 +239,19 @@ def decode(transformer: Transformer, prompt: list[int], entry: CacheEntry, reque
     upcoming = step(mx.array(prompt[-1:]))
     entry.extend(prompt[-1:])
     for produced in range(1, limit + 1):
-        current = upcoming
+        current, logit = upcoming
         if produced % GROWTH == 0:
             request.on_growth(len(prompt) + produced + GROWTH)
         if produced < limit and not request.cancelled():
             upcoming = step(current)
         token = cast(int, current.item())
-        if upcoming is not current:
+        _check_logit(logit)
+        if upcoming[0] is not current:
             entry.extend([token])
         if request.on_logprob is not None:
             request.on_logprob(cast(float, logprobs.pop(0).item()))
         yield token
-        if token in request.stop_tokens or upcoming is current:
+        if token in request.stop_tokens or upcoming[0] is current:
             return
 
 
@@ -276,6 +292,7 @@ def _decode_guided(
             tokens = [cast(int, chosen.item())]
             if limit > 1:
                 entry.extend(tokens)
+            _check_logit(_logit(logits, chosen))
             _report_logprob(logits, chosen, request)
             logits = following
             guide.advance(tokens[0])
@@ -296,6 +313,28 @@ def _forced(token: int, guide: Steering, request: Request, limit: int) -> list[i
         guide.advance(following)
         tokens.append(following)
     return tokens
+
+
+def _logit(logits: mx.array, tokens: mx.array) -> mx.array:
+    """logits: [1, V], tokens: [1] -> the logit of each. After the first NaN every position that sees it is NaN."""
+    return mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+
+
+def _check_logit(logit: mx.array) -> None:
+    """Refuses NaN and infinity.
+
+    Args:
+        logit: [1], of a token that is there already, so that this waits for nothing.
+
+    Raises:
+        CheckpointError: the model computed no number.
+    """
+    value = cast(float, logit.item())
+    if not math.isfinite(value):
+        raise CheckpointError(
+            f"the model computed the logit {value}: its weights are broken; check the checkpoint with "
+            "'gptoss verify', then convert or download it again"
+        )
 
 
 def _report_logprob(logits: mx.array, tokens: mx.array, request: Request) -> None:

@@ -23,7 +23,18 @@ from ..memory.metal import MemorySettings
 from ..memory.sizes import window_bytes
 from ..model.transformer import Transformer
 from ..sampling import SamplingParams
-from .generate import GROWTH, Pace, Request, Steering, check_prompt, compute_chunk, computing, decode, prefill
+from .generate import (
+    GROWTH,
+    Pace,
+    Request,
+    Steering,
+    check_bias,
+    check_prompt,
+    compute_chunk,
+    computing,
+    decode,
+    prefill,
+)
 from .generation import Generation, TokenChannel
 from .sampler import make_sampler
 from .worker import Worker, check_process
@@ -119,6 +130,7 @@ class ModelRunner:
         """
         transformer = self.transformer
         check_prompt(prompt, self.budget.config.vocab_size)
+        check_bias(sampling, self.budget.config.vocab_size)
         self.budget.check_prompt(len(prompt))
         channel = TokenChannel()
         waits_for = self.store.reserve(prompt)

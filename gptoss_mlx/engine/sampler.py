@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import mlx.core as mx
 
@@ -33,9 +33,9 @@ def make_sampler(params: SamplingParams, control_tokens: Collection[int] = ()) -
         control_tokens: those that a repetition penalty spares: every message repeats them.
     """
     choose = _chooser(params)
-    if params.repetition_penalty == 1:
-        return choose
-    return _penalised(choose, params.repetition_penalty, control_tokens)
+    if params.repetition_penalty != 1:
+        choose = _penalised(choose, params.repetition_penalty, control_tokens)
+    return _biased(choose, params.logit_bias) if params.logit_bias else choose
 
 
 def _chooser(params: SamplingParams) -> Sampler:
@@ -76,6 +76,12 @@ def _penalised(choose: Sampler, penalty: float, control_tokens: Collection[int])
         return chosen
 
     return sample
+
+
+def _biased(choose: Sampler, bias: Mapping[int, float]) -> Sampler:
+    """``choose`` on logits to which a bias is added, before every other change."""
+    tokens, values = mx.array(list(bias), dtype=mx.int32), mx.array(list(bias.values()), dtype=mx.float32)
+    return lambda logits: choose(logits.astype(mx.float32).at[:, tokens].add(values))
 
 
 def _filters(params: SamplingParams) -> list[Callable[[mx.array], mx.array]]:

@@ -70,7 +70,7 @@ class GuidePlan:
     def __post_init__(self) -> None:
         budget = self.max_thinking_tokens
         if budget is not None:
-            checked_integer("max_thinking_tokens", budget, 0)
+            object.__setattr__(self, "max_thinking_tokens", checked_integer("max_thinking_tokens", budget, 0))
         names = tuple(self.tools or ())
         choice = self.tool_choice
         if isinstance(choice, str) and choice not in names and choice.removeprefix("functions.") in names:
