@@ -42,9 +42,9 @@ __all__ = [
 
 GROWTH: Final = 256
 """Decoded tokens between two checks of the memory."""
-_CHUNK_STEP: Final = 64
+_CHUNKS: Final = (64, 128, 256, 512, 1024, 2048)
 _FIRST_CHUNK: Final = 128
-_MAX_CHUNK: Final = 2048
+_GROWTH_OF_CHUNKS: Final = 4
 
 
 @dataclass(slots=True)
@@ -53,13 +53,14 @@ class Pace:
     cancellation.
 
     A check comes every quarter of a second where a layer of 64 tokens takes no longer than that: chunks are as
-    large as that allows, since large ones use the device best. Where a layer takes longer, it is checked for after
-    each layer.
+    large as that allows, since large ones use the device best. Where a layer takes longer, a check follows each
+    layer. A chunk is at most four times as large as one that was measured, because a token may take longer in a
+    larger chunk: on a CPU it does, by attention.
     """
 
     check_seconds: float = 0.25
-    token_seconds: float | None = None
-    """Of one token in one layer, as the last chunk of a useful size measured it."""
+    layer_seconds: dict[int, float] = field(default_factory=dict)
+    """Of one layer, by the size of the chunk, as measured last."""
 
     def chunk(self, limit: int) -> int:
         """Tokens of the next chunk.
@@ -67,21 +68,42 @@ class Pace:
         Args:
             limit: the most that there is memory for.
         """
-        if self.token_seconds is None:
+        if not self.layer_seconds:
             return min(_FIRST_CHUNK, limit)
-        fits = int(self.check_seconds / self.token_seconds) // _CHUNK_STEP * _CHUNK_STEP
-        return min(max(_CHUNK_STEP, fits), _MAX_CHUNK, limit)
+        fitting = itertools.takewhile(self._fits, _CHUNKS)
+        return min(max(fitting, default=_CHUNKS[0]), limit)
 
     def layers(self, tokens: int) -> int:
         """Layers of a chunk of so many tokens that are evaluated together."""
-        if self.token_seconds is None:
+        size = _size_of(tokens)
+        known = self._known(size)
+        if not known:
             return 1
-        return max(1, int(self.check_seconds / (self.token_seconds * tokens)))
+        # As if the time of a layer grew with the square of an unmeasured size, which is the most it can.
+        seconds = self.layer_seconds[known] * (size / known) ** 2 * tokens / size
+        return max(1, int(self.check_seconds / seconds))
 
     def measured(self, tokens: int, layers: int, seconds: float) -> None:
-        """Learns from a chunk; a short one says little about longer ones."""
-        if seconds > 0 and (tokens >= _CHUNK_STEP or self.token_seconds is None):
-            self.token_seconds = seconds / (tokens * layers)
+        """Learns from a chunk; one that is shorter than any size says little."""
+        size = _size_of(tokens)
+        if tokens >= size or not self.layer_seconds:
+            self.layer_seconds[size] = seconds / layers * size / tokens
+
+    def _fits(self, size: int) -> bool:
+        """Whether a layer of a chunk of that size is predicted to end before the next check."""
+        known = self._known(size)
+        if not known or size > _GROWTH_OF_CHUNKS * known:
+            return False
+        return self.layer_seconds[known] * size / known <= self.check_seconds
+
+    def _known(self, size: int) -> int:
+        """The largest measured size that is not above a size; 0 if there is none."""
+        return max((known for known in self.layer_seconds if known <= size), default=0)
+
+
+def _size_of(tokens: int) -> int:
+    """The largest size of a chunk that is not above a number of tokens; the smallest one for fewer."""
+    return max((size for size in _CHUNKS if size <= tokens), default=_CHUNKS[0])
 
 
 class Steering(Protocol):
@@ -103,7 +125,7 @@ class Request:
     max_tokens: int | None
     max_positions: int
     """Of prompt and completion together."""
-    max_chunk: int = _MAX_CHUNK
+    max_chunk: int = _CHUNKS[-1]
     """The most tokens of a prefill chunk that there is memory for."""
     cancelled: Callable[[], bool] = lambda: False
     on_prefill: Callable[[int, int], None] = field(default=lambda done, total: None)

@@ -61,8 +61,8 @@ def print_figures(name: str, transformer: Transformer, cancels: int) -> None:
     lengths: list[int] = []
     # As after the warm-up: 64 tokens have been computed.
     read(transformer, tokens(65), pace, lambda: False)
-    layer_seconds = 64 * (pace.token_seconds or 0)
-    prompt = tokens(2049 if layer_seconds < 0.25 else 129)
+    layer_seconds = pace.layer_seconds[64]
+    prompt = tokens(1025 if layer_seconds < 0.25 else 129)
     with counted(lengths):
         began = time.perf_counter()
         read(transformer, prompt, pace, lambda: False)

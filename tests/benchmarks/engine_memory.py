@@ -110,7 +110,7 @@ def peak(directory: Path, length: int, kv_bits: int | None) -> tuple[int, int, i
     entry = begun(PromptCache(config, kv_bits), config, prompt)
     mx.clear_cache()
     mx.reset_peak_memory()
-    prefill(transformer, prompt, entry, request, Pace(token_seconds=1e-9))
+    prefill(transformer, prompt, entry, request, Pace(layer_seconds={CHUNK: 1e-9}))
     for _ in decode(transformer, prompt, entry, request):
         pass
     return budget.weight_bytes, budget.needed_bytes(length, CHUNK), mx.get_peak_memory() - before
