@@ -86,7 +86,7 @@ SIGNATURES = {
     "AsyncGptOss.stream": f"self prompt messages {REQUEST}",
     "AsyncGptOss.chat": f"self messages {SETTINGS}",
     "AsyncGptOss.load_chat": f"self path keep_readable {SETTINGS}",
-    "AsyncGptOss.generate": "self tokens sampling",
+    "AsyncGptOss.generate": "self tokens sampling boundaries guide logprobs top_logprobs logits_processor",
     "AsyncGptOss.close": "self",
     "AsyncChat": "chat",
     "AsyncChat.send": f"self text effort {ANSWER}",

@@ -287,7 +287,8 @@ def _decode_guided(
     if request.max_tokens is not None:
         limit = min(limit, request.max_tokens)
     logits = forward(mx.array(prompt[-1:]))
-    _check_logit(mx.abs(logits).sum())
+    unchecked: mx.array | None = mx.abs(logits).sum()
+    mx.async_eval(unchecked)
     entry.extend(prompt[-1:])
     checked = len(prompt) + GROWTH
     while limit > 0 and not request.cancelled():
@@ -295,6 +296,9 @@ def _decode_guided(
             checked = len(entry.tokens) + GROWTH
             request.on_growth(checked)
         allowed = guide.allowed()
+        if unchecked is not None:
+            _check_logit(unchecked)
+            unchecked = None
         if isinstance(allowed, int):
             tokens = _forced(allowed, guide, request, limit)
             _report_logprob(logits, mx.array(tokens[:1]), request)

@@ -26,9 +26,10 @@ UNREAD = r"another answer of this chat is not read to its end; .*fork\(\)"
 @pytest.mark.parametrize("name", ["temperature", "tool", "instruction", "text"])
 def test_an_unknown_attribute_is_an_error(name: str) -> None:
     chat: Any = ScriptedModel().chat()
-    for one in (chat, gptoss.AsyncChat(chat)):
-        with pytest.raises(AttributeError, match=name):
-            setattr(one, name, 1)
+    with pytest.raises(AttributeError, match=f"a chat has no '{name}' to assign; its settings are instructions, "):
+        setattr(chat, name, 1)
+    with pytest.raises(AttributeError, match=name):
+        setattr(gptoss.AsyncChat(chat), name, 1)
 
 
 @pytest.mark.parametrize("verb", ["send", "stream", "retry", "stream_edit", "send_results", "continue_stream"])
