@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, get_type_hints
 
-import pydantic
 import pydantic_core
 from typing_extensions import TypeVar
 
@@ -289,6 +288,8 @@ def _fields(value: Any) -> dict[str, Any]:
 
 def _read(name: str, kind: Any, value: Any) -> Any:
     """A field of a reply, from plain data."""
+    import pydantic  # Only here: the command line reads no reply, and starts without it.
+
     if name == "parsed":
         return value
     try:
