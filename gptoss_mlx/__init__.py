@@ -28,8 +28,28 @@ if TYPE_CHECKING:
     from .chat.stream import Stream as Stream
     from .config import ModelConfig as ModelConfig
     from .engine.generation import Generation as Generation
+    from .errors import CacheFileError as CacheFileError
+    from .errors import ChatFileError as ChatFileError
+    from .errors import CheckpointError as CheckpointError
+    from .errors import ConfigError as ConfigError
+    from .errors import ContextFull as ContextFull
+    from .errors import ConversionError as ConversionError
+    from .errors import DownloadError as DownloadError
+    from .errors import FileWriteError as FileWriteError
     from .errors import GptOssError as GptOssError
+    from .errors import HarmonyError as HarmonyError
+    from .errors import InvalidRequest as InvalidRequest
+    from .errors import ModelClosed as ModelClosed
+    from .errors import ModelNotFound as ModelNotFound
+    from .errors import NotEnoughDisk as NotEnoughDisk
+    from .errors import NotEnoughMemory as NotEnoughMemory
     from .errors import OutputError as OutputError
+    from .errors import ParseError as ParseError
+    from .errors import ProcessForked as ProcessForked
+    from .errors import RenderError as RenderError
+    from .errors import SchemaError as SchemaError
+    from .errors import TokenizerError as TokenizerError
+    from .errors import ToolError as ToolError
     from .events import Done as Done
     from .events import Event as Event
     from .events import Preamble as Preamble
@@ -42,6 +62,7 @@ if TYPE_CHECKING:
     from .events import ToolCall as ToolCall
     from .events import ToolResult as ToolResult
     from .events import Usage as Usage
+    from .harmony.messages import Message as Message
     from .sampling import SamplingParams as SamplingParams
     from .tokenizer import Tokenizer as Tokenizer
     from .tools.toolbox import Tool as Tool
@@ -54,7 +75,33 @@ _HOMES = {
     **dict.fromkeys(["ModelConfig"], "config"),
     **dict.fromkeys(["Effort"], "arguments"),
     **dict.fromkeys(["GptOss", "load"], "api"),
-    **dict.fromkeys(["GptOssError", "OutputError"], "errors"),
+    **dict.fromkeys(
+        [
+            "CacheFileError",
+            "ChatFileError",
+            "CheckpointError",
+            "ConfigError",
+            "ContextFull",
+            "ConversionError",
+            "DownloadError",
+            "FileWriteError",
+            "GptOssError",
+            "HarmonyError",
+            "InvalidRequest",
+            "ModelClosed",
+            "ModelNotFound",
+            "NotEnoughDisk",
+            "NotEnoughMemory",
+            "OutputError",
+            "ParseError",
+            "ProcessForked",
+            "RenderError",
+            "SchemaError",
+            "TokenizerError",
+            "ToolError",
+        ],
+        "errors",
+    ),
     **dict.fromkeys(
         [
             *("Done", "Event", "Preamble", "Progress", "Reply", "Text", "Thinking", "Timings", "ToolCall"),
@@ -64,6 +111,7 @@ _HOMES = {
     ),
     **dict.fromkeys(["Generation"], "engine.generation"),
     **dict.fromkeys(["AnswerOptions"], "chat.options"),
+    **dict.fromkeys(["Message"], "harmony.messages"),
     **dict.fromkeys(["SamplingParams"], "sampling"),
     **dict.fromkeys(["Stream"], "chat.stream"),
     **dict.fromkeys(["Tokenizer"], "tokenizer"),
@@ -75,27 +123,48 @@ __all__ = [
     "AsyncChat",
     "AsyncGptOss",
     "AsyncStream",
+    "CacheFileError",
     "Chat",
+    "ChatFileError",
+    "CheckpointError",
+    "ConfigError",
+    "ContextFull",
+    "ConversionError",
     "Done",
+    "DownloadError",
     "Effort",
     "Event",
+    "FileWriteError",
     "Generation",
     "GptOss",
     "GptOssError",
+    "HarmonyError",
+    "InvalidRequest",
+    "Message",
+    "ModelClosed",
     "ModelConfig",
+    "ModelNotFound",
+    "NotEnoughDisk",
+    "NotEnoughMemory",
     "OutputError",
+    "ParseError",
     "Preamble",
+    "ProcessForked",
     "Progress",
+    "RenderError",
     "Reply",
     "SamplingParams",
+    "SchemaError",
     "Stream",
     "Text",
     "Thinking",
     "Timings",
     "TokenLogprob",
     "Tokenizer",
+    "TokenizerError",
     "Tool",
     "ToolCall",
+    "ToolError",
     "ToolResult",
     "Usage",
     "__version__",

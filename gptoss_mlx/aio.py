@@ -26,10 +26,10 @@ from .chat.chat import Chat
 from .chat.options import ChatOptions, lists_options
 from .chat.stream import Stream
 from .chat.turn import TOOL_LOOP
+from .engine.generation import Generation
 from .errors import GptOssError, InvalidRequest
 from .events import Event, Reply, Text
 from .harmony import Message
-from .sampling import SamplingParams
 
 __all__ = ["AsyncChat", "AsyncGptOss", "AsyncStream", "load_async"]
 
@@ -96,6 +96,17 @@ def _in_thread(
     return _derived(verb, call)
 
 
+def _generated(
+    verb: Callable[Concatenate[Subject, Options], Generation],
+) -> Callable[Concatenate[Face[Subject], Options], AsyncIterator[int]]:
+    """The async form of a verb that generates tokens; leaving the loop stops it."""
+
+    def generate(self: Face[Subject], *args: Options.args, **kwargs: Options.kwargs) -> AsyncIterator[int]:
+        return _tokens(lambda: verb(self.subject, *args, **kwargs))
+
+    return _derived(verb, generate)
+
+
 @functools.wraps(load, assigned=("__module__",), updated=())
 async def load_async(reference: str | Path = "demo", **options: Any) -> AsyncGptOss:
     """:func:`load` for asyncio, with the same arguments and errors.
@@ -126,7 +137,7 @@ class AsyncGptOss:
         ...         said = "".join([delta async for delta in stream.text])
         ...     reply = await shared.chat().send("Yes or no?", choices=["no"], max_thinking_tokens=0)
         ...     prompt = model.tokenizer.encode("Once upon a time")
-        ...     tokens = [token async for token in shared.generate(prompt, SamplingParams(max_tokens=1))]
+        ...     tokens = [token async for token in shared.generate(prompt, gptoss.SamplingParams(max_tokens=1))]
         ...     return said, reply.text, len(tokens)
         >>> asyncio.run(main())
         ('yes', 'no', 1)
@@ -146,6 +157,7 @@ class AsyncGptOss:
         return self.model
 
     ask = _finished(GptOss.stream, GptOss.ask)
+    generate = _generated(GptOss.generate)
     stream = _streamed(GptOss.stream)
     prefill = _in_thread(GptOss.prefill)
     clear_caches = _in_thread(GptOss.clear_caches)
@@ -173,10 +185,6 @@ class AsyncGptOss:
         """
         load_chat = self.model.load_chat
         return AsyncChat(await asyncio.to_thread(load_chat, path, keep_readable=keep_readable, **options))
-
-    def generate(self, tokens: Sequence[int], sampling: SamplingParams | None = None) -> AsyncIterator[int]:
-        """Generates tokens after a prompt, as ``GptOss.generate`` does; leaving the loop stops it."""
-        return _tokens(self.model, tokens, sampling)
 
     async def __aenter__(self) -> Self:
         return self
@@ -370,8 +378,8 @@ def _drain(stream: Stream) -> None:
             pass
 
 
-async def _tokens(model: GptOss, tokens: Sequence[int], sampling: SamplingParams | None) -> AsyncIterator[int]:
-    generation = model.generate(tokens, sampling)
+async def _tokens(start: Callable[[], Generation]) -> AsyncIterator[int]:
+    generation = start()
     thread = ThreadPoolExecutor(1, thread_name_prefix="gptoss-stream")
     loop = asyncio.get_running_loop()
     try:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from .arguments import checked_path
 from .chat.chat import Chat
-from .chat.options import ChatOptions, RequestOptions, lists_options
+from .chat.options import ChatOptions, OtherRequestOptions, RequestOptions, lists_options
 from .engine.engine import DTypeName, Engine
 from .errors import InvalidRequest
-from .events import Reply
+from .events import Parsed, Reply
 from .files.read import short_repr
 from .hub import models
 
@@ -90,6 +90,23 @@ class GptOss(Engine):
         ('checkpoint', 2048, 2048)
     """
 
+    @overload
+    def ask(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[Message | Mapping[str, Any]] = (),
+        schema: type[Parsed],
+        **options: Unpack[OtherRequestOptions],
+    ) -> Reply[Parsed]: ...
+    @overload
+    def ask(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[Message | Mapping[str, Any]] = (),
+        **options: Unpack[RequestOptions],
+    ) -> Reply: ...
     @lists_options(RequestOptions)
     def ask(
         self,

@@ -67,63 +67,168 @@ class GptOssError(Exception):
 
 
 class ModelNotFound(GptOssError):
-    """A model is not on this machine. Names the command that gets it."""
+    """A model is not on this machine. Names the command that gets it.
+
+    Example:
+        >>> try:
+        ...     gptoss.load("nowhere")
+        ... except ModelNotFound as error:
+        ...     print(type(error).__name__)
+        ModelNotFound
+    """
 
 
 class CheckpointError(GptOssError):
-    """A checkpoint is damaged, incomplete or not a gpt-oss. Names the file and the tensor."""
+    """A checkpoint is damaged, incomplete or not a gpt-oss. Names the file and the tensor.
+
+    Example:
+        >>> try:
+        ...     gptoss.load(directory)
+        ... except CheckpointError as error:
+        ...     print(type(error).__name__)
+        CheckpointError
+    """
 
 
 class ConfigError(CheckpointError):
-    """A value in config.json is missing, unknown or inconsistent. Names the field."""
+    """A value in config.json is missing, unknown or inconsistent. Names the field.
+
+    Example:
+        >>> try:
+        ...     gptoss.ModelConfig.from_dict({})
+        ... except ConfigError as error:
+        ...     print(type(error).__name__)
+        ConfigError
+    """
 
 
 class TokenizerError(CheckpointError):
-    """A tokenizer.json cannot be used."""
+    """A tokenizer.json cannot be used.
+
+    Example:
+        >>> try:
+        ...     gptoss.Tokenizer.from_ranks({}, {})
+        ... except TokenizerError as error:
+        ...     print(type(error).__name__)
+        TokenizerError
+    """
 
 
 class FileWriteError(GptOssError):
-    """A file could not be written. Its previous content is unchanged."""
+    """A file could not be written. Its previous content is unchanged.
+
+    Example:
+        >>> try:
+        ...     model.chat().save(directory / "no" / "chat.json")
+        ... except FileWriteError as error:
+        ...     print(type(error).__name__)
+        FileWriteError
+    """
 
 
 class ConversionError(GptOssError):
-    """A conversion cannot take place. The source is never changed."""
+    """A conversion cannot take place. The source is never changed.
+
+    Example:
+        >>> issubclass(ConversionError, GptOssError)
+        True
+    """
 
 
 class DownloadError(GptOssError):
-    """The Hub could not be reached, or refused."""
+    """The Hub could not be reached, or refused.
+
+    Example:
+        >>> issubclass(DownloadError, GptOssError)
+        True
+    """
 
 
 class NotEnoughMemory(GptOssError):
-    """The device's memory is too small. Gives the figures and the remedy."""
+    """The device's memory is too small. Gives the figures and the remedy.
+
+    Example:
+        >>> issubclass(NotEnoughMemory, GptOssError)
+        True
+    """
 
 
 class NotEnoughDisk(GptOssError):
-    """The disk has too little free space. Gives the figures."""
+    """The disk has too little free space. Gives the figures.
+
+    Example:
+        >>> issubclass(NotEnoughDisk, GptOssError)
+        True
+    """
 
 
 class InvalidRequest(GptOssError, ValueError):
-    """An argument is out of range. Names the argument, its value and the allowed range."""
+    """An argument is out of range. Names the argument, its value and the allowed range.
+
+    Example:
+        >>> try:
+        ...     gptoss.SamplingParams(top_p=2)
+        ... except InvalidRequest as error:
+        ...     print(type(error).__name__)
+        InvalidRequest
+    """
 
 
 class SchemaError(InvalidRequest):
-    """A schema, regular expression or list of choices cannot be compiled. Names the place."""
+    """A schema, regular expression or list of choices cannot be compiled. Names the place.
+
+    Example:
+        >>> try:
+        ...     model.ask("Hi", regex="(")
+        ... except SchemaError as error:
+        ...     print(type(error).__name__)
+        SchemaError
+    """
 
 
 class ContextFull(InvalidRequest):
-    """A prompt leaves no room for an answer in the context. Names both lengths."""
+    """A prompt leaves no room for an answer in the context. Names both lengths.
+
+    Example:
+        >>> try:
+        ...     model.generate([0] * (model.context_limit + 1))
+        ... except ContextFull as error:
+        ...     print(type(error).__name__)
+        ContextFull
+    """
 
 
 class HarmonyError(GptOssError):
-    """Text or structure that the harmony format does not allow."""
+    """Text or structure that the harmony format does not allow.
+
+    Example:
+        >>> try:
+        ...     model.chat().send("\\ud800")
+        ... except HarmonyError as error:
+        ...     print(type(error).__name__)
+        RenderError
+    """
 
 
 class RenderError(HarmonyError, ValueError):
-    """A message or conversation cannot be rendered. Names its position, the field and the allowed values."""
+    """A message or conversation cannot be rendered. Names its position, the field and the allowed values.
+
+    Example:
+        >>> try:
+        ...     gptoss.Message.tool("", "4 degrees")
+        ... except RenderError as error:
+        ...     print(type(error).__name__)
+        RenderError
+    """
 
 
 class ParseError(HarmonyError):
-    """Strict parsing met a malformed token stream. Names the token's position."""
+    """Strict parsing met a malformed token stream. Names the token's position.
+
+    Example:
+        >>> issubclass(ParseError, HarmonyError)
+        True
+    """
 
 
 class OutputError(GptOssError):
@@ -145,20 +250,59 @@ class OutputError(GptOssError):
 
 
 class ToolError(GptOssError):
-    """A tool cannot be declared, or a call to it failed."""
+    """A tool cannot be declared, or a call to it failed.
+
+    Example:
+        >>> try:
+        ...     gptoss.Tool(name="a b")
+        ... except ToolError as error:
+        ...     print(type(error).__name__)
+        ToolError
+    """
 
 
 class ChatFileError(GptOssError):
-    """A saved chat is damaged or of a newer version."""
+    """A saved chat is damaged or of a newer version.
+
+    Example:
+        >>> try:
+        ...     model.load_chat(directory / "none.json")
+        ... except ChatFileError as error:
+        ...     print(type(error).__name__)
+        ChatFileError
+    """
 
 
 class CacheFileError(GptOssError):
-    """A saved prompt cache is damaged, of a newer version, or of another model."""
+    """A saved prompt cache is damaged, of a newer version, or of another model.
+
+    Example:
+        >>> try:
+        ...     model.load_cache(directory / "none.cache")
+        ... except CacheFileError as error:
+        ...     print(type(error).__name__)
+        CacheFileError
+    """
 
 
 class ModelClosed(GptOssError):
-    """A request was made to a model after ``close()``."""
+    """A request was made to a model after ``close()``.
+
+    Example:
+        >>> again = gptoss.load("demo")
+        >>> again.close()
+        >>> try:
+        ...     again.ask("Hi")
+        ... except ModelClosed as error:
+        ...     print(error)
+        the model was closed; load it again
+    """
 
 
 class ProcessForked(GptOssError):
-    """A model was used in a forked child of the process that loaded it: MLX cannot be used there."""
+    """A model was used in a forked child of the process that loaded it: MLX cannot be used there.
+
+    Example:
+        >>> issubclass(ProcessForked, GptOssError)
+        True
+    """

@@ -7,17 +7,22 @@ which ``gptoss run --jsonl`` prints it. Knows nothing of models or terminals.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Generic, Literal, get_type_hints
 
 import pydantic_core
+from typing_extensions import TypeVar
 
+from .errors import InvalidRequest, RenderError
+from .files.read import short_repr
 from .harmony import Message
 
 __all__ = [
     "Done",
     "Event",
     "FinishReason",
+    "Parsed",
     "Preamble",
     "Progress",
     "Reply",
@@ -78,12 +83,21 @@ class TokenLogprob:
         >>> reply = model.ask("Yes or no?", choices=["yes"], max_thinking_tokens=0, logprobs=True)
         >>> reply.logprobs[-1].text, reply.logprobs[-1].logprob <= 0
         ('<|return|>', True)
+        >>> reply = model.ask("Yes or no?", choices=["yes"], max_thinking_tokens=0, top_logprobs=3)
+        >>> "".join(entry.text for entry in reply.logprobs if entry.channel == "final")
+        'yes'
+        >>> [len(entry.top_logprobs) for entry in reply.logprobs][-1]
+        3
     """
 
     token: int
     text: str
     logprob: float
     """Natural logarithm of the probability at temperature 1, before any filter or constraint."""
+    channel: str | None = None
+    """Of the message whose text it is: ``analysis``, ``commentary`` or ``final``. None for a header's tokens."""
+    top_logprobs: tuple[TokenLogprob, ...] = ()
+    """The most likely tokens in its place, the most likely first, if ``top_logprobs`` was given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,14 +206,20 @@ class ToolResult(_Event):
     """Whether the call failed: wrong arguments, an unknown tool, an exception, a veto."""
 
 
+Parsed = TypeVar("Parsed", default=Any)
+_NOTHING: Any = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """One finished answer.
+class Reply(Generic[Parsed]):
+    """One finished answer. ``Reply[City]`` is one whose ``parsed`` is a ``City``, as ``schema=City`` asks for.
 
     Example:
         >>> reply = model.ask("How old is Ada?", regex="[0-9]{2}", max_thinking_tokens=0)
         >>> len(reply.text), reply.thinking, reply.finish_reason, reply.to_dict()["finish_reason"]
         (2, '', 'stop', 'stop')
+        >>> Reply.from_dict(reply.to_dict()) == reply
+        True
     """
 
     text: str
@@ -208,8 +228,9 @@ class Reply:
     thinking: str = ""
     """The analysis channel. It is not trained to the safety standard of final answers."""
     tool_calls: tuple[ToolCall, ...] = ()
-    parsed: Any = None
-    """The answer as the object, data or text that ``schema``, ``regex`` or ``choices`` requires."""
+    parsed: Parsed = _NOTHING
+    """The answer as the object, data or text that ``schema``, ``regex`` or ``choices`` requires. None without
+    these, and if the turn ended in calls or was cancelled."""
     messages: tuple[Message, ...] = ()
     """Everything the request added to the conversation, tool results included."""
     finish_reason: FinishReason = "stop"
@@ -223,6 +244,25 @@ class Reply:
     def to_dict(self) -> dict[str, Any]:
         """The reply as plain JSON data; messages in openai-harmony's form."""
         return _fields(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Reply:
+        """The reply that :meth:`to_dict` wrote; ``parsed`` is plain data.
+
+        Raises:
+            InvalidRequest: a field is missing, unknown or of another kind; names it.
+        """
+        if not isinstance(data, Mapping) or "text" not in data:
+            raise InvalidRequest(f"the reply is {short_repr(data)}; a dict as of Reply.to_dict() is needed")
+        kinds = get_type_hints(cls)
+        unknown = [name for name in data if name not in kinds]
+        if unknown:
+            raise InvalidRequest(f"the reply has {short_repr(unknown[0])}; it may have {', '.join(kinds)}")
+        return cls(**{name: _read(name, kinds[name], value) for name, value in data.items()})
+
+    def _repr_markdown_(self) -> str:
+        """The answer, or the calls, as notebooks show it."""
+        return self.text or "\n\n".join(f"`{call.name}({call.arguments})`" for call in self.tool_calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +284,21 @@ Event = Progress | Thinking | Preamble | ToolCall | ToolResult | Text | Done
 
 def _fields(value: Any) -> dict[str, Any]:
     return {entry.name: _plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+
+
+def _read(name: str, kind: Any, value: Any) -> Any:
+    """A field of a reply, from plain data."""
+    import pydantic  # Only here: the command line reads no reply, and starts without it.
+
+    if name == "parsed":
+        return value
+    try:
+        if name == "messages":
+            return tuple(map(Message.from_dict, value))
+        return pydantic.TypeAdapter(kind).validate_python(value)
+    except (pydantic.ValidationError, RenderError, TypeError) as error:
+        reason = " ".join(str(error).partition("[type=")[0].split())
+        raise InvalidRequest(f"{name} of the reply is {short_repr(value)}: {reason}") from None
 
 
 def _plain(value: Any) -> Any:

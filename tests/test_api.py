@@ -33,14 +33,17 @@ from tests import DEMO, ROOT, user_script
 from tests.chat.scripted import ScriptedModel
 
 PUBLIC = """
-AnswerOptions AsyncChat AsyncGptOss AsyncStream Chat Done Effort Event Generation GptOss GptOssError ModelConfig
-OutputError Preamble Progress Reply SamplingParams Stream Text Thinking Timings TokenLogprob Tokenizer Tool
-ToolCall ToolResult Usage __version__ load load_async
+AnswerOptions AsyncChat AsyncGptOss AsyncStream CacheFileError Chat ChatFileError CheckpointError ConfigError
+ContextFull ConversionError Done DownloadError Effort Event FileWriteError Generation GptOss GptOssError
+HarmonyError InvalidRequest Message ModelClosed ModelConfig ModelNotFound NotEnoughDisk NotEnoughMemory
+OutputError ParseError Preamble ProcessForked Progress RenderError Reply SamplingParams SchemaError Stream Text
+Thinking Timings TokenLogprob Tokenizer TokenizerError Tool ToolCall ToolError ToolResult Usage __version__ load
+load_async
 """.split()  # noqa: SIM905
 
 SAMPLING = "sampling temperature top_p top_k min_p repetition_penalty seed max_tokens stop stop_loops logit_bias"
 OF_CHAT = "instructions effort tools date before_call after_call max_steps"
-OF_ANSWER = "schema regex choices max_thinking_tokens tool_choice logprobs"
+OF_ANSWER = "schema regex choices max_thinking_tokens tool_choice logprobs top_logprobs logits_processor"
 SETTINGS = f"{OF_CHAT} {SAMPLING}"
 ANSWER = f"{OF_ANSWER} {SAMPLING}"
 REQUEST = f"{OF_CHAT} {OF_ANSWER} {SAMPLING}"
@@ -51,7 +54,7 @@ SIGNATURES = {
     "GptOss.stream": f"self prompt messages {REQUEST}",
     "GptOss.chat": f"self messages {SETTINGS}",
     "GptOss.load_chat": f"self path keep_readable {SETTINGS}",
-    "GptOss.generate": "self tokens sampling boundaries guide logprobs",
+    "GptOss.generate": "self tokens sampling boundaries guide logprobs top_logprobs logits_processor",
     "GptOss.prefill": "self tokens boundaries",
     "GptOss.prefill_when_idle": "self tokens boundaries",
     "GptOss.cached_length": "self tokens",
@@ -83,7 +86,7 @@ SIGNATURES = {
     "AsyncGptOss.stream": f"self prompt messages {REQUEST}",
     "AsyncGptOss.chat": f"self messages {SETTINGS}",
     "AsyncGptOss.load_chat": f"self path keep_readable {SETTINGS}",
-    "AsyncGptOss.generate": "self tokens sampling",
+    "AsyncGptOss.generate": "self tokens sampling boundaries guide logprobs top_logprobs logits_processor",
     "AsyncGptOss.close": "self",
     "AsyncChat": "chat",
     "AsyncChat.send": f"self text effort {ANSWER}",
@@ -105,7 +108,8 @@ SIGNATURES = {
 OPTIONS = set(OF_ANSWER.split())
 DOCTESTED = """
 aio api chat.chat chat.options chat.stream chat.transcript config engine.engine engine.generation errors events
-sampling structured.constraint structured.validator tokenizer tools.tool tools.toolbox
+harmony.messages model.transformer sampling structured.constraint structured.validator tokenizer tools.tool
+tools.toolbox
 """.split()  # noqa: SIM905
 
 

@@ -101,6 +101,26 @@ def ask_for_a_form(model: gptoss.GptOss) -> None:
         print(error)
 
 
+def ask_as_people_type(model: gptoss.GptOss) -> None:
+    """Sampling by name, typed replies and messages as other clients have them."""
+    reply = model.ask("What is 1+2?", schema=Sum, max_thinking_tokens=0, temperature=0, seed=1, stop_loops=True)
+    total: int = reply.parsed.left + reply.parsed.right
+    restored = gptoss.Reply.from_dict(reply.to_dict())
+    print(total, restored.text)
+    messages = [{"role": "system", "content": "Be terse."}, {"role": "user", "content": "Who are you?"}]
+    print(model.ask(messages=messages, max_tokens=20, stop="\n").text)
+    chat = model.chat(messages=messages, temperature=0.5)
+    typed: gptoss.Reply[Sum] = chat.send(schema=Sum, max_thinking_tokens=0, logit_bias={17: -5})
+    print(typed.parsed.left, chat.to_openai())
+    entries = model.ask("Yes?", choices=["yes"], max_thinking_tokens=0, top_logprobs=2).logprobs or ()
+    print([(entry.channel, [other.text for other in entry.top_logprobs]) for entry in entries])
+    message: gptoss.Message = gptoss.Message.user("hi")
+    try:
+        model.chat(messages=[message]).send(top_p=0)
+    except gptoss.InvalidRequest as error:
+        print(error)
+
+
 def talk(model: gptoss.GptOss, path: Path) -> None:
     """A conversation with tools."""
 
@@ -167,6 +187,7 @@ def main(directory: Path) -> None:
     with gptoss.load("demo", dtype="float32", download=False) as model:
         ask(model)
         ask_for_a_form(model)
+        ask_as_people_type(model)
         talk(model, directory / "chat.json")
         thread = threading.Thread(target=lambda: model.ask("Hello", sampling=BRIEF))
         thread.start()

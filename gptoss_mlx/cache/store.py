@@ -11,6 +11,7 @@ worker's thread changes it.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from .layered import PromptCache, Snapshot
 
 __all__ = ["MAX_SNAPSHOTS", "MAX_SNAPSHOT_BYTES", "CacheEntry", "CachePlan", "CacheStore", "common_length"]
 
+_LOGGER: Final = logging.getLogger(__name__)
 MAX_ENTRIES: Final = 64
 MAX_SNAPSHOTS: Final = 32
 """Of one entry."""
@@ -275,6 +277,7 @@ class CacheStore:
         """Drops entries; what they hold is computed again when it is asked for."""
         evicted = [self._entries.pop(number, None) for number in numbers]
         if any(evicted):
+            _LOGGER.debug("evicted %d prompt caches", sum(entry is not None for entry in evicted))
             evicted.clear()
             mx.clear_cache()
 

@@ -12,15 +12,31 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
-from ..arguments import Effort, checked_effort, checked_flag, checked_path, checked_question
+from ..arguments import (
+    Effort,
+    checked_effort,
+    checked_flag,
+    checked_hook,
+    checked_integer,
+    checked_path,
+    checked_question,
+)
 from ..errors import InvalidRequest
-from ..events import Reply
+from ..events import Parsed, Reply
 from ..harmony import Message, Role
 from ..tools import calls
 from . import file as chatfile
-from .options import ChatOptions, ChatSettings, TurnOptions, guide_plan, lists_options, sampling_of
+from .options import (
+    ChatOptions,
+    ChatSettings,
+    OtherTurnOptions,
+    TurnOptions,
+    guide_plan,
+    lists_options,
+    sampling_of,
+)
 from .prompt import TraceEntry, trace
 from .stream import Stream
 from .transcript import Transcript
@@ -91,6 +107,19 @@ class Chat(Transcript):
         """Tokens that a conversation may take up, its next answer included."""
         return self.model.context_limit
 
+    @overload
+    def send(
+        self,
+        text: str | None = None,
+        *,
+        effort: Effort | None = None,
+        schema: type[Parsed],
+        **options: Unpack[OtherTurnOptions],
+    ) -> Reply[Parsed]: ...
+    @overload
+    def send(
+        self, text: str | None = None, *, effort: Effort | None = None, **options: Unpack[TurnOptions]
+    ) -> Reply: ...
     @lists_options(TurnOptions)
     def send(
         self, text: str | None = None, *, effort: Effort | None = None, **options: Unpack[TurnOptions]
@@ -403,6 +432,8 @@ class Chat(Transcript):
             sampling=sampling_of(options, settings.sampling),
             plan=guide_plan(options, settings.toolbox.schemas),
             logprobs=checked_flag("logprobs", options.get("logprobs", False)),
+            top_logprobs=checked_integer("top_logprobs", options.get("top_logprobs", 0), 0, 20),
+            logits_processor=checked_hook("logits_processor", options.get("logits_processor")),
         )
         return self._turn(settings, messages, step)
 

@@ -11,6 +11,7 @@ content becomes the answer, or a preamble if calls follow. Every refusal names t
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -117,9 +118,9 @@ class _Reader:
             identity = message.get("tool_call_id")
             name = self._names.get(identity) if isinstance(identity, str) else None
             if name is None:
-                known = ", ".join(self._names) or "none"
                 raise InvalidRequest(
-                    f"{path}.tool_call_id is {short_repr(identity)}; a call before it must have that id: {known}"
+                    f"{path}.tool_call_id is {short_repr(identity)}; a call before it must have that id: "
+                    f"there are {short_repr(list(self._names))}"
                 )
             yield Message.tool(name, _content(message, path))
         else:
@@ -193,23 +194,25 @@ def write(messages: Sequence[Message], instructions: str | None = None) -> list[
     Args:
         messages: without system and developer messages.
         instructions: become a system message, the role that every client knows.
+
+    Returns:
+        Plain data. The calls have the ids ``call_0``, ``call_1`` and so on.
     """
     written: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []
-    waiting: list[tuple[str, str]] = []  # The names of the calls without a result, and their ids.
+    waiting: defaultdict[str, deque[str]] = defaultdict(deque)  # The ids of calls without a result, by name.
     count = 0
     for message in messages:
         if message.role is Role.TOOL:
-            name = message.author.name or ""
-            found = next((call for call in waiting if call[0] == name), (name, f"call_{count}"))
-            waiting = [call for call in waiting if call is not found]
-            written.append({"role": "tool", "tool_call_id": found[1], "content": message.text})
+            ids = waiting[message.author.name or ""]
+            identity = ids.popleft() if ids else f"call_{count}"
+            written.append({"role": "tool", "tool_call_id": identity, "content": message.text})
         elif message.role is Role.USER:
             named = {} if message.author.name is None else {"name": message.author.name}
             written.append({"role": "user", **named, "content": message.text})
         elif message.callee is not None:
             name, identity = message.answer("").author.name or "", f"call_{count}"
             count += 1
-            waiting.append((name, identity))
+            waiting[name].append(identity)
             function = {"name": message.callee.removeprefix(_NAMESPACE), "arguments": message.text}
             call = {"id": identity, "type": "function", "function": function}
             _open(written, "tool_calls").setdefault("tool_calls", []).append(call)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, Final, Generic, Protocol, Self, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, TypedDict, TypeVar, overload
 
 from ..arguments import Effort, checked_date, checked_effort, checked_hook, checked_integer
 from ..errors import InvalidRequest, RenderError
@@ -19,10 +19,15 @@ from ..structured.constraint import Constraint
 from ..structured.guide import GuidePlan, ToolChoice
 from ..tools.toolbox import AfterCall, BeforeCall, ToolBox
 
+if TYPE_CHECKING:
+    from ..engine.generate import LogitsProcessor
+
 __all__ = [
     "AnswerOptions",
     "ChatOptions",
     "ChatSettings",
+    "OtherRequestOptions",
+    "OtherTurnOptions",
     "RequestOptions",
     "SamplingOptions",
     "Setting",
@@ -82,19 +87,17 @@ class ChatOptions(SamplingOptions, total=False):
     """How often the model may generate in one turn; each time but the last it may call tools."""
 
 
-class AnswerOptions(TypedDict, total=False):
-    """The keywords of ``ask``, ``stream`` and ``chat.send`` that shape one answer. Of ``schema``, ``regex`` and
-    ``choices`` at most one; only the final answer has the form, the analysis stays free.
-
-    Example:
-        >>> brief: AnswerOptions = {"regex": "[0-9]{2}", "max_thinking_tokens": 30}
-        >>> len(model.ask("What is 12+30?", **brief).parsed)
-        2
-    """
+class SchemaOption(TypedDict, total=False):
+    """The one option by which a reply has its type."""
 
     schema: Any
     """A pydantic model, a TypedDict, any other type that pydantic knows, or a JSON schema: ``reply.parsed`` is the
     object. The developer message shows the schema to the model."""
+
+
+class OtherAnswerOptions(TypedDict, total=False):
+    """The options of one answer without ``schema``."""
+
     regex: str
     """A regular expression that the whole answer matches."""
     choices: Iterable[str]
@@ -107,14 +110,38 @@ class AnswerOptions(TypedDict, total=False):
     model is free to answer."""
     logprobs: bool
     """Whether the reply has ``logprobs``."""
+    top_logprobs: int
+    """For how many of the most likely tokens each of them has ``top_logprobs``, 0 to 20."""
+    logits_processor: LogitsProcessor | None
+    """Changes the logits before each token is sampled, as in mlx-lm: is called with the tokens so far [N] and the
+    logits [1, V], in the model's thread, and returns logits [1, V]."""
+
+
+class AnswerOptions(SchemaOption, OtherAnswerOptions, total=False):
+    """The keywords of ``ask``, ``stream`` and ``chat.send`` that shape one answer. Of ``schema``, ``regex`` and
+    ``choices`` at most one; only the final answer has the form, the analysis stays free.
+
+    Example:
+        >>> brief: AnswerOptions = {"regex": "[0-9]{2}", "max_thinking_tokens": 30}
+        >>> len(model.ask("What is 12+30?", **brief).parsed)
+        2
+    """
 
 
 class TurnOptions(AnswerOptions, SamplingOptions, total=False):
     """The keywords of ``chat.send`` and the other verbs that ask: all hold for this answer alone."""
 
 
+class OtherTurnOptions(OtherAnswerOptions, SamplingOptions, total=False):
+    """``TurnOptions`` without ``schema``."""
+
+
 class RequestOptions(ChatOptions, AnswerOptions, total=False):
     """The keywords of ``ask`` and ``stream``: those of a chat and those of one answer."""
+
+
+class OtherRequestOptions(ChatOptions, OtherAnswerOptions, total=False):
+    """``RequestOptions`` without ``schema``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,6 +53,14 @@ class Transcript:
         self.title = checked_text("title", title)
         self._messages = dialogue.messages
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if not hasattr(type(self), name):
+            raise AttributeError(
+                f"a chat has no {name!r} to assign; its settings are {', '.join(ChatSettings.__slots__)}, and "
+                "sampling = SamplingParams(...) holds how tokens are chosen"
+            )
+        super().__setattr__(name, value)
+
     instructions = Setting[str | None]()
     """The developer message."""
     effort = Setting[Effort]()

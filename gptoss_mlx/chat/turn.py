@@ -41,6 +41,7 @@ from .repetition import LoopDetector
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
+    from ..engine.generate import LogitsProcessor
 
 __all__ = ["TOOL_LOOP", "Step", "Turn"]
 
@@ -56,6 +57,8 @@ class Step:
     plan: GuidePlan = field(default_factory=GuidePlan)
     """The form that the answer must have."""
     logprobs: bool = False
+    top_logprobs: int = 0
+    logits_processor: LogitsProcessor | None = None
     begun: tuple[int, ...] = ()
     """The tokens of an unfinished message that is continued: parsed again, not streamed again."""
 
@@ -79,6 +82,8 @@ class Step:
             boundaries=rendering.boundaries,
             guide=guide_for(self.plan, engine.tokenizer, engine.config.vocab_size),
             logprobs=self.logprobs,
+            top_logprobs=self.top_logprobs,
+            logits_processor=self.logits_processor,
         )
 
     def after_a_call(self, used: Usage) -> Step:
@@ -274,11 +279,6 @@ class Turn:
                 yield item
                 continue
             reader.tokens += 1
-            if generation.logprobs:
-                logprob = generation.logprobs[reader.tokens - 1]
-                self._tally.logprobs.append(
-                    TokenLogprob(token=item, text=tokenizer.decode([item]), logprob=logprob)
-                )
             if item in self._engine.stop_tokens:
                 reason = "stop"
             if item != tokenizer.special["<|endoftext|>"]:
@@ -287,6 +287,8 @@ class Turn:
                 reader.reasoning_tokens += thinking
                 looping = thinking and loops is not None and loops.advance(item)
                 yield from reader.read(changes)
+            if generation.logprobs:
+                self._tally.logprobs.append(self._logprob(generation, reader.tokens - 1, item, parser))
             if reader.stopped:
                 generation.cancel()
                 return "stop"
@@ -294,6 +296,19 @@ class Turn:
                 generation.cancel()
                 return "loop"
         return reason
+
+    def _logprob(self, generation: Generation, position: int, token: int, parser: StreamParser) -> TokenLogprob:
+        """The log-probabilities of a token that the parser has read."""
+        tokenizer = self._engine.tokenizer
+        inside = parser.state is ParserState.CONTENT and not tokenizer.is_special(token)
+        channel = str(parser.channel) if inside and parser.channel else None
+
+        def made(token: int, logprob: float, others: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+            text = tokenizer.token_bytes(token).decode(errors="replace")
+            return TokenLogprob(token=token, text=text, logprob=logprob, channel=channel, top_logprobs=others)
+
+        most_likely = tuple(made(*pair) for pair in generation.top_logprobs[position])
+        return made(token, generation.logprobs[position], most_likely)
 
     def _is_thinking(self, parser: StreamParser, token: int) -> bool:
         """Whether the parser's last token was text of analysis, even if only a part of a character."""

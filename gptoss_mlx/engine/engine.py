@@ -6,6 +6,7 @@ Knows tokens, memory and caches; knows nothing of conversations, which are ``Gpt
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Final, Literal, Self, TypeAlias
 
 import mlx.core as mx
 
-from ..arguments import checked_path, checked_tokens
+from ..arguments import checked_flag, checked_hook, checked_integer, checked_path, checked_tokens
 from ..cache import file as cache_file
 from ..cache.layered import check_kv_bits
 from ..config import ModelConfig
@@ -26,12 +27,15 @@ from ..memory.metal import MLX_MEMORY, MemorySettings
 from ..model.transformer import Transformer, load_transformer
 from ..sampling import SamplingParams, checked_sampling
 from ..tokenizer import Tokenizer
-from .generate import Steering
+from .generate import LogitsProcessor, Steering
 from .generation import Generation
 from .runner import ModelRunner
 
 __all__ = ["DTypeName", "Engine"]
 
+_LOGGER: Final = logging.getLogger(__name__)
+# A library stays silent unless the program asks for its messages.
+logging.getLogger("gptoss_mlx").addHandler(logging.NullHandler())
 DTypeName: TypeAlias = Literal["bfloat16", "float32"]
 _DTYPES: Final = {"bfloat16": mx.bfloat16, "float32": mx.float32}
 # Used beside those that generation_config.json names: return, call, endoftext.
@@ -110,6 +114,7 @@ class Engine:
         budget = replace(budget, element_bytes=_DTYPES[self.dtype].size)
         load = functools.partial(load_transformer, self.directory, _DTYPES[self.dtype], compiled=compiled)
         self._runner = ModelRunner(lambda cancelled: load(cancelled=cancelled), budget, memory)
+        _LOGGER.debug("loaded %s in %s, context %d", self.name, self.dtype, self.context_limit)
 
     @property
     def budget(self) -> Budget:
@@ -148,6 +153,8 @@ class Engine:
         boundaries: Sequence[int] = (),
         guide: Steering | None = None,
         logprobs: bool = False,
+        top_logprobs: int = 0,
+        logits_processor: LogitsProcessor | None = None,
     ) -> Generation:
         """Generates tokens after a prompt; only what no request before it has computed is computed.
 
@@ -157,6 +164,10 @@ class Engine:
             boundaries: positions of the prompt where a later prompt may part from it, ascending.
             guide: says before each token what may come next.
             logprobs: whether the generation has log-probabilities.
+            top_logprobs: for how many of the most likely tokens it has them too, 0 to 20.
+            logits_processor: changes the logits before each token is sampled, as in mlx-lm: is called with the
+                tokens so far [N] and the logits [1, V], in the model's thread, and returns logits [1, V]. With a
+                guide it is not asked about tokens that have no alternative.
 
         Returns:
             An iterator of token ids; the last one is the stop token, unless the length ended it.
@@ -164,6 +175,7 @@ class Engine:
         Raises:
             InvalidRequest: an empty or too long prompt, or a token out of range.
             ModelClosed: after :meth:`close`.
+            CheckpointError: from the iterator: the model computed NaN or infinity, its weights are broken.
 
         Example:
             >>> prompt, brief = model.tokenizer.encode("Once upon a time"), SamplingParams(seed=1, max_tokens=3)
@@ -179,7 +191,9 @@ class Engine:
             control_tokens=self.tokenizer.special.values(),
             boundaries=boundaries,
             guide=guide,
-            logprobs=logprobs,
+            logprobs=checked_flag("logprobs", logprobs),
+            top_logprobs=checked_integer("top_logprobs", top_logprobs, 0, 20),
+            logits_processor=checked_hook("logits_processor", logits_processor),
         )
 
     def prefill(self, tokens: Sequence[int], *, boundaries: Sequence[int] = ()) -> int:

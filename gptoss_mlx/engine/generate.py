@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import mlx.core as mx
 import numpy as np
@@ -28,6 +28,7 @@ from .sampler import Sampler
 
 __all__ = [
     "GROWTH",
+    "LogitsProcessor",
     "Pace",
     "Request",
     "Steering",
@@ -40,6 +41,9 @@ __all__ = [
 ]
 
 
+LogitsProcessor: TypeAlias = Callable[[mx.array, mx.array], mx.array]
+"""Changes logits before a token is sampled, as in mlx-lm: the tokens so far [N] and the logits [1, V] -> logits
+[1, V]. Called in the model's thread."""
 GROWTH: Final = 256
 """Decoded tokens between two checks of the memory."""
 _CHUNKS: Final = (64, 128, 256, 512, 1024, 2048)
@@ -132,8 +136,11 @@ class Request:
     on_growth: Callable[[int], None] = field(default=lambda length: None)
     """Called before the cache grows, with the positions it is to hold."""
     guide: Steering | None = None
-    on_logprob: Callable[[float], None] | None = None
-    """Called before each token with its log-probability."""
+    process: LogitsProcessor | None = None
+    on_logprob: Callable[[float, list[tuple[int, float]]], None] | None = None
+    """Called before each token with its log-probability, and the most likely tokens with theirs."""
+    top_logprobs: int = 0
+    """The number of the most likely tokens."""
 
 
 def check_prompt(prompt: Sequence[int], vocab_size: int) -> None:
@@ -231,7 +238,8 @@ def compute_chunk(
         computed = [array for layer in cache.layers[first : first + group] for array in layer.arrays()]
         # The last layer's output is of no use: only its keys and values are.
         mx.eval(computed, *([output] if first + group < layers else []))
-    pace.measured(len(chunk), layers, time.perf_counter() - started)
+    # The last layer's experts are not computed, and they are most of a layer.
+    pace.measured(len(chunk), max(1, layers - 1), time.perf_counter() - started)
     return True
 
 
@@ -245,16 +253,26 @@ def decode(transformer: Transformer, prompt: list[int], entry: CacheEntry, reque
         yield from _decode_guided(transformer, prompt, entry, request, request.guide)
         return
 
-    def step(tokens: mx.array) -> tuple[mx.array, mx.array]:
-        logits = transformer(tokens[None], entry.cache, last_only=True)[:, -1]
-        following = request.sampler(logits)
-        chosen = _logit(logits, following)
-        if request.on_logprob is not None:
-            logprobs.append(_logprob(logits, following))
-        mx.async_eval(following, chosen, *logprobs[-1:])
-        return following, chosen
+    history = mx.array(prompt[:-1], dtype=mx.int32) if len(prompt) > 1 else None
 
-    logprobs: list[mx.array] = []
+    def step(tokens: mx.array) -> tuple[mx.array, mx.array]:
+        nonlocal history
+        logits = transformer(tokens[None], entry.cache, last_only=True)[:, -1]
+        processed = logits
+        if request.process is not None:
+            history = tokens if history is None else mx.concatenate([history, tokens])
+            processed = _processed(request.process, history, logits)
+        following = request.sampler(processed)
+        # All of them once, since the sampler may pass over a NaN; then only what it chose.
+        logit = _logit(logits, following) if len(entry.tokens) >= len(prompt) else mx.abs(logits).sum()
+        wanted = [following, logit]
+        if request.on_logprob is not None:
+            logprobs.append(_logprobs(logits, following, request.top_logprobs))
+            wanted += logprobs[-1]
+        mx.async_eval(*wanted)
+        return following, logit
+
+    logprobs: list[tuple[mx.array, ...]] = []
     limit = request.max_positions - len(prompt)
     if request.max_tokens is not None:
         limit = min(limit, request.max_tokens)
@@ -271,7 +289,7 @@ def decode(transformer: Transformer, prompt: list[int], entry: CacheEntry, reque
         if upcoming[0] is not current:
             entry.extend([token])
         if request.on_logprob is not None:
-            request.on_logprob(cast(float, logprobs.pop(0).item()))
+            _report(logprobs.pop(0), request)
         yield token
         if token in request.stop_tokens or upcoming[0] is current:
             return
@@ -292,6 +310,8 @@ def _decode_guided(
     if request.max_tokens is not None:
         limit = min(limit, request.max_tokens)
     logits = forward(mx.array(prompt[-1:]))
+    unchecked: mx.array | None = mx.abs(logits).sum()
+    mx.async_eval(unchecked)
     entry.extend(prompt[-1:])
     checked = len(prompt) + GROWTH
     while limit > 0 and not request.cancelled():
@@ -299,6 +319,9 @@ def _decode_guided(
             checked = len(entry.tokens) + GROWTH
             request.on_growth(checked)
         allowed = guide.allowed()
+        if unchecked is not None:
+            _check_logit(unchecked)
+            unchecked = None
         if isinstance(allowed, int):
             tokens = _forced(allowed, guide, request, limit)
             _report_logprob(logits, mx.array(tokens[:1]), request)
@@ -306,15 +329,19 @@ def _decode_guided(
                 logits = forward(mx.array(tokens))
                 entry.extend(tokens)
         else:
-            chosen = request.sampler(mx.where(mx.array(allowed), logits, mx.array(-mx.inf, logits.dtype)))
-            # Evaluated by itself: as an intermediate of the next logits it could not be read before they are
+            processed = logits
+            if request.process is not None:
+                processed = _processed(request.process, mx.array(entry.tokens, dtype=mx.int32), logits)
+            chosen = request.sampler(mx.where(mx.array(allowed), processed, mx.array(-mx.inf, logits.dtype)))
+            logit = _logit(logits, chosen)
+            # Evaluated by themselves: as intermediates of the next logits they could not be read before they are
             # there.
-            mx.async_eval(chosen)
+            mx.async_eval(chosen, logit)
             following = forward(chosen) if limit > 1 else logits
             tokens = [cast(int, chosen.item())]
             if limit > 1:
                 entry.extend(tokens)
-            _check_logit(_logit(logits, chosen))
+            _check_logit(logit)
             _report_logprob(logits, chosen, request)
             logits = following
             guide.advance(tokens[0])
@@ -361,10 +388,38 @@ def _check_logit(logit: mx.array) -> None:
 
 def _report_logprob(logits: mx.array, tokens: mx.array, request: Request) -> None:
     if request.on_logprob is not None:
-        request.on_logprob(cast(float, _logprob(logits, tokens).item()))
+        _report(_logprobs(logits, tokens, request.top_logprobs), request)
 
 
-def _logprob(logits: mx.array, tokens: mx.array) -> mx.array:
-    """logits: [1, V], tokens: [1] -> the log-probability of each."""
+def _report(logprobs: tuple[mx.array, ...], request: Request) -> None:
+    assert request.on_logprob is not None
+    logprob, *most_likely = (cast("list[Any]", array.tolist()) for array in logprobs)
+    pairs = zip(*most_likely, strict=True) if most_likely else ()
+    request.on_logprob(logprob[0], sorted(pairs, key=lambda pair: -pair[1]))
+
+
+def _logprobs(logits: mx.array, tokens: mx.array, top: int) -> tuple[mx.array, ...]:
+    """logits: [1, V], tokens: [1] -> the log-probability of each; with ``top`` also the ids of the most likely
+    tokens and their log-probabilities."""
     logits = logits.astype(mx.float32)
-    return mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0] - mx.logsumexp(logits, axis=-1)
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    of_token = mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
+    if not top:
+        return (of_token,)
+    likely = mx.argpartition(-logprobs[0], kth=top - 1)[:top]
+    return of_token, likely, logprobs[0, likely]
+
+
+def _processed(process: LogitsProcessor, tokens: mx.array, logits: mx.array) -> mx.array:
+    """The logits that the caller's function makes of the model's.
+
+    Raises:
+        InvalidRequest: they are not logits of the same shape. Exceptions of the function pass through.
+    """
+    made: object = process(tokens, logits)
+    if not isinstance(made, mx.array) or made.shape != logits.shape:
+        shape = tuple(logits.shape)
+        raise InvalidRequest(
+            f"logits_processor returned {short_repr(made)}; an mx.array of shape {shape} is needed"
+        )
+    return made

@@ -21,10 +21,16 @@ class TokenChannel:
         self.cancelled = threading.Event()
         self.cached_tokens = 0
         self.logprobs: list[float] = []
+        self.top_logprobs: list[list[tuple[int, float]]] = []
 
     def report_prefill(self, done: int, total: int) -> None:
         """Reports that a part of the prompt was computed."""
         self.items.put(Progress(done=done, total=total))
+
+    def report_logprob(self, logprob: float, most_likely: list[tuple[int, float]]) -> None:
+        """Reports the log-probability of the token that follows, and of the most likely ones."""
+        self.logprobs.append(logprob)
+        self.top_logprobs.append(most_likely)
 
     def cancel(self) -> None:
         """Wakes the reader at once; the worker stops at the next token, or group of layers of the prefill."""
@@ -41,8 +47,8 @@ class Generation(Iterator[int]):
         ('int', 0)
         >>> endless = model.generate(model.tokenizer.encode("Once"))
         >>> endless.cancel()
-        >>> list(endless), endless.cancelled, endless.logprobs
-        ([], True, [])
+        >>> list(endless), endless.cancelled, endless.logprobs, endless.top_logprobs
+        ([], True, [], [])
     """
 
     def __init__(self, prompt: list[int], channel: TokenChannel) -> None:
@@ -83,6 +89,12 @@ class Generation(Iterator[int]):
     def logprobs(self) -> list[float]:
         """The log-probability of every token so far, where they were asked for."""
         return self._channel.logprobs
+
+    @property
+    def top_logprobs(self) -> list[list[tuple[int, float]]]:
+        """The most likely tokens in place of every token so far and their log-probabilities, the most likely
+        first, where they were asked for."""
+        return self._channel.top_logprobs
 
     @property
     def cancelled(self) -> bool:

@@ -7,6 +7,7 @@ Knows tokens, caches and memory; knows nothing of text or conversations.
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Collection, Sequence
@@ -25,6 +26,7 @@ from ..model.transformer import Transformer
 from ..sampling import SamplingParams
 from .generate import (
     GROWTH,
+    LogitsProcessor,
     Pace,
     Request,
     Steering,
@@ -42,6 +44,7 @@ from .worker import Worker, check_process
 __all__ = ["ModelRunner"]
 
 Result = TypeVar("Result")
+_LOGGER: Final = logging.getLogger(__name__)
 _WARM_UP_TOKENS: Final = 64
 Loading: TypeAlias = Callable[[Callable[[], bool]], Transformer]
 """Loads a transformer; stops when its argument returns True."""
@@ -112,6 +115,8 @@ class ModelRunner:
         boundaries: Sequence[int] = (),
         guide: Steering | None = None,
         logprobs: bool = False,
+        top_logprobs: int = 0,
+        logits_processor: LogitsProcessor | None = None,
     ) -> Generation:
         """Queues a request.
 
@@ -123,6 +128,8 @@ class ModelRunner:
             boundaries: positions of the prompt to go back to later, ascending.
             guide: says what may come next.
             logprobs: whether the generation has log-probabilities.
+            top_logprobs: how many of the most likely tokens it has for each token.
+            logits_processor: changes the logits before a token is sampled.
 
         Raises:
             InvalidRequest: the prompt is empty or too long, or a token is out of range.
@@ -150,9 +157,12 @@ class ModelRunner:
                 on_prefill=channel.report_prefill,
                 on_growth=lambda length: self._evict_for(entry, length),
                 guide=guide,
-                on_logprob=channel.logprobs.append if logprobs else None,
+                process=logits_processor,
+                on_logprob=channel.report_logprob if logprobs or top_logprobs else None,
+                top_logprobs=top_logprobs,
             )
             channel.cached_tokens = len(entry.tokens)
+            _LOGGER.debug("prefill of %d tokens, %d of them cached", len(prompt), channel.cached_tokens)
             with computing(lambda: self.store.evict([entry.number])):
                 if prefill(transformer, prompt, entry, request, self._pace):
                     for token in decode(transformer, prompt, entry, request):

@@ -89,7 +89,20 @@ class Author:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """One message. `system`, `developer`, `user`, `assistant` and `tool` make the common ones."""
+    """One message. `system`, `developer`, `user`, `assistant` and `tool` make the common ones.
+
+    Example:
+        >>> question = Message.user("2+3?")
+        >>> Message.from_dict(question.to_dict()) == question, question.text, str(question.role)
+        (True, '2+3?', 'user')
+        >>> call = Message.assistant("{}", channel="commentary", recipient="functions.lamp")
+        >>> call.answer("on") == Message.tool("functions.lamp", "on")
+        True
+        >>> call.callee, call.is_complete, call.stored() == call
+        ('functions.lamp', True, True)
+        >>> [str(message.role) for message in (Message.system("Obey."), Message.developer("Be terse."))]
+        ['system', 'developer']
+    """
 
     author: Author
     content: tuple[Content, ...] = ()

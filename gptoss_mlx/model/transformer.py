@@ -14,7 +14,7 @@ same shapes, so they are compiled, and replayed instead of built anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -402,6 +402,28 @@ class Transformer(Module):
             attended = layer.self_attn.attend(*enter(x, offset, B), layer_cache, layer_mask)
             x, x_with_bias = leave(attended, x_with_bias, next_bias)
             yield x
+
+    def hidden_states(self, tokens: mx.array | Sequence[int]) -> list[mx.array]:
+        """The residual stream before the first layer and after each, for probes and comparisons. They are
+        transformers' ``hidden_states``, but for the last one, to which transformers applies the final norm.
+
+        Args:
+            tokens: [B, L] or [L], ids from the beginning of a prompt.
+
+        Returns:
+            1 + ``num_hidden_layers`` arrays [B, L, H] in the model's dtype, not evaluated.
+
+        Example:
+            >>> states = model.transformer.hidden_states(model.tokenizer.encode("2+3"))
+            >>> len(states) == 1 + model.config.num_hidden_layers, states[-1].shape[-1] == model.config.hidden_size
+            (True, True)
+        """
+        ids = tokens if isinstance(tokens, mx.array) else mx.array(list(tokens))
+        ids = ids[None] if ids.ndim == 1 else ids
+        B, L = ids.shape
+        embedded = self.embed_tokens.rows(ids.reshape(B * L))
+        outputs = [embedded, *self.layer_outputs(ids, self.make_cache())]
+        return [output.reshape(B, L, -1) for output in outputs]
 
     def make_cache(self) -> PromptCache:
         """An empty cache for this model."""

@@ -5,6 +5,9 @@ Knows nothing of tokens and engines.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -108,6 +111,11 @@ def _unwrapped(source: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[st
 
 
 def _from_type(kind: Any) -> AnswerSchema:
+    if not isinstance(kind, type) and (dataclasses.is_dataclass(kind) or isinstance(kind, pydantic.BaseModel)):
+        raise SchemaError(f"schema is {short_repr(kind)}, an object; give its class {type(kind).__name__}")
+    if inspect.isroutine(kind) or isinstance(kind, functools.partial):
+        # Pydantic would call it with what the model wrote.
+        raise SchemaError(f"schema is {short_repr(kind)}, a function; give a type, or the function as a tool")
     try:
         adapter = pydantic.TypeAdapter[Any](with_typed_dicts(kind))
         schema = Schema(adapter.json_schema()).to_dict()

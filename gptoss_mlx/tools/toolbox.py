@@ -19,7 +19,7 @@ import contextvars
 import inspect
 import json
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
@@ -35,11 +35,14 @@ from .tool import MAX_NAME, Tool, as_tool
 
 __all__ = ["AfterCall", "BeforeCall", "Tool", "ToolBox", "ToolOutcome", "as_tool", "result_text"]
 
-BeforeCall: TypeAlias = Callable[[ToolCall], ToolCall | str | None]
+BeforeCall: TypeAlias = Callable[[ToolCall], ToolCall | str | Awaitable[ToolCall | str | None] | None]
 """Runs before every call. None allows the call, a ToolCall replaces it, a str rejects it and is the result for the
-model."""
-AfterCall: TypeAlias = Callable[[ToolCall, ToolResult], ToolResult | str | None]
-"""Runs after every call, failed ones included. None keeps the result; a ToolResult or a str replaces it."""
+model. May be async."""
+AfterCall: TypeAlias = Callable[
+    [ToolCall, ToolResult], ToolResult | str | Awaitable[ToolResult | str | None] | None
+]
+"""Runs after every call, failed ones included. None keeps the result; a ToolResult or a str replaces it. May be
+async."""
 
 _NAMESPACE: Final = "functions"
 _LOOP_CHECK_SECONDS: Final = 0.5
@@ -145,7 +148,7 @@ b: this argument is missing
             InvalidRequest: a hook returned a value of the wrong type. Exceptions of hooks are not caught.
         """
         call = ToolCall(name=recipient, arguments=arguments)
-        decision = None if before_call is None else before_call(call)
+        decision = None if before_call is None else _finished(before_call(call), loop)
         if isinstance(decision, str):
             outcome = ToolOutcome(output=decision, error=True)
         else:
@@ -153,7 +156,7 @@ b: this argument is missing
             outcome = self._answer(call, loop)
         if after_call is not None:
             result = ToolResult(name=call.name, output=outcome.output, error=outcome.error)
-            changed = after_call(call, result)
+            changed = _finished(after_call(call, result), loop)
             changed = replace(result, output=changed) if isinstance(changed, str) else changed
             result = _hooked(changed, result, ToolResult, "after_call")
             outcome = ToolOutcome(output=result.output, error=result.error)
@@ -218,7 +221,11 @@ def _hooked(decision: Any, unchanged: Any, kind: type[Any], hook: str) -> Any:
 
 
 def _call(function: Callable[..., Any], arguments: dict[str, Any], loop: asyncio.AbstractEventLoop | None) -> Any:
-    result = function(**arguments)
+    return _finished(function(**arguments), loop)
+
+
+def _finished(result: Any, loop: asyncio.AbstractEventLoop | None) -> Any:
+    """The result of a function, awaited if the function is async."""
     return _wait(_awaited(result), loop) if inspect.isawaitable(result) else result
 
 

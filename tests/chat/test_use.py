@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import json
+import logging
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,7 +15,8 @@ import pytest
 
 import gptoss_mlx as gptoss
 from gptoss_mlx.api import GptOss
-from gptoss_mlx.errors import InvalidRequest
+from gptoss_mlx.errors import InvalidRequest, SchemaError
+from gptoss_mlx.events import Reply, ToolCall, ToolResult
 from tests.chat.scripted import ScriptedModel, failing
 
 FINAL = "<|channel|>final<|message|>{}<|return|>"
@@ -20,9 +26,10 @@ UNREAD = r"another answer of this chat is not read to its end; .*fork\(\)"
 @pytest.mark.parametrize("name", ["temperature", "tool", "instruction", "text"])
 def test_an_unknown_attribute_is_an_error(name: str) -> None:
     chat: Any = ScriptedModel().chat()
-    for one in (chat, gptoss.AsyncChat(chat)):
-        with pytest.raises(AttributeError, match=name):
-            setattr(one, name, 1)
+    with pytest.raises(AttributeError, match=f"a chat has no '{name}' to assign; its settings are instructions, "):
+        setattr(chat, name, 1)
+    with pytest.raises(AttributeError, match=name):
+        setattr(gptoss.AsyncChat(chat), name, 1)
 
 
 @pytest.mark.parametrize("verb", ["send", "stream", "retry", "stream_edit", "send_results", "continue_stream"])
@@ -91,3 +98,100 @@ def test_what_a_saved_chat_is_loaded_with_is_kept(demo: GptOss, tmp_path: Path) 
     assert chat.before_call is not None
     assert len(chat.fork(tools=[]).settings.toolbox) == 0
     assert chat.fork().before_call is chat.before_call
+
+
+def add(a: int, b: int) -> int:
+    """Adds."""
+    return a + b
+
+
+@pytest.mark.parametrize("in_a_loop", [False, True])
+def test_async_hooks_are_awaited(in_a_loop: bool) -> None:
+    """In the loop of the turn where there is one."""
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def change(call: ToolCall) -> ToolCall:
+        loops.append(asyncio.get_running_loop())
+        await asyncio.sleep(0)
+        return dataclasses.replace(call, arguments='{"a": 2, "b": 2}')
+
+    async def praise(call: ToolCall, result: ToolResult) -> str:
+        await asyncio.sleep(0)
+        return f"{result.output}!"
+
+    call = '<|channel|>commentary to=functions.add <|constrain|>json<|message|>{"a": 1, "b": 2}<|call|>'
+    chat = ScriptedModel(call, FINAL.format("4")).chat(tools=[add], before_call=change, after_call=praise)
+
+    async def main() -> asyncio.AbstractEventLoop:
+        await gptoss.AsyncChat(chat).send("1+2?")
+        return asyncio.get_running_loop()
+
+    if in_a_loop:
+        assert [asyncio.run(main())] == loops
+    else:
+        chat.send("1+2?")
+    assert [message.text for message in chat.messages if message.role == "tool"] == ["4!"]
+
+
+@dataclasses.dataclass
+class City:
+    name: str
+
+
+@pytest.mark.parametrize("schema", [City("Oslo"), [City("Oslo")], object(), (1, 2), lambda: None])
+def test_whatever_is_given_as_a_schema_ends_in_the_error_tree(schema: Any) -> None:
+    model = ScriptedModel()
+    with pytest.raises(SchemaError, match="schema is "):
+        model.chat().send("hi", schema=schema)
+    assert not model.prompts
+
+
+def test_an_object_in_place_of_its_class_is_named() -> None:
+    with pytest.raises(SchemaError, match=r"schema is .*City\(name='Oslo'\), an object; give its class City"):
+        ScriptedModel().chat().send("hi", schema=City("Oslo"))
+
+
+def test_a_reply_reads_back(demo: GptOss) -> None:
+    call = "<|channel|>commentary to=functions.lamp <|constrain|>json<|message|>{}<|call|>"
+    lamp = {"name": "lamp", "parameters": {"type": "object"}}
+    called = ScriptedModel(call).chat(tools=[lamp]).send("on?")
+    spelled = demo.ask("Yes?", choices=["yes"], max_thinking_tokens=3, top_logprobs=2)
+    for reply in (called, spelled):
+        assert Reply.from_dict(json.loads(json.dumps(reply.to_dict()))) == reply
+    assert spelled._repr_markdown_() == "yes"
+    assert called._repr_markdown_() == "`functions.lamp({})`"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (3, "the reply is 3; a dict as of"),
+        ({}, "the reply is {}; a dict"),
+        ({"text": "", "texts": 1}, "the reply has 'texts'; it may have text, "),
+        ({"text": 3}, "text of the reply is 3: "),
+        ({"text": "", "usage": {"prompt_tokens": "many"}}, "usage of the reply is "),
+        ({"text": "", "messages": 3}, "messages of the reply is 3: "),
+        ({"text": "", "messages": [{"role": "boss"}]}, "messages of the reply is .*role"),
+        ({"text": "", "finish_reason": "bored"}, "finish_reason of the reply is 'bored'"),
+    ],
+)
+def test_what_is_no_reply_is_refused(data: Any, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        Reply.from_dict(data)
+
+
+def test_the_logger_tells_what_the_engine_does(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "gptoss_mlx"), gptoss.load("demo", dtype="float32", context=512) as model:
+        for _ in range(2):
+            model.ask("a secret", max_tokens=3)
+        model.clear_caches()
+    said = caplog.text
+    for pattern in (
+        "loaded demo in float32, context 512",
+        r"prefill of \d+ tokens, 0 of them cached",
+        r"prefill of \d+ tokens, [1-9]\d* of them cached",
+        r"evicted \d+ prompt caches",
+    ):
+        assert re.search(pattern, said), pattern
+    assert "secret" not in said
+    assert {record.levelno for record in caplog.records if record.name.startswith("gptoss_mlx")} == {logging.DEBUG}
