@@ -24,8 +24,14 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from gptoss_mlx.config import Precision
-    from gptoss_mlx.convert import Comparison, ConversionPlan, ConversionReport, LogitsComparison, VerifyReport
-    from gptoss_mlx.convert.pipeline import ConversionProgress
+    from gptoss_mlx.convert import (
+        Comparison,
+        ConversionPlan,
+        ConversionProgress,
+        ConversionReport,
+        LogitsComparison,
+        VerifyReport,
+    )
     from gptoss_mlx.convert.targets import TargetFormat
     from gptoss_mlx.hub.downloads import Download
 
@@ -334,7 +340,7 @@ def _warnings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Progress | None]:
-    """Bars on stderr; None where stderr is no terminal."""
+    """Bars on stderr; None where stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

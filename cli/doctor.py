@@ -222,7 +222,7 @@ def _measured(*, full: bool) -> Iterator[Iterator[Agreement]]:
 
 
 def _judged(results: Sequence[Agreement]) -> Finding:
-    """One line for a model: the largest difference, the root mean square, and where the most likely token differs."""
+    """One line for a model: largest difference, root mean square, and where the most likely token differs."""
     from ..benchmark.agreement import MAX_LARGEST, MAX_RELATIVE
 
     worst = max(results, key=lambda result: (not result.ok, result.largest / result.largest_logit))

@@ -4,14 +4,8 @@ Uses the library; knows nothing of the command line.
 """
 
 from .compare import Comparison, LogitsComparison, compare_logits, compare_weights
-from .pipeline import (
-    ConversionPlan,
-    ConversionProgress,
-    ConversionReport,
-    carry_out,
-    convert_checkpoint,
-    plan_conversion,
-)
+from .pipeline import ConversionReport, carry_out, convert_checkpoint
+from .plan import ConversionPlan, ConversionProgress, plan_conversion
 from .verify import VerifyReport, verify_checkpoint
 
 __all__ = [

@@ -144,7 +144,7 @@ def recognise(checkpoint: Checkpoint) -> Layout:
     """Recognises the layout from the names of the tensors.
 
     Raises:
-        CheckpointError: it is no known layout.
+        CheckpointError: it is not a known layout.
     """
     for layout in LAYOUTS:
         if layout.signature in checkpoint.tensors:

@@ -335,7 +335,7 @@ def _check_consistency(config: ModelConfig) -> None:
             raise ConfigError(f"{name} is {getattr(config, name)}; MXFP4 needs a multiple of {MXFP4_GROUP_SIZE}")
     if config.num_attention_heads % config.num_key_value_heads:
         raise ConfigError(
-            f"num_attention_heads {config.num_attention_heads} is no multiple of "
+            f"num_attention_heads {config.num_attention_heads} is not a multiple of "
             f"num_key_value_heads {config.num_key_value_heads}"
         )
     if config.num_experts_per_tok > config.num_local_experts:

@@ -43,7 +43,7 @@ CHATS: list[tuple[dict[str, Any], type[GptOssError], str]] = [
     ({"max_steps": -(10**5000)}, InvalidRequest, "max_steps is <a whole number of 16610 bits>; a whole"),
     ({"before_call": 3}, InvalidRequest, "before_call is 3, which cannot be called; give a function"),
     ({"after_call": "x"}, InvalidRequest, "after_call is 'x', which cannot be called"),
-    ({"tools": [3]}, ToolError, "tool 3 is no function; give a function"),
+    ({"tools": [3]}, ToolError, "tool 3 is not a function; give a function"),
     ({"tools": None}, ToolError, "tools is None; a list is needed"),
     (
         {"tools": [{"name": "f", "function": 3}]},
@@ -53,7 +53,7 @@ CHATS: list[tuple[dict[str, Any], type[GptOssError], str]] = [
     (
         {"tools": [{"name": "f", "parameters": {"maximum": 10**5000}}]},
         ToolError,
-        "tool f: parameters: no JSON",
+        "tool f: parameters: not JSON",
     ),
     ({"messages": "hi"}, InvalidRequest, "messages is 'hi'; a list of Message"),
     ({"messages": ["hi"]}, InvalidRequest, r"messages\[0\] is 'hi'; a Message is needed"),
@@ -96,7 +96,7 @@ REQUESTS: list[tuple[dict[str, Any], type[GptOssError], str]] = [
     ({"regex": "a\ud800"}, SchemaError, "regex: half a surrogate pair .* at position 1"),
     ({"schema": {"enum": ["\ud800"]}}, SchemaError, "schema: half a surrogate pair"),
     ({"schema": {"properties": {"\ud800": {}}}}, SchemaError, "schema: property name: half a surrogate pair"),
-    ({"schema": {"maximum": 10**5000}}, SchemaError, "schema: no JSON"),
+    ({"schema": {"maximum": 10**5000}}, SchemaError, "schema: not JSON"),
     ({"schema": Literal["\ud800"]}, SchemaError, "a pydantic model, a TypedDict or a JSON schema is needed"),
 ]
 

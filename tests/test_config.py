@@ -83,7 +83,7 @@ def test_a_missing_field_is_named(field: str) -> None:
         ({"attention_bias": False}, "attention_bias"),
         ({"tie_word_embeddings": True}, "tie_word_embeddings"),
         ({"hidden_size": 80}, "hidden_size is 80; MXFP4 needs a multiple of 32"),
-        ({"num_key_value_heads": 3}, "no multiple of"),
+        ({"num_key_value_heads": 3}, "not a multiple of"),
         ({"num_local_experts": 2}, "num_experts_per_tok 4 is more than"),
         ({"head_dim": 15}, "head_dim is 15"),
         ({"layer_types": ["sliding_attention"]}, "one a layer"),

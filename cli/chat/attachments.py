@@ -53,7 +53,7 @@ def read_file(path: Path) -> Attachment:
     """A text file.
 
     Raises:
-        InvalidRequest: it cannot be read, is no regular file, is larger than 4 MB, or is not UTF-8 text.
+        InvalidRequest: it cannot be read, is not a regular file, is larger than 4 MB, or is not UTF-8 text.
     """
     path = as_path(str(path))
     try:

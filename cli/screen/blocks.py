@@ -5,9 +5,9 @@ ones, and what remains is text. So each line is read once, and a leaf is final w
 paragraph comes in pieces, each as soon as nothing that follows can change it. Lists are always set tight, and raw
 HTML is text.
 
-Pieces need three bounds: a paragraph of more than `LONG` characters is no heading, a line with `LONG` characters
-before its first pipe heads no table, and no inline markup crosses a multiple of `_SPAN` lines. Knows nothing of
-streams or terminals.
+Pieces need three bounds: a paragraph of more than `LONG` characters is not a heading, a line with `LONG`
+characters before its first pipe heads no table, and no inline markup crosses a multiple of `_SPAN` lines. Knows
+nothing of streams or terminals.
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ class MarkdownStream:
     def tail(self, width: int, limit: int = TAIL_ROWS) -> list[Row]:
         """The last ``limit`` rows of what is still open, as it looks now."""
         saved = self._previous, self._flow, self._lead, self._highlighter
-        partial = "" if _AMBIGUOUS.match(self._partial) else self._partial
+        partial = self._partial.rstrip("\r")
+        partial = "" if _AMBIGUOUS.match(partial) else partial
         leaves = self._parser.open(partial, limit)
         rows = [row for leaf in leaves for row in self._leaf_rows(leaf, width, live=True)]
         self._previous, self._flow, self._lead, self._highlighter = saved
@@ -67,12 +68,13 @@ class MarkdownStream:
 
     def _settle(self) -> None:
         """Take what of the unfinished line is final: a paragraph may be one long line."""
-        if not self._parser.inside and len(self._partial) > LONG:
-            self._ready += self._parser.enter(self._partial)
+        text = self._partial.rstrip("\r")  # a carriage return may belong to the end of the line
+        if not self._parser.inside and len(text) > LONG:
+            self._ready += self._parser.enter(text)
         elif self._parser.inside:
-            self._parser.extend(self._partial)
+            self._parser.extend(text)
         if self._parser.inside:
-            self._partial = ""
+            self._partial = self._partial[len(text) :]
             self._ready += self._parser.settled()
 
     # Leaves become rows.

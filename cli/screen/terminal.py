@@ -30,8 +30,8 @@ _REFLOWING = ("TMUX", "VTE_VERSION", "KITTY_WINDOW_ID", "ALACRITTY_WINDOW_ID", "
 class Terminal:
     """A text stream as a screen: styled rows, and below them a transient tail that is redrawn in place.
 
-    Styles are dropped where the stream is no terminal, colours where ``NO_COLOR`` is set. The tail is drawn only
-    where the cursor can be moved.
+    Styles are dropped where the stream is not a terminal, colours where ``NO_COLOR`` is set. The tail is drawn
+    only where the cursor can be moved.
     """
 
     def __init__(self, stream: TextIO, environ: Mapping[str, str] = os.environ) -> None:
@@ -82,7 +82,7 @@ class Terminal:
         self.write(text + "\n", style)
 
     def paragraph(self, *spans: Span) -> None:
-        """Write rows broken between words; one row where the stream is no terminal."""
+        """Write rows broken between words; one row where the stream is not a terminal."""
         width = max(self.width - 1, 10) if self.interactive else 1 << 20
         shown = [Span(visible(span.text), span.style) for span in spans]
         self.rows(wrapped.row for wrapped in wrap(shown, width))

@@ -149,7 +149,7 @@ def _checksum(arrays: Mapping[str, mx.array]) -> str:
 
 def _check_metadata(path: Path, metadata: Mapping[str, str], fingerprint: str) -> None:
     if metadata.get("format") != _KIND:
-        raise CacheFileError(f"{path}: is no prompt cache; name a file that gptoss-mlx wrote")
+        raise CacheFileError(f"{path}: is not a prompt cache; name a file that gptoss-mlx wrote")
     version = metadata.get("version", "")
     if not re.fullmatch("[0-9]{1,9}", version):
         raise _damaged(path, f"its version is {short_repr(version)}")

@@ -62,13 +62,13 @@ def read(path: str | Path, *, keep_readable: bool = False) -> ChatContent:
         keep_readable: of a chat that is damaged or cut off, keep the messages before the damage.
 
     Raises:
-        ChatFileError: it cannot be read, is no chat, is damaged, or is of a newer version.
+        ChatFileError: it cannot be read, is not a chat, is damaged, or is of a newer version.
     """
     path = Path(path)
     data = _read_object(path, keep_readable)
     version = data.get("version")
     if type(version) is not int or version < 1:
-        raise ChatFileError(f"{path}: is no saved chat; name a file that gptoss wrote")
+        raise ChatFileError(f"{path}: is not a saved chat; name a file that gptoss wrote")
     if version > VERSION:
         raise ChatFileError(
             f"{path}: is of format {version}, this gptoss reads up to {VERSION}; update gptoss-mlx"
@@ -111,12 +111,12 @@ def _read_object(path: Path, keep_readable: bool) -> dict[str, Any]:
         if data is None:
             raise ChatFileError(f"{path}: cannot be read as a chat ({error})") from error
     if not isinstance(data, dict):
-        raise ChatFileError(f"{path}: is no saved chat; name a file that gptoss wrote")
+        raise ChatFileError(f"{path}: is not a saved chat; name a file that gptoss wrote")
     return data
 
 
 def _beginning(text: str) -> Any:
-    """The fields of a file that is no JSON and its messages up to the damage, which is one more; None if it does
+    """The fields of a file that is not JSON and its messages up to the damage, which is one more; None if it does
     not begin like a chat, or if its lists could fill the memory (where strings end is not known any more)."""
     opening = re.search(r'"messages"\s*:\s*\[', text)
     if opening is None or text.count("[") + text.count("{") > MAX_CONTAINERS:

@@ -186,7 +186,7 @@ def _record(path: Path, name: str, entry: Any, data_begin: int) -> TensorRecord:
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         raise CheckpointError(f"{where}: dtype {short_repr(dtype)} is unknown")
     if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS or not all(map(_is_size, shape)):
-        raise CheckpointError(f"{where}: shape {short_repr(shape)} is no list of whole numbers")
+        raise CheckpointError(f"{where}: shape {short_repr(shape)} is not a list of whole numbers")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
         raise CheckpointError(f"{where}: data_offsets {short_repr(offsets)} are no two whole numbers")
     begin, end = offsets

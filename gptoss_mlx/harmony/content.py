@@ -60,7 +60,7 @@ class Schema(Mapping[str, Any]):
         try:
             self._text: str = json.dumps(plain, ensure_ascii=False, allow_nan=False)
         except ValueError as error:
-            raise RenderError(f"{field}: no JSON ({error})") from None  # an integer with thousands of digits
+            raise RenderError(f"{field}: not JSON ({error})") from None  # an integer with thousands of digits
 
     def to_dict(self) -> dict[str, Any]:
         """A new dict at every call."""
@@ -102,10 +102,10 @@ def _check_json(value: Any, field: str) -> None:
             children = item.values() if isinstance(item, dict) else item
             pending.extend((child, depth + 1) for child in children)
         elif isinstance(item, float) and item - item != 0:
-            raise RenderError(f"{field}: {item} is no JSON number")
+            raise RenderError(f"{field}: {item} is not a JSON number")
         elif item is not None and not isinstance(item, bool | int | float):
             kind = type(item).__name__
-            raise RenderError(f"{field}: {kind} is no JSON; use dict, list, str, number, bool or None")
+            raise RenderError(f"{field}: {kind} is not JSON; use dict, list, str, number, bool or None")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -414,4 +414,4 @@ def _check_date(value: Any, field: str) -> None:
         if datetime.date.fromisoformat(value).isoformat() != value:
             raise ValueError
     except (TypeError, ValueError):
-        raise RenderError(f"{field}: {value!r} is no date of the form YYYY-MM-DD") from None
+        raise RenderError(f"{field}: {value!r} is not a date of the form YYYY-MM-DD") from None

@@ -82,7 +82,7 @@ def check_text(value: Any, field: str) -> str:
             value.encode()
         except UnicodeEncodeError as error:
             raise RenderError(
-                f"{field}: half a surrogate pair ({value[error.start]!r}) at position {error.start} is no text; "
+                f"{field}: half a surrogate pair ({value[error.start]!r}) at position {error.start} is not text; "
                 "decode the input with errors='replace'"
             ) from None
     return value

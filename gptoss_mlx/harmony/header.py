@@ -106,7 +106,7 @@ def read_strictly(text: str, role: Role | None) -> tuple[Header, Notes]:
             notes.append((RepairKind.DOUBLED_ROLE, content_type))
             content_type = None
     if words:
-        raise HeaderError(f"words that are no field: {' '.join(words)!r}")
+        raise HeaderError(f"words that are not fields: {' '.join(words)!r}")
     if content_type is not None and not content_type.startswith(CONSTRAIN_MARKER) and recipient is None:
         notes += _note_unmarked(content_type)
     return _checked(author, channel, recipient, content_type), notes

@@ -29,7 +29,7 @@ _ITEM = re.compile(rf"{CHANNEL_MARKER}|{CONSTRAIN_MARKER}\s*(?!to=)[^\s{MARKERS}
 _ENDS_WORD = re.compile(rf"[\s{MARKERS}]")
 _NO_CHANNEL_NAME = ("to=", CONSTRAIN_MARKER, CHANNEL_MARKER)
 
-# With more words or channels that are no field, it is not a header but an answer without one.
+# With more words or channels that are not fields, it is not a header but an answer without one.
 MAX_STRAY_WORDS: Final = 2
 MAX_UNKNOWN_CHANNELS: Final = 1
 
@@ -100,7 +100,8 @@ def read_leniently(header: HeaderText) -> tuple[Header, Notes] | None:
 
 
 def read_unfinished(header: HeaderText, cut: bool) -> tuple[Header, Notes, str]:
-    """Reads a header that no message token ends: the fields before the first word that is no field, and the rest.
+    """Reads a header that no message token ends: the fields before the first word that is not a field, and the
+    rest.
 
     Args:
         header: the text so far.
@@ -108,7 +109,7 @@ def read_unfinished(header: HeaderText, cut: bool) -> tuple[Header, Notes, str]:
     """
     text, named = str(header), header.named
     if named and not _starts_with_role(text):
-        # A first word that is no role is a tool's name if the rest is header, otherwise an answer starts there.
+        # A first word that is not a role is a tool's name if the rest is header, otherwise an answer starts there.
         read = _read_fields(text, _Reader(role=header.role, named=True, finished=False), cut)
         name = read[0].author.name
         if not read[2] and name is not None and "." in name:

@@ -49,7 +49,7 @@ class DeviceInfo:
         An eighth of the memory, at least 3 GB, stays with everything else.
 
         Returns:
-            None if the machine is no Mac or has too little memory.
+            None if the machine is not a Mac or has too little memory.
         """
         spare = max(_MIN_SPARE, self.memory_bytes // 8)
         if not self.is_mac or needed_bytes > self.memory_bytes - spare:

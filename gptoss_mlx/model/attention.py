@@ -15,8 +15,8 @@ __all__ = ["banded_attention", "quantized_attention", "sliding_mask"]
 def sliding_mask(window: int, before: int, length: int) -> mx.array:
     """The mask of a sliding layer: a query attends to its own position and the window − 1 before it.
 
-    Up to ``window`` new positions share one mask over all keys. More of them are cut into bands of ``window``
-    queries, each with a mask over 2 · ``window`` keys (see :func:`banded_attention`).
+    Up to ``window`` new positions share one mask over all keys. More of them are cut into bands
+    (see :func:`banded_attention`).
 
     Args:
         window: W.
@@ -24,19 +24,18 @@ def sliding_mask(window: int, before: int, length: int) -> mx.array:
         length: L, new positions.
 
     Returns:
-        bool, [L, before + L] or [bands, 1, W, 2W].
+        bool, [L, before + L] or [bands, 1, R, W + R], for bands of R queries.
     """
     if length <= window:
         queries = mx.arange(before, before + length)[:, None]
         keys = mx.arange(before + length)[None]
         return (keys <= queries) & (keys > queries - window)
-    queries = mx.arange(window, 2 * window)[:, None]
-    keys = mx.arange(2 * window)[None]
-    band = (keys <= queries) & (keys > queries - window)
-    # Only the cached keys come before the first band; the rest of its left half is padding.
-    first = band & (keys >= window - before)
-    bands = -(-length // window)
-    return mx.concatenate([first[None], mx.broadcast_to(band, (bands - 1, *band.shape))])[:, None]
+    rows = _band_rows(window)
+    begins = mx.arange(0, length, rows)[:, None, None, None]
+    queries = begins + mx.arange(rows)[:, None]
+    keys = begins + mx.arange(-window, rows)
+    # Keys before the cached ones are padding.
+    return (keys <= queries) & (keys > queries - window) & (keys >= -before)
 
 
 def banded_attention(
@@ -49,10 +48,10 @@ def banded_attention(
     mask: mx.array,
     sinks: mx.array,
 ) -> mx.array:
-    """Sliding attention of many queries: each band of W queries attends to its own keys and the W before.
+    """Sliding attention of many queries: a band of R queries attends to its own R keys and the W before.
 
-    A query is multiplied with 2W keys, however long the prompt; with one mask over all keys it would be multiplied
-    with L, and most scores would be dropped.
+    With bands of half a window a query is multiplied with 1.5 W keys, however long the prompt; with one mask over
+    all keys it would be multiplied with L, and most scores would be dropped.
 
     Args:
         queries: [B, A, L, D].
@@ -66,28 +65,35 @@ def banded_attention(
         [B, A, L, D].
     """
     batch, _, length, _ = queries.shape
-    before, bands = keys.shape[2] - length, mask.shape[0]
-    ends = (window - before, bands * window - length)
+    before, bands, rows = keys.shape[2] - length, mask.shape[0], _band_rows(window)
+    ends = (window - before, bands * rows - length)
 
-    def overlapping(states: mx.array) -> mx.array:  # [B, K, before + L, D] -> [B * bands, K, 2W, D]
+    def overlapping(states: mx.array) -> mx.array:  # [B, K, before + L, D] -> [B · bands, K, W + R, D]
         padded = mx.pad(states, [(0, 0), (0, 0), ends, (0, 0)])
-        left, right = padded[:, :, :-window], padded[:, :, window:]
-        pairs = [side.reshape(batch, side.shape[1], bands, window, -1) for side in (left, right)]
-        joined = mx.concatenate(pairs, axis=3).swapaxes(1, 2)
-        return joined.reshape(batch * bands, states.shape[1], 2 * window, -1)
+        pieces = [
+            padded[:, :, begin : begin + bands * rows].reshape(batch, states.shape[1], bands, rows, -1)
+            for begin in range(0, window + rows, rows)
+        ]
+        joined = mx.concatenate(pieces, axis=3).swapaxes(1, 2)
+        return joined.reshape(batch * bands, states.shape[1], window + rows, -1)
 
     bands_of = mx.pad(queries, [(0, 0), (0, 0), (0, ends[1]), (0, 0)])
-    bands_of = bands_of.reshape(batch, queries.shape[1], bands, window, -1).swapaxes(1, 2)
+    bands_of = bands_of.reshape(batch, queries.shape[1], bands, rows, -1).swapaxes(1, 2)
     attended = mx.fast.scaled_dot_product_attention(
-        bands_of.reshape(batch * bands, queries.shape[1], window, -1),
+        bands_of.reshape(batch * bands, queries.shape[1], rows, -1),
         overlapping(keys),
         overlapping(values),
         scale=scale,
         mask=mask if batch == 1 else mx.tile(mask, (batch, 1, 1, 1)),
         sinks=sinks,
     )
-    attended = attended.reshape(batch, bands, queries.shape[1], window, -1).swapaxes(1, 2)
-    return attended.reshape(batch, queries.shape[1], bands * window, -1)[:, :, :length]
+    attended = attended.reshape(batch, bands, queries.shape[1], rows, -1).swapaxes(1, 2)
+    return attended.reshape(batch, queries.shape[1], bands * rows, -1)[:, :, :length]
+
+
+def _band_rows(window: int) -> int:
+    """R, the queries of a band: half a window if that is a whole number."""
+    return window if window % 2 else window // 2
 
 
 def quantized_attention(

@@ -40,6 +40,10 @@ _LOOK_AROUND: Final = re.compile(r"\(\?<?[=!]")
 # Characters that the engine would write as \u escapes, which answers do not contain.
 _CONTROL: Final = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f]")
 
+_CONTROLS: Final = r"\x00-\x07\x0b\x0e-\x1f"
+# The start of a negated class, in which a first "]" is literal; or an escape, to skip it.
+_NEGATED_CLASS: Final = re.compile(r"\\.|\[\^\]?", re.DOTALL)
+
 # The engine's patterns allow 30 February and leap seconds, which Python cannot read.
 _YEAR: Final = r"(000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})"
 _LEAP: Final = r"([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
@@ -197,3 +201,14 @@ def _in_engine_words(part: dict[str, Any]) -> None:
     if pattern is not None and "pattern" not in part:
         del part["format"]
         part["pattern"] = pattern
+    if isinstance(part.get("pattern"), str):
+        part["pattern"] = _without_controls(part["pattern"])
+    names = part.get("patternProperties")
+    if isinstance(names, dict):
+        part["patternProperties"] = {_without_controls(name): value for name, value in names.items()}
+
+
+def _without_controls(pattern: str) -> str:
+    """The pattern with control characters excluded from its negated classes, which changes no answer: in a class
+    with all of them, the engine would allow an escaped quote or backslash that the class excludes."""
+    return _NEGATED_CLASS.sub(lambda found: found[0] if found[0][0] == "\\" else found[0] + _CONTROLS, pattern)

@@ -79,7 +79,7 @@ def _forbid_names(part: dict[str, Any]) -> None:
     if not variants or not all(_has_only(variant, {"required"}) for variant in variants):
         return
     del part["not"]
-    # What is no object has all the properties that are required of objects.
+    # What is not an object has all the properties that are required of objects.
     part.setdefault("allOf", []).append({"type": "object"})
     part["allOf"] += [_not_all(variant["required"]) for variant in variants]
 
@@ -101,7 +101,7 @@ def _exclude(part: dict[str, Any]) -> None:
         return
     of_objects = [variant for variant in variants if _has_only(variant, _OF_OBJECTS)]
     if len(of_objects) > 1:
-        # What is no object matches all of these, which is more than one.
+        # What is not an object matches all of these, which is more than one.
         for variant in of_objects:
             variant["type"] = "object"
     if len(variants) > _MAX_EXCLUSIVE or not all(_has_only(entry, {"type", "required"}) for entry in variants):

@@ -74,8 +74,9 @@ def _from_mapping(source: Mapping[str, Any]) -> AnswerSchema:
     unknown = [key for key in validator.schema if key not in ANNOTATIONS and not key.startswith("x-")]
     if unknown and not ASSERTIONS & validator.schema.keys():
         raise SchemaError(
-            f"schema: {short_repr(unknown[0])} is no keyword of JSON schema, and nothing beside it restricts the "
-            'answer; write {} if any JSON is allowed, or a schema such as {"type": "object", "properties": ...}'
+            f"schema: {short_repr(unknown[0])} is not a keyword of JSON schema, and nothing beside it "
+            'restricts the answer; write {} if any JSON is allowed, or a schema such as {"type": "object", '
+            '"properties": ...}'
         )
 
     def parse(text: str) -> Any:

@@ -20,7 +20,7 @@ def declared_tool(recipient: str, declared: Collection[str]) -> str | None:
     ``function.`` or ``/`` instead; with a content type glued to its end.
 
     Args:
-        recipient: the name in the model's call, or a role that is no role of harmony.
+        recipient: the name in the model's call, or a role that is not a role of harmony.
         declared: the full names of the tools, such as ``functions.get_weather`` or ``python``.
 
     Returns:

@@ -6,7 +6,6 @@ Knows nothing of calls.
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -43,8 +42,8 @@ class Tool:
 
     Example:
         >>> lamp = Tool(name="lamp", description="The lamp.", function=lambda: "on")
-        >>> ToolBox([lamp]).call("functions.lamp", "{}").output
-        'on'
+        >>> lamp.check("{}")
+        {}
     """
 
     name: str
@@ -145,8 +144,8 @@ def as_tool(source: Any) -> Tool:
         )
     if isinstance(source, type) or not callable(source):
         raise ToolError(
-            f"tool {short_repr(source)} is no function; give a function, a pydantic model, a Tool, or a mapping "
-            "with name, description, parameters and function"
+            f"tool {short_repr(source)} is not a function; give a function, a pydantic model, a Tool, "
+            "or a mapping with name, description, parameters and function"
         )
     return _from_function(source)
 
@@ -187,27 +186,19 @@ def _from_mapping(source: Mapping[str, Any]) -> Tool:
     name = source.get("name")
     if not isinstance(name, str) or not name:
         raise ToolError(f"tool {short_repr(dict(source))}: name is {name!r}; a string is needed")
-    function, description = source.get("function"), source.get("description")
-    parameters = source.get("parameters")
-    if schemas and parameters is None:
-        parameters = _checkable(source[schemas[0]], name)
-    if description is None and parameters is None and callable(function):
-        description = declare_function(function, name).description
-    return Tool(
-        name=_ILLEGAL.sub("_", name)[:MAX_NAME],
-        description=inspect.cleandoc(description or ""),
-        parameters=parameters,
-        function=function,
-        declared_name=name,
-    )
-
-
-def _checkable(schema: Any, name: str) -> Any:
-    """The schema from a server, or one of any object if it is invalid: the server checks arguments itself, and one
-    odd tool must not fail the others."""
+    fields: dict[str, Any] = {key: source.get(key) for key in ("description", "parameters", "function")}
+    if schemas and fields["parameters"] is None:
+        fields["parameters"] = source[schemas[0]]
+    if fields["description"] is None:
+        described = fields["parameters"] is None and callable(fields["function"])
+        fields["description"] = declare_function(fields["function"], name).description if described else ""
+    names: dict[str, Any] = {"name": _ILLEGAL.sub("_", name)[:MAX_NAME], "declared_name": name}
     try:
-        check_by_schema(schema, name)
+        return Tool(**names, **fields)
     except ToolError as error:
-        _log.warning("%s; its arguments are not checked", error)
-        return {"type": "object", "additionalProperties": True}
-    return schema
+        if not schemas:
+            raise
+        # The server checks arguments itself, and one odd tool must not fail the others.
+        _log.warning("%s; the model may call it with any arguments", error)
+        anything = {"type": "object", "additionalProperties": True}
+        return Tool(**names, parameters=anything, function=fields["function"])

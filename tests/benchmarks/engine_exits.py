@@ -3,7 +3,7 @@
     python -m tests.benchmarks.engine_exits --runs 200
 
 Runs the programs of ``tests/compiled`` in turn. A thread that computed and did not destroy its streams makes some
-of them abort with 134: one in four, before the worker destroyed its own.
+of them abort with 134: one in three, before the worker destroyed its own.
 """
 
 from __future__ import annotations

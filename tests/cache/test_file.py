@@ -147,7 +147,7 @@ def shortened(arrays: dict[str, mx.array], _metadata: dict[str, str]) -> None:
         (lambda arrays, metadata: metadata.update(version="x"), "damaged"),
         (lambda arrays, metadata: metadata.update(version="9" * 5000), "damaged"),
         (lambda arrays, metadata: arrays.update(tokens=mx.array(7, mx.int32)), "tokens"),
-        (lambda arrays, metadata: metadata.update(format="chat"), "no prompt cache"),
+        (lambda arrays, metadata: metadata.update(format="chat"), "not a prompt cache"),
         (lambda arrays, metadata: metadata.update(fingerprint="b"), "another model"),
         (lambda arrays, metadata: metadata.update(sha256="0" * 64), "checksum"),
         (lambda arrays, metadata: arrays.pop("tokens"), "tokens is missing"),

@@ -574,8 +574,8 @@ def test_a_saved_chat_comes_back(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("", "cannot be read"),
-        ("[]", "no saved chat"),
-        ("{}", "no saved chat"),
+        ("[]", "not a saved chat"),
+        ("{}", "not a saved chat"),
         ('{"version": 99}', "format 99"),
         ('{"version": 1}', "messages is missing"),
         ('{"version": 1, "messages": [{"role": "emperor"}]}', r"messages\[0\]"),

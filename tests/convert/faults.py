@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gptoss_mlx.convert import convert_checkpoint, pipeline, uncached
+from gptoss_mlx.convert import convert_checkpoint, destination, uncached
 from gptoss_mlx.errors import GptOssError
 from gptoss_mlx.files import write as files
 from tests.forks import begin, end_of, in_fork
@@ -106,7 +106,7 @@ def faulty(
 ) -> Iterator[FaultyOs]:
     """Gives the writing modules a faulty ``os``, and a small buffer, so that a small conversion writes often."""
     replaced = FaultyOs(at, happens, calls, after=after)
-    modules: tuple[Any, ...] = (files, uncached, pipeline)
+    modules: tuple[Any, ...] = (files, uncached, destination)
     buffer = uncached._BUFFER_BYTES
     for module in modules:
         module.os = replaced

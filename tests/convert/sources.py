@@ -9,13 +9,18 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pytest
 
+from gptoss_mlx.convert import convert_checkpoint
 from gptoss_mlx.convert.layouts import MLX_LM, ORIGINAL
+from gptoss_mlx.errors import GptOssError
 from tests.checkpoints import write_random_checkpoint
 
-__all__ = ["SMALL", "Tensors", "load_tensors", "tensor_bytes", "write_layout"]
+__all__ = ["LOSSLESS", "SMALL", "Tensors", "expect_refusal", "load_tensors", "tensor_bytes", "write_layout"]
 
 Tensors = dict[str, mx.array]
+LOSSLESS = ["hf", "original", "mlx-lm", "fine-tune"]
+"""Layouts that keep the weights of the model."""
 
 # Widths with and without a factor 64, an odd number of layers, more than one row block of experts.
 SMALL: dict[str, Any] = {
@@ -161,3 +166,13 @@ def _fine_tune(tensors: Tensors) -> Tensors:
             unpacked[name] = array
     mx.eval(unpacked)
     return unpacked
+
+
+def expect_refusal(source: Path | str, target: Path, error: type[GptOssError], match: str, **options: Any) -> None:
+    """Expects an error of one line, no target and no remains."""
+    before = {path.name for path in target.parent.iterdir()} if target.parent.is_dir() else set()
+    with pytest.raises(error, match=match) as caught:
+        convert_checkpoint(source, target, **({"dense": "bf16"} | options))
+    assert "\n" not in str(caught.value)
+    if target.parent.is_dir():
+        assert {path.name for path in target.parent.iterdir()} == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from pathlib import Path
@@ -15,32 +14,14 @@ import pytest
 from gptoss_mlx.config import PRECISIONS, ModelConfig, Precision
 from gptoss_mlx.convert import carry_out, compare_weights, convert_checkpoint, plan_conversion, verify_checkpoint
 from gptoss_mlx.convert.manifest import Manifest
-from gptoss_mlx.convert.quantize import affine_quantise
 from gptoss_mlx.convert.writer import plan_shards
-from gptoss_mlx.errors import (
-    CheckpointError,
-    ConversionError,
-    FileWriteError,
-    GptOssError,
-    InvalidRequest,
-    ModelNotFound,
-    NotEnoughDisk,
-)
 from gptoss_mlx.memory.device import DeviceInfo
 from gptoss_mlx.memory.precision import token_bytes
 from gptoss_mlx.memory.sizes import weight_bytes
 from gptoss_mlx.model.transformer import load_transformer
-from tests.convert.sources import load_tensors, tensor_bytes, write_layout
+from tests.convert.sources import LOSSLESS, load_tensors, tensor_bytes, write_layout
 
-LOSSLESS = ["hf", "original", "mlx-lm", "fine-tune"]
 TOKENS = np.random.default_rng(5).integers(0, 320, (2, 60))
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same model in every layout."""
-    root = tmp_path_factory.mktemp("sources")
-    return {name: write_layout(name, root / name) for name in [*LOSSLESS, "mlx-lm-q4"]}
 
 
 def _logits(directory: Path) -> mx.array:
@@ -155,18 +136,6 @@ def test_a_real_fine_tune_reports_what_quantising_lost(sources: dict[str, Path],
     # The source is compared after its quantisation, so the difference is zero; the report has the loss.
     assert largest == 0
     assert 0 < report.experts_error.largest < 0.2
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("size", [0, 1e-30, 1e-9, 1e-3, 1, 1e30])
-def test_quantising_makes_the_bytes_that_mlx_makes(bits: int, size: float) -> None:
-    numbers = np.random.default_rng(6).standard_normal((300, 640)) * size
-    numbers[0], numbers[1], numbers[2], numbers[3, 7] = 0, np.abs(numbers[1]), 1.5 * size, -9 * size
-    values = mx.array(numbers.astype(np.float32)).astype(mx.bfloat16)
-    block = np.asarray(values.view(mx.uint16)).view(np.uint8)
-    expected = mx.quantize(values, group_size=64, bits=bits)
-    for made, side in zip(affine_quantise(block, bits, 64), expected, strict=True):
-        assert np.array_equal(made, np.asarray(side.view(mx.uint8)))
 
 
 def test_a_quantised_source_is_taken_as_it_is(sources: dict[str, Path], tmp_path: Path) -> None:
@@ -322,209 +291,3 @@ def test_floats_that_bfloat16_does_not_hold_are_a_loss(sources: dict[str, Path],
 
 def _widened(tensor: mx.array) -> mx.array:
     return tensor.astype(mx.float32) if tensor.dtype == mx.bfloat16 else tensor
-
-
-# Refusals and their messages.
-
-
-def _refused(source: Path | str, target: Path, error: type[GptOssError], match: str, **options: Any) -> None:
-    """Expects an error of one line, no target and no remains."""
-    before = {path.name for path in target.parent.iterdir()} if target.parent.is_dir() else set()
-    with pytest.raises(error, match=match) as caught:
-        convert_checkpoint(source, target, **({"dense": "bf16"} | options))
-    assert "\n" not in str(caught.value)
-    if target.parent.is_dir():
-        assert {path.name for path in target.parent.iterdir()} == before
-
-
-def _changed(tmp_path: Path, change: dict[str, mx.array | None]) -> Path:
-    """A Hugging Face checkpoint with some tensors replaced, added or dropped."""
-    source = write_layout("hf", tmp_path / "source")
-    tensors = load_tensors(source)
-    for name, array in change.items():
-        if array is None:
-            del tensors[name]
-        else:
-            tensors[name] = array
-    mx.eval(tensors)
-    mx.save_safetensors(str(source / "model.safetensors"), tensors)
-    return source
-
-
-def test_a_tensor_no_row_names_is_an_error(tmp_path: Path) -> None:
-    source = _changed(tmp_path, {"model.layers.0.lora_A": mx.zeros((2, 2))})
-    _refused(source, tmp_path / "out", CheckpointError, "model.layers.0.lora_A is unknown")
-
-
-def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
-    source = _changed(tmp_path, {"model.layers.2.self_attn.sinks": None})
-    _refused(source, tmp_path / "out", CheckpointError, r"model.layers.2.self_attn.sinks is missing")
-
-
-def test_nan_scales_are_named(tmp_path: Path) -> None:
-    name = "model.layers.1.mlp.experts.down_proj_scales"
-    scales = np.full((5, 96, 2), 120, np.uint8)
-    scales[3, 7, 1] = 0xFF
-    source = _changed(tmp_path, {name: mx.array(scales)})
-    _refused(source, tmp_path / "out", CheckpointError, f"{name} holds NaN scales")
-
-
-def test_a_wrong_shape_is_named(tmp_path: Path) -> None:
-    source = _changed(tmp_path, {"lm_head.weight": mx.zeros((320, 64), mx.bfloat16)})
-    _refused(source, tmp_path / "out", CheckpointError, r"lm_head.weight has shape \[320, 64\]")
-
-
-def test_another_model_type_is_refused(sources: dict[str, Path], tmp_path: Path) -> None:
-    source = write_layout("hf", tmp_path / "source")
-    values = json.loads((source / "config.json").read_text())
-    (source / "config.json").write_text(json.dumps(values | {"model_type": "llama"}))
-    _refused(source, tmp_path / "out", CheckpointError, "config.json: model_type is 'llama'")
-
-
-def test_a_truncated_shard_is_refused(tmp_path: Path) -> None:
-    source = write_layout("hf", tmp_path / "source")
-    shard = source / "model.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-100])
-    _refused(source, tmp_path / "out", CheckpointError, "model.safetensors: is truncated")
-
-
-def test_a_shard_that_shrinks_meanwhile_is_an_error(tmp_path: Path) -> None:
-    source = write_layout("hf", tmp_path / "source")
-    plan = plan_conversion(source, tmp_path / "out", dense="bf16")
-    shard = source / "model.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-100_000])
-    with pytest.raises(CheckpointError, match="became shorter"):
-        carry_out(plan)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
-def test_pickles_are_not_read(tmp_path: Path) -> None:
-    source = write_layout("hf", tmp_path / "source")
-    (source / "model.safetensors").rename(source / "pytorch_model.bin")
-    _refused(source, tmp_path / "out", CheckpointError, "only pytorch_model.bin; pickles are never read")
-
-
-def test_a_missing_shard_is_named(tmp_path: Path) -> None:
-    source = write_layout("hf", tmp_path / "source")
-    index = {"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}
-    (source / "model.safetensors.index.json").write_text(json.dumps(index))
-    _refused(source, tmp_path / "out", CheckpointError, "model-00001-of-00002.safetensors: missing")
-
-
-def test_an_index_outside_the_directory_is_refused(tmp_path: Path) -> None:
-    source = write_layout("hf", tmp_path / "source")
-    index = {"weight_map": {"lm_head.weight": "../model.safetensors"}}
-    (source / "model.safetensors.index.json").write_text(json.dumps(index))
-    _refused(source, tmp_path / "out", CheckpointError, "outside the directory")
-
-
-def test_a_source_without_tokenizer_is_refused(tmp_path: Path) -> None:
-    source = write_layout("hf", tmp_path / "source")
-    (source / "tokenizer.json").unlink()
-    _refused(source, tmp_path / "out", CheckpointError, "tokenizer.json: missing")
-
-
-def test_original_takes_the_tokenizer_of_the_directory_above(sources: dict[str, Path], tmp_path: Path) -> None:
-    source = write_layout("original", tmp_path / "model" / "original")
-    (source / "tokenizer.json").rename(tmp_path / "model" / "tokenizer.json")
-    convert_checkpoint(source, tmp_path / "out", dense="bf16")
-    assert (tmp_path / "out/tokenizer.json").read_text() == "{}"
-
-
-def test_original_in_several_shards_needs_no_index(sources: dict[str, Path], tmp_path: Path) -> None:
-    source = write_layout("original", tmp_path / "original")
-    tensors = load_tensors(source)
-    names = sorted(tensors)
-    mx.eval(tensors)
-    (source / "model.safetensors").unlink()
-    for number, part in enumerate((names[:20], names[20:])):
-        mx.save_safetensors(str(source / f"model--{number}.safetensors"), {name: tensors[name] for name in part})
-    convert_checkpoint(source, tmp_path / "out", dense="bf16")
-    assert all(entry.largest == 0 for entry in compare_weights(tmp_path / "out", sources["hf"]))
-
-
-def test_an_existing_destination_is_not_touched(sources: dict[str, Path], tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    target.mkdir()
-    (target / "mine.txt").write_text("mine")
-    _refused(sources["hf"], target, ConversionError, "exists; --force replaces it")
-    _refused(sources["hf"], target, ConversionError, "is not a checkpoint, so it is not replaced", force=True)
-    assert (target / "mine.txt").read_text() == "mine"
-
-
-def test_force_replaces_a_checkpoint(sources: dict[str, Path], tmp_path: Path) -> None:
-    convert_checkpoint(sources["hf"], tmp_path / "out", dense="bf16")
-    report = convert_checkpoint(sources["hf"], tmp_path / "out", dense="q4", force=True)
-    assert report.dense == "q4"
-    assert verify_checkpoint(tmp_path / "out").ok
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_a_destination_in_the_source_is_refused_and_the_reverse(tmp_path: Path) -> None:
-    source = write_layout("hf", tmp_path / "outer" / "source")
-    _refused(source, source / "out", ConversionError, "is inside the source")
-    _refused(source, source, ConversionError, "exists|is inside the source")
-    (tmp_path / "outer" / "config.json").write_text("{}")
-    _refused(source, tmp_path / "outer", ConversionError, "contains the source", force=True)
-
-
-def test_a_second_name_of_the_source_is_no_place_for_its_conversion(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A second name, as mounts and case-insensitive filesystems give; resolving the path does not reveal it."""
-    source = write_layout("hf", tmp_path / "real" / "source")
-    (tmp_path / "second").symlink_to(tmp_path / "real")
-    monkeypatch.setattr(Path, "resolve", lambda path, strict=False: path.absolute())
-    second = tmp_path / "second" / "source"
-    _refused(source, second, ConversionError, "is inside the source", force=True)
-    _refused(source, second / "out", ConversionError, "is inside the source")
-    assert (source / "config.json").exists()
-
-
-@pytest.mark.parametrize("name", ["", ".", "..", "x/.."])
-def test_a_destination_needs_a_name(
-    name: str, sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    _refused(sources["hf"], Path(name), ConversionError, "by its own name", force=True)
-
-
-@pytest.mark.parametrize("name", ["~nosuchuser/x", "a\0b", "x" * 300])
-def test_what_no_path_can_be_is_refused(name: str, sources: dict[str, Path], tmp_path: Path) -> None:
-    for source, destination in ((sources["hf"], name), (name, tmp_path / "out")):
-        with pytest.raises(InvalidRequest, match=r"no such user|NUL|name is too long"):
-            convert_checkpoint(source, destination)
-
-
-def test_remains_that_cannot_be_removed_are_named(
-    sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / ".out.partial").mkdir()
-
-    def refuse(path: Path, **options: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
-
-    monkeypatch.setattr(shutil, "rmtree", refuse)
-    _refused(sources["hf"], tmp_path / "out", FileWriteError, "no permission to write there")
-
-
-def test_a_destination_without_parent_is_refused(sources: dict[str, Path], tmp_path: Path) -> None:
-    _refused(sources["hf"], tmp_path / "no" / "out", ConversionError, "does not exist; create it first")
-
-
-def test_a_full_disk_is_noticed_first(
-    sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gptoss_mlx.hub.downloads.free_space", lambda place: 1000)
-    _refused(sources["hf"], tmp_path / "out", NotEnoughDisk, "MB are needed and 1.00 kB are free")
-
-
-def test_what_is_not_here_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    _refused(str(tmp_path / "nothing"), tmp_path / "out", ModelNotFound, "no such directory")
-
-
-def test_options_out_of_range_are_named(sources: dict[str, Path], tmp_path: Path) -> None:
-    _refused(sources["hf"], tmp_path / "out", ConversionError, "dense is 'q5'", dense="q5")
-    _refused(sources["hf"], tmp_path / "out", ConversionError, "target is 'gguf'", to="gguf")
-    _refused(sources["hf"], tmp_path / "out", ConversionError, "leave it out", to="hf", dense="q8")

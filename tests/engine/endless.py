@@ -32,7 +32,7 @@ SCRIPTS: dict[str, tuple[list[str | bytes], list[str | bytes]]] = {
     "ends": ([], ["<|end|>"]),
     "message tokens": ([], ["<|message|>"]),
     "channels and constraints": ([], ["<|channel|>", "<|constrain|>"]),
-    "bytes that are no text": (["<|channel|>", "final", "<|message|>"], [b"\xff"]),
+    "bytes that are not text": (["<|channel|>", "final", "<|message|>"], [b"\xff"]),
     "halves of characters": ([], [b"\xe2", b"\x82"]),
 }
 """What it says once, and what it says for ever after: control tokens, text, and single bytes."""

@@ -170,3 +170,69 @@ def test_the_cached_length_can_be_asked_from_another_thread_while_it_changes(dem
         sys.setswitchinterval(interval)
         done.set()
         thread.join()
+
+
+FORKED = """
+import os, sys
+import gptoss_mlx as gptoss
+from gptoss_mlx.errors import ProcessForked
+model = gptoss.load("demo")
+tokens = model.tokenizer.encode("Once")
+model.prefill(tokens)
+child = os.fork()
+if child == 0:
+    uses = [lambda: model.ask("hi"), lambda: model.prefill(tokens), lambda: model.transformer]
+    for use in [*uses, lambda: gptoss.load("demo")]:
+        try:
+            use()
+        except ProcessForked as error:
+            assert "multiprocessing.get_context('spawn')" in str(error)
+        else:
+            os._exit(1)
+    sys.exit(7)
+status = os.waitpid(child, 0)[1]
+assert os.waitstatus_to_exitcode(status) == 7, status
+assert model.ask("hi", effort="low").text
+"""
+
+
+def test_a_forked_child_is_told_and_its_parent_goes_on() -> None:
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=120)
+
+
+LEAVES_DURING = {
+    "a load": """
+from gptoss_mlx.model import weights
+original, read = weights._assemble, threading.Event()
+def slow(*arguments):
+    read.set()
+    time.sleep(0.2)
+    return original(*arguments)
+weights._assemble = slow
+threading.Thread(target=gptoss.load, daemon=True).start()
+assert read.wait(60)
+""",
+    "a prefill that nobody reads": """
+model = gptoss.load("demo")
+threading.Thread(target=model.prefill, args=([1, 2, 3] * 20_000,), daemon=True).start()
+time.sleep(0.3)
+""",
+    "idle work": """
+model = gptoss.load("demo")
+model.prefill_when_idle([1, 2, 3] * 20_000)
+time.sleep(0.3)
+""",
+}
+
+
+@pytest.mark.parametrize("what", LEAVES_DURING)
+def test_a_program_that_ends_during_work_ends_soon(what: str) -> None:
+    code = "import threading, time\nimport gptoss_mlx as gptoss\n" + LEAVES_DURING[what]
+    code += "import atexit\nbegan = time.monotonic()\natexit.register(lambda: print(time.monotonic() - began))\n"
+    # Handlers run in the reverse order: this one, registered first, runs after the library's.
+    code = "import atexit, time\nended = lambda: print(time.monotonic() - began)\natexit.register(ended)\n" + code
+    code = code.replace("atexit.register(lambda: print(time.monotonic() - began))\n", "")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    # 60,000 tokens take minutes, and a slowed load many seconds.
+    assert float(done.stdout) < 5

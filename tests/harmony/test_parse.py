@@ -484,7 +484,7 @@ def test_process_tells_what_changed() -> None:
         ("<|channel|>loud<|message|>a", r"^token 3: header: channel: 'loud' is not one of"),
         ("<|channel|><|message|>", r"^token 1: header: a channel marker without a channel$"),
         ("<|channel|>analysis<|channel|>final<|message|>", r"^token 4: header: .*'<\|channel\|>final'"),
-        ("a b c<|message|>", r"^token 3: header: words that are no field: 'a'$"),
+        ("a b c<|message|>", r"^token 3: header: words that are not fields: 'a'$"),
         ("<|channel|>final", r"^token 1: the stream ends inside a header$"),
         ("x" + " y" * MAX_HEADER_TOKENS, r"^token 512: a header of more than 512 tokens$"),
     ],

@@ -220,7 +220,7 @@ ALLOWED = {
     "convert/uncached.py": {"os.open", "os.write"},
     # Without a name, gone when it is closed.
     "convert/compare.py": {"tempfile.TemporaryFile"},
-    "convert/pipeline.py": {"target.parent.mkdir", "path.unlink"},
+    "convert/destination.py": {"target.parent.mkdir", "path.unlink"},
     # The Hub's own cache: a directory for files.write_text.
     "hub/downloads.py": {"refs.mkdir", "write_text"},
     # An empty marker whose time is what it says.

@@ -1,4 +1,4 @@
-"""Attention over 8-bit keys and values, in the shapes that Metal and the CPU are fast at."""
+"""Attention over a sliding window in bands, and over 8-bit keys and values in each device's best shape."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from gptoss_mlx.benchmark.kernels import count_kernels
 from gptoss_mlx.cache.quantized import QuantizedStates
-from gptoss_mlx.model.attention import quantized_attention
+from gptoss_mlx.model.attention import banded_attention, quantized_attention, sliding_mask
 
 HEADS, KEY_HEADS, LENGTH, DIM = 16, 2, 1100, 64
 
@@ -50,3 +50,21 @@ def test_one_query_is_one_row_a_product_with_the_values_except_on_a_cpu(monkeypa
     assert gpu_shapes == [(1, KEY_HEADS, HEADS // KEY_HEADS, 1, LENGTH)]
     assert gpu_kernels == cpu_kernels
     assert mx.array_equal(on_gpu, on_cpu)
+
+
+@pytest.mark.parametrize("window", [1, 7, 8])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("length", [9, 16, 30])
+def test_bands_equal_one_mask_over_all_keys(window: int, batch: int, length: int) -> None:
+    for before in range(window + 1):
+        mx.random.seed(before)
+        queries = mx.random.normal((batch, 4, length, 16))
+        keys, values = (mx.random.normal((batch, 2, before + length, 16)) for _ in range(2))
+        options: dict[str, Any] = {"scale": 0.5, "sinks": mx.random.normal((4,))}
+        bands = sliding_mask(window, before, length)
+        banded = banded_attention(queries, keys, values, window=window, mask=bands, **options)
+        positions = mx.arange(before + length)
+        seen = positions <= positions[before:, None]
+        mask = seen & (positions > positions[before:, None] - window)
+        whole = mx.fast.scaled_dot_product_attention(queries, keys, values, mask=mask, **options)
+        assert mx.allclose(banded, whole, atol=1e-5)

@@ -259,7 +259,7 @@ def test_no_date_that_does_not_exist_is_allowed(day: str) -> None:
         ({"properties": {"a": {"minLength": "x"}}}, "integer", "$.properties.a.minLength"),
         (False, "schema", ""),
         (3, "schema", ""),
-        ({"default": {1}}, "no JSON", ""),
+        ({"default": {1}}, "not JSON", ""),
         (Tokenizer, "schema", ""),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import llguidance
@@ -134,3 +135,25 @@ def test_references_to_any_part_are_translated() -> None:
     assert generates(schema, "[1,null]")
     with pytest.raises(SchemaError, match=r"the keyword not at \$\.components\.b"):
         Constraint.from_schema({"$ref": "#/components/b", "components": {"b": {"not": {}}}})
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r'^[^"]+$',
+        r"^[^\\]+$",
+        r'^[^"\\\n]*$',
+        r"^[^]]+$",
+        r"^\[[^\\]$",
+        r"^[^\s\"]+$",
+        r"^a[^a-z]b$",
+        r"^[\w^]+$",
+        r"^[^a][^\\]$",
+    ],
+)
+def test_negated_classes_exclude_escaped_characters(pattern: str) -> None:
+    for text in ("ab", 'a"b', "a\\b", "a\nb", "a\tb", "]", "[a", "[\\", '"', "\\", "é", "a^b", "b\\", "bé"):
+        expected = re.search(pattern, text, re.ASCII) is not None
+        assert generates({"type": "string", "pattern": pattern}, json.dumps(text, ensure_ascii=False)) == expected
+        named = {"type": "object", "patternProperties": {pattern: {}}, "additionalProperties": False}
+        assert generates(named, json.dumps({text: 1}, ensure_ascii=False, separators=(",", ":"))) == expected

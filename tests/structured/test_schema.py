@@ -65,10 +65,10 @@ def test_a_property_named_schema_is_no_wrapper() -> None:
 @pytest.mark.parametrize(
     ("schema", "says"),
     [
-        ({"properies": {}}, "'properies' is no keyword"),
-        ({"city": "string"}, "'city' is no keyword"),
-        ({"name": "x", "schema": "y"}, "'name' is no keyword"),
-        ({"title": "Place", "fields": []}, "'fields' is no keyword"),
+        ({"properies": {}}, "'properies' is not a keyword"),
+        ({"city": "string"}, "'city' is not a keyword"),
+        ({"name": "x", "schema": "y"}, "'name' is not a keyword"),
+        ({"title": "Place", "fields": []}, "'fields' is not a keyword"),
         ({"type": "json_schema"}, '"type" is "json_schema" without a schema; write'),
         ({"type": "json_schema", "json_schema": {"name": "x"}}, '"type" is "json_schema" without a schema; write'),
     ],

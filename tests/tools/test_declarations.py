@@ -254,8 +254,13 @@ def test_an_odd_tool_of_a_server_does_not_fail_the_others(caplog: pytest.LogCapt
         "object",
     ]
     with caplog.at_level(logging.WARNING, "gptoss_mlx"):
-        box = ToolBox([{"name": f"odd{n}", "inputSchema": schema} for n, schema in enumerate(odd)] + [plan_trip])
-    assert len(caplog.records) == len(odd)
+        tools: list[Any] = [{"name": f"odd{n}", "inputSchema": schema} for n, schema in enumerate(odd)]
+        tools += [
+            {"name": f"text{n}", "description": text, "inputSchema": SCHEMA}
+            for n, text in enumerate([3, "\ud800"])
+        ]
+        box = ToolBox([*tools, plan_trip])
+    assert len(caplog.records) == len(tools)
     assert "tool odd0: parameters: at $.properties.a.type" in caplog.text
     assert box.leaves("functions.odd0", '{"a": 1}')
     assert "type odd3 = (_: {\n}) => any;" in text_of(*box._tools.values())

@@ -368,9 +368,9 @@ def test_only_valid_calls_are_left_to_the_caller() -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        (3, "is no function"),
-        ("weather", "is no function"),
-        (int, "is no function"),
+        (3, "is not a function"),
+        ("weather", "is not a function"),
+        (int, "is not a function"),
         (lambda city: city, "has no name"),
         (functools.partial(lambda city: city, "Oslo"), "has no name"),
         ({"description": "nameless"}, "name is None"),
@@ -382,7 +382,7 @@ def test_only_valid_calls_are_left_to_the_caller() -> None:
             {"name": "f", "parameters": {"properties": {"a": {"type": "strin"}}}},
             "parameters: at $.properties.a.type",
         ),
-        ({"name": "f", "parameters": {"properties": {"a": {"default": {1, 2}}}}}, "no JSON"),
+        ({"name": "f", "parameters": {"properties": {"a": {"default": {1, 2}}}}}, "not JSON"),
     ],
 )
 def test_what_cannot_be_declared_says_why(source: Any, said: str) -> None:

@@ -51,7 +51,7 @@ def test_a_chat_that_is_cut_off_keeps_its_readable_turns(home: Path) -> None:
     assert sessions.read_chat(path)[0].messages == ()
     for text, says in (
         ("{bad", "(cannot be read"),
-        ("{}", "(is no saved"),
+        ("{}", "(is not a saved"),
         (whole.replace("1", "9", 1), "(is of format 9"),
     ):
         path.write_text(text)

@@ -69,6 +69,13 @@ def test_examples_in_random_pieces_give_what_the_whole_gives(name: str) -> None:
         assert looks(rows + stream.finish(width)) == looks(render(document, width)), document
 
 
+def test_lines_may_end_in_a_carriage_return_and_a_newline() -> None:
+    for name in ("paragraphs", "tables", "fence in list"):
+        document = DOCUMENTS[name].replace("\n", "\r\n")
+        for step in (1, 7, 50):
+            assert looks(streamed(document, 79, step)) == looks(render(DOCUMENTS[name], 79))
+
+
 def test_random_documents_give_the_same_in_pieces() -> None:
     pieces = [
         *(
