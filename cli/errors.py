@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import traceback
 from typing import Any
 
@@ -128,11 +129,12 @@ def open_missing_streams() -> None:
 def leave(ended: SystemExit) -> None:
     """End the process.
 
-    A model may still be loading in a thread, and a thread that is inside MLX while the interpreter shuts down
-    aborts the process with a message of its own. Everything that must be closed is closed by now, so the rest of
-    the shutdown is skipped.
+    A thread may still be importing MLX or loading a model, and a thread that is inside MLX while the interpreter
+    shuts down aborts the process with a message of its own. Everything that must be closed is closed by now, so the
+    rest of the shutdown is skipped then.
     """
-    if "mlx.core" not in sys.modules:
+    # While MLX is imported it is not among the modules yet.
+    if "mlx.core" not in sys.modules and threading.active_count() == 1:
         raise ended
     code = ended.code if isinstance(ended.code, int) else int(bool(ended.code))
     for stream in (sys.stdout, sys.stderr):

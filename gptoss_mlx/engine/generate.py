@@ -79,12 +79,12 @@ class Pace:
 
     def layers(self, tokens: int) -> int:
         """Layers of a chunk of so many tokens that are evaluated together."""
+        if not self.layer_seconds:
+            return 1
         size = _size_of(tokens)
         known = self._known(size)
-        if not known:
-            return 1
-        # As if the time of a layer grew with the square of an unmeasured size, which is the most it can.
-        seconds = self.layer_seconds[known] * (size / known) ** 2 * tokens / size
+        # As if the time of a layer grew with the square of a size that was not measured, which is the most it can.
+        seconds = self.layer_seconds[known] * max(1, size / known) ** 2 * tokens / size
         return max(1, int(self.check_seconds / seconds))
 
     def measured(self, tokens: int, layers: int, seconds: float) -> None:
@@ -96,13 +96,12 @@ class Pace:
     def _fits(self, size: int) -> bool:
         """Whether a layer of a chunk of that size is predicted to end before the next check."""
         known = self._known(size)
-        if not known or size > _GROWTH_OF_CHUNKS * known:
-            return False
-        return self.layer_seconds[known] * size / known <= self.check_seconds
+        return size <= _GROWTH_OF_CHUNKS * known and self.layer_seconds[known] * size / known <= self.check_seconds
 
     def _known(self, size: int) -> int:
-        """The largest measured size that is not above a size; 0 if there is none."""
-        return max((known for known in self.layer_seconds if known <= size), default=0)
+        """The largest measured size that is not above a size, or else the smallest one."""
+        sizes = self.layer_seconds
+        return max((known for known in sizes if known <= size), default=min(sizes))
 
 
 def _size_of(tokens: int) -> int:

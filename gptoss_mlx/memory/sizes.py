@@ -97,8 +97,8 @@ def working_bytes(
     In the experts each token has a row for each of its own: where nothing is compiled, a row holds at its widest
     22 + 4e bytes for each unit of the experts' width and 8 + 6e for each of the hidden width (e bytes an element).
     In attention a kernel that is not fused writes a score (4 bytes) and a weight (e) for each head, token and
-    position, while two thirds of those rows are still held. That fits peaks on the CPU at chunks of 64 tokens and
-    1,500 and 6,000 positions (``tests/benchmarks/engine_memory.py``). Metal's kernel keeps its scores to itself;
+    position, while two thirds of those rows are still held, in float32 all of them. That fits peaks on the CPU at
+    chunks of 64 and 512 tokens and 1,500 and 6,000 positions (``tests/benchmarks/engine_memory.py``). Metal's kernel keeps its scores to itself;
     half of the rows is added there, which is an estimate.
 
     Args:
@@ -114,7 +114,7 @@ def working_bytes(
     scores = (4 + element_bytes) * config.num_attention_heads * chunk * positions
     dequantised = 0 if kv_bits is None else 2 * config.key_value_size * positions * (4 + element_bytes)
     logits = config.vocab_size * (4 + element_bytes)
-    held = rows + rows // 2 if fused else max(rows, rows * 2 // 3 + scores)
+    held = rows + rows // 2 if fused else max(rows, rows * (2 + element_bytes) // 6 + scores)
     return logits + held + dequantised
 
 

@@ -6,11 +6,20 @@ Five scaled models are loaded one after the other and answer a prompt; the peak 
 against ``Budget.needed_bytes`` for the same length and chunk. A cache of a scaled model is filled, and its bytes
 are held against bytes a position x positions + windows; those of the real models are computed.
 
-On the CPU (2026-11-21): the five peaks within 0.6 % of what was predicted. A scaled model's cache holds what was
-expected to the byte shown, at 8k, 32k and 128k positions; the real models' are counted with 6.2 % for growth.
+On a CPU (Linux, 2026-11-26, mlx 0.32.4) predictions were off by:
 
-On a CPU (Linux, 21 November 2026) predictions were off by: wide −0.6 %, wide and long −0.5 %, the same in 8 bits
-−1.5 %, deep +0.2 %, many experts −0.2 %, large vocabulary +0.2 %, large −0.3 %.
+                        bfloat16   float32
+    wide                 −1.0 %    −0.1 %
+    wide, chunks of 512  +3.0 %   +11.9 % (the measured peak varies by 10 % between runs)
+    wide, long           −0.8 %
+    the same, 8 bits     −0.6 %
+    deep                 −0.7 %    −2.8 %
+    many experts         −0.4 %    −2.2 %
+    large vocabulary     −0.1 %    −1.3 %
+    large                −0.6 %    −0.6 %
+
+A scaled model's cache holds what was expected to the byte shown, at 8k, 32k and 128k positions; the real models'
+are counted with 6.2 % for growth.
 """
 
 from __future__ import annotations
@@ -66,12 +75,15 @@ def main() -> None:
     """Prints both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    print(f"{'scaled model':<18}{'weights':>12}{'predicted':>12}{'measured':>12}{'error':>8}")
+    print(f"{'scaled model':<26}{'weights':>12}{'predicted':>12}{'measured':>12}{'error':>8}")
     with tempfile.TemporaryDirectory() as place:
         for name, fields in SIZES.items():
             directory = write_random_checkpoint(Path(place) / name, **(_HEADS | fields))
-            print_peak(name, directory, LENGTH)
+            print_peak(name, directory)
+            print_peak(f"{name}, float32", directory, dtype=mx.float32)
             if name == "wide":
+                print_peak("wide, chunks of 512", directory, chunk=512)
+                print_peak("the same, float32", directory, chunk=512, dtype=mx.float32)
                 print_peak("wide, long", directory, 4 * LENGTH)
                 print_peak("wide, long, 8 bits", directory, 4 * LENGTH, kv_bits=8)
     print(f"\n{'cache':<22}{'positions':>10}{'expected':>12}{'held':>12}{'more':>8}")
@@ -86,42 +98,49 @@ def main() -> None:
         print(f"{'':<22}a snapshot: {one}, all at most {most}")
 
 
-def print_peak(label: str, directory: Path, length: int, kv_bits: int | None = None) -> None:
+def print_peak(
+    label: str,
+    directory: Path,
+    length: int = LENGTH,
+    *,
+    kv_bits: int | None = None,
+    chunk: int = CHUNK,
+    dtype: mx.Dtype = mx.bfloat16,
+) -> None:
     """One line of the first table."""
-    weights, predicted, measured = peak(directory, length, kv_bits)
+    weights, predicted, measured = peak(directory, length, kv_bits, chunk, dtype)
     figures = "".join(f"{value / 1e6:>9.1f} MB" for value in (weights, predicted, measured))
-    print(f"{label:<18}{figures}{predicted / measured - 1:>+8.1%}", flush=True)
+    print(f"{label:<26}{figures}{predicted / measured - 1:>+8.1%}", flush=True)
 
 
-def peak(directory: Path, length: int, kv_bits: int | None) -> tuple[int, int, int]:
+def peak(directory: Path, length: int, kv_bits: int | None, chunk: int, dtype: mx.Dtype) -> tuple[int, int, int]:
     """Bytes of the weights, predicted and measured ones of a prefill in chunks and a few decoded tokens."""
     config = ModelConfig.from_directory(directory)
     before = mx.get_active_memory()
-    transformer = load_transformer(directory)
-    budget = Budget(config=config, device=DeviceInfo.current(), kv_bits=kv_bits)
+    transformer = load_transformer(directory, dtype)
+    budget = Budget(config=config, device=DeviceInfo.current(), kv_bits=kv_bits, element_bytes=dtype.size)
     request = Request(
         sampler=make_sampler(SamplingParams(temperature=0)),
         stop_tokens=frozenset(),
         max_tokens=8,
         max_positions=config.max_position_embeddings,
-        max_chunk=CHUNK,
+        max_chunk=chunk,
     )
     prompt = random_tokens("small", length)
-    entry = begun(PromptCache(config, kv_bits), config, prompt)
+    entry = begun(PromptCache(config, kv_bits), config, prompt, max(0, length - 2 * chunk), dtype)
     mx.clear_cache()
     mx.reset_peak_memory()
-    prefill(transformer, prompt, entry, request, Pace(layer_seconds={CHUNK: 1e-9}))
+    prefill(transformer, prompt, entry, request, Pace(layer_seconds={chunk: 1e-9}))
     for _ in decode(transformer, prompt, entry, request):
         pass
-    return budget.weight_bytes, budget.needed_bytes(length, CHUNK), mx.get_peak_memory() - before
+    return budget.weight_bytes, budget.needed_bytes(length, chunk), mx.get_peak_memory() - before
 
 
-def begun(cache: PromptCache, config: ModelConfig, prompt: list[int]) -> CacheEntry:
+def begun(cache: PromptCache, config: ModelConfig, prompt: list[int], done: int, dtype: mx.Dtype) -> CacheEntry:
     """A prompt of which only the last chunks are left to compute: the others would take time, not memory."""
     entry = CacheEntry(0, cache)
     cache.reserve(len(prompt))
-    done = len(prompt) - 3 * CHUNK
-    states = mx.zeros((1, config.num_key_value_heads, done, config.head_dim), dtype=mx.bfloat16)
+    states = mx.zeros((1, config.num_key_value_heads, done, config.head_dim), dtype=dtype)
     for layer in cache.layers:
         layer.append(states, states)
         mx.eval(layer.arrays())

@@ -102,6 +102,20 @@ def test_an_interrupt_while_mlx_is_imported_ends_with_130(home: Path, monkeypatc
     assert (done.returncode, done.stderr) == (edge.INTERRUPTED, "")
 
 
+@pytest.mark.parametrize("busy", [False, True], ids=["alone", "beside a thread that imports MLX"])
+def test_a_thread_that_may_be_inside_mlx_is_not_torn_down(busy: bool) -> None:
+    code = f"""
+import threading, time
+from gptoss_mlx.cli import errors
+if {busy}:
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+threading._register_atexit(lambda: print("torn down"))
+errors.leave(SystemExit(3))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (3, "" if busy else "torn down\n")
+
+
 def test_every_error_has_the_code_that_the_readme_promises() -> None:
     assert edge.exit_code(errors.ConfigError("x")) == 3
     assert edge.exit_code(errors.DownloadError("x")) == 3

@@ -70,6 +70,13 @@ def test_a_short_chunk_says_nothing_about_long_ones() -> None:
     assert pace.chunk(2048) == 2048
 
 
+def test_a_first_chunk_that_no_warm_up_preceded_is_enough_to_go_on() -> None:
+    pace = Pace()
+    assert pace.chunk(2048) == 128
+    pace.measured(128, 24, 24 * 128 / 50_000)
+    assert pace.chunk(2048) == 512
+
+
 def test_the_memory_bounds_a_chunk() -> None:
     assert Pace().chunk(100) == 100
     pace = Pace()
