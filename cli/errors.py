@@ -130,8 +130,8 @@ def leave(ended: SystemExit) -> None:
     """End the process.
 
     A thread may still be importing MLX or loading a model, and a thread that is inside MLX while the interpreter
-    shuts down aborts the process with a message of its own. Everything that must be closed is closed by now, so the
-    rest of the shutdown is skipped then.
+    shuts down aborts the process with a message of its own. Everything that must be closed is closed by now, so
+    the rest of the shutdown is skipped then.
     """
     # While MLX is imported it is not among the modules yet.
     if "mlx.core" not in sys.modules and threading.active_count() == 1:

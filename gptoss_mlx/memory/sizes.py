@@ -98,8 +98,8 @@ def working_bytes(
     22 + 4e bytes for each unit of the experts' width and 8 + 6e for each of the hidden width (e bytes an element).
     In attention a kernel that is not fused writes a score (4 bytes) and a weight (e) for each head, token and
     position, while two thirds of those rows are still held, in float32 all of them. That fits peaks on the CPU at
-    chunks of 64 and 512 tokens and 1,500 and 6,000 positions (``tests/benchmarks/engine_memory.py``). Metal's kernel keeps its scores to itself;
-    half of the rows is added there, which is an estimate.
+    chunks of 64 and 512 tokens and 1,500 and 6,000 positions (``tests/benchmarks/engine_memory.py``). Metal's
+    kernel keeps its scores to itself; half of the rows is added there, which is an estimate.
 
     Args:
         config: the model's.

@@ -5,8 +5,8 @@
 Each question is another one and has one generated token. Printed every tenth of them: the entries of the store and
 their bytes, MLX's active memory and the resident memory. All must stay flat once the store is full.
 
-2026-11-26, mlx 0.32.4 on the CPU, 10,000 questions: from the first thousand on 64 entries of 80.0 MB and 69.6 MB in
-MLX throughout (snapshots share memory); 145 MB resident after 1,000 questions, 151 MB after 10,000.
+2026-11-26, mlx 0.32.4 on the CPU, 10,000 questions: from the first thousand on 64 entries of 80.0 MB and 69.6 MB
+in MLX throughout (snapshots share memory); 145 MB resident after 1,000 questions, 151 MB after 10,000.
 """
 
 from __future__ import annotations
