@@ -286,9 +286,18 @@ class CacheStore:
         self.evict(tuple(self._entries))
 
     def furthest(self, prompt: Sequence[int]) -> CacheEntry | None:
-        """The entry that reaches furthest into a prompt; None if none has a token of it."""
-        best = max(self.entries, key=lambda entry: common_length(entry.tokens, prompt), default=None)
-        return best if best is not None and common_length(best.tokens, prompt) else None
+        """The longest computed beginning of a prompt, and nothing that another prompt has after it; None if there
+        is none."""
+        wanted = [*prompt, 0]  # the last token of a prompt is never cached
+        best = max(self.entries, key=lambda entry: entry.usable_length(wanted), default=None)
+        length = 0 if best is None else best.usable_length(wanted)
+        if best is None or not length:
+            return None
+        if length == len(best.tokens):
+            return best
+        snapshots = [snapshot for snapshot in best.snapshots.values() if snapshot.offset <= length]
+        cache = best.cache.copied(best.snapshot_at(length), length)
+        return CacheEntry(best.number, cache, best.tokens[:length], snapshots)
 
     def adopt(self, cache: PromptCache, tokens: Sequence[int], snapshots: Iterable[Snapshot], limit: int) -> None:
         """Adds a prompt cache that another process computed, and evicts others until it fits."""

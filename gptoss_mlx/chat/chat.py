@@ -23,7 +23,7 @@ from ..arguments import (
     checked_path,
     checked_question,
 )
-from ..errors import InvalidRequest
+from ..errors import GptOssError, InvalidRequest
 from ..events import Parsed, Reply
 from ..harmony import Message, Role
 from ..tools import calls
@@ -420,6 +420,9 @@ class Chat(Transcript):
                     "another answer of this chat is not read to its end; finish() or cancel() its stream first, "
                     "or fork() the chat: one thread at a time may use it"
                 )
+            if stream is not None and self._messages is self._growing:
+                with contextlib.suppress(GptOssError):  # it was that stream's reader's to know
+                    stream._settle()
             yield
         finally:
             if free:

@@ -99,5 +99,15 @@ class Stream(Iterator[Event]):
     ) -> None:
         if self._reply is None:
             self.cancel()
-            for _ in self:
-                pass
+            self._settle()
+
+    def _settle(self) -> None:
+        """Of a cancelled stream, adds what came until now to the chat, unless another thread reads it."""
+        if not self._reading.acquire(blocking=False):
+            return
+        try:
+            for event in self._events:
+                if isinstance(event, Done):
+                    self._reply = event.reply
+        finally:
+            self._reading.release()

@@ -199,6 +199,8 @@ class Turn:
             if reason != "stop" or not calls:
                 return reason
             for call in filter(self._runs, calls):
+                if self._cancelled:
+                    return "cancelled"
                 yield from self._answer(call)
             if self._cancelled:
                 return "cancelled"

@@ -189,7 +189,7 @@ class Engine:
             checked_sampling(sampling),
             stop_tokens=self.stop_tokens,
             control_tokens=self.tokenizer.special.values(),
-            boundaries=boundaries,
+            boundaries=_checked_boundaries(boundaries),
             guide=guide,
             logprobs=checked_flag("logprobs", logprobs),
             top_logprobs=checked_integer("top_logprobs", top_logprobs, 0, 20),
@@ -214,7 +214,7 @@ class Engine:
             >>> model.prefill(document) == len(document), model.prefill(document)
             (True, 0)
         """
-        reading = self._runner.prefill(checked_tokens(tokens), boundaries)
+        reading = self._runner.prefill(checked_tokens(tokens), _checked_boundaries(boundaries))
         try:
             for _ in reading.items():
                 pass
@@ -231,7 +231,7 @@ class Engine:
         Example:
             >>> model.prefill_when_idle(model.tokenizer.encode("Every unhappy family"))
         """
-        self._runner.prefill_when_idle(checked_tokens(tokens), boundaries)
+        self._runner.prefill_when_idle(checked_tokens(tokens), _checked_boundaries(boundaries))
 
     def cached_length(self, tokens: Sequence[int]) -> int:
         """How many tokens of a prompt a request would not have to compute. The last one is always computed,
@@ -340,6 +340,12 @@ def _default_dtype(budget: Budget) -> DTypeName:
         budget: of float32.
     """
     return "float32" if mx.default_device() == mx.cpu and budget.fits else "bfloat16"
+
+
+def _checked_boundaries(boundaries: object) -> list[int]:
+    if isinstance(boundaries, str) or not isinstance(boundaries, Sequence):
+        raise InvalidRequest(f"boundaries is {short_repr(boundaries)}; a list of positions is needed")
+    return [checked_integer(f"boundaries[{n}]", position, 0) for n, position in enumerate(boundaries)]
 
 
 def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, directory: Path) -> None:

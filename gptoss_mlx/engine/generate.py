@@ -178,7 +178,7 @@ def computing(on_failure: Callable[[], None]) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
         on_failure()
         if is_out_of_memory(error):
             raise NotEnoughMemory(

@@ -144,6 +144,8 @@ class ModelRunner:
 
         def job() -> None:
             self.store.release(waits_for)
+            if channel.cancelled.is_set():
+                return
             entry = self._entry_for(
                 prompt, (*boundaries, len(prompt)), room=min(sampling.max_tokens or GROWTH, GROWTH)
             )
@@ -179,6 +181,8 @@ class ModelRunner:
         channel = TokenChannel()
 
         def job() -> None:
+            if channel.cancelled.is_set():
+                return
             prompt, entry = self._to_the_end(tokens, boundaries, idle=False)
             channel.cached_tokens = len(entry.tokens)
             request = self._reading(len(tokens), channel.cancelled.is_set, channel.report_prefill)
@@ -223,7 +227,8 @@ class ModelRunner:
         self, prompt: list[int], boundaries: Sequence[int], *, room: int = 0, idle: bool = False
     ) -> CacheEntry:
         plan = self.store.plan(prompt, boundaries, self.budget.cache_limit, room=room, idle=idle)
-        return self.store.carry_out(plan)
+        with computing(lambda: None):  # a copy may run out of memory; the store is unchanged then
+            return self.store.carry_out(plan)
 
     def _to_the_end(
         self, tokens: list[int], boundaries: Sequence[int], *, idle: bool

@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 
 import mlx.core as mx
 
-from ..errors import ModelClosed, ProcessForked
+from ..errors import InvalidRequest, ModelClosed, ProcessForked
 
 __all__ = ["Worker", "check_process"]
 
@@ -58,10 +58,16 @@ class Worker:
             cancel: makes a queued or running job end soon; called when the worker is closed and at exit.
 
         Raises:
+            InvalidRequest: called from a job, which would wait for itself.
             ModelClosed: the worker was closed.
             ProcessForked: this process was forked from the one that uses MLX.
         """
         check_process()
+        if threading.current_thread() is self._thread:
+            raise InvalidRequest(
+                "a guide or logits_processor made a request of the model that waits for it; "
+                "use another model there"
+            )
         future: Future[Result] = Future()
         with self._lock:
             if self.closed:

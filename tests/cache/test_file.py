@@ -99,8 +99,8 @@ with GptOss(directory, dtype="float32") as model:
 def test_another_process_goes_on_with_the_same_tokens(demo: GptOss, tmp_path: Path) -> None:
     prompt, path = demo.tokenizer.encode("What is MXFP4? ") * 9, tmp_path / "cache"
     generated = list(demo.generate(prompt, GREEDY))
-    demo.save_cache(path, prompt)
     longer = [*prompt, *generated[:-1], *demo.tokenizer.encode(" Who are you?")]
+    demo.save_cache(path, longer)
     cached = demo.cached_length(longer)
     demo.clear_caches()
     expected = list(demo.generate(longer, GREEDY))

@@ -253,9 +253,14 @@ def test_whatever_happens_each_entry_holds_its_tokens_and_the_bound_is_kept(seed
 def test_the_furthest_entry_is_the_one_that_shares_most() -> None:
     store = make_store()
     assert store.furthest(PROMPT) is None
-    request(store, PROMPT[:50])
+    request(store, PROMPT[:50], boundaries=[20])
     entry, _ = request(store, [*PROMPT[:20], 9, 9])
     assert store.furthest([*PROMPT[:20], 9, 9, 1]) is entry
+    part = store.furthest([*PROMPT[:30], 8])
+    assert part is not None
+    assert part.tokens == PROMPT[:20]
+    check(part)
+    assert store.furthest([7, 8, 9]) is None
     store.clear()
     assert store.entries == ()
 

@@ -625,3 +625,33 @@ def test_a_damaged_chat_that_would_take_long_or_much_memory_is_refused(content: 
     finally:
         tracemalloc.stop()
     assert peak < 6 * len(content)
+
+
+def test_a_call_that_was_cancelled_before_it_ran_does_not_run() -> None:
+    ran: list[str] = []
+
+    def wipe(place: str) -> str:
+        """Wipes a place."""
+        ran.append(place)
+        return "wiped"
+
+    call = '<|channel|>commentary to=functions.wipe <|constrain|>json<|message|>{"place": "disk"}<|call|>'
+    chat = ScriptedModel(call, "<|channel|>final<|message|>Done.<|return|>").chat(tools=[wipe])
+    with chat.stream("Wipe it.") as stream:
+        for event in stream:
+            if isinstance(event, ToolCall):
+                stream.cancel()
+    assert stream.reply.finish_reason == "cancelled"
+    assert ran == []
+    assert [waiting.name for waiting in chat.pending_calls] == ["functions.wipe"]
+
+
+def test_a_cancelled_answer_stays_in_the_chat_as_far_as_it_came() -> None:
+    chat = ScriptedModel(
+        "<|channel|>final<|message|>One two three.<|return|>", "<|channel|>final<|message|>Yes.<|return|>"
+    ).chat()
+    stream = chat.stream("Count.")
+    said = next(iter(stream.text))
+    stream.cancel()
+    chat.send("And?")
+    assert [message.text for message in chat.messages] == ["Count.", said, "And?", "Yes."]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -12,6 +13,7 @@ from gptoss_mlx.api import GptOss
 from gptoss_mlx.cache import store
 from gptoss_mlx.cache.store import SNAPSHOT_SPACING
 from gptoss_mlx.engine import generate
+from gptoss_mlx.errors import InvalidRequest
 from gptoss_mlx.events import Reply
 from gptoss_mlx.harmony import Message
 from gptoss_mlx.model.transformer import Transformer
@@ -155,3 +157,15 @@ def test_a_prompt_is_not_cut_at_its_snapshots(chunk: int, model: GptOss, monkeyp
         assert max(prefill) <= chunk
         assert set(decode) == {1}
         assert len(decode) <= usage.completion_tokens + 1
+
+
+def test_a_saved_cache_holds_nothing_of_another_conversation(model: GptOss, tmp_path: Path) -> None:
+    model.chat(instructions="SECRET", sampling=BRIEF).send("My pin is 4711.")
+    with pytest.raises(InvalidRequest, match="nothing of this prompt is computed"):
+        model.chat().save_cache(tmp_path / "cache")
+    chat = model.chat(instructions="SECRET", sampling=BRIEF)
+    chat.save_cache(tmp_path / "cache")
+    tokens: Any = mx.load(str(tmp_path / "cache"), format="safetensors")
+    text = model.tokenizer.decode(tokens["tokens"].tolist())
+    assert "SECRET" in text
+    assert "4711" not in text

@@ -17,7 +17,7 @@ import pytest
 from gptoss_mlx.api import GptOss, load
 from gptoss_mlx.cache.store import CacheEntry
 from gptoss_mlx.engine.worker import Worker
-from gptoss_mlx.errors import ModelClosed, NotEnoughMemory
+from gptoss_mlx.errors import InvalidRequest, ModelClosed, NotEnoughMemory
 from gptoss_mlx.model.transformer import Transformer
 from gptoss_mlx.sampling import SamplingParams
 from tests.conftest import settled
@@ -236,3 +236,38 @@ def test_a_program_that_ends_during_work_ends_soon(what: str) -> None:
     assert done.returncode == 0, done.stderr
     # 60,000 tokens take minutes, and a slowed load many seconds.
     assert float(done.stdout) < 5
+
+
+def test_a_job_that_makes_a_request_is_told_instead_of_waiting_for_itself(demo: GptOss) -> None:
+    with pytest.raises(InvalidRequest, match="use another model there"):
+        demo._runner.call(demo.clear_caches)
+
+
+def test_cancelled_requests_that_waited_compute_nothing(demo: GptOss) -> None:
+    settled(demo)
+    demo.clear_caches()
+    blocked = threading.Event()
+    waiting = demo._runner._worker.submit(lambda: blocked.wait(60))
+    generations = [demo.generate(demo.tokenizer.encode(f"Once upon {n}")) for n in range(5)]
+    for generation in generations:
+        generation.cancel()
+    blocked.set()
+    assert waiting.result(60)
+    assert demo._runner.call(lambda: demo._runner.store.entries) == ()
+
+
+def test_whatever_stops_a_computation_nothing_half_computed_is_found_later(
+    demo: GptOss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = demo.tokenizer.encode("It was a dark and stormy night.")
+    original: Callable[..., Any] = Transformer.layer_outputs
+
+    def stopped(self: Transformer, *arguments: Any) -> Iterator[Any]:
+        yield next(original(self, *arguments))
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Transformer, "layer_outputs", stopped)
+        with pytest.raises(SystemExit):
+            list(demo.generate(prompt))
+    assert demo.cached_length(prompt) == 0
