@@ -9,7 +9,13 @@ cancellation at a random moment until prefill returns. The aim is 0.5 s wherever
 
 On two hyperthreads of an x86-64 machine that was busy with other work (2026-11-26, mlx 0.32.4 on the CPU):
 
-FIGURES
+    24 layers of hidden 64    a layer of 64 tokens 0.012 s; 1,024 tokens as 256, 512 and 256; at most 0.278 s
+    4 layers of hidden 512    a layer of 64 tokens 0.113 s; 1,024 tokens as 3 of 128 and 10 of 64; at most 0.225 s
+    2 layers of hidden 2880   a layer of 64 tokens 2.362 s; 128 tokens as 64 and 64; at most 3.530 s, on a machine
+                              that was busy with the test suite
+
+On a CPU attention makes larger chunks slower for each token. Before chunks grew only from what was measured, the
+first model read 1,024 tokens at once, and a cancellation took 0.789 s.
 """
 
 from __future__ import annotations
