@@ -6,7 +6,7 @@ snapshots to go back to: at harmony's boundaries and every 512 tokens.
 
 The store decides with plain values (:class:`CachePlan`) and carries a decision out in a second step, so that
 several machines can carry out the same one. It knows nothing of harmony: boundaries are positions. Only the
-worker's thread changes it.
+worker's thread changes the entries; any thread may ask for a cached length and reserve an entry.
 """
 
 from __future__ import annotations
