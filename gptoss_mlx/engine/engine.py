@@ -225,8 +225,8 @@ class Engine:
         return len(reading.prompt) - reading.cached_tokens
 
     def prefill_when_idle(self, tokens: Sequence[int], *, boundaries: Sequence[int] = ()) -> None:
-        """Computes a prompt while no request waits, and returns at once. Like a request, it evicts the least recently
-        used prompt caches where it needs their memory. A prompt too long for the context is left out.
+        """Computes a prompt while no request waits, and returns at once. Like a request, it evicts the least
+        recently used prompt caches where it needs their memory. A prompt too long for the context is left out.
 
         Example:
             >>> model.prefill_when_idle(model.tokenizer.encode("Every unhappy family"))

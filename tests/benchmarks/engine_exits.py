@@ -3,7 +3,8 @@
     python -m tests.benchmarks.engine_exits --runs 200
 
 Runs the programs of ``tests/compiled`` in turn. A thread that computed and did not destroy its streams makes some
-of them abort with 134: one in three, before the worker destroyed its own.
+of them abort with 134: one in three, before the worker destroyed its own. Since then, 200 runs beside the test
+suite (2026-11-26, mlx 0.32.4 on the CPU): 200 times 0.
 """
 
 from __future__ import annotations
