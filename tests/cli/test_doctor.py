@@ -7,6 +7,7 @@ import getpass
 import json
 import os
 import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from gptoss_mlx.benchmark import agreement
 from gptoss_mlx.benchmark.agreement import Agreement
 from gptoss_mlx.cli import bench, doctor
 from gptoss_mlx.cli.mac import MacFacts, check_mac
+from gptoss_mlx.cli.screen.terminal import Terminal
+from tests.cli.screen.escapes import Tty
 
 GOOD = MacFacts(
     macos=(26, 2),
@@ -152,3 +155,17 @@ def test_the_report_has_the_figures_and_no_paths_or_names(
     assert "/" not in text.replace("GB/s", "")
     for name in (platform.node(), getpass.getuser(), Path.home().name):
         assert name not in text.split('"')
+
+
+def test_a_narrow_window_breaks_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    window = Tty()
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setattr(doctor, "Terminal", lambda stream: Terminal(window, {"TERM": "xterm", "NO_COLOR": "1"}))
+    for check in ("_machine", "_models", "_directories", "_self_test"):
+        monkeypatch.setattr(doctor, check, lambda: iter(()))
+    monkeypatch.setattr(doctor, "_agreement", lambda agreements, full: iter(()))
+    doctor.examine()
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", window.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 30
+    words = {word for line in lines for word in line.split()}
+    assert {"0.1.0,", f"{mx.__version__},"} <= words  # type: ignore[attr-defined]
