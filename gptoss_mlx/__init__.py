@@ -15,6 +15,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .errors import __all__ as _ERRORS
+
 if TYPE_CHECKING:
     from .aio import AsyncChat as AsyncChat
     from .aio import AsyncGptOss as AsyncGptOss
@@ -75,33 +77,7 @@ _HOMES = {
     **dict.fromkeys(["ModelConfig"], "config"),
     **dict.fromkeys(["Effort"], "arguments"),
     **dict.fromkeys(["GptOss", "load"], "api"),
-    **dict.fromkeys(
-        [
-            "CacheFileError",
-            "ChatFileError",
-            "CheckpointError",
-            "ConfigError",
-            "ContextFull",
-            "ConversionError",
-            "DownloadError",
-            "FileWriteError",
-            "GptOssError",
-            "HarmonyError",
-            "InvalidRequest",
-            "ModelClosed",
-            "ModelNotFound",
-            "NotEnoughDisk",
-            "NotEnoughMemory",
-            "OutputError",
-            "ParseError",
-            "ProcessForked",
-            "RenderError",
-            "SchemaError",
-            "TokenizerError",
-            "ToolError",
-        ],
-        "errors",
-    ),
+    **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(
         [
             *("Done", "Event", "Preamble", "Progress", "Reply", "Text", "Thinking", "Timings", "ToolCall"),
