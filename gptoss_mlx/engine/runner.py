@@ -140,12 +140,8 @@ class ModelRunner:
         check_bias(sampling, self.budget.config.vocab_size)
         self.budget.check_prompt(len(prompt))
         channel = TokenChannel()
-        waits_for = self.store.reserve(prompt)
 
         def job() -> None:
-            self.store.release(waits_for)
-            if channel.cancelled.is_set():
-                return
             entry = self._entry_for(
                 prompt, (*boundaries, len(prompt)), room=min(sampling.max_tokens or GROWTH, GROWTH)
             )
@@ -181,8 +177,6 @@ class ModelRunner:
         channel = TokenChannel()
 
         def job() -> None:
-            if channel.cancelled.is_set():
-                return
             prompt, entry = self._to_the_end(tokens, boundaries, idle=False)
             channel.cached_tokens = len(entry.tokens)
             request = self._reading(len(tokens), channel.cancelled.is_set, channel.report_prefill)
@@ -217,17 +211,25 @@ class ModelRunner:
         mx.clear_cache()
 
     def _submitted(self, job: Callable[[], None], prompt: list[int], channel: TokenChannel) -> Generation:
+        """Queues the work of a request. Until its turn comes, no other request rewinds the entry it will use."""
+        reserved = self.store.reserve(prompt)
+
+        def begin() -> None:
+            self.store.release(reserved)
+            if not channel.cancelled.is_set():
+                job()
+
         def ended(work: Future[None]) -> None:
             channel.items.put(work.exception())
 
-        self._worker.submit(job, channel.cancel).add_done_callback(ended)
+        self._worker.submit(begin, channel.cancel).add_done_callback(ended)
         return Generation(prompt, channel)
 
     def _entry_for(
         self, prompt: list[int], boundaries: Sequence[int], *, room: int = 0, idle: bool = False
     ) -> CacheEntry:
         plan = self.store.plan(prompt, boundaries, self.budget.cache_limit, room=room, idle=idle)
-        with computing(lambda: None):  # a copy may run out of memory; the store is unchanged then
+        with computing(lambda: None):  # a copy may run out of memory; its source stays
             return self.store.carry_out(plan)
 
     def _to_the_end(

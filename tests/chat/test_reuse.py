@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,26 @@ def test_prefill_says_how_much_it_computed(model: GptOss) -> None:
     assert model.cached_length([*tokens, 1, 2, 3, 4]) == len(tokens) + 3
     model.clear_caches()
     assert model.cached_length(tokens) == 0
+
+
+@pytest.mark.parametrize("kind", ["generate", "prefill"])
+def test_what_a_waiting_request_will_use_is_not_rewound_by_another(model: GptOss, kind: str) -> None:
+    runner = model._runner
+    options: Any = {"sampling": BRIEF, "stop_tokens": frozenset()}
+    prompt = model.tokenizer.encode(INSTRUCTIONS)[:300]
+    answer = [item for item in runner.generate(prompt, **options).items() if isinstance(item, int)]
+    longer = [*prompt, *answer, 1, 2, 3]
+    cached = model.cached_length(longer)
+    assert cached > len(prompt)
+    turn = threading.Event()
+    runner._worker.submit(lambda: turn.wait(60))
+    other = runner.generate([*prompt, 4, 5, 6], **options)
+    waiting = runner.prefill(longer) if kind == "prefill" else runner.generate(longer, **options)
+    turn.set()
+    for request in (other, waiting):
+        list(request.items())
+    assert other.cached_tokens >= len(prompt) - 1
+    assert waiting.cached_tokens == cached
 
 
 def test_many_different_questions_keep_the_memory_flat(model: GptOss, monkeypatch: pytest.MonkeyPatch) -> None:
