@@ -69,7 +69,9 @@ class Person:
         began = time.monotonic()
         while text not in self.text():
             assert time.monotonic() - began < timeout, f"{text!r} did not appear in:\n{self.text()}"
-            assert self.child.isalive() or text in self.text(), f"the program ended:\n{self.text()}"
+            if not self.child.isalive():
+                self.look()  # what it wrote last
+                assert text in self.text(), f"the program ended:\n{self.text()}"
             self.look(0.02)
         return time.monotonic() - began
 
