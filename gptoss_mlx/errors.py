@@ -28,6 +28,8 @@ The library never prints them: the command line does that in one place, which al
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "CacheFileError",
     "ChatFileError",
@@ -247,6 +249,8 @@ class OutputError(GptOssError):
         super().__init__(message)
         self.text = text
         """The answer so far."""
+        self.reply: Any = None
+        """The whole :class:`~gptoss_mlx.Reply` as far as it came, where a turn ended so."""
 
 
 class ToolError(GptOssError):

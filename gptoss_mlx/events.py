@@ -234,6 +234,8 @@ class Reply(Generic[Parsed]):
     messages: tuple[Message, ...] = ()
     """Everything the request added to the conversation, tool results included."""
     finish_reason: FinishReason = "stop"
+    stop_text: str | None = None
+    """The one of the texts ``stop`` that ended the answer."""
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
     repairs: tuple[str, ...] = ()

@@ -102,7 +102,7 @@ SIGNATURES = {
     "AsyncChat.save": "self path",
     "AsyncStream.finish": "self",
     "AsyncStream.aclose": "self",
-    "Tool": "name description parameters function check declared_name",
+    "Tool": "name description parameters function check declared_name namespace",
     "SamplingParams": SAMPLING.removeprefix("sampling "),
 }
 OPTIONS = set(OF_ANSWER.split())

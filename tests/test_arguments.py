@@ -196,8 +196,7 @@ def test_tools_can_be_assigned() -> None:
     with pytest.raises(ToolError, match="tools is 'f'"):
         transcript.tools = "f"
     transcript.tools = [test_tools_can_be_assigned]
-    functions = transcript.prompt.functions
-    assert functions is not None
+    (functions,) = transcript.prompt.tools
     assert [tool.name for tool in functions.tools] == ["test_tools_can_be_assigned"]
 
 

@@ -17,9 +17,6 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 from ..arguments import (
     Effort,
     checked_effort,
-    checked_flag,
-    checked_hook,
-    checked_integer,
     checked_path,
     checked_question,
 )
@@ -33,9 +30,7 @@ from .options import (
     ChatSettings,
     OtherTurnOptions,
     TurnOptions,
-    guide_plan,
     lists_options,
-    sampling_of,
 )
 from .prompt import TraceEntry, trace
 from .stream import Stream
@@ -431,14 +426,7 @@ class Chat(Transcript):
     def _ask(self, messages: Sequence[Message], effort: Effort | None, options: TurnOptions) -> Stream:
         """Starts a turn on other messages."""
         settings = self.settings if effort is None else self.settings.changed({"effort": effort})
-        step = Step(
-            sampling=sampling_of(options, settings.sampling),
-            plan=guide_plan(options, settings.toolbox.schemas),
-            logprobs=checked_flag("logprobs", options.get("logprobs", False)),
-            top_logprobs=checked_integer("top_logprobs", options.get("top_logprobs", 0), 0, 20),
-            logits_processor=checked_hook("logits_processor", options.get("logits_processor")),
-        )
-        return self._turn(settings, messages, step)
+        return self._turn(settings, messages, Step.of(options, settings))
 
     def _turn(
         self, settings: ChatSettings, messages: Sequence[Message], step: Step, unfinished: Message | None = None

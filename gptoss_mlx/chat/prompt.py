@@ -47,7 +47,7 @@ class Prompt:
     effort: Effort
     instructions: str | None = None
     date: str | None = None
-    functions: ToolNamespace | None = None
+    tools: tuple[ToolNamespace, ...] = ()
     response_format: ResponseFormat | None = None
 
     @classmethod
@@ -58,7 +58,7 @@ class Prompt:
             effort=settings.effort,
             instructions=settings.instructions,
             date=settings.date,
-            functions=settings.toolbox.namespace(),
+            tools=settings.toolbox.namespaces(),
         )
 
     @property
@@ -68,7 +68,7 @@ class Prompt:
         head = [Message.system(system)]
         developer = DeveloperContent(
             instructions=self.instructions or None,
-            tools=() if self.functions is None else (self.functions,),
+            tools=self.tools,
             response_formats=() if self.response_format is None else (self.response_format,),
         )
         if developer != DeveloperContent():

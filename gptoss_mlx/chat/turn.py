@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import checked_flag, checked_hook, checked_integer
 from ..engine.generation import Generation
 from ..errors import ContextFull, OutputError
 from ..events import (
@@ -35,7 +36,7 @@ from ..sampling import SamplingParams
 from ..structured.guide import GuidePlan, guide_for
 from ..tools.calls import called, meant
 from ..tools.toolbox import ToolBox
-from .options import ChatSettings
+from .options import ChatSettings, TurnOptions, guide_plan, sampling_of
 from .prompt import Prompt
 from .repetition import LoopDetector
 
@@ -61,6 +62,25 @@ class Step:
     logits_processor: LogitsProcessor | None = None
     begun: tuple[int, ...] = ()
     """The tokens of an unfinished message that is continued: parsed again, not streamed again."""
+
+    @classmethod
+    def of(cls, options: TurnOptions, settings: ChatSettings) -> Step:
+        """The first step of a turn.
+
+        Args:
+            options: of the turn, as they were given.
+            settings: of the chat; the options replace its sampling.
+
+        Raises:
+            InvalidRequest: an option is unknown or out of its range. SchemaError: the form cannot be compiled.
+        """
+        return cls(
+            sampling=sampling_of(options, settings.sampling),
+            plan=guide_plan(options, settings.toolbox.schemas),
+            logprobs=checked_flag("logprobs", options.get("logprobs", False)),
+            top_logprobs=checked_integer("top_logprobs", options.get("top_logprobs", 0), 0, 20),
+            logits_processor=checked_hook("logits_processor", options.get("logits_processor")),
+        )
 
     def start(self, engine: Engine, prompt: Prompt) -> Generation:
         """Renders a prompt and queues its generation.
@@ -111,6 +131,7 @@ class _Tally:
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    stop_text: str | None = None
 
     def answer(self, reason: FinishReason) -> str:
         """The final message. A turn that ends without one has its last preamble as the answer."""
@@ -129,6 +150,7 @@ class _Tally:
             tool_calls=tuple(self.calls),
             messages=tuple(self.messages),
             finish_reason=reason,
+            stop_text=self.stop_text,
             usage=self.usage,
             timings=self.timings,
             repairs=tuple(repairs),
@@ -179,7 +201,11 @@ class Turn:
     def events(self) -> Iterator[Event]:
         """Everything that happens, then Done."""
         reason = yield from self._steps()
-        reply = self._tally.reply(reason, self._parsed(reason))
+        try:
+            reply = self._tally.reply(reason, self._parsed(reason))
+        except OutputError as error:
+            error.reply = self._tally.reply(reason)
+            raise
         self._prepare_next(reply)
         yield Done(reply=reply)
 
@@ -259,13 +285,16 @@ class Turn:
             parser.process(token)
         tools, generation = self._settings.toolbox, self._generation
         reader = _Reader(self._tally, tuple(self._step.sampling.stop), tools)
+        special, encode = self._engine.tokenizer.special, self._engine.tokenizer.encode
+        reader.unfinished += self._step.begun or (special["<|start|>"], *encode("assistant"))
         try:
             reason = yield from self._read(generation, parser, reader)
             yield from reader.read(parser.close())
+            self._tally.stop_text = reader.stopped
         finally:
             parser.close()
             self._count(generation, reader)
-            stored = (_stored(meant(message, tools), reader.stopped) for message in parser.messages)
+            stored = (self._stored(message, reader) for message in parser.messages)
             messages = self._keep([message for message in stored if message is not None])
         return messages, reason or ("cancelled" if generation.cancelled else "length")
 
@@ -285,6 +314,7 @@ class Turn:
                 reason = "stop"
             if item != tokenizer.special["<|endoftext|>"]:
                 changes = parser.process(item)
+                reader.note(item, changes)
                 thinking = self._is_thinking(parser, item)
                 reader.reasoning_tokens += thinking
                 looping = thinking and loops is not None and loops.advance(item)
@@ -326,6 +356,32 @@ class Turn:
         self._tally.messages.extend(messages)
         return messages
 
+    def _stored(self, generated: Message, reader: _Reader) -> Message | None:
+        """A generated message as the history has it: always the assistant's, and on a channel.
+
+        Args:
+            generated: a complete or truncated message.
+            reader: has what the model wrote.
+        """
+        stop = reader.stopped
+        tools = self._settings.toolbox
+        message = meant(generated, tools)
+        tool, text = message.callee, message.text
+        if not text and tool is None:
+            return None
+        channel = message.channel or (Channel.FINAL if tool is None else Channel.COMMENTARY)
+        if tool in tools.names:
+            channel = Channel.COMMENTARY
+        if stop is not None and channel is Channel.FINAL:
+            text = text.partition(stop)[0]
+        plain = Message.assistant(text, channel=channel, recipient=tool, content_type=message.content_type)
+        stored = replace(plain, repairs=message.repairs, truncated=message.truncated and stop is None).stored()
+        tokens = reader.written.get(id(generated))
+        if tokens is None or stored != generated or stored.repairs or not generated.is_complete:
+            return stored
+        end = "<|end|>" if tool is None else "<|call|>"
+        return stored.written_as([*tokens[:-1], self._engine.tokenizer.special[end]])
+
     def _prepare_next(self, reply: Reply) -> None:
         """Once the answer is complete its analysis is dropped: has the history computed as the next turn will read
         it, while the user reads the answer."""
@@ -357,11 +413,22 @@ class _Reader:
         self.reasoning_tokens = 0
         self.stopped: str | None = None
         """The stop text that was found."""
+        self.unfinished: list[int] = []
+        """The tokens of the message that is being written, its header included."""
+        self.written: dict[int, list[int]] = {}
+        """The tokens of each finished message, by its identity."""
         self._tally = tally
         self._stop = stop
         self._tools = tools
         self._held = ""  # The end of the answer, as long as it may be the beginning of a stop text.
         self._current: Header | None = None  # Of the message whose text was streamed last.
+
+    def note(self, token: int, changes: Sequence[Change]) -> None:
+        """Counts a token to the message that it belongs to."""
+        self.unfinished.append(token)
+        for change in changes:
+            if change.message is not None:
+                self.written[id(change.message)], self.unfinished = self.unfinished, []
 
     def read(self, changes: Sequence[Change]) -> Iterator[Event]:
         """The events of one token."""
@@ -425,23 +492,6 @@ class _Reader:
 def _overlap(text: str, stop: str) -> int:
     """How many characters at the end of ``text`` are a beginning of ``stop``."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
-
-
-def _stored(message: Message, stop: str | None) -> Message | None:
-    """A generated message as the history has it: always the assistant's, and on a channel.
-
-    Args:
-        message: a complete or truncated message.
-        stop: the stop text that ended the answer.
-    """
-    tool, text = message.callee, message.text
-    if not text and tool is None:
-        return None
-    channel = message.channel or (Channel.FINAL if tool is None else Channel.COMMENTARY)
-    if stop is not None and channel is Channel.FINAL:
-        text = text.partition(stop)[0]
-    plain = Message.assistant(text, channel=channel, recipient=tool, content_type=message.content_type)
-    return replace(plain, repairs=message.repairs, truncated=message.truncated and stop is None).stored()
 
 
 def _described(message: Message) -> str:

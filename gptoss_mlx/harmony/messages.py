@@ -7,7 +7,7 @@ tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -88,6 +88,16 @@ class Author:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """The tokens of a generated message, which need not be those that its text is encoded as."""
+
+    tokens: tuple[int, ...]
+    """From the start token to the end token."""
+    fields: tuple[Any, ...] = field(repr=False)
+    """Of the message that they are. With other fields a message has other tokens."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
     """One message. `system`, `developer`, `user`, `assistant` and `tool` make the common ones.
 
@@ -102,6 +112,8 @@ class Message:
         ('functions.lamp', True, True)
         >>> [str(message.role) for message in (Message.system("Obey."), Message.developer("Be terse."))]
         ['system', 'developer']
+        >>> question.written_as([200006, 1428, 200008, 17, 10, 18, 30, 200007]).written.tokens[0]
+        200006
     """
 
     author: Author
@@ -113,6 +125,8 @@ class Message:
     """The parser's repairs. They are neither compared nor saved: they do not belong to the conversation."""
     truncated: bool = field(default=False, compare=False)
     """The stream ended before the message did."""
+    written: Written | None = field(default=None, compare=False, repr=False)
+    """Of a generated message: its tokens. It is rendered with them, so that what was computed is found again."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.author, Author):
@@ -127,6 +141,19 @@ class Message:
         if self.content_type is not None:
             check_content_type(self.content_type, "content_type")
         self._check_content()
+        if self.written is not None and self.written.fields != self._fields():
+            object.__setattr__(self, "written", None)
+
+    def _fields(self) -> tuple[Any, ...]:
+        return self.author, self.content, self.channel, self.recipient, self.content_type
+
+    def written_as(self, tokens: Sequence[int]) -> Message:
+        """The same message, to be rendered as these tokens.
+
+        Args:
+            tokens: from the start token to the end token.
+        """
+        return replace(self, written=Written(tokens=tuple(tokens), fields=self._fields()))
 
     def _check_content(self) -> None:
         if not is_sequence(self.content):

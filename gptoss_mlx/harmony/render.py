@@ -232,7 +232,9 @@ class _Encoder:
         return Rendering(segments=tuple(segments), reply_header=reply_header)
 
     def message(self, message: Message, functions: bool) -> Sequence[int]:
-        """The tokens of one message, from the cache if they are there."""
+        """The tokens of one message: as it was written, or from the cache if they are there."""
+        if message.written is not None:
+            return message.written.tokens
         key = (message, functions and message.role is Role.SYSTEM)
         tokens = self._cache.get(key)
         if tokens is None:

@@ -65,7 +65,7 @@ class GuidePlan:
     """The budget of all analysis messages together; once it is spent, the analysis ends and the answer begins."""
     tool_choice: ToolChoice = "auto"
     tools: Mapping[str, Mapping[str, Any] | None] | None = None
-    """The schema of each function's arguments, by name."""
+    """The schema of each tool's arguments, by full name."""
 
     def __post_init__(self) -> None:
         budget = self.max_thinking_tokens
@@ -73,12 +73,11 @@ class GuidePlan:
             object.__setattr__(self, "max_thinking_tokens", checked_integer("max_thinking_tokens", budget, 0))
         names = tuple(self.tools or ())
         choice = self.tool_choice
-        if isinstance(choice, str) and choice not in names and choice.removeprefix("functions.") in names:
-            # The name that a ToolCall has.
-            choice = choice.removeprefix("functions.")
-            object.__setattr__(self, "tool_choice", choice)
         if choice in ("auto", "none"):
             return
+        if isinstance(choice, str) and choice not in ("required", *names) and f"functions.{choice}" in names:
+            choice = f"functions.{choice}"
+            object.__setattr__(self, "tool_choice", choice)
         if not names or (choice != "required" and choice not in names):
             allowed = ", ".join(("auto", "none", *(("required", *names) if names else ())))
             raise InvalidRequest(f"tool_choice is {short_repr(choice)}; it may be {allowed}")
@@ -238,7 +237,7 @@ def _headers(plan: GuidePlan, tokenizer: Tokenizer) -> list[_Header]:
     if plan.called and not plan.must_call:
         made.append(header(_Kind.PREAMBLE, "<|channel|>", "commentary", "<|message|>"))
     for name in plan.called:
-        to = f" to=functions.{name}"
+        to = f" to={name}"
         made.append(header(_Kind.CALL, to, "<|channel|>", "commentary", " ", *_JSON, tool=name))
         made.append(header(_Kind.CALL, "<|channel|>", "commentary", to, " ", *_JSON, tool=name))
     return made

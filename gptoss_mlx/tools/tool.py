@@ -19,7 +19,7 @@ from ..files.read import short_repr
 from ..harmony import ToolDescription
 from .signature import ArgumentCheck, check_by_schema, declare_function, declare_type
 
-__all__ = ["MAX_NAME", "Tool", "as_tool"]
+__all__ = ["FUNCTIONS", "MAX_NAME", "Tool", "as_tool"]
 
 _log = logging.getLogger("gptoss_mlx")
 
@@ -28,6 +28,7 @@ _MCP_SCHEMAS: Final = ("inputSchema", "input_schema")
 # Beside a function's own keys in the notations of OpenAI and Anthropic.
 _IGNORED_KEYS: Final = ("type", "strict", "cache_control")
 MAX_NAME: Final = 64
+FUNCTIONS: Final = "functions"
 _ILLEGAL: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 _NO_ARGUMENTS: Final = frozenset({"type", "properties", "required", "additionalProperties", "title", "$schema"})
 
@@ -47,7 +48,7 @@ class Tool:
     """
 
     name: str
-    """1 to 64 of A-Z a-z 0-9 _ . -; the model calls the tool as ``functions.NAME``."""
+    """1 to 64 of A-Z a-z 0-9 _ . -."""
     description: str = ""
     """What it does, for the model."""
     parameters: Mapping[str, Any] | None = None
@@ -59,6 +60,8 @@ class Tool:
     """Turns JSON text into keyword arguments; by default derived from ``parameters`` or the signature."""
     declared_name: str = ""
     """The name as it was declared, if harmony does not allow it; by default ``name``."""
+    namespace: str = FUNCTIONS
+    """The harmony namespace in which the tool is declared; the model calls it as ``NAMESPACE.NAME``."""
 
     def __post_init__(self) -> None:
         for part, value in (("function", self.function), ("check", self.check)):
@@ -75,6 +78,16 @@ class Tool:
                 object.__setattr__(self, "check", check_by_schema(self.parameters, str(self.name)))
         object.__setattr__(self, "declared_name", self.declared_name or self.name)
         self.description_for_harmony()
+
+    @property
+    def recipient(self) -> str:
+        """The name by which the model calls it: ``functions.get_weather``.
+
+        Example:
+            >>> Tool(name="lamp").recipient
+            'functions.lamp'
+        """
+        return f"{self.namespace}.{self.name}"
 
     def description_for_harmony(self) -> ToolDescription:
         """The declaration that the model reads.

@@ -19,7 +19,7 @@ import contextvars
 import inspect
 import json
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
@@ -44,7 +44,6 @@ AfterCall: TypeAlias = Callable[
 """Runs after every call, failed ones included. None keeps the result; a ToolResult or a str replaces it. May be
 async."""
 
-_NAMESPACE: Final = "functions"
 _LOOP_CHECK_SECONDS: Final = 0.5
 
 
@@ -60,7 +59,8 @@ class ToolBox:
     """The tools of one chat.
 
     Args:
-        tools: anything that :func:`as_tool` accepts.
+        tools: anything that :func:`as_tool` accepts, and OpenAI's namespaces: ``{"type": "namespace", "name",
+            "description", "tools"}``.
 
     Raises:
         ToolError: a tool cannot be declared, or two have the same name.
@@ -79,37 +79,51 @@ b: this argument is missing
     def __init__(self, tools: Iterable[Any] = ()) -> None:
         if isinstance(tools, str | bytes | Mapping | Tool) or not isinstance(tools, Iterable):
             raise ToolError(f"tools is {short_repr(tools)}; a list is needed, such as tools=[get_weather]")
-        self._tools = {tool.name: tool for tool in _distinct(list(map(as_tool, tools)))}
+        self._descriptions: dict[str, str | None] = {}  # of the namespaces that have tools, in order
+        self._tools = {tool.recipient: tool for tool in _distinct(list(self._declared(tools)))}
+
+    def _declared(self, tools: Iterable[Any]) -> Iterator[Tool]:
+        for source in tools:
+            if isinstance(source, Mapping) and source.get("type") == "namespace":
+                name, members = source.get("name"), source.get("tools")
+                if not isinstance(name, str) or not isinstance(members, list | tuple):
+                    raise ToolError(f"tool {short_repr(dict(source))}: a namespace has a name and a list of tools")
+                self._descriptions[name] = source.get("description") or self._descriptions.get(name)
+                yield from (replace(as_tool(member), namespace=name) for member in members)
+            else:
+                tool = as_tool(source)
+                self._descriptions.setdefault(tool.namespace, None)
+                yield tool
 
     def __len__(self) -> int:
         return len(self._tools)
 
     @property
     def schemas(self) -> dict[str, Mapping[str, Any] | None]:
-        """The schema of each tool's arguments, by name."""
+        """The schema of each tool's arguments, by the names under which the tools are called."""
         return {name: tool.parameters for name, tool in self._tools.items()}
 
     @property
     def names(self) -> frozenset[str]:
         """The full names under which the tools are called, such as ``functions.get_weather``."""
-        return frozenset(f"{_NAMESPACE}.{name}" for name in self._tools)
+        return frozenset(self._tools)
 
     def meant(self, recipient: str, arguments: str) -> str | None:
         """The tool that a call means, whose name may be written in another way (:func:`declared_tool`). None if no
         tool is meant, or the arguments are invalid for it."""
         name = declared_tool(recipient, self.names)
         try:
-            return None if name is None else f"{_NAMESPACE}.{self._checked(name, arguments)[0].name}"
+            return None if name is None else self._checked(name, arguments)[0].recipient
         except Exception:  # A custom check may raise anything; call() reports it to the model.
             return None
 
-    def declared_name(self, recipient: str) -> str:
-        """The name under which a tool was declared, which may be one that harmony does not allow.
+    def declared(self, recipient: str) -> Tool | None:
+        """The tool with this full name, as it was declared; None if there is none.
 
         Args:
-            recipient: as in a call, ``functions.NAME``; of a tool that there is.
+            recipient: as in a call, ``functions.NAME``.
         """
-        return self._tools[recipient.removeprefix(f"{_NAMESPACE}.")].declared_name
+        return self._tools.get(recipient)
 
     def leaves(self, recipient: str, arguments: str) -> bool:
         """Whether the caller must answer a call, because it is valid and its tool has no function. :meth:`call`
@@ -120,11 +134,16 @@ b: this argument is missing
             return False
         return tool.function is None
 
-    def namespace(self) -> ToolNamespace | None:
-        """The namespace ``functions`` for the developer message, or None without tools."""
-        if not self._tools:
-            return None
-        return ToolNamespace.functions(*(tool.description_for_harmony() for tool in self._tools.values()))
+    def namespaces(self) -> tuple[ToolNamespace, ...]:
+        """The tools for the developer message."""
+        made = []
+        for name, description in self._descriptions.items():
+            tools = tuple(
+                tool.description_for_harmony() for tool in self._tools.values() if tool.namespace == name
+            )
+            if tools:
+                made.append(ToolNamespace(name=name, description=description, tools=tools))
+        return tuple(made)
 
     def call(
         self,
@@ -181,11 +200,9 @@ b: this argument is missing
         Raises:
             ToolError: there is no such tool, or the arguments are invalid.
         """
-        namespace, _, name = recipient.partition(".")
-        tool = self._tools.get(name) if namespace == _NAMESPACE else None
+        tool = self._tools.get(recipient)
         if tool is None:
-            names = ", ".join(f"{_NAMESPACE}.{name}" for name in self._tools)
-            raise ToolError(f"there is no such tool; there are {names or 'none'}")
+            raise ToolError(f"there is no such tool; there are {', '.join(self._tools) or 'none'}")
         assert tool.check is not None
         return tool, tool.check(arguments)
 
@@ -194,20 +211,20 @@ def _distinct(tools: list[Tool]) -> list[Tool]:
     """Numbers the names that became equal because harmony does not allow the declared ones.
 
     Raises:
-        ToolError: two tools were declared under one name.
+        ToolError: two tools of a namespace were declared under one name.
     """
-    taken: set[str] = set()
+    taken: set[tuple[str, str]] = set()
     for tool in tools:
-        if tool.declared_name in taken:
+        if (tool.namespace, tool.declared_name) in taken:
             raise ToolError(f"two tools are named {tool.declared_name!r}; names must differ")
-        taken.add(tool.declared_name)
+        taken.add((tool.namespace, tool.declared_name))
     made = []
     for tool in tools:
         name, number = tool.name, 1
-        while name in taken and name != tool.declared_name:
+        while (tool.namespace, name) in taken and name != tool.declared_name:
             number += 1
             name = f"{tool.name[: MAX_NAME - len(str(number)) - 1]}_{number}"
-        taken.add(name)
+        taken.add((tool.namespace, name))
         made.append(replace(tool, name=name) if name != tool.name else tool)
     return made
 

@@ -7,6 +7,7 @@ import gc
 import itertools
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from gptoss_mlx.api import GptOss
 from gptoss_mlx.chat.chat import Chat
 from gptoss_mlx.errors import ChatFileError, InvalidRequest, NotEnoughMemory
 from gptoss_mlx.events import Done, Preamble, Progress, Text, Thinking, ToolCall, ToolResult
-from gptoss_mlx.harmony import Message
+from gptoss_mlx.harmony import Channel, Message
 from tests.chat.scripted import ScriptedModel, failing, wire
 
 FINAL = "<|channel|>final<|message|>{}<|return|>"
@@ -127,11 +128,9 @@ def test_tools_are_called_and_their_results_shown_to_the_model() -> None:
         ToolCall(name="functions.add", arguments='{"a": 1, "b": 2}'),
         ToolResult(name="functions.add", output="3"),
     ]
-    # During the chain the analysis stays.
+    # During the chain the analysis stays, and the call as the model wrote it: its tokens are computed.
     assert model.shown[1].endswith(
-        "<|start|>assistant<|channel|>analysis<|message|>Add.<|end|>"
-        "<|start|>assistant to=functions.add<|channel|>commentary <|constrain|>json"
-        '<|message|>{"a": 1, "b": 2}<|call|>'
+        f"<|start|>assistant<|channel|>analysis<|message|>Add.<|end|><|start|>assistant{CALL}"
         "<|start|>functions.add to=assistant<|channel|>commentary<|message|>3<|end|><|start|>assistant"
     )
     assert stream.reply.text == "3"
@@ -655,3 +654,17 @@ def test_a_cancelled_answer_stays_in_the_chat_as_far_as_it_came() -> None:
     stream.cancel()
     chat.send("And?")
     assert [message.text for message in chat.messages] == ["Count.", said, "And?", "Yes."]
+
+
+def test_a_generated_message_is_rendered_as_it_was_written_until_it_changes() -> None:
+    tokens = wire("<|channel|>analysis<|message|>A")
+    split = [*tokens, *wire("d"), *wire("d.<|end|><|start|>assistant" + CALL)]  # "Add." as no text is encoded
+    model = ScriptedModel(split, FINAL.format("3"))
+    chat = model.chat(tools=[{"name": "add", "parameters": {"type": "object"}}])
+    chat.send("1+2?")
+    chat.send_results("3")
+    first = model.prompts[0]
+    assert model.prompts[1][: len(first) + len(split)] == first + split
+    thought = chat.messages[1]
+    assert thought.text == "Add."
+    assert replace(thought, channel=Channel.COMMENTARY).written is None

@@ -82,9 +82,7 @@ def plan_trip(
 
 
 def text_of(*tools: Any) -> str:
-    namespace = ToolBox(tools).namespace()
-    assert namespace is not None
-    return tools_section([namespace])
+    return tools_section(ToolBox(tools).namespaces())
 
 
 TYPES = {
@@ -237,12 +235,26 @@ NAMES = {
 
 def test_names_that_harmony_does_not_allow_are_changed_and_found_again() -> None:
     box = ToolBox([{"name": name, "inputSchema": SCHEMA} for name in NAMES])
-    made = list(box.schemas)
+    made = [name.removeprefix("functions.") for name in box.schemas]
     assert len(made) == len(NAMES)
     assert made == [NAMES[name] if name != "files read/me" else "files_read_me_3" for name in NAMES]
     for declared, name in zip(NAMES, made, strict=True):
         assert box.leaves(f"functions.{name}", '{"n": 1}')
-        assert box.declared_name(f"functions.{name}") == declared
+        tool = box.declared(f"functions.{name}")
+        assert tool is not None
+        assert tool.declared_name == declared
+
+
+def test_a_namespace_declares_its_tools_under_its_name() -> None:
+    search = {"type": "function", "name": "search", "parameters": {"type": "object"}}
+    pages = {"type": "namespace", "name": "pages", "description": "Finds pages.", "tools": [search]}
+    box = ToolBox([search, pages])
+    assert box.names == {"functions.search", "pages.search"}
+    assert box.leaves("pages.search", "{}")
+    first, second = box.namespaces()
+    assert (first.name, second.name, second.description) == ("functions", "pages", "Finds pages.")
+    with pytest.raises(ToolError, match="a namespace has a name and a list of tools"):
+        ToolBox([{"type": "namespace", "name": "pages"}])
 
 
 def test_an_odd_tool_of_a_server_does_not_fail_the_others(caplog: pytest.LogCaptureFixture) -> None:
@@ -282,11 +294,12 @@ def test_schemas_without_properties_of_their_own_reach_the_model() -> None:
 
 @pytest.mark.parametrize("choice", ["f", "functions.f"])
 def test_tool_choice_takes_the_name_of_a_call(choice: str) -> None:
-    plan = GuidePlan(tool_choice=choice, tools={"f": SCHEMA})
-    assert plan.called == ("f",)
+    tools = ToolBox([{"name": "f", "parameters": SCHEMA}]).schemas
+    plan = GuidePlan(tool_choice=choice, tools=tools)
+    assert plan.called == ("functions.f",)
     for wrong in ("functions.g", "functions.", "function.f", "functions.functions.f"):
-        with pytest.raises(InvalidRequest, match="it may be auto, none, required, f"):
-            GuidePlan(tool_choice=wrong, tools={"f": SCHEMA})
+        with pytest.raises(InvalidRequest, match=r"it may be auto, none, required, functions\.f"):
+            GuidePlan(tool_choice=wrong, tools=tools)
 
 
 def test_schemas_given_as_text_are_refused() -> None:

@@ -51,9 +51,7 @@ def weather(city: str, unit: Literal["C", "F"] = "C", days: int | None = None) -
 
 
 def notation(*tools: Any) -> str:
-    namespace = ToolBox(tools).namespace()
-    assert namespace is not None
-    return tools_section([namespace])
+    return tools_section(ToolBox(tools).namespaces())
 
 
 def test_hints_and_docstring_become_the_notation() -> None:
@@ -408,7 +406,7 @@ def test_names_must_differ_and_tools_be_a_list() -> None:
         ToolBox([weather, weather])
     with pytest.raises(ToolError, match="a list is needed"):
         ToolBox(weather)  # type: ignore[arg-type]
-    assert ToolBox().namespace() is None
+    assert ToolBox().namespaces() == ()
 
 
 def test_methods_and_objects() -> None:
