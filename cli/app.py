@@ -209,6 +209,39 @@ def run(
 
 
 @app.command()
+def serve(
+    model: Model = None,
+    host: Annotated[
+        str, typer.Option(help="The address to listen at; one that other machines reach needs a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8080,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="GPTOSS_API_KEY", help="Answer only requests that have this key.")
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="A web page that may ask, such as http://localhost:3000; repeatable.", metavar="URL"),
+    ] = None,
+    hide_thinking: Annotated[bool, typer.Option("--hide-thinking", help="Never send the analysis.")] = False,
+    effort: Effort = None,
+    context: Context = None,
+    kv_bits: KVBits = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
+) -> None:
+    """Answer programs: OpenAI's chat and Responses APIs, and Anthropic's Messages.
+
+    Requests are answered one after another. None can load, download or change a model.
+    """
+    from .serve import Address
+    from .serve import serve as serve_model
+    from .settings import load_settings
+
+    settings = load_settings(model=model, effort=effort, context=context, kv_bits=kv_bits)
+    address = Address(host=host, port=port, api_key=api_key or None, origins=tuple(allow_origin or ()))
+    serve_model(address, settings, hide_thinking=hide_thinking, quiet=quiet)
+
+
+@app.command()
 def models(
     action: Annotated[str | None, typer.Argument(help="rm, to delete converted models.")] = None,
     names: Annotated[

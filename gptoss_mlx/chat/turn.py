@@ -193,6 +193,11 @@ class Turn:
         self.messages = [*messages, *([] if unfinished is None else [unfinished])]
         """The conversation; it grows while the turn runs."""
 
+    @property
+    def prompt_tokens(self) -> int:
+        """The length of the present generation's prompt."""
+        return len(self._generation.prompt)
+
     def cancel(self) -> None:
         """Makes :meth:`events` end at once with what there is."""
         self._cancelled = True

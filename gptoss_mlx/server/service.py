@@ -1,0 +1,264 @@
+"""Answers questions with a loaded model: one after another, in the order they came.
+
+Knows the model and the writers; knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from ..aio import AsyncStream
+from ..arguments import Effort
+from ..chat.stream import Stream
+from ..chat.turn import Step, Turn
+from ..errors import GptOssError, ModelClosed, OutputError
+from ..events import Done, Event, Preamble, Reply, Text, Thinking, ToolCall, ToolResult
+from ..harmony import Message
+from .bounded import Bounded
+from .errors import Refused, status_of
+from .metrics import Metrics
+from .openai_responses import Stored
+from .question import Question, Said
+from .writer import Call, Frame, PartKind, Writer, new_id
+
+if TYPE_CHECKING:
+    from ..api import GptOss
+
+__all__ = ["Answer", "Service"]
+
+_LOGGER: Final = logging.getLogger(__name__)
+_MAX_REMEMBERED: Final = 16_384
+_REMEMBERED_CHARACTERS: Final = 64 * 2**20
+
+
+class Service:
+    """A model, and what is remembered between requests.
+
+    Args:
+        model: a loaded model; the caller closes it.
+        effort: where a request names none.
+        hide_thinking: whether no answer shows the analysis.
+        max_waiting: the most requests that run or wait at a time.
+    """
+
+    def __init__(self, model: GptOss, *, effort: Effort, hide_thinking: bool, max_waiting: int) -> None:
+        self.model = model
+        self.effort = effort
+        self.responses = Bounded[str, Stored](count=_MAX_REMEMBERED, size=_REMEMBERED_CHARACTERS)
+        """The responses that were kept, by id."""
+        self.metrics = Metrics()
+        self._said = Bounded[str, Said](count=_MAX_REMEMBERED, size=_REMEMBERED_CHARACTERS)
+        self._hides_thinking = hide_thinking
+        self._max_waiting = max_waiting
+        self._running: set[Answer] = set()
+        self._closing = False
+
+    def recall(self, identity: str) -> Said | None:
+        """What the model said when it made a call, by the call's id."""
+        return self._said.get(identity)
+
+    def remember(self, identities: Iterable[str], messages: tuple[Message, ...]) -> None:
+        """Keeps what the model said when it made calls."""
+        last = max((place for place, message in enumerate(messages) if message.callee is not None), default=-1)
+        said = Said(messages=messages[: last + 1])
+        for identity in identities:
+            self._said.put(identity, said, said.size)
+
+    async def answer(
+        self, question: Question, writer: Writer, then: Callable[[Answer], None] = lambda answer: None
+    ) -> Answer:
+        """Queues a question.
+
+        Args:
+            question: what is asked.
+            writer: writes the answer.
+            then: is called when it is complete.
+
+        Raises:
+            Refused: too many requests wait.
+            GptOssError: the model cannot be asked this.
+        """
+        if self._closing:
+            raise Refused(503, "the server is ending")
+        if len(self._running) >= self._max_waiting:
+            raise Refused(429, f"{len(self._running)} requests run or wait already; try again later")
+        answer = Answer(self, question, writer, then)
+        self._running.add(answer)
+        try:
+            await answer.start()
+        except BaseException:
+            self._running.discard(answer)
+            raise
+        return answer
+
+    def ended(self, answer: Answer) -> None:
+        """An answer came to its end, or nobody reads it any more."""
+        self._running.discard(answer)
+
+    async def close(self) -> None:
+        """Ends what runs and refuses what comes."""
+        self._closing = True
+        await asyncio.gather(*(answer.close() for answer in tuple(self._running)))
+
+    @property
+    def closing(self) -> bool:
+        """Whether no more answers are made."""
+        return self._closing
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many requests run, and how many wait."""
+        waiting = sum(answer.waits for answer in self._running)
+        return len(self._running) - waiting, waiting
+
+    def kind_of(self, event: Thinking | Preamble | Text, question: Question) -> PartKind | None:
+        """The kind of part that an event is, or None if it is not shown."""
+        if isinstance(event, Text):
+            return PartKind.ANSWER
+        if isinstance(event, Preamble) and not question.has_form:
+            return PartKind.PREAMBLE
+        return None if self._hides_thinking or not question.asks_thinking else PartKind.THINKING
+
+
+@dataclass(eq=False, slots=True)
+class Answer:
+    """One answer, from its question to its last event."""
+
+    service: Service
+    question: Question
+    writer: Writer
+    then: Callable[[Answer], None]
+    """Is called when the answer is complete, before its last event."""
+    waits: bool = True
+    """Whether the model has not begun with it."""
+    prompt_tokens: int = 0
+    reply: Reply | None = None
+    calls: dict[str, str] = field(default_factory=dict)
+    """The recipients of the calls that the client is to run, by their ids."""
+    _stream: AsyncStream | None = None
+    _held: list[ToolCall] = field(default_factory=list)
+    """Calls that the turn may still answer itself, because no tool can take them."""
+    _rejected: ToolCall | None = None
+    _started: float = field(default_factory=time.perf_counter)
+
+    async def start(self) -> None:
+        """Queues the question. Rendering a long one takes a moment, so another thread does it."""
+        model, question = self.service.model, self.question
+        step = Step.of(question.options, question.settings)
+
+        def begin() -> Turn:
+            return Turn(model, question.settings, question.messages, step)
+
+        turn = await asyncio.to_thread(begin)
+        self.prompt_tokens = turn.prompt_tokens
+        stream = Stream(turn.events(), turn.cancel)
+        self._stream = AsyncStream(lambda: stream)
+
+    async def frames(self) -> AsyncGenerator[Frame]:
+        """The events of the API, in order. Ending the iteration ends the generation."""
+        try:
+            async with aclosing(self._frames()) as frames:
+                async for frame in frames:
+                    yield frame
+        except GptOssError as error:
+            if status_of(error) == 500:
+                _LOGGER.error("%s", error)
+            for frame in self.writer.fail(error):
+                yield frame
+
+    async def result(self) -> dict[str, Any]:
+        """The whole object.
+
+        Raises:
+            GptOssError: the answer failed.
+        """
+        async with aclosing(self._frames()) as frames:
+            async for _ in frames:
+                pass
+        return self.writer.result
+
+    async def _frames(self) -> AsyncGenerator[Frame]:
+        assert self._stream is not None
+        try:
+            for frame in self.writer.begin(self.prompt_tokens):
+                yield frame
+            async for event in self._stream:
+                for frame in self._written(event):
+                    yield frame
+            if self.reply is None:
+                raise ModelClosed("the server is ending; ask again")
+        except OutputError as error:
+            # The answer was cut short before it had its form: it is what it is.
+            for frame in self._ended(error.reply):
+                yield frame
+        finally:
+            self.service.ended(self)
+            await self._stream.aclose()
+
+    @property
+    def figures(self) -> dict[str, object]:
+        """For the log: the tokens of the answer."""
+        if self.reply is None:
+            return {"prompt": self.prompt_tokens}
+        used, timings = self.reply.usage, self.reply.timings
+        return {
+            "prompt": used.prompt_tokens,
+            "cached": used.cached_tokens,
+            "generated": used.completion_tokens,
+            "reasoning": used.reasoning_tokens,
+            "first_token": f"{timings.first_token:.3f}",
+            "finish": self.reply.finish_reason,
+        }
+
+    async def close(self) -> None:
+        """Ends the generation; the reader of the frames sees the error of an ending server."""
+        if self._stream is not None:
+            await self._stream.aclose()
+
+    def _written(self, event: Event) -> Iterable[Frame]:
+        """What one event of the turn adds to the answer."""
+        if self.waits:
+            self.waits = False
+        if isinstance(event, Thinking | Preamble | Text):
+            kind = self.service.kind_of(event, self.question)
+            return () if kind is None else self.writer.text(kind, event.delta)
+        if isinstance(event, ToolCall):
+            self._held.append(event)
+        elif isinstance(event, ToolResult):
+            self._rejected = self._held.pop(0)
+        elif isinstance(event, Done):
+            return self._ended(event.reply)
+        return ()
+
+    def _ended(self, reply: Reply) -> Iterable[Frame]:
+        if self.service.closing and reply.finish_reason == "cancelled":
+            raise ModelClosed("the server is ending; ask again")
+        self.reply = reply
+        if reply.finish_reason == "tool_calls" and not self._held and self._rejected is not None:
+            self._held.append(self._rejected)  # the model did not write a better one
+        for event in self._held:
+            call = self._call(event)
+            self.calls[call.identity] = event.name
+            yield from self.writer.call(call)
+        self.service.remember(self.calls, reply.messages)
+        self.service.metrics.count(reply)
+        last = list(self.writer.end(reply))
+        self.then(self)
+        yield from last
+
+    def _call(self, event: ToolCall) -> Call:
+        tool = self.question.settings.toolbox.declared(event.name)
+        namespace, _, name = event.name.partition(".")
+        if tool is not None:
+            namespace, name = tool.namespace, tool.declared_name
+        elif not name:
+            namespace, name = "functions", namespace
+        return Call(
+            identity=new_id(self.writer.call_kind), namespace=namespace, name=name, arguments=event.arguments
+        )
