@@ -90,6 +90,10 @@ Think = Annotated[
         autocompletion=_think_modes,
     ),
 ]
+URL = Annotated[
+    str | None,
+    typer.Option("--url", help="Use the model that gptoss serve has there; its key is in GPTOSS_API_KEY."),
+]
 
 
 def _version(wanted: bool) -> None:
@@ -129,6 +133,7 @@ def chat(
     context: Context = None,
     kv_bits: KVBits = None,
     think: Think = None,
+    url: URL = None,
 ) -> None:
     """Chat in the terminal."""
     from ..errors import InvalidRequest
@@ -152,6 +157,7 @@ def chat(
         context=context,
         kv_bits=kv_bits,
         think=think,
+        url=url,
     )
     from .chat.loop import start_chat
 
@@ -178,6 +184,7 @@ def run(
     context: Context = None,
     kv_bits: KVBits = None,
     think: Think = None,
+    url: URL = None,
 ) -> None:
     """Answer one question: the answer on standard output, thinking on standard error."""
     from ..errors import InvalidRequest
@@ -197,6 +204,7 @@ def run(
         context=context,
         kv_bits=kv_bits,
         think=think,
+        url=url,
     )
     request = Request(
         question=" ".join(question or ()),

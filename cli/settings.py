@@ -56,6 +56,8 @@ class Settings:
     context: int | None = None
     kv_bits: int | None = None
     think: ThinkMode = "collapse"
+    url: str | None = None
+    """Of a server that has the model."""
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -92,6 +94,7 @@ _TYPES: Mapping[str, type] = {
     "context": int,
     "kv_bits": int,
     "think": str,
+    "url": str,
 }
 _KINDS: Mapping[type, str] = {str: "text", int: "a whole number", float: "a number"}
 _CHOICES: Mapping[str, tuple[Any, ...]] = {"effort": EFFORTS, "think": THINK_MODES, "kv_bits": (8,)}
@@ -122,10 +125,11 @@ def load_settings(**flags: Any) -> Settings:
         InvalidRequest: a value out of its range; the message says where it is set.
         GptOssError: the file cannot be read.
     """
-    values: dict[str, Any] = {}
-    for name, value, _ in explain_settings(flags):
-        if value is not None:
-            values[name] = value
+    values = {name: value for name, value, _ in explain_settings(flags) if value is not None}
+    if flags.get("model") is not None and flags.get("url") is not None:
+        raise InvalidRequest("--model and --url: the server has its own model; leave one of them out")
+    if flags.get("model") is not None:
+        values.pop("url", None)
     return Settings(**values)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,22 +13,44 @@ from ..screen.terminal import Terminal
 
 if TYPE_CHECKING:
     from ...api import GptOss
+    from ...remote import RemoteModel
 
-__all__ = ["Loader"]
+__all__ = ["Loader", "is_url", "open_model"]
+
+
+def is_url(reference: str) -> bool:
+    """Whether a model is one on a server."""
+    return reference.startswith(("http://", "https://"))
+
+
+def open_model(reference: str, options: Mapping[str, Any]) -> GptOss | RemoteModel:
+    """Loads a model, or connects to the server that has it.
+
+    Args:
+        reference: the model, or the URL of a server.
+        options: of ``gptoss_mlx.load``.
+    """
+    if is_url(reference):
+        from ...remote import connect
+
+        return connect(reference, api_key=os.environ.get("GPTOSS_API_KEY"))
+    from ... import load
+
+    return load(reference, **options)
 
 
 class Loader:
     """Loads one model in a thread, once.
 
     Args:
-        reference: the model.
+        reference: the model, or the URL of a server.
         options: of ``gptoss_mlx.load``.
     """
 
     def __init__(self, reference: str, options: Mapping[str, Any]) -> None:
         self.reference = reference
         self._options = options
-        self._model: GptOss | None = None
+        self._model: GptOss | RemoteModel | None = None
         self._error: BaseException | None = None
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
@@ -48,7 +71,7 @@ class Loader:
             self._thread = threading.Thread(target=self._load, args=(when_failed,), daemon=True)
             self._thread.start()
 
-    def wait(self, terminal: Terminal) -> GptOss:
+    def wait(self, terminal: Terminal) -> GptOss | RemoteModel:
         """The model, once it is loaded; until then the terminal shows that it is loading.
 
         Raises:
@@ -72,9 +95,7 @@ class Loader:
 
     def _load(self, when_failed: Callable[[BaseException], None] | None) -> None:
         try:
-            from ... import load
-
-            self._model = load(self.reference, **self._options)
+            self._model = open_model(self.reference, self._options)
         except BaseException as error:
             self._error = error
             if when_failed is not None:

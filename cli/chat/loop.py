@@ -36,7 +36,7 @@ def start_chat(settings: Settings, resume: str | None) -> None:
     terminal = Terminal(sys.stdout)
     path = find_chat(resume) if resume is not None else None
     interactive = terminal.interactive and sys.stdin.isatty()
-    model = choose_model(settings.model, terminal, interactive)
+    model = settings.url or choose_model(settings.model, terminal, interactive)
     session = ChatSession(terminal, Loader(model, settings.loading), settings, interactive)
     signal.signal(signal.SIGTERM, _terminated)
     try:

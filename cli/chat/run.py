@@ -21,6 +21,7 @@ from ..screen.terminal import Terminal
 from ..settings import Settings, is_utf8
 from .attachments import read_file, read_piped, with_files
 from .first_start import choose_model
+from .loading import open_model
 
 if TYPE_CHECKING:
     from ...chat.options import AnswerOptions
@@ -54,18 +55,12 @@ def answer(request: Request, settings: Settings) -> None:
         err.line(settings.warning, YELLOW)
     prompt = _prompt(request, err)
     form: AnswerOptions = {} if request.schema is None else {"schema": _schema(request.schema)}
-    reference = choose_model(settings.model, err, interactive=False)
-
-    from ... import load
-
-    with load(reference, **settings.loading) as model:
-        stream = model.stream(
-            prompt,
-            effort=settings.effort,
-            instructions=settings.system,
-            sampling=settings.sampling(request.stop),
-            **form,
+    reference = settings.url or choose_model(settings.model, err, interactive=False)
+    with open_model(reference, settings.loading) as model:
+        chat = model.chat(
+            effort=settings.effort, instructions=settings.system, sampling=settings.sampling(request.stop)
         )
+        stream = chat.stream(prompt, **form)
         reply = _show(stream, request.form, out, err, settings)
     if reply.finish_reason == "cancelled":
         raise typer.Exit(INTERRUPTED)

@@ -22,7 +22,7 @@ from ..screen.spans import DIM, RED, YELLOW, Span, visible
 from ..screen.terminal import Terminal
 from ..settings import Settings, ThinkMode, as_effort
 from .attachments import Attachment, split_files, with_files
-from .loading import Loader
+from .loading import Loader, is_url
 from .saved import new_chat_path, read_chat
 from .stats import SessionStats, memory_in_use, reply_line
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ...chat.file import ChatContent
     from ...chat.stream import Stream
     from ...events import Reply
+    from ...remote import RemoteModel
 
 __all__ = ["ChatSession"]
 
@@ -78,7 +79,7 @@ class ChatSession:
     # The conversation.
 
     @property
-    def model(self) -> GptOss:
+    def model(self) -> GptOss | RemoteModel:
         """The model; waits until it is loaded."""
         return self.loader.wait(self.terminal)
 
@@ -147,9 +148,10 @@ class ChatSession:
         The old model is closed before the new one is loaded, since the machine may not hold both. If the new one
         cannot be loaded, the old one is loaded again and the error raised.
         """
-        from ...hub.models import resolve
+        if not is_url(reference):
+            from ...hub.models import resolve
 
-        resolve(reference)
+            resolve(reference)
         before = self.loader.reference
         self._load_instead(reference)
         try:
@@ -169,21 +171,18 @@ class ChatSession:
         if self._chat is not None:
             self.use_chat(self._chat_from(self._chat, model), self.path)
 
-    def _chat_from(self, source: Chat | ChatContent, model: GptOss) -> Chat:
+    def _chat_from(self, source: Chat | ChatContent, model: GptOss | RemoteModel) -> Chat:
         """A chat that continues another one, or one from a file."""
-        from ...chat.chat import Chat
-
-        return Chat(
-            model,
+        chat = model.chat(
             instructions=source.instructions,
             effort=as_effort(source.effort),
             sampling=self.settings.sampling(stop_loops=True),
             date=source.date,
             messages=source.messages,
-            title=visible(source.title)
-            if source.title
-            else None,  # a file may hold text that cannot be saved again
         )
+        # A file may hold text that cannot be saved again.
+        chat.title = visible(source.title) if source.title else None
+        return chat
 
     def owns(self, path: Path) -> bool:
         """Whether this chat wrote the file, and so may replace it."""

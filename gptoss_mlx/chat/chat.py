@@ -35,7 +35,7 @@ from .options import (
 from .prompt import TraceEntry, trace
 from .stream import Stream
 from .transcript import Transcript
-from .turn import Step, Turn
+from .turn import RunningTurn, Step, Turn
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
@@ -296,7 +296,7 @@ class Chat(Transcript):
             >>> twin.undo(), twin.effort, len(twin.messages), len(chat.messages)
             ('Yes or no?', 'low', 0, 2)
         """
-        twin = Chat(self.model, messages=self._messages, title=self.title)
+        twin = type(self)(self.model, messages=self._messages, title=self.title)
         twin.settings = self.settings.changed(options)
         return twin
 
@@ -432,9 +432,14 @@ class Chat(Transcript):
         self, settings: ChatSettings, messages: Sequence[Message], step: Step, unfinished: Message | None = None
     ) -> Stream:
         """Starts a turn; a refusal leaves the chat unchanged."""
-        turn = Turn(self.model, settings, messages, step, unfinished=unfinished)
+        turn = self._begin(settings, messages, step, unfinished)
         # The list is the turn's own: another turn that begins meanwhile has another.
         self.settings, self._messages, self._growing = settings, turn.messages, turn.messages
         stream = Stream(turn.events(), turn.cancel)
         self._stream = weakref.ref(stream)
         return stream
+
+    def _begin(
+        self, settings: ChatSettings, messages: Sequence[Message], step: Step, unfinished: Message | None
+    ) -> RunningTurn:
+        return Turn(self.model, settings, messages, step, unfinished=unfinished)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..arguments import checked_flag, checked_hook, checked_integer
 from ..engine.generation import Generation
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ..engine.engine import Engine
     from ..engine.generate import LogitsProcessor
 
-__all__ = ["TOOL_LOOP", "Step", "Turn"]
+__all__ = ["TOOL_LOOP", "RunningTurn", "Step", "Turn"]
 
 TOOL_LOOP: ContextVar[asyncio.AbstractEventLoop | None] = ContextVar("TOOL_LOOP", default=None)
 """Where the async tools of a turn run; without it, and while it does not run, each call has a loop of its own."""
@@ -155,6 +155,19 @@ class _Tally:
             timings=self.timings,
             repairs=tuple(repairs),
         )
+
+
+class RunningTurn(Protocol):
+    """A turn of a chat, wherever it is computed."""
+
+    messages: list[Message]
+    """The conversation; it grows while the turn runs."""
+
+    def cancel(self) -> None:
+        """Makes :meth:`events` end at once with what there is. May come from any thread."""
+
+    def events(self) -> Iterator[Event]:
+        """Everything that happens, then Done."""
 
 
 class Turn:

@@ -119,6 +119,7 @@ def read(body: Fields, recall: Recall, effort: Effort, previous: Stored | None) 
             effort=EFFORTS.get(asked or "", effort),
             tools=tools,
             chosen=sampling(body, "max_output_tokens"),
+            date=body.text("date"),
         ),
         messages=history.messages,
         options=options,

@@ -278,6 +278,7 @@ def sampling(body: Fields, max_tokens: str, stop: str = "stop") -> SamplingParam
         seed=_seed(body),
         max_tokens=body.integer(max_tokens, 1),
         stop=tuple(texts),
+        stop_loops=body.flag("stop_loops"),
         logit_bias=body.values.get("logit_bias") or {},
     )
 
@@ -292,7 +293,9 @@ def _seed(body: Fields) -> int | None:
     return seed % 2**64
 
 
-def settings(*, instructions: str | None, effort: Effort, tools: ToolBox, chosen: SamplingParams) -> ChatSettings:
+def settings(
+    *, instructions: str | None, effort: Effort, tools: ToolBox, chosen: SamplingParams, date: str | None = None
+) -> ChatSettings:
     """The settings of a request."""
-    made = ChatSettings(instructions=instructions, effort=effort, sampling=chosen, max_steps=_MAX_STEPS)
+    made = ChatSettings(instructions=instructions, effort=effort, sampling=chosen, date=date, max_steps=_MAX_STEPS)
     return made.changed({"tools": tools})
