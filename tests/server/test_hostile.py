@@ -1,0 +1,135 @@
+"""No request makes the server fail, keep what is over, or take what was not offered."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.server.apis import APIS, CHAT, MESSAGES, Api
+from tests.server.hostile import RAW, changed_request, connected, http, leave_early, malformed_body
+from tests.server.scripted import ScriptedGptOss, answer, endless, think, turn
+from tests.server.serving import in_process, listening
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Whether something comes to hold."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.fixture
+def quiet(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """Fails a test in which anything was logged as an error."""
+    caplog.set_level(logging.ERROR)
+    return caplog
+
+
+def test_a_changed_body_is_answered_or_refused_with_its_place(quiet: pytest.LogCaptureFixture) -> None:
+    rng = random.Random(0)
+    refused = 0
+    with in_process(
+        ScriptedGptOss(respond=lambda prompt: turn(think("Hm."), answer('{"city": "Oslo"}')))
+    ) as client:
+        for _ in range(400):
+            request = changed_request(rng)
+            reply = client.post(
+                request.api.path, content=request.body, headers={"content-type": "application/json"}
+            )
+            assert reply.status_code in (200, 400, 404, 413), (reply.text[:500], request.body[:3000])
+            if reply.status_code != 200:
+                assert request.api.error(reply.json())
+                refused += 1
+    assert refused > 100
+    assert quiet.records == []
+
+
+@pytest.mark.parametrize("api", APIS, ids=lambda api: api.name)
+def test_a_body_that_is_no_object_is_refused(api: Api, quiet: pytest.LogCaptureFixture) -> None:
+    rng = random.Random(1)
+    with in_process(ScriptedGptOss(respond=lambda prompt: turn(answer("Yes.")))) as client:
+        for _ in range(60):
+            body = malformed_body(rng)
+            reply = client.post(api.path, content=body, headers={"content-type": "application/json"})
+            assert reply.status_code in (200, 400, 413), (reply.text[:500], body[:200])
+            if reply.status_code != 200:
+                assert api.error(reply.json())
+    assert quiet.records == []
+
+
+def test_broken_http_leaves_the_server_alive(quiet: pytest.LogCaptureFixture) -> None:
+    with listening(ScriptedGptOss(respond=lambda prompt: turn(answer("Yes.")))) as url:
+        for name, sent in RAW.items():
+            with connected(url, seconds=0.3) as connection:
+                try:
+                    connection.sendall(sent)
+                    status = connection.recv(100)
+                except (TimeoutError, ConnectionError, BrokenPipeError):
+                    status = b""  # it waits for more, or has closed the connection
+            assert not status.startswith(b"HTTP/1.1 5"), (name, status)
+        with connected(url) as connection:
+            connection.sendall(http("/v1/models", method="GET"))
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    assert quiet.records == []
+
+
+@pytest.mark.parametrize("name", ["a foreign host", "two hosts", "a foreign origin"])
+def test_another_site_is_refused(name: str) -> None:
+    with listening(ScriptedGptOss()) as url, connected(url) as connection:
+        connection.sendall(RAW[name])
+        assert connection.recv(100).startswith(b"HTTP/1.1 4")
+
+
+def test_nothing_stays_of_clients_that_go_away(quiet: pytest.LogCaptureFixture) -> None:
+    model = ScriptedGptOss(respond=lambda prompt: endless(), pause=0.001)
+    rng = random.Random(2)
+    with listening(model) as url:
+        requests = [
+            http(api.path, json.dumps(api.body(api.user("Go"), (), None) | {"stream": stream}).encode())
+            for api in APIS
+            for stream in (True, False)
+        ]
+        leave_early(url, rng, requests[0])
+        assert eventually(lambda: model.running == 0)
+        threads, files = threading.active_count(), len(os.listdir("/dev/fd"))
+        for _ in range(40):
+            leave_early(url, rng, rng.choice(requests))
+        assert eventually(lambda: model.running == 0), "a generation goes on"
+        gc.collect()
+        assert eventually(lambda: len(os.listdir("/dev/fd")) <= files), "connections stay open"
+        assert eventually(lambda: threading.active_count() <= threads + 2), "threads stay"
+    assert quiet.records == []
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("api", APIS, ids=lambda api: api.name)
+def test_a_client_that_goes_away_stops_its_generation(api: Api, stream: bool) -> None:
+    model = ScriptedGptOss(endless(), pause=0.002)
+    with listening(model) as url:
+        with connected(url) as connection:
+            body = json.dumps(api.body(api.user("Go"), (), None) | {"stream": stream}).encode()
+            connection.sendall(http(api.path, body))
+            assert eventually(lambda: model.running == 1)
+        assert eventually(lambda: model.running == 0, 3)
+
+
+def test_a_slow_client_does_not_keep_others_waiting() -> None:
+    with listening(ScriptedGptOss(respond=lambda prompt: turn(answer("Yes.")))) as url:
+        slow = http(CHAT.path, b"{}", content_length="1000")
+        with connected(url) as first, connected(url) as second, connected(url) as third:
+            first.sendall(slow[:10])
+            second.sendall(slow)
+            body = json.dumps(MESSAGES.body(MESSAGES.user("Go"), (), None)).encode()
+            third.sendall(http(MESSAGES.path, body))
+            assert third.recv(100).startswith(b"HTTP/1.1 200")
