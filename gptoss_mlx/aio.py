@@ -321,6 +321,19 @@ class AsyncStream(AsyncIterator[Event]):
             raise InvalidRequest("the stream has not begun; iterate it to its end first, or await finish()")
         return self._stream.reply
 
+    async def begin(self) -> None:
+        """Queues the request, so that a refusal is known before the first event is waited for.
+
+        Example:
+            >>> async def main() -> str:
+            ...     stream = AsyncGptOss(model).stream("Yes?", choices=["yes"])
+            ...     await stream.begin()
+            ...     return (await stream.finish()).text
+            >>> asyncio.run(main())
+            'yes'
+        """
+        await self._run(self._begun)
+
     async def finish(self) -> Reply:
         """Waits for the end; of a closed stream, until nothing of it runs any more.
 

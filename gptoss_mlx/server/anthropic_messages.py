@@ -12,7 +12,7 @@ from ..errors import GptOssError, InvalidRequest
 from ..events import Reply
 from ..harmony import Role
 from ..tools.toolbox import ToolBox
-from .errors import anthropic_error
+from .errors import Refused, anthropic_error
 from .fields import Fields
 from .question import (
     EFFORTS,
@@ -46,6 +46,10 @@ def read(body: Fields, recall: Recall, effort: Effort) -> Question:
     Raises:
         InvalidRequest: a field is wrong, or asks for something that this server cannot do; names its path.
     """
+    if "thread" in body:
+        # Anthropic's own client then sends the whole conversation.
+        details = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+        raise Refused(400, "thread: conversations are not kept here; send all messages", details)
     tools = declared_tools(_tools(body))
     history = History(tools, recall)
     for text in _texts(body, "system"):

@@ -153,8 +153,11 @@ async def _answer(
     answer = await while_connected(receive, _service(request).answer(question, writer, then))
     request.state.answer = answer
     if streamed:
-        return EventStream(answer.frames(), writer.keep_alive)
-    return JSONResponse(await while_connected(receive, answer.result()))
+        return EventStream(answer)
+    try:
+        return JSONResponse(await while_connected(receive, answer.result()))
+    finally:
+        await answer.close()
 
 
 async def _chat(request: Request) -> Response:

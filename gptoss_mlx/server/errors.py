@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 from ..errors import (
@@ -38,9 +39,11 @@ class Refused(GptOssError):
         404
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, details: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.details = details
+        """What a client reads to go on without what it asked for."""
 
 
 def status_of(error: GptOssError) -> int:
@@ -66,5 +69,6 @@ _CODES: Final = {401: "invalid_api_key", 404: "not_found", 429: "rate_limit_exce
 
 def anthropic_error(error: GptOssError) -> dict[str, Any]:
     """An error in Anthropic's form."""
-    kind = _TYPES.get(status_of(error), "api_error")
-    return {"type": "error", "error": {"type": kind, "message": " ".join(str(error).split())}}
+    described = {"type": _TYPES.get(status_of(error), "api_error"), "message": " ".join(str(error).split())}
+    details = error.details if isinstance(error, Refused) else None
+    return {"type": "error", "error": described | ({"details": dict(details)} if details else {})}

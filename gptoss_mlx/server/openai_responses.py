@@ -221,6 +221,7 @@ class ResponsesWriter(Writer):
         self._count = 0
         self._output: list[dict[str, Any]] = []
         self._deltas: list[str] = []
+        self._is_cut = False
         self._response = self._described(model, body, effort)
 
     def _described(self, model: str, body: Fields, effort: Effort) -> dict[str, Any]:
@@ -292,9 +293,8 @@ class ResponsesWriter(Writer):
         if open_kind is PartKind.PREAMBLE and reply.text and not is_cut:
             # The turn ended without a final message: the preamble is the answer.
             self._output[-1]["phase"] = "final_answer"
+        self._is_cut = is_cut
         yield from self._end_part()
-        if is_cut and open_kind is not None:
-            self._output[-1]["status"] = "incomplete"
         self._add_logprobs(reply)
         status = "incomplete" if is_cut else "completed"
         self._response |= {
@@ -332,7 +332,7 @@ class ResponsesWriter(Writer):
 
     def _item_done(self, **fields: Any) -> Iterator[Frame]:
         item = self._output[-1]
-        item |= {"status": "completed", **fields}
+        item |= {"status": "incomplete" if self._is_cut else "completed", **fields}
         yield self._event("response.output_item.done", item=dict(item), output_index=len(self._output) - 1)
 
     def _snapshot(self) -> dict[str, Any]:

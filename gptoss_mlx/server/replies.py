@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
 from starlette.requests import ClientDisconnect
@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import GptOssError
 from .errors import anthropic_error, openai_error, status_of
+from .service import Answer
 from .writer import Frame
 
 __all__ = ["EventStream", "refusal", "while_connected"]
@@ -64,39 +65,41 @@ class EventStream(Response):
     """Server-sent events; comments keep the connection open while there are none.
 
     Args:
-        frames: the events. They are closed when the client goes away.
-        keep_alive: the comment.
+        answer: whose events they are. It is closed at the end, or when the client goes away.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncGenerator[Frame], keep_alive: str) -> None:
+    def __init__(self, answer: Answer) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._frames = frames
-        self._keep_alive = keep_alive
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with contextlib.suppress(ClientDisconnect):
-            await while_connected(receive, self._sent(send))
+        try:
+            with contextlib.suppress(ClientDisconnect):
+                await while_connected(receive, self._sent(send))
+        finally:
+            await self._answer.close()
 
     async def _sent(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        frames = self._answer.frames()
         following: asyncio.Future[Frame | None] | None = None
         try:
             while True:
-                following = following or asyncio.ensure_future(anext(self._frames, None))
+                following = following or asyncio.ensure_future(anext(frames, None))
                 done, _ = await asyncio.wait({following}, timeout=_KEEP_ALIVE_SECONDS)
                 frame = following.result() if done else None
                 if done and frame is None:
                     break
                 if done:
                     following = None
-                text = self._keep_alive if frame is None else frame.encoded()
+                text = self._answer.writer.keep_alive if frame is None else frame.encoded()
                 await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             if following is not None:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
-            await self._frames.aclose()
+            await frames.aclose()

@@ -150,15 +150,15 @@ class Answer:
     async def start(self) -> None:
         """Queues the question. Rendering a long one takes a moment, so another thread does it."""
         model, question = self.service.model, self.question
-        step = Step.of(question.options, question.settings)
 
-        def begin() -> Turn:
-            return Turn(model, question.settings, question.messages, step)
+        def begin() -> Stream:
+            step = Step.of(question.options, question.settings)
+            turn = Turn(model, question.settings, question.messages, step)
+            self.prompt_tokens = turn.prompt_tokens
+            return Stream(turn.events(), turn.cancel)
 
-        turn = await asyncio.to_thread(begin)
-        self.prompt_tokens = turn.prompt_tokens
-        stream = Stream(turn.events(), turn.cancel)
-        self._stream = AsyncStream(lambda: stream)
+        self._stream = AsyncStream(begin)
+        await self._stream.begin()
 
     async def frames(self) -> AsyncGenerator[Frame]:
         """The events of the API, in order. Ending the iteration ends the generation."""
@@ -197,9 +197,6 @@ class Answer:
             # The answer was cut short before it had its form: it is what it is.
             for frame in self._ended(error.reply):
                 yield frame
-        finally:
-            self.service.ended(self)
-            await self._stream.aclose()
 
     @property
     def figures(self) -> dict[str, object]:
@@ -217,7 +214,8 @@ class Answer:
         }
 
     async def close(self) -> None:
-        """Ends the generation; the reader of the frames sees the error of an ending server."""
+        """Ends the generation, if it still runs. May be called twice."""
+        self.service.ended(self)
         if self._stream is not None:
             await self._stream.aclose()
 

@@ -30,7 +30,9 @@ def client(url: str) -> Iterator[anthropic.Anthropic]:
 
 def asked(**fields: Any) -> Any:
     """The arguments of a request."""
-    return {"model": MODEL, "max_tokens": 1000, "messages": [{"role": "user", "content": QUESTION}]} | fields
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    messages = [{"role": "user", "content": QUESTION}]
+    return {"model": MODEL, "max_tokens": 4096, "messages": messages, "thinking": thinking} | fields
 
 
 def test_a_message_is_created(client: anthropic.Anthropic) -> None:
@@ -132,8 +134,6 @@ def test_a_key_may_be_sent_in_either_way() -> None:
 def test_the_demo_answers(demo_url: str) -> None:
     with anthropic.Anthropic(base_url=demo_url, api_key="none", max_retries=0) as client:
         message = client.messages.create(
-            **asked(
-                messages=[{"role": "user", "content": "How many layers does gpt-oss-20b have?"}], temperature=0
-            )
+            **asked(messages=[{"role": "user", "content": "How many layers does gpt-oss-20b have?"}])
         )
     assert "24" in message.content[-1].text

@@ -171,7 +171,7 @@ def test_many_tasks_may_ask_at_once(url: str) -> None:
     ("fields", "place"),
     [
         ({"n": 2}, "n"),
-        ({"temperature": 9}, "temperature"),
+        ({"temperature": -1}, "temperature"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
             "messages",

@@ -244,7 +244,9 @@ class _Messages:
     def body(
         self, history: Sequence[Any], tools: Sequence[Mapping[str, Any]], instructions: str | None
     ) -> dict[str, Any]:
+        thinking = {"type": "enabled", "budget_tokens": 2048}
         body: dict[str, Any] = {"model": "gpt-oss", "max_tokens": 4096, "messages": list(history)}
+        body["thinking"] = thinking
         if instructions is not None:
             body["system"] = instructions
         declared = [

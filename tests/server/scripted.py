@@ -15,6 +15,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -165,8 +166,8 @@ class ScriptedGptOss(GptOss):
         self.directory = DEMO
         self.name = "scripted"
         self.kv_bits = None
-        self.config = ModelConfig.from_directory(DEMO)
         self.tokenizer = o200k()
+        self.config = replace(ModelConfig.from_directory(DEMO), vocab_size=201_088)
         self.dtype = "float32"
         special = self.tokenizer.special
         self.stop_tokens = frozenset(special[name] for name in ("<|return|>", "<|call|>", "<|endoftext|>"))
