@@ -144,7 +144,7 @@ class RemoteTurn:
 
     def cancel(self) -> None:
         """Makes :meth:`events` end at once with what there is."""
-        self._responding.close()
+        self._responding.cancel()
 
     def events(self) -> Iterator[Event]:
         """Everything that happens, then Done."""
@@ -155,12 +155,13 @@ class RemoteTurn:
                 kind = event.get("type")
                 if kind in ("response.completed", "response.incomplete"):
                     reason = "stop" if kind == "response.completed" else "length"
-                    usage = event.get("response", {}).get("usage") or {}
+                    usage = _object(_object(event.get("response")).get("usage"))
                 elif kind in ("response.failed", "error"):
                     raise GptOssError(_reason(event.get("response", event)))
                 else:
                     yield from self._delta(kind, event)
         finally:
+            self._responding.close()
             made = [Message.assistant("".join(texts), channel=channel) for channel, texts in self._parts]
             self.messages += made
         reply = self._reply(made, reason, _usage(usage))
@@ -169,7 +170,7 @@ class RemoteTurn:
 
     def _delta(self, kind: Any, event: Mapping[str, Any]) -> Iterator[Event]:
         if kind == "response.output_item.added":
-            item = event.get("item", {})
+            item = _object(event.get("item"))
             channel = Channel.COMMENTARY if item.get("phase") == "commentary" else Channel.FINAL
             self._parts.append((Channel.ANALYSIS if item.get("type") == "reasoning" else channel, []))
         elif kind in ("response.reasoning_text.delta", "response.output_text.delta") and self._parts:
@@ -248,49 +249,56 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
 
     return Usage(
         prompt_tokens=number(usage.get("input_tokens")),
-        cached_tokens=number((usage.get("input_tokens_details") or {}).get("cached_tokens")),
+        cached_tokens=number(_object(usage.get("input_tokens_details")).get("cached_tokens")),
         completion_tokens=number(usage.get("output_tokens")),
-        reasoning_tokens=number((usage.get("output_tokens_details") or {}).get("reasoning_tokens")),
+        reasoning_tokens=number(_object(usage.get("output_tokens_details")).get("reasoning_tokens")),
     )
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    """A value of a server's JSON that should be an object."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _reason(body: object) -> str:
     """The reason in an error of OpenAI's form."""
-    error = body.get("error") if isinstance(body, Mapping) else None
-    message = error.get("message") if isinstance(error, Mapping) else None
+    message = _object(_object(body).get("error")).get("message")
     return message[:500] if isinstance(message, str) else "it gave no reason"
 
 
 class Responding(Iterator[dict[str, Any]]):
-    """The events of one response, as they come. May be closed from any thread."""
+    """The events of one response, as they come."""
 
     def __init__(self, server: _Server, request: Mapping[str, Any]) -> None:
-        self._closed = False
+        self._ended = False
         self._connection, self._answer = server.send("POST", "/v1/responses", request)
 
     def __next__(self) -> dict[str, Any]:
-        while not self._closed:
+        while not self._ended:
             try:
                 line = self._answer.readline(_MAX_LINE)
-            except (OSError, http.client.HTTPException, ValueError, AttributeError):
-                line = b""  # also what a connection raises that another thread closed
-            if not line and not self._closed:
-                self.close()
+            except (OSError, http.client.HTTPException):
+                line = b""
+            if not line and not self._ended:
                 raise GptOssError("the connection to the server was lost; ask again")
             if line.startswith(b"data: "):
                 event = _parsed(line[6:])
-                if event.get("type") in _LAST:
-                    self.close()
+                self._ended = self._ended or event.get("type") in _LAST
                 return event
         raise StopIteration
 
-    def close(self) -> None:
-        """Ends the response: the server stops its generation."""
-        self._closed = True
+    def cancel(self) -> None:
+        """Ends the iteration at once, and the server's generation. From any thread."""
+        self._ended = True
         sock = self._connection.sock
         if sock is not None:
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
+                sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
+
+    def close(self) -> None:
+        """Closes the connection, in the thread that read."""
+        self._answer.close()
+        self._connection.close()
 
 
 _LAST: Final = ("response.completed", "response.incomplete", "response.failed", "error")

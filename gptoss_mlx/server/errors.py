@@ -25,7 +25,8 @@ _TYPES: Final = {
     403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
-    413: "request_too_large",
+    408: "timeout_error",
+    413: "invalid_request_error",
     429: "rate_limit_error",
     503: "overloaded_error",
 }

@@ -46,23 +46,6 @@ _REFUSED: Final = {
 }
 _TEXTS: Final = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 _ROLES: Final = ("system", "developer", "user", "assistant")
-# The settings that a response repeats, and their values where the request has none.
-_ECHOED: Final[Mapping[str, Any]] = {
-    "instructions": None,
-    "max_output_tokens": None,
-    "max_tool_calls": None,
-    "metadata": {},
-    "parallel_tool_calls": True,
-    "previous_response_id": None,
-    "prompt_cache_key": None,
-    "safety_identifier": None,
-    "store": True,
-    "temperature": 1.0,
-    "tool_choice": "auto",
-    "top_logprobs": 0,
-    "top_p": 1.0,
-    "user": None,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,8 +208,6 @@ class ResponsesWriter(Writer):
         self._response = self._described(model, body, effort)
 
     def _described(self, model: str, body: Fields, effort: Effort) -> dict[str, Any]:
-        text = body.values.get("text") or {}
-        echoed = {name: body.values.get(name) for name in _ECHOED}
         return {
             "id": self.identity,
             "object": "response",
@@ -240,11 +221,10 @@ class ResponsesWriter(Writer):
             "output": self._output,
             "reasoning": {"effort": effort, "summary": None},
             "service_tier": "default",
-            "text": {"format": text.get("format") or {"type": "text"}},
-            "tools": [_tool(tool) for tool in body.objects("tools") if tool.text("type") in _KNOWN_TOOLS],
             "truncation": "disabled",
             "usage": None,
-        } | {name: _ECHOED[name] if value is None else value for name, value in echoed.items()}
+            **_echoed(body),
+        }
 
     def begin(self, prompt_tokens: int) -> Iterator[Frame]:
         yield self._event("response.created", response=self._snapshot())
@@ -366,12 +346,47 @@ def _part(kind: PartKind, text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
+def _echoed(body: Fields) -> dict[str, Any]:
+    """The settings of a request that a response repeats."""
+    text, metadata, choice = body.fields("text"), body.fields("metadata"), body.values.get("tool_choice")
+    form = None if text is None else text.fields("format")
+    known = isinstance(choice, str) or (choice or {}).get("type") in ("function", "allowed_tools")
+    return {
+        "instructions": body.text("instructions"),
+        "max_output_tokens": body.integer("max_output_tokens"),
+        "max_tool_calls": body.integer("max_tool_calls"),
+        "metadata": {} if metadata is None else dict(metadata.values),
+        "parallel_tool_calls": body.values.get("parallel_tool_calls") is not False,
+        "previous_response_id": body.text("previous_response_id"),
+        "prompt_cache_key": body.text("prompt_cache_key"),
+        "safety_identifier": body.text("safety_identifier"),
+        "store": body.values.get("store") is not False,
+        "temperature": _or(body.number("temperature"), 1.0),
+        "text": {"format": {"type": "text"} if form is None else dict(form.values)},
+        "tool_choice": choice if known else "auto",
+        "tools": [_tool(tool) for tool in body.objects("tools") if tool.text("type") in _KNOWN_TOOLS],
+        "top_logprobs": body.integer("top_logprobs") or 0,
+        "top_p": _or(body.number("top_p"), 1.0),
+        "user": body.text("user"),
+    }
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
 def _tool(tool: Fields) -> dict[str, Any]:
     """A declared tool, with the keys that a response's tools must have."""
+    named = {"type": tool.text("type"), "name": tool.text("name"), "description": tool.text("description")}
     if tool.text("type") == "function":
-        return {"strict": False, "parameters": {}, "description": None, **tool.values}
+        parameters = tool.fields("parameters")
+        return {
+            **named,
+            "parameters": None if parameters is None else dict(parameters.values),
+            "strict": tool.flag("strict"),
+        }
     members = [_tool(entry) for entry in tool.objects("tools") if entry.text("type") == "function"]
-    return {"description": "", **tool.values, "tools": members}
+    return {**named, "description": named["description"] or "", "tools": members}
 
 
 def _usage(reply: Reply) -> dict[str, Any]:

@@ -279,8 +279,16 @@ def sampling(body: Fields, max_tokens: str, stop: str = "stop") -> SamplingParam
         max_tokens=body.integer(max_tokens, 1),
         stop=tuple(texts),
         stop_loops=body.flag("stop_loops"),
-        logit_bias=body.values.get("logit_bias") or {},
+        logit_bias=_logit_bias(body),
     )
+
+
+def _logit_bias(body: Fields) -> dict[int, float]:
+    bias = body.fields("logit_bias")
+    given = {} if bias is None else bias.values
+    if not all(token.isascii() and token.isdecimal() and len(token) < 10 for token in given):
+        raise body.refused("logit_bias", "ids of tokens and numbers from -100 to 100 are needed")
+    return {int(token): value for token, value in given.items()}
 
 
 def _seed(body: Fields) -> int | None:

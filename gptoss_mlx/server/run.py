@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OverflowError:
         raise InvalidRequest(f"--port is {port}; 0 to 65535 is needed") from None
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = (os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)).lower()
         raise InvalidRequest(f"{host} port {port}: {reason}; choose others with --host and --port") from None
 
 
