@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Final, TypeAlias
@@ -31,7 +32,8 @@ Item: TypeAlias = tuple[Control | None, bytes]
 """A token: its kind, if it is a control token, and its bytes."""
 
 _STOPS: Final = ("<|end|>", "<|return|>", "<|call|>")
-_CONTROL_OF_MARKER: Final = {marker: control for control, marker in MARKERS.items()}
+_ITEM_OF_MARKER: Final = {marker: (control, control.value.encode()) for control, marker in MARKERS.items()}
+_MARKER: Final = re.compile(f"([{''.join(_ITEM_OF_MARKER)}])")
 
 _controls_of: WeakKeyDictionary[TokenCodec, Mapping[int, Control]] = WeakKeyDictionary()
 
@@ -48,15 +50,7 @@ def controls_of(tokenizer: TokenCodec) -> Mapping[int, Control]:
 
 def items_of(text: str) -> list[Item]:
     """A part of a header as tokens again, with the bytes that were not valid UTF-8."""
-    items: list[Item] = []
-    run = ""
-    for character in text:
-        control = _CONTROL_OF_MARKER.get(character)
-        if control is None:
-            run += character
-            continue
-        if run:
-            items.append((None, run.encode("utf-8", "surrogateescape")))
-        items.append((control, control.value.encode()))
-        run = ""
-    return [*items, (None, run.encode("utf-8", "surrogateescape"))] if run else items
+    parts = _MARKER.split(text)
+    return [
+        _ITEM_OF_MARKER.get(part) or (None, part.encode("utf-8", "surrogateescape")) for part in parts if part
+    ]

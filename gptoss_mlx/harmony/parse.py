@@ -102,6 +102,8 @@ class StreamParser:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._guessed = False
         """Whether the message has no message token."""
+        self._has_fields = False
+        """Whether it is a message even without text."""
         self._interrupted: Channel | None = None
         """The channel of a message that a start or a channel ended, until the next header."""
         # Repairs of the current message, or of the next one between messages.
@@ -166,7 +168,7 @@ class StreamParser:
         if control is None and self._state is ParserState.CONTENT:
             self._write(self._token_bytes(token))
         else:
-            self._pending.append((control, self._token_bytes(token)))
+            self._take(control, self._token_bytes(token))
             self._take_pending()
         return tuple(self._changes)
 
@@ -206,13 +208,15 @@ class StreamParser:
 
     def _take_pending(self) -> None:
         while self._pending:
-            control, data = self._pending.popleft()
-            if self._state is ParserState.EXPECT_START:
-                self._take_before_start(control, data)
-            elif self._state is ParserState.HEADER:
-                self._take_in_header(control, data)
-            else:
-                self._take_in_content(control, data)
+            self._take(*self._pending.popleft())
+
+    def _take(self, control: Control | None, data: bytes) -> None:
+        if self._state is ParserState.EXPECT_START:
+            self._take_before_start(control, data)
+        elif self._state is ParserState.HEADER:
+            self._take_in_header(control, data)
+        else:
+            self._take_in_content(control, data)
 
     def _take_before_start(self, control: Control | None, data: bytes) -> None:
         if control is Control.START:
@@ -316,7 +320,7 @@ class StreamParser:
         header, notes, rest = read_unfinished(self._header_text, cut=self._closed)
         without_text = not rest or (header.channel is not Channel.FINAL and is_punctuation(rest))
         truncated = self._closed and header.channel is not None
-        if without_text and not truncated and _is_empty(header, [kind for kind, _ in notes]):
+        if without_text and not truncated and _is_empty(header, notes):
             self._skip(rest)
             if after is not None and after[0] is Control.START:
                 self._pending.appendleft(after)
@@ -351,6 +355,7 @@ class StreamParser:
         self._role = self._interrupted = None
         self._header = header
         self._guessed = guessed
+        self._has_fields = not _is_empty(header, notes)
         self._text = []
         self._decoder.reset()
 
@@ -366,8 +371,7 @@ class StreamParser:
         if header is None:
             return
         has_text = self._text or self._decoder.getstate()[0]
-        kinds = [repair.kind for repair in self._repairs]
-        is_message = self._guessed or has_text or not _is_empty(header, kinds)
+        is_message = self._guessed or has_text or self._has_fields
         if not self._guessed:
             fields = [header.author.role, header.recipient, header.channel]
             self._note(RepairKind.MISSING_END, "" if is_message else " ".join(filter(None, fields)))
@@ -415,9 +419,9 @@ def parse(
     return list(parser.messages)
 
 
-def _is_empty(header: Header, repairs: Iterable[RepairKind]) -> bool:
+def _is_empty(header: Header, notes: Notes) -> bool:
     """Whether a header has nothing but a role, a channel and a recipient that is not a tool."""
-    return header.is_empty and not any(kind in _HAVE_TEXT for kind in repairs)
+    return header.is_empty and not any(kind in _HAVE_TEXT for kind, _ in notes)
 
 
 def _as_text(data: bytes) -> str:

@@ -14,6 +14,7 @@ from .fields import (
     ROLES,
     Channel,
     Role,
+    callee,
     check_content_type,
     check_recipient,
     header_words,
@@ -26,7 +27,12 @@ __all__ = ["HeaderText", "read_leniently", "read_unfinished"]
 
 # One item of a header: a channel marker, a content type with its marker, or a word.
 _ITEM = re.compile(rf"{CHANNEL_MARKER}|{CONSTRAIN_MARKER}\s*(?!to=)[^\s{MARKERS}]*|[^\s{MARKERS}]+")
+# In a header without a message token an item ends where JSON begins.
+_UNFINISHED_ITEM = re.compile(
+    rf"{CHANNEL_MARKER}|{CONSTRAIN_MARKER}\s*(?!to=)[^\s{MARKERS}{{]*|[^\s{MARKERS}{{]+|{{[^\s{MARKERS}]*"
+)
 _ENDS_WORD = re.compile(rf"[\s{MARKERS}]")
+_NOTHING_OR_JSON = re.compile(r"\s*(?:\{|\Z)")
 _NO_CHANNEL_NAME = ("to=", CONSTRAIN_MARKER, CHANNEL_MARKER)
 
 # With more words or channels that are not fields, it is not a header but an answer without one.
@@ -49,7 +55,7 @@ class HeaderText:
         """In tokens."""
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._pieces: list[str] = []
-        self._unread: list[str] = []
+        self._unread = ""
         self._reader = _Reader(role=role, named=named)
 
     def __str__(self) -> str:
@@ -60,7 +66,7 @@ class HeaderText:
         piece = self._decoder.decode(data, bool(marker)) + marker
         self.length += 1
         self._pieces.append(piece)
-        self._unread.append(piece)
+        self._unread += piece
 
     def end(self) -> None:
         """Adds the bytes of an incomplete character."""
@@ -73,15 +79,15 @@ class HeaderText:
 
     def is_text(self) -> bool:
         """Whether the header, after a token, has so many stray words that it is text."""
-        if _ENDS_WORD.search(self._unread[-1]):
-            text = "".join(self._unread)
-            items = list(_ITEM.finditer(text))
-            end = len(text)
-            if items and (not text[-1].isspace() or items[-1].group().rstrip() == CONSTRAIN_MARKER):
-                end = items.pop().start()
-            for item in items:
-                self._reader.take(item.group())
-            self._unread = [text[end:]]
+        if not _ENDS_WORD.search(self._pieces[-1]):
+            return False
+        text, self._unread = self._unread, ""
+        items = _ITEM.findall(text)
+        if items and items[-1] != CHANNEL_MARKER:
+            if not text[-1].isspace() or items[-1].rstrip() == CONSTRAIN_MARKER:
+                self._unread = items.pop()
+        for item in items:
+            self._reader.take(item)
         return self._reader.is_text
 
 
@@ -100,8 +106,8 @@ def read_leniently(header: HeaderText) -> tuple[Header, Notes] | None:
 
 
 def read_unfinished(header: HeaderText, cut: bool) -> tuple[Header, Notes, str]:
-    """Reads a header that no message token ends: the fields before the first word that is not a field, and the
-    rest.
+    """Reads a header that no message token ends: the fields before JSON or the first word that is not a field, and
+    the rest.
 
     Args:
         header: the text so far.
@@ -110,9 +116,10 @@ def read_unfinished(header: HeaderText, cut: bool) -> tuple[Header, Notes, str]:
     text, named = str(header), header.named
     if named and not _starts_with_role(text):
         # A first word that is not a role is a tool's name if the rest is header, otherwise an answer starts there.
-        read = _read_fields(text, _Reader(role=header.role, named=True, finished=False), cut)
-        name = read[0].author.name
-        if not read[2] and name is not None and "." in name:
+        reader = _Reader(role=header.role, named=True, finished=False)
+        read = _read_fields(text, reader, cut)
+        name, rest = read[0].author.name, read[2]
+        if name is not None and (rest.startswith("{") and reader.marked or "." in name and rest[:1] in ("", "{")):
             return read
         named = False
     return _read_fields(text, _Reader(role=header.role, named=named, finished=False), cut)
@@ -120,9 +127,11 @@ def read_unfinished(header: HeaderText, cut: bool) -> tuple[Header, Notes, str]:
 
 def _read_fields(text: str, reader: _Reader, cut: bool) -> tuple[Header, Notes, str]:
     rest = ""
-    for found in _ITEM.finditer(text):
-        notes = len(reader.notes)
-        if not reader.take(without_bytes(found.group())):
+    for found in _UNFINISHED_ITEM.finditer(text):
+        notes, item = len(reader.notes), without_bytes(found.group())
+        if item in CONTENT_TYPES and reader.calls and _NOTHING_OR_JSON.match(text, found.end()):
+            reader.take_content_type(item)
+        elif not reader.take(item):
             rest = text[found.start() :]
             del reader.notes[notes:]
             if cut and _begins_field(rest):
@@ -157,6 +166,13 @@ class _Reader:
     def is_text(self) -> bool:
         """Whether there are too many words that belong to no field."""
         return len(self.stray) > MAX_STRAY_WORDS or self.unknown_channels > MAX_UNKNOWN_CHANNELS
+
+    @property
+    def calls(self) -> bool:
+        """Whether the fields so far are of a call, by its recipient or by a tool's name as the role."""
+        if self.recipient is not None:
+            return callee(Role.ASSISTANT, self.recipient) is not None
+        return self.first is not None and self.first.partition(":")[0] not in ROLES
 
     def note(self, kind: RepairKind, text: str = "") -> None:
         self.notes.append((kind, text))
