@@ -279,19 +279,15 @@ class Turn:
 
     def _runs(self, call: Message) -> bool:
         """Whether a call is answered here; otherwise the turn ends and the caller answers it."""
-        return not call.is_complete or not self._settings.toolbox.leaves(call.recipient or "", call.text)
+        return not self._settings.toolbox.leaves(call.recipient or "", call.text)
 
     def _answer(self, call: Message) -> Iterator[Event]:
         assert call.recipient is not None
-        if call.is_complete:
-            settings = self._settings
-            outcome = settings.toolbox.call(
-                call.recipient, call.text, settings.before_call, settings.after_call, TOOL_LOOP.get()
-            )
-            result = ToolResult(name=call.recipient, output=outcome.output, error=outcome.error)
-        else:
-            output = f"Error: {call.recipient}: the call's header is not complete; write the whole call again"
-            result = ToolResult(name=call.recipient, output=output, error=True)
+        settings = self._settings
+        outcome = settings.toolbox.call(
+            call.recipient, call.text, settings.before_call, settings.after_call, TOOL_LOOP.get()
+        )
+        result = ToolResult(name=call.recipient, output=outcome.output, error=outcome.error)
         self._keep([call.answer(result.output)])
         yield result
 
@@ -395,7 +391,7 @@ class Turn:
         plain = Message.assistant(text, channel=channel, recipient=tool, content_type=message.content_type)
         stored = replace(plain, repairs=message.repairs, truncated=message.truncated and stop is None).stored()
         tokens = reader.written.get(id(generated))
-        if tokens is None or stored != generated or stored.repairs or not generated.is_complete:
+        if tokens is None or stored != generated or stored.repairs or generated.truncated:
             return stored
         end = "<|end|>" if tool is None else "<|call|>"
         return stored.written_as([*tokens[:-1], self._engine.tokenizer.special[end]])
@@ -476,7 +472,7 @@ class _Reader:
         return Preamble(delta=f"\n\n{change.delta}" if follows else change.delta)
 
     def _call(self, message: Message) -> ToolCall:
-        """The event of a call, even of one with an unfinished header, which is refused when it is to run."""
+        """The event of a call, even of one that is refused when it is to run."""
         message = meant(message, self._tools)
         call = ToolCall(name=message.recipient or "", arguments=message.text)
         self._tally.calls.append(call)

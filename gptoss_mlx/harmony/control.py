@@ -51,6 +51,4 @@ def controls_of(tokenizer: TokenCodec) -> Mapping[int, Control]:
 def items_of(text: str) -> list[Item]:
     """A part of a header as tokens again, with the bytes that were not valid UTF-8."""
     parts = _MARKER.split(text)
-    return [
-        _ITEM_OF_MARKER.get(part) or (None, part.encode("utf-8", "surrogateescape")) for part in parts if part
-    ]
+    return [_ITEM_OF_MARKER.get(part) or (None, part.encode("utf-8", "surrogateescape")) for part in parts if part]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from ..errors import RenderError
@@ -129,9 +130,10 @@ def repeats(word: str, role: str) -> bool:
     return word == role * (len(word) // len(role))
 
 
-def header_words(word: str) -> list[str]:
+@lru_cache(maxsize=256)
+def header_words(word: str) -> tuple[str, ...]:
     """The roles and channels of a word that has nothing else but punctuation, such as ``assistant––final``."""
-    return _HEADER_WORD.findall(word) if _GLUED_WORDS.fullmatch(word) else []
+    return tuple(_HEADER_WORD.findall(word)) if _GLUED_WORDS.fullmatch(word) else ()
 
 
 def is_punctuation(text: str) -> bool:

@@ -108,8 +108,8 @@ class Message:
         >>> call = Message.assistant("{}", channel="commentary", recipient="functions.lamp")
         >>> call.answer("on") == Message.tool("functions.lamp", "on")
         True
-        >>> call.callee, call.is_complete, call.stored() == call
-        ('functions.lamp', True, True)
+        >>> call.callee, call.stored() == call
+        ('functions.lamp', True)
         >>> [str(message.role) for message in (Message.system("Obey."), Message.developer("Be terse."))]
         ['system', 'developer']
         >>> question.written_as([200006, 1428, 200008, 17, 10, 18, 30, 200007]).written.tokens[0]
@@ -124,7 +124,7 @@ class Message:
     repairs: tuple[Repair, ...] = field(default=(), compare=False)
     """The parser's repairs. They are neither compared nor saved: they do not belong to the conversation."""
     truncated: bool = field(default=False, compare=False)
-    """The stream ended before the message did."""
+    """The stream ended before the message did: such a call must not run."""
     written: Written | None = field(default=None, compare=False, repr=False)
     """Of a generated message: its tokens. It is rendered with them, so that what was computed is found again."""
 
@@ -250,12 +250,6 @@ class Message:
         """The tool that the message calls. None if it is not a call: only the assistant calls tools, and neither a
         role nor ``all`` is a tool."""
         return callee(self.author.role, self.recipient)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the message had its message token and its terminator: an incomplete call must not run."""
-        unfinished = any(repair.kind is RepairKind.UNFINISHED_HEADER for repair in self.repairs)
-        return not self.truncated and not unfinished
 
     @property
     def text(self) -> str:

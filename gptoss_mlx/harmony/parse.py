@@ -231,11 +231,9 @@ class StreamParser:
 
     def _take_in_header(self, control: Control | None, data: bytes) -> None:
         if control is None:
-            self._header_text.add(data)
-            self._check_header_length()
+            self._add_to_header(data)
         elif control in MARKERS:
-            self._header_text.add(b"", MARKERS[control])
-            self._check_header_length()
+            self._add_to_header(b"", MARKERS[control])
         elif control is Control.MESSAGE:
             self._begin_content()
         elif self._strict:
@@ -276,12 +274,14 @@ class StreamParser:
         self._role = None
         self._begin_header(named=True)
 
-    def _check_header_length(self) -> None:
-        too_long = self._header_text.length > MAX_HEADER_TOKENS
+    def _add_to_header(self, data: bytes, marker: str = "") -> None:
+        header = self._header_text
+        header.add(data, marker)
+        too_long = header.length > MAX_HEADER_TOKENS
         if self._strict:
             if too_long:
                 self._refuse(f"a header of more than {MAX_HEADER_TOKENS} tokens")
-        elif too_long or self._header_text.is_text():
+        elif too_long or header.is_text():
             self._end_header()
 
     def _begin_content(self) -> None:

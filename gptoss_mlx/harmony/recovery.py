@@ -33,7 +33,11 @@ _UNFINISHED_ITEM = re.compile(
 )
 _ENDS_WORD = re.compile(rf"[\s{MARKERS}]")
 _NOTHING_OR_JSON = re.compile(r"\s*(?:\{|\Z)")
+_RECIPIENT_OR_JSON = re.compile(r"\s*(?:\{|to=)")
 _NO_CHANNEL_NAME = ("to=", CONSTRAIN_MARKER, CHANNEL_MARKER)
+
+_UTF8: Final = codecs.getincrementaldecoder("utf-8")
+_AUTHORS: Final = {role: Author(role=role) for role in Role if role is not Role.TOOL}
 
 # With more words or channels that are not fields, it is not a header but an answer without one.
 MAX_STRAY_WORDS: Final = 2
@@ -53,7 +57,7 @@ class HeaderText:
         self.named = named
         self.length = 0
         """In tokens."""
-        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._decoder = _UTF8("surrogateescape")
         self._pieces: list[str] = []
         self._unread = ""
         self._reader = _Reader(role=role, named=named)
@@ -83,9 +87,9 @@ class HeaderText:
             return False
         text, self._unread = self._unread, ""
         items = _ITEM.findall(text)
-        if items and items[-1] != CHANNEL_MARKER:
-            if not text[-1].isspace() or items[-1].rstrip() == CONSTRAIN_MARKER:
-                self._unread = items.pop()
+        is_open = not text[-1].isspace() or text.rstrip().endswith(CONSTRAIN_MARKER)
+        if items and is_open and items[-1] != CHANNEL_MARKER:
+            self._unread = items.pop()
         for item in items:
             self._reader.take(item)
         return self._reader.is_text
@@ -119,7 +123,8 @@ def read_unfinished(header: HeaderText, cut: bool) -> tuple[Header, Notes, str]:
         reader = _Reader(role=header.role, named=True, finished=False)
         read = _read_fields(text, reader, cut)
         name, rest = read[0].author.name, read[2]
-        if name is not None and (rest.startswith("{") and reader.marked or "." in name and rest[:1] in ("", "{")):
+        has_json = rest.startswith("{")
+        if name is not None and ((has_json and reader.marked) or ("." in name and (has_json or not rest))):
             return read
         named = False
     return _read_fields(text, _Reader(role=header.role, named=named, finished=False), cut)
@@ -131,6 +136,8 @@ def _read_fields(text: str, reader: _Reader, cut: bool) -> tuple[Header, Notes, 
         notes, item = len(reader.notes), without_bytes(found.group())
         if item in CONTENT_TYPES and reader.calls and _NOTHING_OR_JSON.match(text, found.end()):
             reader.take_content_type(item)
+        elif item in CHANNELS and not reader.expects_channel and _RECIPIENT_OR_JSON.match(text, found.end()):
+            reader.take_unmarked_channel(item)
         elif not reader.take(item):
             rest = text[found.start() :]
             del reader.notes[notes:]
@@ -236,11 +243,13 @@ class _Reader:
 
     def _take_word(self, word: str) -> bool:
         name, glued, recipient = word.partition("to=")
-        if glued and header_words(name) and (self._is_author(name) or self._is_channel(name, glued=True)):
+        if glued and header_words(name) and (self._is_author(name) or self.take_unmarked_channel(name)):
             self.note(RepairKind.ODD_ORDER, word)
             self._take_recipient(recipient)
             return True
-        if self._is_author(word) or self._is_channel(word):
+        # In an unfinished header a lone "analysis" is more likely the first word of a text.
+        is_word = not self.finished and word in CHANNELS
+        if self._is_author(word) or (not is_word and self.take_unmarked_channel(word)):
             return True
         if self.finished and self.content_type is None and word in CONTENT_TYPES:
             self.take_content_type(word)
@@ -271,12 +280,12 @@ class _Reader:
             self.note(RepairKind.DOUBLED_ROLE, word)
         return True
 
-    def _is_channel(self, word: str, glued: bool = False) -> bool:
-        """Whether the word is a channel without a marker, alone or glued to the role: ``assistantcommentary``."""
+    def take_unmarked_channel(self, word: str) -> bool:
+        """Reads a channel without a marker, alone or glued to the role (``assistantcommentary``), if the word has
+        one."""
         words = header_words(word)
         channels = [part for part in words if part in CHANNELS]
-        # In an unfinished header a lone "analysis" is more likely the first word of a text.
-        if not channels or not (self.finished or glued or word != channels[0]):
+        if not channels:
             return False
         roles = [part for part in words if part in ROLES]
         if roles and self.first is None and self.role is None:
@@ -300,10 +309,10 @@ class _Reader:
 
     def _author(self) -> Author:
         if self.role is not None:
-            return Author(role=self.role)
+            return _AUTHORS[self.role]
         if self.first is None:
             self.note(RepairKind.MISSING_ROLE)
-            return Author(role=Role.ASSISTANT)
+            return _AUTHORS[Role.ASSISTANT]
         role, colon, name = self.first.partition(":")
         if role in ROLES and role != Role.TOOL:
             return self._named_author(Role(role), name if colon else None)

@@ -155,21 +155,6 @@ def test_a_wrong_call_is_answered_with_an_error_and_the_conversation_goes_on(cal
     assert stream.reply.text == "Sorry."
 
 
-def test_a_call_without_its_message_token_does_not_run() -> None:
-    script = "<|channel|>commentary to=functions.add <|constrain|>json<|call|>"
-    model = ScriptedModel(script, FINAL.format("Sorry."))
-    with model.chat(tools=[lambda_tool()]).stream("1+2?") as stream:
-        (result,) = [event for event in stream if isinstance(event, ToolResult)]
-    assert result.error
-    assert "not complete" in result.output
-    assert stream.reply.text == "Sorry."
-
-
-def lambda_tool() -> dict[str, Any]:
-    """A tool that must not run."""
-    return {"name": "add", "function": lambda: pytest.fail("ran"), "parameters": {"type": "object"}}
-
-
 def test_an_invented_tool_result_is_no_call() -> None:
     script = "<|channel|>analysis<|message|>Hm.<|end|><|start|>functions.add to=assistant<|channel|>commentary"
     script += "<|message|>7<|end|><|start|>assistant" + FINAL.format("7")
@@ -386,6 +371,46 @@ def test_a_call_that_means_no_tool_or_has_wrong_arguments_is_told_the_names(
         name=name, output=f"Error: {name}: there is no such tool; there are functions.add", error=True
     )
     assert (stream.reply.text, stream.reply.repairs) == ("Sorry.", ())
+
+
+@pytest.mark.parametrize("end", [" ", "", " json", "<|constrain|>json", " json\n"])
+@pytest.mark.parametrize("name", ["functions.add", "add", "functions/add"])
+def test_a_call_without_a_message_token_runs_if_one_tool_and_valid_arguments_result(name: str, end: str) -> None:
+    call = f' to={name}<|channel|>commentary{end}{{"a": 1, "b":2}}<|call|>'
+    reply = ScriptedModel(call, FINAL.format("3")).chat(tools=[add]).send("1+2?")
+    assert [(call.name, call.arguments) for call in reply.tool_calls] == [("functions.add", '{"a": 1, "b":2}')]
+    assert [message.text for message in reply.messages] == ['{"a": 1, "b":2}', "3", "3"]
+    assert any("header without a message token" in repair for repair in reply.repairs)
+
+
+def test_a_call_that_runs_into_its_end_has_no_arguments() -> None:
+    switched: list[bool] = []
+
+    def lamp(on: bool = True) -> str:
+        switched.append(on)
+        return "done"
+
+    script = "<|channel|>commentary to=functions.lamp json<|call|>"
+    assert ScriptedModel(script, FINAL.format("On.")).chat(tools=[lamp]).send("On!").text == "On."
+    assert switched == [True]
+
+
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        (' to=functions.sum<|channel|>commentary{"a": 1, "b": 2}<|call|>', "there is no such tool"),
+        (' to=functions.add<|channel|>commentary{"a": 1}<|call|>', "b: this argument is missing"),
+        (' to=functions.add<|channel|>commentary{"a": 1, "b": 2<|call|>', "arguments: Invalid JSON"),
+        (' to=functions.add<|channel|>commentary so {"a": 1, "b": 2}<|call|>', "arguments: Invalid JSON"),
+        (" to=functions.add<|channel|>commentary json<|call|>", "a: this argument is missing"),
+    ],
+)
+def test_a_call_without_a_message_token_is_refused_otherwise(call: str, problem: str) -> None:
+    with ScriptedModel(call, FINAL.format("Sorry.")).chat(tools=[add]).stream("1+2?") as stream:
+        (result,) = [event for event in stream if isinstance(event, ToolResult)]
+    assert result.error
+    assert problem in result.output
+    assert stream.reply.text == "Sorry."
 
 
 @pytest.mark.parametrize("text", ["", "<|channel|>analysis<|message|>Hm.", "<|channel|>commentary<|message|>"])

@@ -14,7 +14,14 @@ from tests.harmony.fixtures import NAMED, tokenizer, wire
 WORDS = ["x", " x", "assistant", "analysis", "commentary", " to=", "f", " json", "??", "\n", " ", " word", "="]
 POOL = [*NAMED.values(), *(token for word in WORDS for token in wire(word)), 172, 253]
 CHANNEL, MESSAGE = NAMED["<|channel|>"], NAMED["<|message|>"]
-KNOWN = [[CHANNEL, *wire("x")], [CHANNEL], wire(" "), wire("x"), [CHANNEL, *wire("x"), MESSAGE]]
+KNOWN = [
+    [CHANNEL, *wire("x")],
+    [CHANNEL],
+    wire(" "),
+    wire("x"),
+    [CHANNEL, *wire("x"), MESSAGE],
+    [CHANNEL, MESSAGE],
+]
 
 
 def seconds(pattern: Sequence[int], length: int) -> float:
@@ -38,7 +45,7 @@ def test_no_pattern_costs_more_than_a_tenth_of_a_millisecond_a_token() -> None:
     rng = random.Random(5)
     patterns = [*KNOWN, *(random_pattern(rng) for _ in range(150))]
     worst = max(patterns, key=lambda pattern: seconds(pattern, 800))
-    # The worst takes 23 to 26 microseconds on the machine of the other figures; slower ones run this too.
+    # The worst takes 14 to 16 microseconds on the machine of the other figures; slower ones run this too.
     assert min(seconds(worst, 40_000) for _ in range(3)) < 40_000 * 1e-4, tokenizer().decode(worst)
 
 

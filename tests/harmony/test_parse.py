@@ -526,20 +526,28 @@ def test_a_header_without_end_is_text_soon() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complete"),
+    ("header", "kind"),
     [
-        ("<|channel|>commentary to=functions.f<|message|>{}<|call|>", True),
-        ("<|channel|>commentary <|constrain|>json to=functions.f<|message|>{}<|call|>", True),
-        ("<|channel|>??<|end|><|start|>assistant to=functions.f<|message|>{}<|call|>", True),
-        ("assistant<|start|>assistant to=functions.f<|message|>{}<|call|>", True),
-        ("<|channel|>commentary to=functions.f<|message|>{}", False),
-        ("<|channel|>commentary to=functions.f<|call|>", False),
-        ("<|channel|>commentary to=functions.f {} {} {} {}<|call|>", False),
+        ("<|channel|>commentary to=functions.f", None),
+        (" to=functions.f<|channel|>commentary", None),
+        (" to=functions.f<|channel|>commentary json", "json"),
+        ("<|channel|>commentary to=functions.f code\n", "code"),
+        ("<|channel|>commentary to=functions.f <|constrain|>json", "<|constrain|>json"),
+        (" to=functions.f<|channel|>commentary<|constrain|>", "<|constrain|>"),
+        ("<|channel|>commentary <|constrain|>json to=functions.f ", "<|constrain|>json"),
+        ("commentary to=functions.f", None),
     ],
 )
-def test_only_a_whole_call_is_complete(text: str, complete: bool) -> None:
-    (message,) = parse(wire(text), tokenizer())
-    assert (message.recipient, message.is_complete) == ("functions.f", complete)
+@pytest.mark.parametrize(
+    "arguments", ["", "{}", '{"a":1}', '{"a": "b c d e f", "g": {"h": [1, 2]}}', '{"a": "<|x|>"}']
+)
+def test_a_call_whose_header_runs_into_its_arguments_keeps_both(
+    header: str, kind: str | None, arguments: str
+) -> None:
+    (message,) = parse(wire(f"{header}{arguments}<|call|>"), tokenizer())
+    call = Message.assistant(arguments, channel="commentary", recipient="functions.f", content_type=kind)
+    assert message == call
+    assert RepairKind.UNFINISHED_HEADER in {repair.kind for repair in message.repairs}
 
 
 @pytest.mark.parametrize("recipient", ["assistant", "user", "all", "functions.f", None])
