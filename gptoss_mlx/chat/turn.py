@@ -19,25 +19,20 @@ from ..events import (
     Done,
     Event,
     FinishReason,
-    Preamble,
     Progress,
     Reply,
-    Text,
-    Thinking,
     Timings,
     TokenLogprob,
-    ToolCall,
     ToolResult,
     Usage,
 )
-from ..harmony import Change, Channel, Message, ParserState, StreamParser
-from ..harmony.header import Header
+from ..harmony import Channel, Message, ParserState, StreamParser
 from ..sampling import SamplingParams
 from ..structured.guide import GuidePlan, guide_for
-from ..tools.calls import called, meant
-from ..tools.toolbox import ToolBox
+from ..tools.calls import meant
 from .options import ChatSettings, TurnOptions, guide_plan, sampling_of
 from .prompt import Prompt
+from .reader import Reader, Tally
 from .repetition import LoopDetector
 
 if TYPE_CHECKING:
@@ -118,45 +113,6 @@ class Step:
         return replace(self, sampling=sampling, plan=self.plan.after_a_call(used.reasoning_tokens), begun=())
 
 
-@dataclass(slots=True)
-class _Tally:
-    """The sums over the steps of a turn."""
-
-    text: list[str] = field(default_factory=list)
-    preamble: list[str] = field(default_factory=list)
-    """Of the last preamble, unless a call follows it."""
-    thinking: list[str] = field(default_factory=list)
-    calls: list[ToolCall] = field(default_factory=list)
-    messages: list[Message] = field(default_factory=list)
-    usage: Usage = field(default_factory=Usage)
-    timings: Timings = field(default_factory=Timings)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    stop_text: str | None = None
-
-    def answer(self, reason: FinishReason) -> str:
-        """The final message. A turn that ends without one has its last preamble as the answer."""
-        return "".join(self.text or (self.preamble if reason != "tool_calls" else ()))
-
-    def reply(self, reason: FinishReason, parsed: Any = None) -> Reply:
-        text = self.answer(reason)
-        repairs = [_described(message) for message in self.messages if message.repairs]
-        if text and not self.text:
-            repairs.append("missing final message: the last preamble is the answer")
-        return Reply(
-            parsed=parsed,
-            logprobs=tuple(self.logprobs) or None,
-            text=text,
-            thinking="".join(self.thinking),
-            tool_calls=tuple(self.calls),
-            messages=tuple(self.messages),
-            finish_reason=reason,
-            stop_text=self.stop_text,
-            usage=self.usage,
-            timings=self.timings,
-            repairs=tuple(repairs),
-        )
-
-
 class RunningTurn(Protocol):
     """A turn of a chat, wherever it is computed."""
 
@@ -200,7 +156,7 @@ class Turn:
         self._settings = settings
         self._step = step
         self._unfinished = unfinished
-        self._tally = _Tally()
+        self._tally = Tally()
         self._cancelled = False
         self._generation = step.start(engine, Prompt.of(settings, messages))
         self.messages = [*messages, *([] if unfinished is None else [unfinished])]
@@ -298,7 +254,7 @@ class Turn:
         for token in self._step.begun:
             parser.process(token)
         tools, generation = self._settings.toolbox, self._generation
-        reader = _Reader(self._tally, tuple(self._step.sampling.stop), tools)
+        reader = Reader(self._tally, tuple(self._step.sampling.stop), tools)
         special, encode = self._engine.tokenizer.special, self._engine.tokenizer.encode
         reader.unfinished += self._step.begun or (special["<|start|>"], *encode("assistant"))
         try:
@@ -308,12 +264,13 @@ class Turn:
         finally:
             parser.close()
             self._count(generation, reader)
-            stored = (self._stored(message, reader) for message in parser.messages)
-            messages = self._keep([message for message in stored if message is not None])
-        return messages, reason or ("cancelled" if generation.cancelled else "length")
+            messages = self._keep(self._stored(parser.messages, reader))
+        if reason is None and generation.cancelled:
+            return messages, "cancelled"
+        return messages, reason or ("length" if reader.stopped is None else "stop")
 
     def _read(
-        self, generation: Generation, parser: StreamParser, reader: _Reader
+        self, generation: Generation, parser: StreamParser, reader: Reader
     ) -> Generator[Event, None, FinishReason | None]:
         """The events of a generation's tokens. Returns why it ended, if a token says so."""
         tokenizer = self._engine.tokenizer
@@ -335,7 +292,7 @@ class Turn:
                 yield from reader.read(changes)
             if generation.logprobs:
                 self._tally.logprobs.append(self._logprob(generation, reader.tokens - 1, item, parser))
-            if reader.stopped:
+            if reader.ended:
                 generation.cancel()
                 return "stop"
             if looping:
@@ -370,31 +327,37 @@ class Turn:
         self._tally.messages.extend(messages)
         return messages
 
-    def _stored(self, generated: Message, reader: _Reader) -> Message | None:
-        """A generated message as the history has it: always the assistant's, and on a channel.
+    def _stored(self, generated: Sequence[Message], reader: Reader) -> list[Message]:
+        """Generated messages as the history has them: always the assistant's, on a channel, and not empty.
 
         Args:
-            generated: a complete or truncated message.
-            reader: has what the model wrote.
+            generated: complete or truncated ones.
+            reader: has their tokens, and the stop text that ended the last message that is neither thinking nor a
+                call.
         """
-        stop = reader.stopped
-        tools = self._settings.toolbox
-        message = meant(generated, tools)
-        tool, text = message.callee, message.text
-        if not text and tool is None:
-            return None
-        channel = message.channel or (Channel.FINAL if tool is None else Channel.COMMENTARY)
-        if tool in tools.names:
-            channel = Channel.COMMENTARY
-        if stop is not None and channel is Channel.FINAL:
-            text = text.partition(stop)[0]
-        plain = Message.assistant(text, channel=channel, recipient=tool, content_type=message.content_type)
-        stored = replace(plain, repairs=message.repairs, truncated=message.truncated and stop is None).stored()
+        tools, stop, stored = self._settings.toolbox, reader.stopped, list[Message]()
+        for written in reversed(generated):
+            message = meant(written, tools)
+            tool, text, truncated = message.callee, message.text, message.truncated
+            if not text and tool is None:
+                continue
+            channel = message.channel or (Channel.FINAL if tool is None else Channel.COMMENTARY)
+            if tool in tools.names:
+                channel = Channel.COMMENTARY
+            if stop is not None and tool is None and channel is not Channel.ANALYSIS:
+                text, truncated, stop = text.partition(stop)[0], False, None
+            plain = Message.assistant(text, channel=channel, recipient=tool, content_type=message.content_type)
+            plain = replace(plain, repairs=message.repairs, truncated=truncated).stored()
+            stored.append(self._as_written(plain, written, reader))
+        return stored[::-1]
+
+    def _as_written(self, message: Message, generated: Message, reader: Reader) -> Message:
+        """A message with the tokens that the model wrote, if it is complete and nothing was changed in it."""
         tokens = reader.written.get(id(generated))
-        if tokens is None or stored != generated or stored.repairs or generated.truncated:
-            return stored
-        end = "<|end|>" if tool is None else "<|call|>"
-        return stored.written_as([*tokens[:-1], self._engine.tokenizer.special[end]])
+        if tokens is None or message != generated or message.repairs or generated.truncated:
+            return message
+        end = "<|end|>" if message.callee is None else "<|call|>"
+        return message.written_as([*tokens[:-1], self._engine.tokenizer.special[end]])
 
     def _prepare_next(self, reply: Reply) -> None:
         """Once the answer is complete its analysis is dropped: has the history computed as the next turn will read
@@ -403,7 +366,7 @@ class Turn:
             tokens, boundaries = Prompt.of(self._settings, self.messages).history(self._engine.tokenizer)
             self._engine.prefill_when_idle(tokens, boundaries=boundaries)
 
-    def _count(self, generation: Generation, reader: _Reader) -> None:
+    def _count(self, generation: Generation, reader: Reader) -> None:
         now, usage, timings = time.perf_counter(), self._tally.usage, self._tally.timings
         first = generation.first_token or now
         self._tally.usage = Usage(
@@ -417,98 +380,3 @@ class Turn:
             prefill=timings.prefill + first - generation.started,
             decode=timings.decode + now - first,
         )
-
-
-class _Reader:
-    """Makes events of the parser's changes, and watches for stop texts in the final answer."""
-
-    def __init__(self, tally: _Tally, stop: tuple[str, ...], tools: ToolBox) -> None:
-        self.tokens = 0
-        self.reasoning_tokens = 0
-        self.stopped: str | None = None
-        """The stop text that was found."""
-        self.unfinished: list[int] = []
-        """The tokens of the message that is being written, its header included."""
-        self.written: dict[int, list[int]] = {}
-        """The tokens of each finished message, by its identity."""
-        self._tally = tally
-        self._stop = stop
-        self._tools = tools
-        self._held = ""  # The end of the answer, as long as it may be the beginning of a stop text.
-        self._current: Header | None = None  # Of the message whose text was streamed last.
-
-    def note(self, token: int, changes: Sequence[Change]) -> None:
-        """Counts a token to the message that it belongs to."""
-        self.unfinished.append(token)
-        for change in changes:
-            if change.message is not None:
-                self.written[id(change.message)], self.unfinished = self.unfinished, []
-
-    def read(self, changes: Sequence[Change]) -> Iterator[Event]:
-        """The events of one token."""
-        for change in changes:
-            channel = change.header.channel
-            if called(change.header, self._tools) is not None:
-                if change.message is not None and not change.message.truncated:
-                    yield self._call(change.message)
-            elif channel is Channel.ANALYSIS:
-                if change.delta:
-                    yield Thinking(delta=self._added(change.delta, change.header, self._tally.thinking))
-            elif channel is Channel.COMMENTARY:
-                if change.delta:
-                    yield self._preamble(change)
-            else:
-                # A message without a channel counts as text: a stray word is better than a lost answer.
-                yield from self._answer(change)
-
-    def _preamble(self, change: Change) -> Preamble:
-        """The event of a preamble's text; only the text of the last preamble is kept."""
-        begins = change.header is not self._current
-        follows = begins and bool(self._tally.preamble)
-        if begins:
-            self._current = change.header
-            self._tally.preamble.clear()
-        self._tally.preamble.append(change.delta)
-        return Preamble(delta=f"\n\n{change.delta}" if follows else change.delta)
-
-    def _call(self, message: Message) -> ToolCall:
-        """The event of a call, even of one that is refused when it is to run."""
-        message = meant(message, self._tools)
-        call = ToolCall(name=message.recipient or "", arguments=message.text)
-        self._tally.calls.append(call)
-        self._tally.preamble.clear()
-        return call
-
-    def _answer(self, change: Change) -> Iterator[Event]:
-        if self.stopped is not None:
-            return
-        text = self._held + change.delta
-        found = [(place, stop) for stop in self._stop if (place := text.find(stop)) >= 0]
-        if found:
-            place, self.stopped = min(found)
-            text, self._held = text[:place], ""
-        else:
-            ended = change.message is not None
-            keep = 0 if ended else max((_overlap(text, stop) for stop in self._stop), default=0)
-            text, self._held = text[: len(text) - keep], text[len(text) - keep :]
-        if text:
-            yield Text(delta=self._added(text, change.header, self._tally.text))
-
-    def _added(self, text: str, header: Header, before: list[str]) -> str:
-        """``text``, after a blank line if it begins a message that follows another of its kind."""
-        if before and header is not self._current:
-            text = "\n\n" + text
-        self._current = header
-        before.append(text)
-        return text
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of ``text`` are a beginning of ``stop``."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
-
-
-def _described(message: Message) -> str:
-    return "; ".join(
-        f"{repair.kind}: {repair.text}" if repair.text else str(repair.kind) for repair in message.repairs
-    )

@@ -37,7 +37,7 @@ _RECIPIENT_OR_JSON = re.compile(r"\s*(?:\{|to=)")
 _NO_CHANNEL_NAME = ("to=", CONSTRAIN_MARKER, CHANNEL_MARKER)
 
 _UTF8: Final = codecs.getincrementaldecoder("utf-8")
-_AUTHORS: Final = {role: Author(role=role) for role in Role if role is not Role.TOOL}
+_AUTHORS: Final[dict[Role, Author]] = {role: Author(role=role) for role in Role if role is not Role.TOOL}
 
 # With more words or channels that are not fields, it is not a header but an answer without one.
 MAX_STRAY_WORDS: Final = 2

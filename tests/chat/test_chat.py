@@ -7,6 +7,7 @@ import gc
 import itertools
 import json
 import tracemalloc
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,7 @@ from gptoss_mlx import SamplingParams
 from gptoss_mlx.api import GptOss
 from gptoss_mlx.chat.chat import Chat
 from gptoss_mlx.errors import ChatFileError, InvalidRequest, NotEnoughMemory
-from gptoss_mlx.events import Done, Preamble, Progress, Text, Thinking, ToolCall, ToolResult
+from gptoss_mlx.events import Done, Preamble, Progress, Reply, Text, Thinking, ToolCall, ToolResult
 from gptoss_mlx.harmony import Channel, Message
 from tests.chat.scripted import ScriptedModel, failing, wire
 
@@ -566,6 +567,44 @@ def test_a_stop_text_ends_the_answer_before_it() -> None:
     assert "".join(deltas) == stream.reply.text == chat.messages[-1].text == "One STO "
     assert stream.reply.finish_reason == "stop"
     assert stream.reply.thinking == "STOP here"
+
+
+ON_COMMENTARY = "<|channel|>commentary<|message|>One STO STOP two"
+
+
+def stopped_deltas(script: str, tools: Sequence[Any]) -> tuple[str, Reply, Chat]:
+    """The streamed text of an answer with a stop text, its reply, and the chat after it."""
+    chat = ScriptedModel(script, FINAL.format("3")).chat(tools=tools, stop="STOP")
+    with chat.stream("count") as stream:
+        text = "".join(event.delta for event in stream if isinstance(event, Preamble | Text))
+    return text, stream.reply, chat
+
+
+@pytest.mark.parametrize(
+    "end", ["<|return|>", "<|end|><|start|>assistant<|channel|>analysis<|message|>Hm.<|return|>", ""]
+)
+@pytest.mark.parametrize("tools", [[], [add]])
+def test_a_stop_text_ends_an_answer_on_commentary(tools: list[Any], end: str) -> None:
+    text, reply, chat = stopped_deltas(f"{ON_COMMENTARY}{end}", tools)
+    assert text == reply.text == "One STO "
+    assert reply.finish_reason == "stop"
+    answer = chat.messages[1]
+    assert (answer.text, str(answer.channel), answer.truncated) == ("One STO ", "commentary", False)
+
+
+def test_without_tools_nothing_is_generated_after_a_stop_text_on_commentary() -> None:
+    _, reply, _ = stopped_deltas(f"{ON_COMMENTARY}{' and so on' * 50}", [])
+    assert reply.usage.completion_tokens < 12
+
+
+@pytest.mark.parametrize("then", [CALL, FINAL.format("3"), ON_COMMENTARY.replace("STOP two", "<|return|>")])
+def test_a_stop_text_in_a_preamble_ends_nothing(then: str) -> None:
+    text, reply, chat = stopped_deltas(f"{ON_COMMENTARY}<|end|><|start|>assistant{then}", [add])
+    assert text.startswith("One STO STOP two")
+    assert reply.finish_reason == "stop"
+    assert reply.text == ("One STO " if "STO" in then else "3")
+    assert chat.messages[1].text == "One STO STOP two"
+    assert text.count("two") == 1
 
 
 def test_cancelling_keeps_what_was_said() -> None:
