@@ -49,8 +49,8 @@ class SamplingParams:
     max_tokens: int | None = None
     """Of one request, analysis included; by default as many as the context holds."""
     stop: str | tuple[str, ...] = ()
-    """A text or texts that end the answer where they appear, also an answer on commentary; they are not part of it.
-    Kept as a tuple."""
+    """A text or texts that end the answer where they appear, also an answer on commentary; they are not part of
+    it. Kept as a tuple."""
     stop_loops: bool = False
     """End an analysis that goes round in circles: ``finish_reason`` is then ``loop``."""
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)

@@ -9,8 +9,8 @@
 
 The engine is llguidance. Compared with xgrammar 0.2.8, on gpt-oss's 201,088 tokens, x86-64, one core: a mask costs
 about as much (median 19 µs against 27 on a small schema, 73 against 5 on one of patterns), but compiling a schema
-takes 1 ms against 35 to 3,500; of 14 schemas that cannot be enforced (``uniqueItems``, ``not``, ``if``, unknown
-formats and the like) it refuses all, while xgrammar accepts 13 and does not enforce them; and it needs no other
+takes 1 ms against 35 to 3,500; of 14 schemas that cannot be enforced (``uniqueItems``, ``not``, ``if`` and
+the like) it refuses all, while xgrammar accepts 13 and does not enforce them; and it needs no other
 package, while xgrammar needs torch and transformers. Both have wheels for macOS arm64.
 
 Knows nothing of models, channels or MLX.
@@ -96,6 +96,8 @@ check the answer yourself
                 schema as a mapping or as JSON text, alone or in OpenAI's ``response_format``. Objects of Python
                 types get no additional keys; what the engine cannot enforce of a type, such as the uniqueness of
                 a set's members, pydantic checks in the answer. Properties are written in the schema's order.
+                A ``format`` that the engine does not enforce, such as ``uri-reference``, is checked in the answer;
+                one that JSON schema does not define restricts nothing, by JSON schema's rule.
             name: the schema's name in the developer message; by default its own or the type's.
 
         Raises:
@@ -147,11 +149,12 @@ check the answer yourself
             raise SchemaError(f"choices is {short_repr(choices)}; a list of texts that are not empty is needed")
         for choice in given:
             _check_text("choices", choice)
+        # As one terminal: the time for a rule of alternatives is quadratic in their number.
         alternatives = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in given)
-        grammar = llguidance.LLMatcher.grammar_from_lark(f"start: {alternatives}")
+        grammar = llguidance.LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {alternatives}")
         reason = _refusal(grammar)
         if reason is not None:
-            raise SchemaError(f"choices cannot be used: {reason}")
+            raise SchemaError(f"choices cannot be used: {' '.join(reason.split())}; use fewer or shorter ones")
 
         def parse(text: str) -> str:
             if text not in given:

@@ -6,18 +6,21 @@ Knows nothing of tokens, and of the engine only which keywords it can enforce.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from ..errors import SchemaError
-from ..files.read import short_repr
 from .disjoint import overlap
 from .equivalents import rewrite
+from .keywords import ENGINE_FORMATS
 from .limits import check_size
 from .references import reachable
 
-__all__ = ["FORMATS", "engine_schema"]
+__all__ = ["engine_schema"]
+
+_log: Final = logging.getLogger("gptoss_mlx")
 
 # Keywords that cannot be enforced token by token, and the type of values that they restrict.
 _UNSUPPORTED: Final = {
@@ -26,10 +29,6 @@ _UNSUPPORTED: Final = {
     **dict.fromkeys(("dependentSchemas", "dependentRequired", "dependencies"), "object"),
     **dict.fromkeys(("propertyNames", "unevaluatedProperties"), "object"),
 }
-FORMATS: Final = (
-    *("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid", "unknown"),
-)
-"""The formats that the engine enforces."""
 _COUNTS: Final = (
     *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
     *("minContains", "maxContains"),
@@ -53,7 +52,10 @@ _DATE: Final = (
 )
 _CLOCK: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
 _ZONE: Final = r"(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+_POINTER: Final = r"(/([^/~]|~[01])*)*"
 _PATTERNS: Final = {
+    "json-pointer": f"^{_POINTER}$",
+    "relative-json-pointer": f"^(0|[1-9][0-9]*)(#|{_POINTER})$",
     "date": f"^{_DATE}$",
     "time": f"^{_CLOCK}{_ZONE}$",
     "date-time": f"^{_DATE}T{_CLOCK}{_ZONE}$",
@@ -78,7 +80,9 @@ def engine_schema(schema: Mapping[str, Any], *, checked_later: bool = False) -> 
     for place, part in reachable(copy):
         rewrite(part, copy)
         for key in [key for key in part if _forbids_nothing(key, part)]:
-            del part[key]
+            value = part.pop(key)
+            if key == "format":
+                _log.debug("schema: the format %s at %s does not restrict what is generated", value, place)
         if checked_later:
             _leave_to_pydantic(part)
         _check(place, part)
@@ -112,7 +116,9 @@ def _forbids_nothing(key: str, part: Mapping[str, Any]) -> bool:
         case "not":
             return value is False
         case "format":
-            return kinds is not None and "string" not in _listed(kinds)
+            return value not in (ENGINE_FORMATS | _PATTERNS.keys()) or (
+                kinds is not None and "string" not in _listed(kinds)
+            )
         case "if":
             return all(part.get(branch, True) in (True, {}) for branch in ("then", "else"))
         case "then" | "else":
@@ -131,8 +137,6 @@ def _listed(kinds: Any) -> list[Any]:
 def _leave_to_pydantic(part: dict[str, Any]) -> None:
     for key in ("uniqueItems", "propertyNames"):
         part.pop(key, None)
-    if part.get("format") not in FORMATS:
-        part.pop("format", None)
     if _LOOK_AROUND.search(str(part.get("pattern"))):
         del part["pattern"]
 
@@ -144,11 +148,6 @@ def _check(place: str, part: Mapping[str, Any]) -> None:
                 f"schema: the keyword {key} at {place} is not supported; leave it out and check the answer "
                 "yourself"
             )
-    if "format" in part and part["format"] not in FORMATS:
-        raise SchemaError(
-            f"schema: the format {short_repr(part['format'])} at {place} is not supported; leave it out, or use "
-            f"one of {', '.join(FORMATS[:-1])}"
-        )
     names = part.get("properties")
     for key, value in [(key, part.get(key)) for key in ("const", "enum", "required")] + [
         ("properties", list(names or ()))
@@ -201,6 +200,8 @@ def _in_engine_words(part: dict[str, Any]) -> None:
     if pattern is not None and "pattern" not in part:
         del part["format"]
         part["pattern"] = pattern
+    elif part.get("format") not in ENGINE_FORMATS:
+        part.pop("format", None)
     if isinstance(part.get("pattern"), str):
         part["pattern"] = _without_controls(part["pattern"])
     names = part.get("patternProperties")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ANNOTATIONS", "ASSERTIONS"]
+__all__ = ["ANNOTATIONS", "ASSERTIONS", "ENGINE_FORMATS"]
 
 ANNOTATIONS: Final = frozenset(
     {
@@ -27,3 +27,7 @@ ASSERTIONS: Final = frozenset(
     }
 )
 """Keywords that restrict values."""
+ENGINE_FORMATS: Final = frozenset(
+    {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"}
+)
+"""The formats that the engine enforces."""

@@ -20,6 +20,7 @@ __all__ = [
     "MAX_PATTERNS",
     "applications",
     "check_size",
+    "depth_first",
 ]
 
 MAX_APPLICATIONS: Final = 10_000
@@ -47,7 +48,7 @@ def applications(schema: dict[str, Any]) -> int:
         joint = sum(map(inner, in_place(part)))
         return min(1 + joint + _most(inner, references.targets(part)), MAX_APPLICATIONS + 1)
 
-    return max(map(_measure(count, within_itself=1), references.parts))
+    return max(map(depth_first(count, within_itself=1), references.parts))
 
 
 def check_size(schema: dict[str, Any]) -> None:
@@ -68,7 +69,7 @@ def check_size(schema: dict[str, Any]) -> None:
         joint = ("pattern" in part) + sum(map(inner, members(part.get("allOf"))))
         return joint + _most(inner, either) + _most(inner, references.targets(part))
 
-    height, patterns = _measure(levels), _measure(joint_patterns)
+    height, patterns = depth_first(levels), depth_first(joint_patterns)
     quadratic = 0
     for place, part in reachable(schema):
         quadratic += len(_keys(part, "properties") - _keys(part, "required")) ** 2
@@ -85,7 +86,7 @@ def check_size(schema: dict[str, Any]) -> None:
 Measure: TypeAlias = Callable[[Any], int]
 
 
-def _measure(of: Callable[[dict[str, Any], Measure], int], within_itself: int = 0) -> Measure:
+def depth_first(of: Callable[[dict[str, Any], Measure], int], within_itself: int = 0) -> Measure:
     """A measure of a part that is computed once.
 
     Args:

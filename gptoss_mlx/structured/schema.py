@@ -19,6 +19,7 @@ import pydantic_core
 from ..errors import RenderError, SchemaError
 from ..files.read import parse_json, short_repr
 from ..harmony.content import Schema
+from .effort import limited
 from .keywords import ANNOTATIONS, ASSERTIONS
 from .references import subschemas
 from .types import with_typed_dicts
@@ -70,7 +71,7 @@ def _from_text(text: str | bytes) -> Mapping[str, Any]:
 
 def _from_mapping(source: Mapping[str, Any]) -> AnswerSchema:
     schema, named = _unwrapped(source)
-    validator = Validator(schema)
+    validator = Validator(schema, formats=True)
     unknown = [key for key in validator.schema if key not in ANNOTATIONS and not key.startswith("x-")]
     if unknown and not ASSERTIONS & validator.schema.keys():
         raise SchemaError(
@@ -134,4 +135,4 @@ def _from_type(kind: Any) -> AnswerSchema:
         if "discriminator" in part and "oneOf" in part:
             part["anyOf"] = part.pop("oneOf")
     name = getattr(kind, "__name__", None) or schema.get("title")
-    return AnswerSchema(schema=schema, parse=adapter.validate_json, name=name, is_type=True)
+    return AnswerSchema(schema=schema, parse=limited(adapter.validate_json, schema), name=name, is_type=True)

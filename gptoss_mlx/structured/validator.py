@@ -15,14 +15,20 @@ import jsonschema_rs
 
 from ..errors import RenderError, SchemaError
 from ..harmony.content import Schema
+from .effort import Effort
+from .keywords import ENGINE_FORMATS
 from .limits import MAX_APPLICATIONS, applications
 
 __all__ = ["Validator"]
 
 _MAX_BACKTRACKS: Final = 10_000
 _MAX_MESSAGE: Final = 300
-# The characters of a value times the schemas that apply to it, up to which all violations are found: 0.1 s.
-_MAX_WORK: Final = 100_000
+# The schemas that apply to a value: up to the first number all violations are found, and above the second the
+# value is not checked. Each takes about a second.
+_MAX_EXPLAINED: Final = 10_000
+_MAX_EFFORT: Final = 20_000_000
+# Up to this product of characters and schemas the effort need not be counted.
+_NO_EFFORT: Final = 1_000_000_000
 _DRAFTS: Final = {
     "draft-04": jsonschema_rs.Draft4Validator,
     "draft-06": jsonschema_rs.Draft6Validator,
@@ -38,6 +44,8 @@ class Validator:
     Args:
         schema: of the draft that its ``$schema`` names; by default of draft 2020-12.
         name: the schema's name in messages.
+        formats: whether strings must have the formats that the draft defines, except for those that the engine
+            enforces when it generates. A format that no draft defines restricts nothing.
 
     Raises:
         SchemaError: the schema is invalid, is nested too deeply, refers to something outside itself, or has
@@ -48,7 +56,7 @@ class Validator:
         ['0 is less than the minimum of 1']
     """
 
-    def __init__(self, schema: Mapping[str, Any], name: str = "schema") -> None:
+    def __init__(self, schema: Mapping[str, Any], name: str = "schema", *, formats: bool = False) -> None:
         try:
             self.schema: dict[str, Any] = Schema(schema, name).to_dict()
         except RenderError as error:
@@ -57,10 +65,17 @@ class Validator:
         kind = _DRAFTS[draft[1]] if draft else jsonschema_rs.Draft202012Validator
         patterns = jsonschema_rs.FancyRegexOptions(backtrack_limit=_MAX_BACKTRACKS)
         try:
-            self._applications = applications(self.schema)
-            if self._applications > MAX_APPLICATIONS:
+            self._effort = Effort(self.schema)
+            self._along = self._effort.along()
+            if applications(self.schema) > MAX_APPLICATIONS:
                 raise SchemaError(f"{name}: its references apply too many schemas to one value; use fewer of them")
-            self._validator = kind(self.schema, validate_formats=False, offline=True, pattern_options=patterns)
+            self._validator = kind(
+                self.schema,
+                validate_formats=formats,
+                formats=dict.fromkeys(ENGINE_FORMATS, _is_enforced),
+                offline=True,
+                pattern_options=patterns,
+            )
         except jsonschema_rs.ValidationError as error:
             remedy = "correct the schema"
             if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Referencing):
@@ -75,18 +90,29 @@ class Validator:
 
         Args:
             value: JSON data.
-            length: of its text. For a long one only the first violation is reported, because finding all takes
-                time and memory in proportion.
+            length: of its text. Where many schemas apply to a value, only the first violation is reported, or none
+                is located, because finding them takes time and memory in proportion.
 
         Raises:
             ValueError: JSON cannot represent the value.
         """
+        if self._along * length > _NO_EFFORT and self._effort.of(value, _MAX_EFFORT) > _MAX_EFFORT:
+            return ["the value is too deeply nested to be checked; make it flatter"]
+        if self._validator.is_valid(value):
+            return []
+        if self._effort.of(value, _MAX_EXPLAINED) <= _MAX_EXPLAINED:
+            return [_located(error) for error in islice(self._validator.iter_errors(value), 5)]
+        if self._effort.branches:
+            return ["the value does not match the schema, and is too large to say where; make it smaller"]
         try:
             self._validator.validate(value)
         except jsonschema_rs.ValidationError as error:
-            found = self._validator.iter_errors(value) if length * self._applications <= _MAX_WORK else [error]
-            return [_located(error) for error in islice(found, 5)]
+            return [_located(error)]
         return []
+
+
+def _is_enforced(text: str) -> bool:
+    return True
 
 
 def _located(error: jsonschema_rs.ValidationError) -> str:

@@ -18,6 +18,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from ..errors import SchemaError, ToolError
 from ..files.read import short_repr
+from ..structured.effort import limited
 from ..structured.types import with_typed_dicts
 from ..structured.validator import Validator
 
@@ -76,13 +77,13 @@ def declare_function(function: Callable[..., Any], name: str) -> Declaration:
     # pydantic validates arguments against the signature of ``collect``, which returns them.
     collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     collect.__annotations__ = {entry.name: entry.annotation for entry in parameters}
-    adapter, schema = _adapter(collect, name)
+    validate, schema = _validation(collect, name)
 
     def check(text: str) -> dict[str, Any]:
         if text.lstrip().startswith("["):
             # pydantic would read a list as positional arguments.
             raise ToolError("arguments: a JSON object is needed")
-        arguments: dict[str, Any] = _validated(adapter, text)
+        arguments: dict[str, Any] = _validated(validate, text)
         return arguments
 
     return Declaration(description=description, parameters=schema, check=check)
@@ -94,7 +95,7 @@ def declare_type(kind: type) -> Declaration:
     Raises:
         ToolError: pydantic cannot check a type.
     """
-    adapter, schema = _adapter(with_typed_dicts(kind), kind.__name__)
+    validate, schema = _validation(with_typed_dicts(kind), kind.__name__)
     text = inspect.cleandoc(kind.__doc__ or "")
     # The docstring that dataclasses make of their own is their signature.
     description, documented = read_docstring("" if text.startswith(f"{kind.__name__}(") else text)
@@ -103,7 +104,7 @@ def declare_type(kind: type) -> Declaration:
             schema["properties"][name].setdefault("description", about)
 
     def check(text: str) -> dict[str, Any]:
-        _validated(adapter, text)
+        _validated(validate, text)
         arguments: dict[str, Any] = pydantic_core.from_json(text.strip() or "{}")
         return arguments
 
@@ -112,22 +113,26 @@ def declare_type(kind: type) -> Declaration:
     return Declaration(description=description, parameters=schema, check=check)
 
 
-def _adapter(kind: Any, name: str) -> tuple[pydantic.TypeAdapter[Any], dict[str, Any]]:
+def _validation(kind: Any, name: str) -> tuple[Callable[[str], Any], dict[str, Any]]:
+    """The validation of JSON text, and the schema."""
     try:
         adapter = pydantic.TypeAdapter[Any](kind)
-        return adapter, adapter.json_schema(schema_generator=_Schema)
+        schema = adapter.json_schema(schema_generator=_Schema)
     except (pydantic.errors.PydanticUserError, pydantic_core.SchemaError, NameError) as error:
         reason = " ".join(str(error).partition("\nFor further information")[0].split())
         raise ToolError(
             f"tool {name}: {reason}; use types that pydantic knows, or give the schema yourself"
         ) from None
+    return limited(adapter.validate_json, schema), schema
 
 
-def _validated(adapter: pydantic.TypeAdapter[Any], text: str) -> Any:
+def _validated(validate: Callable[[str], Any], text: str) -> Any:
     try:
-        return adapter.validate_json(text.strip() or "{}")
+        return validate(text.strip() or "{}")
     except pydantic.ValidationError as error:
         raise ToolError("; ".join(map(_problem, error.errors(include_url=False)))) from None
+    except ValueError as error:
+        raise ToolError(f"arguments: {error}") from None
 
 
 def _parameter(

@@ -21,8 +21,8 @@ the turn means. Recovered are the answer, the thinking and the calls if they are
     mlx-lm 0.32.2                  0.0     0.0      20.7   49.8
 
 A turn without thinking or without a call counts as recovered if the reader finds none: hence the shares of mlx-lm.
-What this library does not recover are pairs of mutations that make a text ambiguous, such as a missing end before a
-missing start, and spellings of a tool's name outside the closed list.
+What this library does not recover are pairs of mutations that make a text ambiguous, such as a missing end before
+a missing start, and spellings of a tool's name outside the closed list.
 """
 
 from __future__ import annotations

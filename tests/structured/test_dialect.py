@@ -9,9 +9,9 @@ from typing import Any
 import llguidance
 import pytest
 
-from gptoss_mlx.errors import SchemaError
+from gptoss_mlx.errors import OutputError, SchemaError
 from gptoss_mlx.structured.constraint import Constraint
-from gptoss_mlx.structured.dialect import FORMATS
+from gptoss_mlx.structured.keywords import ENGINE_FORMATS
 from gptoss_mlx.tokenizer import Tokenizer
 from tests import DEMO
 
@@ -39,6 +39,9 @@ def generates(schema: Any, text: str) -> bool:
         {"type": "string", "pattern": r"^\p{L}+$"},
         {"type": "string", "uniqueItems": True},
         {"type": "integer", "format": "int32"},
+        {"type": "string", "format": "phone"},
+        {"type": "string", "format": "uri-reference"},
+        {"type": ["string", "null"], "pattern": "^/a", "format": "json-pointer"},
         {"type": "array", "maxItems": 1, "uniqueItems": True},
         {"contains": {"type": "null"}, "minContains": 0},
         {"minContains": 3},
@@ -121,12 +124,49 @@ def test_characters_with_short_escapes_are_generated() -> None:
 
 def test_the_engine_enforces_exactly_these_formats() -> None:
     others = ("idn-email", "iri", "uri-reference", "json-pointer", "regex", "binary", "byte", "password", "path")
-    for name in (*FORMATS, *others):
+    for name in (*ENGINE_FORMATS, *others):
         grammar = llguidance.LLMatcher.grammar_from_json_schema(
             json.dumps({"type": "string", "format": name}), overrides={"lenient": False}
         )
         refused, _ = llguidance.LLMatcher.validate_grammar_with_warnings(grammar)
-        assert refused == (name not in FORMATS), name
+        assert refused == (name not in ENGINE_FORMATS), name
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("uri-reference", "../a?b#c", "a b"),
+        ("uri-template", "/{a}", "/{a"),
+        ("iri", "https://ü.org/", "//"),
+        ("idn-email", "ü@example.org", "ü"),
+        ("idn-hostname", "bücher.example", "-a"),
+        ("regex", "^(a|b)*$", "("),
+        ("json-pointer", "/a~1b/0", "a"),
+        ("relative-json-pointer", "1/a", "/a"),
+    ],
+)
+def test_a_format_that_json_schema_defines_is_checked_in_the_answer(name: str, right: str, wrong: str) -> None:
+    constraint = Constraint.from_schema({"type": "string", "format": name})
+    assert constraint.parse(json.dumps(right)) == right
+    with pytest.raises(OutputError, match=f'is not a "{name}"'):
+        constraint.parse(json.dumps(wrong))
+
+
+def test_a_format_that_nobody_defines_restricts_nothing() -> None:
+    schema = {"properties": {"a": {"type": "string", "format": "datetime", "minLength": 2}}, "required": ["a"]}
+    assert generates(schema, '{"a":"any"}')
+    assert not generates(schema, '{"a":"x"}')
+    assert Constraint.from_schema(schema).parse('{"a":"any"}') == {"a": "any"}
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [("json-pointer", ["", "/a~1b/0"], ["a", "/~2"]), ("relative-json-pointer", ["1#", "0/a"], ["01", "#"])],
+)
+def test_pointers_are_enforced(name: str, right: list[str], wrong: list[str]) -> None:
+    schema = {"type": "string", "format": name}
+    assert all(generates(schema, json.dumps(text)) for text in right)
+    assert not any(generates(schema, json.dumps(text)) for text in wrong)
 
 
 def test_references_to_any_part_are_translated() -> None:

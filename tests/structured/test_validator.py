@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gptoss_mlx.errors import SchemaError
+from gptoss_mlx.structured.effort import Effort
 from gptoss_mlx.structured.validator import Validator
 from tests.structured.cases import SCHEMAS
 
@@ -106,6 +110,66 @@ def test_references_in_a_circle_end() -> None:
     chain = {f"d{level}": {"$ref": f"#/$defs/d{level + 1}"} for level in range(1000)}
     with pytest.raises(SchemaError, match="nested too deeply"):
         Validator({"$defs": {**chain, "d1000": {}}, "$ref": "#/$defs/d0"})
+
+
+NODE = {"$ref": "#/$defs/node"}
+
+
+def _variants(inner: Any) -> list[Any]:
+    """Two variants for the same values, which differ in nothing that a value shows before it ends."""
+    return [
+        {"type": "object", "properties": {"a": inner}},
+        {"title": "b", "type": "object", "properties": {"a": inner}},
+    ]
+
+
+def _circle(key: str) -> dict[str, Any]:
+    return {"$defs": {"node": {key: [{"type": "integer"}, *_variants(NODE)]}}, **NODE}
+
+
+def _levels(count: int) -> dict[str, Any]:
+    parts: dict[str, Any] = {
+        f"d{level}": {"anyOf": _variants({"$ref": f"#/$defs/d{level + 1}"})} for level in range(count)
+    }
+    return {"$defs": {**parts, f"d{count}": {"type": "integer"}}, "$ref": "#/$defs/d0"}
+
+
+def _nested(depth: int, leaf: Any) -> Any:
+    return {"a": _nested(depth - 1, leaf)} if depth else leaf
+
+
+@pytest.mark.parametrize(
+    "schema", [_circle("anyOf"), _circle("oneOf"), _levels(150)], ids=["anyOf", "oneOf", "levels"]
+)
+@pytest.mark.parametrize("depth", [3, 20, 150])
+def test_variants_inside_variants_take_no_exponential_time(schema: dict[str, Any], depth: int) -> None:
+    (problem,) = problems(schema, _nested(depth, "x"))
+    assert re.search("not valid under any|too large to say where|too deeply nested to be checked", problem)
+
+
+def test_a_deep_value_is_valid_all_the_same() -> None:
+    assert problems(_circle("anyOf"), _nested(150, 1)) == []
+
+
+def test_the_first_violation_of_a_large_value_is_found_without_variants() -> None:
+    assert problems({"items": {"type": "integer"}}, ["x"] * 100_000) == ['[0]: "x" is not of type "integer"']
+    (problem,) = problems({"items": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}, ["x"] * 100_000)
+    assert "too large to say where" in problem
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(
+    st.recursive(st.none() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text("ab"), inner))
+)
+def test_the_effort_counts_each_schema_as_often_as_it_is_reached(value: Any) -> None:
+    def reached(value: Any) -> int:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        # The union and its two variants, each with a reference for every value inside.
+        return 3 + sum(2 * (1 + reached(entry)) for entry in inner)
+
+    variant = {"additionalProperties": {"$ref": "#"}, "items": {"$ref": "#"}}
+    effort = Effort({"anyOf": [variant, {**variant}]})
+    assert effort.of(value, 10**9) == reached(value)
 
 
 @pytest.mark.parametrize("draft", ["draft-04", "draft-06", "draft-07"])

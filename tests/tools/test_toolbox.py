@@ -472,3 +472,32 @@ def test_calls_leave_no_threads_behind() -> None:
     before = threading.active_count()
     asyncio.run(main())
     assert threading.active_count() == before
+
+
+class Leaf(pydantic.BaseModel):
+    """One of two models that differ in nothing that a value shows before it ends."""
+
+    inside: int | Leaf | Twig
+
+
+class Twig(pydantic.BaseModel):
+    """The other one."""
+
+    inside: int | Leaf | Twig
+
+
+def test_types_inside_types_take_no_exponential_time() -> None:
+    def grow(plant: Leaf | Twig) -> str:
+        return "grown"
+
+    box = ToolBox([grow])
+
+    def called(depth: int, end: Any) -> str:
+        plant = end
+        for _ in range(depth):
+            plant = {"inside": plant}
+        return box.call("functions.grow", json.dumps({"plant": plant})).output
+
+    assert called(3, 1) == "grown"
+    assert "valid integer" in called(3, "x")
+    assert called(60, "x") == "Error: functions.grow: arguments: too deeply nested to be checked; make it flatter"
