@@ -42,11 +42,16 @@ def _describable(incomplete: str) -> list[str]:
     return list(dict.fromkeys(_installed(incomplete) + released))
 
 
-def _saved(incomplete: str) -> list[str]:
-    """For the shell's completion: the saved chats."""
+def _saved(incomplete: str) -> list[tuple[str, str]]:
+    """For the shell's completion: the saved chats with their titles."""
     from .chat.saved import saved_chats
 
-    return [chat.name for chat in saved_chats() if chat.name.startswith(incomplete)]
+    wanted = incomplete.lower()
+    return [
+        (chat.name, chat.title)
+        for chat in saved_chats()
+        if chat.name.startswith(wanted) or wanted in chat.title.lower()
+    ]
 
 
 def _efforts(incomplete: str) -> list[str]:
@@ -115,13 +120,18 @@ def gptoss(
 
 @app.command(cls=PromptCommand)
 def chat(
-    session: Annotated[
-        str | None,
+    words: Annotated[
+        list[str] | None,
         typer.Argument(
-            help="With --resume: the chat to go on with; by default the last one.", autocompletion=_saved
+            metavar="[QUESTION]",
+            help="The first question; words are joined. After --resume: a part of the chat's title.",
+            autocompletion=_saved,
         ),
     ] = None,
-    resume: Annotated[bool, typer.Option("-r", "--resume", help="Go on with a saved chat.")] = False,
+    resume: Annotated[
+        bool, typer.Option("-r", "--resume", help="Go on with a saved chat: pick it, or name it.")
+    ] = False,
+    last: Annotated[bool, typer.Option("-c", "--continue", help="Go on with the last chat.")] = False,
     list_: Annotated[bool, typer.Option("-l", "--list", help="List the saved chats.")] = False,
     model: Model = None,
     effort: Effort = None,
@@ -139,8 +149,8 @@ def chat(
     from ..errors import InvalidRequest
     from .settings import load_settings
 
-    if session is not None and not resume:
-        raise InvalidRequest(f"{session}: to go on with that saved chat: gptoss chat --resume {session}")
+    if resume and last:
+        raise InvalidRequest("--resume and --continue: only one can be used at a time; leave one out")
     if list_:
         from .chat.saved import show_list
 
@@ -159,9 +169,11 @@ def chat(
         think=think,
         url=url,
     )
-    from .chat.loop import start_chat
+    from .chat.loop import Beginning, start_chat
 
-    start_chat(settings, resume=(session or "") if resume else None)
+    text = " ".join(words or ())
+    beginning = Beginning(question="" if resume else text, resume=text if resume else None, last=last, model=model)
+    start_chat(settings, beginning)
 
 
 @app.command()

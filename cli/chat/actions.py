@@ -1,17 +1,16 @@
-"""The effects of the slash commands on a session; their table, with the words of help, is in `commands`."""
+"""The slash commands that ask, answer and set; the table of commands, with the words of help, is in `commands`."""
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from pathlib import Path
 
 from ...arguments import Effort
 from ...errors import InvalidRequest
-from ...files.write import as_path
 from ..screen.spans import BOLD, CYAN, Span
 from ..settings import EFFORTS, as_effort, as_think_mode
 from .attachments import read_file, split_files
+from .chats import only_word, words_of
 from .session import ChatSession
 
 __all__ = [
@@ -20,15 +19,9 @@ __all__ = [
     "copy",
     "edit",
     "effort",
-    "export",
     "file",
-    "fork",
-    "history",
-    "load",
     "model",
-    "new",
     "retry",
-    "save",
     "stats",
     "stop",
     "system",
@@ -126,7 +119,7 @@ def file(session: ChatSession, argument: str) -> None:
     if argument == "clear":
         session.attachments = []
     else:
-        files = [*session.attachments, *(read_file(Path(word)) for word in _words(argument))]
+        files = [*session.attachments, *(read_file(Path(word)) for word in words_of(argument))]
         # A file named twice, by whatever path, is sent once.
         session.attachments = list({file.path.resolve() if file.path else file: file for file in files}.values())
     if session.attachments:
@@ -146,69 +139,6 @@ def copy(session: ChatSession, _argument: str) -> None:
 
     text = last_answer(session.chat)
     session.say(f"copied {len(text):,} characters ({copy_text(text, session.terminal)})")
-
-
-def save(session: ChatSession, argument: str, over: bool = False) -> None:
-    """Save a copy at ``argument``; without one, the chat itself."""
-    if argument:
-        path = _destination(session, "save", argument, over)
-        session.chat.save(path)
-        session.written.add(path.resolve())
-        session.say(f"saved a copy as {path}")
-    else:
-        session.chat  # noqa: B018  (begins the chat, so that there is something to save)
-        session.save()
-        session.say(f"saved, as after every turn: {session.path}" if session.path else "nothing to save yet")
-
-
-def load(session: ChatSession, argument: str) -> None:
-    """Go on with a saved chat."""
-    from .saved import find_chat
-
-    session.open_chat(find_chat(_word(argument), other_than=session.path))
-
-
-def export(session: ChatSession, argument: str, over: bool = False) -> None:
-    """Write the chat as Markdown, or as JSON where the name ends in .json."""
-    from ...files.write import write_text
-    from .history import as_markdown
-
-    if not argument:
-        raise InvalidRequest("export to which file? /export PATH.md or PATH.json")
-    path = _destination(session, "export", argument, over)
-    if path.suffix == ".json":
-        session.chat.save(path)
-    else:
-        write_text(path, as_markdown(session.chat, session.loader.reference), private=True)
-    session.written.add(path.resolve())
-    session.say(f"wrote {path}")
-
-
-def new(session: ChatSession, _argument: str) -> None:
-    """Begin a new chat."""
-    session.use_chat(None, None)
-    session.attachments = []
-    session.say("a new chat")
-
-
-def history(session: ChatSession, _argument: str) -> None:
-    """Show the chat so far."""
-    from .history import show_transcript
-
-    if not session.chat.messages:
-        raise InvalidRequest("nothing was asked yet")
-    session.terminal.line()
-    show_transcript(session.chat, session.terminal)
-
-
-def fork(session: ChatSession, _argument: str) -> None:
-    """Go on in a copy; the original stays saved."""
-    if not session.chat.messages:
-        raise InvalidRequest("nothing was asked yet, so there is nothing to copy")
-    original = session.path
-    session.use_chat(session.chat.fork(), None)
-    session.save()
-    session.say(f"this is now a copy{f'; the chat so far stays saved as {original.stem}' if original else ''}")
 
 
 def compare(session: ChatSession, argument: str) -> None:
@@ -245,7 +175,7 @@ def stats(session: ChatSession, _argument: str) -> None:
 def model(session: ChatSession, argument: str) -> None:
     """Go on with another model, or list those on this disk."""
     if argument:
-        session.use_model(_word(argument))
+        session.use_model(only_word(argument))
         session.say(f"model {session.loader.reference}")
         return
     from ...hub.models import list_models
@@ -257,27 +187,3 @@ def model(session: ChatSession, argument: str) -> None:
 def stop(session: ChatSession, _argument: str) -> None:
     """Leave."""
     session.leaving = True
-
-
-def _words(argument: str) -> list[str]:
-    """``argument`` split as a shell does it: quotes and backslashes keep spaces together."""
-    try:
-        return shlex.split(argument)
-    except ValueError as error:
-        raise InvalidRequest(f"{argument}: {error}; quote paths with spaces") from error
-
-
-def _word(argument: str) -> str:
-    """The only word of ``argument``; empty if there is none."""
-    words = _words(argument)
-    if len(words) > 1:
-        raise InvalidRequest(f"{argument}: name only one; quote paths with spaces")
-    return words[0] if words else ""
-
-
-def _destination(session: ChatSession, name: str, argument: str, over: bool) -> Path:
-    """The file to write: a new one, one that this chat wrote before, or any if ``over``."""
-    path = as_path(_word(argument))
-    if path.is_dir() or over or not path.exists() or session.owns(path):
-        return path
-    raise InvalidRequest(f"{path}: exists; choose another name, or replace it: /{name}! {argument}")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from ...errors import InvalidRequest
 from ..screen.spans import CYAN, DIM, Row, Span, row_width, wrap
 from ..settings import EFFORTS, THINK_MODES
-from . import actions
+from . import actions, chats
+from .input import Word
 from .session import ChatSession
 
 __all__ = ["COMMANDS", "Command", "Commands", "help_rows"]
@@ -59,28 +60,28 @@ class Commands:
             raise InvalidRequest(f"/{command.name} {argument}: /{command.name} takes no argument")
         act(self._session, argument)
 
-    def names(self) -> Iterable[tuple[str, str]]:
-        return [(command.name, command.summary) for command in COMMANDS.values()]
+    def names(self) -> Iterable[Word]:
+        return [Word(command.name, command.summary) for command in COMMANDS.values()]
 
-    def values(self, name: str) -> Iterable[str]:
+    def values(self, name: str) -> Iterable[Word]:
         if name == "help":
-            return COMMANDS
-        if name == "load":
+            return self.names()
+        if name in ("load", "delete"):
             from .saved import saved_chats
 
-            return [chat.name for chat in saved_chats()]
+            return [Word(chat.name, f"{chat.age} · {chat.length}", chat.title) for chat in saved_chats()]
         if name == "model":
             from ...hub.models import list_models
 
-            return [model.name for model in list_models()]
-        return COMMANDS[name].values if name in COMMANDS else ()
+            return [Word(model.name) for model in list_models()]
+        return [Word(value) for value in COMMANDS[name].values] if name in COMMANDS else ()
 
     def takes_path(self, name: str) -> bool:
         command = COMMANDS.get(name.removesuffix("!"))
         return command is not None and command.path
 
 
-_ALIASES = {"?": "help", "bye": "quit", "exit": "quit", "clear": "new"}
+_ALIASES = {"?": "help", "bye": "quit", "exit": "quit", "clear": "new", "resume": "chats"}
 """Names that these commands have in other programs."""
 
 
@@ -210,16 +211,26 @@ _TABLE = (
         usage="[PATH]",
         summary="Save a copy; every turn is saved anyway",
         details="/save! PATH replaces a file that is already there.",
-        act=actions.save,
-        act_over=functools.partial(actions.save, over=True),
+        act=chats.save,
+        act_over=functools.partial(chats.save, over=True),
         path=True,
+    ),
+    Command(
+        name="chats",
+        usage="[WORDS]",
+        summary="Pick a saved chat and go on with it",
+        details=(
+            "Type to narrow the list: titles and what was said are searched. Enter opens the chat, Ctrl-D pressed "
+            "twice deletes it, Escape leaves the list."
+        ),
+        act=chats.chats,
     ),
     Command(
         name="load",
         usage="[NAME|PATH]",
         summary="Go on with a saved chat",
-        details="Without a name, opens the last one. A part of its name is enough; so is the path of its file.",
-        act=actions.load,
+        details="Without a name, opens the last one. A part of its title is enough; so is the path of its file.",
+        act=chats.load,
         path=True,
     ),
     Command(
@@ -230,17 +241,33 @@ _TABLE = (
             "Markdown has the questions and answers; JSON has everything, as saved chats do. "
             "/export! PATH replaces a file that is already there."
         ),
-        act=actions.export,
-        act_over=functools.partial(actions.export, over=True),
+        act=chats.export,
+        act_over=functools.partial(chats.export, over=True),
         path=True,
     ),
-    Command(name="new", summary="Begin a new chat", act=actions.new),
-    Command(name="history", summary="Show the chat so far", act=actions.history),
+    Command(name="new", summary="Begin a new chat", act=chats.new),
+    Command(name="history", summary="Show the chat so far", act=chats.history),
     Command(
         name="fork",
+        usage="[TITLE]",
         summary="Go on in a copy",
-        details="The chat so far stays saved under its own name.",
-        act=actions.fork,
+        details="The chat so far stays saved. Without a title, the copy has that of the chat and a number.",
+        act=chats.fork,
+    ),
+    Command(
+        name="rename",
+        usage="[TITLE]",
+        summary="Give the chat another title",
+        details="Without a title, the present one is put into the prompt for you to change.",
+        act=chats.rename,
+    ),
+    Command(
+        name="delete",
+        usage="[NAME]",
+        summary="Delete this chat, or the one of that name",
+        details="Asks first; /delete! does not ask. A part of the title is enough for a name.",
+        act=chats.delete,
+        act_over=functools.partial(chats.delete, over=True),
     ),
     Command(
         name="compare",

@@ -14,7 +14,15 @@ from .attachments import split_files
 if TYPE_CHECKING:
     from ...chat.chat import Chat
 
-__all__ = ["as_markdown", "last_answer", "last_question", "make_title", "show_last_turn", "show_transcript"]
+__all__ = [
+    "as_markdown",
+    "last_answer",
+    "last_question",
+    "make_title",
+    "show_last_turn",
+    "show_question",
+    "show_transcript",
+]
 
 _TITLE_LENGTH = 60
 
@@ -83,17 +91,22 @@ def show_last_turn(chat: Chat, terminal: Terminal) -> None:
 
 
 def _show(role: str, text: str, terminal: Terminal) -> None:
-    width = max(terminal.width - 1, 10)
     if role == "user":
-        files, question = split_files(text)
-        rows: list[Row] = [shorten((Span(file.summary, DIM),), width - 2) for file in files]
-        for line in question.split("\n"):
-            rows += [wrapped.row for wrapped in wrap((Span(visible(line.expandtabs(4))),), width - 2)] or [()]
-        markers = [Span("› ", f"{BOLD};{CYAN}")] + [Span("· ", DIM)] * (len(rows) - 1)
-        terminal.rows([(marker, *row) for marker, row in zip(markers, rows, strict=True)])
+        show_question(text, terminal)
     else:
-        terminal.rows(render(text, width))
+        terminal.rows(render(text, max(terminal.width - 1, 10)))
     terminal.rows([()])
+
+
+def show_question(text: str, terminal: Terminal) -> None:
+    """Show a question as the prompt does, with its files by their names."""
+    width = max(terminal.width - 3, 8)
+    files, question = split_files(text)
+    rows: list[Row] = [shorten((Span(file.summary, DIM),), width) for file in files]
+    for line in question.split("\n"):
+        rows += [wrapped.row for wrapped in wrap((Span(visible(line.expandtabs(4))),), width)] or [()]
+    markers = [Span("› ", f"{BOLD};{CYAN}")] + [Span("· ", DIM)] * (len(rows) - 1)
+    terminal.rows([(marker, *row) for marker, row in zip(markers, rows, strict=True)])
 
 
 def as_markdown(chat: Chat, model: str) -> str:

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
@@ -29,7 +29,7 @@ from ...errors import FileWriteError, InvalidRequest
 from ...files.write import private_file
 from ..screen.spans import visible
 
-__all__ = ["ChatPrompt", "CommandCompleter", "CommandWords", "LineReader", "Reader", "in_block"]
+__all__ = ["ChatPrompt", "CommandCompleter", "CommandWords", "LineReader", "Reader", "Word", "in_block"]
 
 _STYLE = Style.from_dict(
     {
@@ -47,14 +47,23 @@ _STYLE = Style.from_dict(
 )
 
 
+class Word(NamedTuple):
+    """A word that the completer offers."""
+
+    text: str
+    remark: str = ""
+    title: str = ""
+    """Shown in place of the word, and matched as well."""
+
+
 class CommandWords(Protocol):
     """The words that the completer offers."""
 
-    def names(self) -> Iterable[tuple[str, str]]:
+    def names(self) -> Iterable[Word]:
         """The commands' names with their summaries."""
         ...
 
-    def values(self, name: str) -> Iterable[str]:
+    def values(self, name: str) -> Iterable[Word]:
         """Words that may follow a command."""
         ...
 
@@ -280,15 +289,16 @@ class CommandCompleter(Completer):
         name, space, rest = text[1:].partition(" ")
         name = name.lower()
         if not space:
-            for command, summary in self._words.names():
-                if command.startswith(name):
-                    yield Completion(f"/{command}", -len(text), display_meta=summary)
+            for command in self._words.names():
+                if command.text.startswith(name):
+                    yield Completion(f"/{command.text}", -len(text), display_meta=command.remark)
             return
         match = _LAST_WORD.search(rest)
         word = match.group() if match else ""
         for value in self._words.values(name):
-            if value.lower().startswith(word.lower()):
-                yield Completion(value, -len(word))
+            if value.text.lower().startswith(word.lower()) or (word and word.lower() in value.title.lower()):
+                display = visible(value.title or value.text)
+                yield Completion(value.text, -len(word), display=display, display_meta=visible(value.remark))
         if self._words.takes_path(name):
             yield from self._path_completions(word, complete_event)
 

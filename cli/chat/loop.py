@@ -6,48 +6,92 @@ import signal
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 
 import typer
 
+from ...errors import GptOssError
+from ...files.write import as_path
 from ..errors import INTERRUPTED, error_line, is_exit, origin
 from ..screen.keyboard import keys_as_sent
-from ..screen.spans import YELLOW
+from ..screen.spans import DIM, YELLOW
 from ..screen.terminal import Terminal
 from ..settings import Settings, data_path
+from .chats import choose_chat
 from .commands import Commands
 from .first_start import choose_model
+from .history import show_question
 from .input import ChatPrompt, LineReader, Reader
 from .loading import Loader
-from .saved import find_chat
+from .saved import chats_named, find_chat, saved_chat
 from .session import ChatSession
 
-__all__ = ["start_chat", "talk"]
+__all__ = ["Beginning", "start_chat", "talk"]
 
 _TWICE_SECONDS = 2.0
 """A second Ctrl-C within this time leaves."""
 
 
-def start_chat(settings: Settings, resume: str | None) -> None:
-    """Chat until the user leaves.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """How a chat begins, as the command line states it."""
 
-    Args:
-        resume: the name of a saved chat to go on with; empty: the last one; None: a new chat.
-    """
+    question: str = ""
+    """The first question; empty: the user types it."""
+    resume: str | None = None
+    """The saved chat to go on with, by its name; empty: the user picks it; None: see ``last``."""
+    last: bool = False
+    """Whether to go on with the chat that was saved last."""
+    model: str | None = None
+    """The model that the command line names. A saved chat goes on with its own model unless another is named."""
+
+
+def start_chat(settings: Settings, beginning: Beginning) -> None:
+    """Chat until the user leaves."""
     terminal = Terminal(sys.stdout)
-    path = find_chat(resume) if resume is not None else None
     interactive = terminal.interactive and sys.stdin.isatty()
-    model = settings.url or choose_model(settings.model, terminal, interactive)
+    path = _saved_chat(beginning, interactive)
+    own = _own_model(path) if path is not None and beginning.model is None else None
+    model = settings.url or choose_model(own or settings.model, terminal, interactive)
     session = ChatSession(terminal, Loader(model, settings.loading), settings, interactive)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         with keys_as_sent() if interactive else nullcontext():
-            if settings.warning:
-                session.say(settings.warning, YELLOW)
-            if path is not None:
-                session.open_chat(path)
-            raise typer.Exit(talk(session))
+            raise typer.Exit(talk(session, path, beginning.question))
     finally:
         session.loader.close()
+
+
+def _saved_chat(beginning: Beginning, interactive: bool) -> Path | None:
+    """The saved chat to go on with; None: a new one.
+
+    Raises:
+        typer.Exit: the user picked none.
+    """
+    name = beginning.resume
+    if name is None:
+        return find_chat("") if beginning.last else None
+    if not interactive or (name and (len(chats_named(name)) == 1 or as_path(name).is_file())):
+        return find_chat(name)
+    path = choose_chat(name)
+    if path is None:
+        raise typer.Exit
+    return path
+
+
+def _own_model(path: Path) -> str | None:
+    """The model that a saved chat was last held with, if it is on this machine."""
+    model = saved_chat(path).model
+    if model in ("", "demo"):
+        return model or None
+    from ...hub.models import resolve
+
+    try:
+        resolve(model)
+    except GptOssError:
+        return None
+    return model
 
 
 def _terminated(_signal: int, _frame: object) -> None:
@@ -55,13 +99,34 @@ def _terminated(_signal: int, _frame: object) -> None:
     sys.exit(128 + signal.SIGTERM)
 
 
-def talk(session: ChatSession) -> int:
-    """Handle questions and commands until the user leaves; returns the exit code."""
+def talk(session: ChatSession, path: Path | None = None, question: str = "") -> int:
+    """Handle questions and commands until the user leaves; returns the exit code.
+
+    Args:
+        path: the saved chat to go on with.
+        question: the first one, which the user does not type.
+    """
     commands = Commands(session)
     reader = _reader(session, commands)
     if session.interactive:
         session.say(f"{session.loader.reference} · /help for commands · Ctrl-D leaves")
         session.terminal.line()
+    if session.settings.warning:
+        session.say(session.settings.warning, YELLOW)
+    if path is not None:
+        session.open_chat(path)
+    if question:
+        if session.interactive:
+            show_question(question, session.terminal)
+        _handle(session, commands, question)
+    code = _converse(session, commands, reader)
+    if session.interactive and (remedy := session.resuming()):
+        session.terminal.line(remedy, DIM)
+    return code
+
+
+def _converse(session: ChatSession, commands: Commands, reader: Reader) -> int:
+    """Read and handle lines until the user leaves; returns the exit code."""
     while not session.leaving:
         try:
             typed, session.typed, keys, session.keys = session.typed, "", session.keys, ""

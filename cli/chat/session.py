@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from ..errors import INTERRUPTED, error_line
 from ..screen.keyboard import Keyboard
 from ..screen.spans import DIM, RED, YELLOW, Span, visible
 from ..screen.terminal import Terminal
-from ..settings import Settings, ThinkMode, as_effort
+from ..settings import Settings, ThinkMode, as_effort, data_path
 from .attachments import Attachment, split_files, with_files
 from .loading import Loader, is_url
 from .saved import new_chat_path, read_chat
@@ -138,6 +139,8 @@ class ChatSession:
         content, saved_as, damage = read_chat(path)
         if damage:
             self.say(damage, YELLOW)
+        if content.model and content.model != self.model.name:
+            self.say(f"so far with {content.model}, from now on with {self.model.name}")
         chat = self._chat_from(content, self.model)
         self.use_chat(chat, saved_as)
         show_last_turn(chat, self.terminal)
@@ -307,6 +310,13 @@ class ChatSession:
 
     # Remarks.
 
+    def resuming(self) -> str:
+        """How to go on with the conversation another time; empty: nothing of it is saved."""
+        if self.path is None or self._chat is None or not self._chat.messages:
+            return ""
+        own = self.path.parent == data_path("chats")
+        return f"to go on with this chat: gptoss chat -r {self.path.stem if own else shlex.quote(str(self.path))}"
+
     def status(self) -> str:
         """The line below the prompt."""
         spare = [f"thinking {self.think}", f"effort {self.effort}", self.loader.reference]
@@ -325,6 +335,17 @@ class ChatSession:
     def toggle_thinking(self) -> None:
         """Ctrl-T: switch between writing thinking out and showing it only while it lasts."""
         self.think = "collapse" if self.think in ("show", "dim") else "dim"
+
+    def confirm(self, question: str) -> bool:
+        """Whether the user says yes; in a script nobody does."""
+        if not self.interactive:
+            return False
+        from prompt_toolkit import prompt
+
+        try:
+            return prompt(f"{visible(question)} [y/N] ").strip().lower() in ("y", "yes")
+        except (EOFError, KeyboardInterrupt):
+            return False
 
     def say(self, text: str, style: str = DIM) -> None:
         """Show a remark; of a script, on standard error."""

@@ -391,6 +391,9 @@ class Chat(Transcript):
         )
         return cls(model, messages=content.messages, title=content.title, **(saved | options))
 
+    def _content(self) -> chatfile.ChatContent:
+        return replace(super()._content(), model=self.model.name)
+
     def _unanswered(self) -> tuple[()]:
         """Nothing to add: the conversation ends in what the model is to answer."""
         if self.pending_calls:

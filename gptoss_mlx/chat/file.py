@@ -32,6 +32,8 @@ class ChatContent:
     effort: str = "medium"
     instructions: str | None = None
     date: str | None = None
+    model: str | None = None
+    """The user's name of the model that the chat was last held with."""
     damaged: int = 0
     """How many messages were left out because of damage, where that was allowed; the end of a file that was cut
     off counts as one."""
@@ -49,6 +51,7 @@ def write(path: str | Path, content: ChatContent) -> None:
         "effort": content.effort,
         "instructions": content.instructions,
         "date": content.date,
+        "model": content.model,
         "messages": [_message_to_dict(message) for message in content.messages],
     }
     write_text(path, json.dumps(data, ensure_ascii=False, indent=1) + "\n", private=True)
@@ -84,13 +87,14 @@ def read(path: str | Path, *, keep_readable: bool = False) -> ChatContent:
             if not keep_readable:
                 raise ChatFileError(f"{path}: messages[{position}] cannot be read ({error})") from error
             break
-    texts = {name: _text(path, data, name) for name in ("title", "effort", "instructions", "date")}
+    texts = {name: _text(path, data, name) for name in ("title", "effort", "instructions", "date", "model")}
     return ChatContent(
         messages=tuple(messages),
         title=texts["title"],
         effort=texts["effort"] or "medium",
         instructions=texts["instructions"],
         date=texts["date"],
+        model=texts["model"],
         damaged=len(entries) - len(messages),
     )
 

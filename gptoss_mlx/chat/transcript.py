@@ -143,14 +143,16 @@ class Transcript:
             >>> model.load_chat(path).instructions
             'Be terse.'
         """
-        content = chatfile.ChatContent(
+        chatfile.write(checked_path(path), self._content())
+
+    def _content(self) -> chatfile.ChatContent:
+        return chatfile.ChatContent(
             title=checked_text("title", self.title),
             effort=self.effort,
             instructions=self.instructions,
             date=self.date,
             messages=self.messages,
         )
-        chatfile.write(checked_path(path), content)
 
     @property
     def prompt(self) -> Prompt:

@@ -26,6 +26,8 @@ class ScriptedModel:
         tokenizer: by default o200k_harmony.
     """
 
+    name = "scripted"
+
     def __init__(
         self,
         *scripts: str | Iterable[int | BaseException] | BaseException,

@@ -225,8 +225,9 @@ ALLOWED = {
     "hub/downloads.py": {"refs.mkdir", "write_text"},
     # An empty marker whose time is what it says.
     "hub/models.py": {"marker.parent.mkdir", "marker.touch", "_marker(name).unlink"},
-    # Deleting a model, when asked to.
+    # Deleting a model or a chat, when asked to.
     "cli/models.py": {"shutil.rmtree"},
+    "cli/chat/saved.py": {"path.unlink"},
     # What was typed, appended to a file that files.private_file made; output to a closed pipe goes nowhere.
     "cli/chat/input.py": {"path.parent.mkdir", "FileHistory"},
     "cli/errors.py": {"os.open"},
@@ -252,7 +253,7 @@ def calls_that_write(path: Path) -> set[str]:
 def modules(package: Path) -> Iterator[tuple[str, Path]]:
     """What users run: all but the demo's training."""
     # cli and convert are links, which rglob does not follow.
-    for path in [*package.rglob("*.py"), *(package / "cli").glob("*.py"), *(package / "convert").glob("*.py")]:
+    for path in [*package.rglob("*.py"), *(package / "cli").rglob("*.py"), *(package / "convert").rglob("*.py")]:
         name = str(path.relative_to(package))
         if not name.startswith("demo/"):
             yield name, path
@@ -281,6 +282,8 @@ READERS = {
     # After checkpoint.py read and checked the file's header.
     "cache/file.py": {"path.open", "mx.load"},
     "model/weights.py": {"mx.load"},
+    # A method of a parser.
+    "cli/screen/markdown.py": {"self._parser.open"},
     # What the package brings with it, and what MLX wrote a moment ago.
     "benchmark/conversation.py": {"resources.files(__package__).joinpath('chat.json').read_text"},
     "benchmark/kernels.py": {"path.read_text"},

@@ -28,7 +28,7 @@ def test_a_chat_is_forked_exported_compared_and_loaded(user: Path) -> None:
     asked = sorted([turn.text for turn in asked_in(path)] for path in sessions.chats_directory().glob("*.json"))
     assert asked == [["Hello"], ["Hello", "What is 3+4?"], ["Thanks"]]
     whole, thanks = chatfile.read(user / "x.json"), chatfile.read(user / "y")
-    assert (whole.effort, whole.instructions, whole.title) == ("high", "Be terse.", "Hello")
+    assert (whole.effort, whole.instructions, whole.title) == ("high", "Be terse.", "Hello (2)")
     assert (thanks.instructions, (user / "y").stat().st_mode & 0o777) == (None, 0o600)
     headings = ["── low ──", "── medium ──", "── high ──"]
     assert [line for line in done.stdout.splitlines() if line.startswith("──")] == headings
@@ -123,3 +123,41 @@ def test_a_retry_at_another_effort_says_what_is_read_again(user: Path) -> None:
     done = gptoss("chat", "-m", "demo", "--max-tokens", "6", stdin="Hello\n/retry medium\n/retry low\n")
     assert len(re.findall(r"effort low: this answer first reads \d+ tokens of this chat again", done.stderr)) == 1
     assert "effort medium:" not in done.stderr
+
+
+def test_a_fork_has_a_title_of_its_own_and_every_chat_its_name(home: Path) -> None:
+    assert (
+        said_by("one", "/fork", "two", "/fork")
+        == "this is now “one (3)”; the chat so far stays saved as “one (2)”"
+    )
+    assert said_by("a", "/fork other") == "this is now “other”; the chat so far stays saved as “a”"
+    titles = ["one (3)", "one (2)", "one", "other", "a"]
+    assert sorted(chat.title for chat in sessions.saved_chats()) == sorted(titles)
+    assert said_by("x", "/rename  My   own ", "y", "/edit z") == "this chat is now called “My own”"
+    assert sessions.find_chat("my own") == sessions.find_chat("")
+    listed = gptoss("chat", "-m", "demo", stdin="/chats\n").stdout
+    assert "now  2 turns  demo  My own\n" in listed
+
+
+def test_deleting_in_a_script_has_to_be_meant(home: Path) -> None:
+    kept = said_by("one", "/delete")
+    assert kept == "“one” (1 turn) was not deleted; to delete it unasked: /delete!"
+    assert said_by("one", "/delete!") == "deleted “one” (1 turn)"
+    assert [chat.title for chat in sessions.saved_chats()] == ["one"]
+    assert said_by("/delete! on") == "deleted “one” (1 turn)"
+    assert "nothing to delete" in said_by("/delete!")
+    (home / "notes.md").write_text("dear")
+    assert "no such chat" in said_by(f"/delete! {home}/notes.md")
+    assert (home / "notes.md").exists()
+
+
+def test_a_saved_chat_goes_on_with_its_own_model_or_says_so(home: Path) -> None:
+    said_by("one", "/stats")
+    (path,) = (chat.path for chat in sessions.saved_chats())
+    assert chatfile.read(path).model == "demo"
+    done = gptoss("chat", "--continue", stdin="two\n")
+    assert (done.returncode, "so far with" in done.stderr) == (0, False)
+    path.write_text(path.read_text().replace('"model": "demo"', '"model": "120b"'))
+    done = gptoss("chat", "-m", "demo", "-c", stdin="three\n")
+    assert "so far with 120b, from now on with demo\n" in done.stderr
+    assert chatfile.read(path).model == "demo"

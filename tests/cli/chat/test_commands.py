@@ -15,10 +15,9 @@ from tests.cli.pty_session import Person, ask, chats, start
 
 
 def test_every_command_has_help_and_a_handler() -> None:
-    wanted = (
-        "help effort think system retry edit undo continue file copy save load export new history fork compare"
-    )
-    assert set(f"{wanted} trace stats model quit".split()) == set(COMMANDS)
+    answers = "effort think system retry edit undo continue file copy compare trace stats model"
+    conversations = "new chats load history fork rename delete save export"
+    assert set(f"{answers} {conversations} help quit".split()) == set(COMMANDS)
     assert all(command.summary for command in COMMANDS.values())
 
 

@@ -239,7 +239,7 @@ def test_a_session_with_the_demo_model_survives_a_kill(tmp_path: Path) -> None:
     saved = json.loads(chats(tmp_path)[0].read_text())
     assert (saved["title"], saved["effort"]) == ("Hello", "high")
     person.child.kill(signal.SIGKILL)
-    person = Person([*gptoss, "--resume"], tmp_path, 100, 50)
+    person = Person([*gptoss, "--continue"], tmp_path, 100, 50)
     person.wait_for_prompt()
     person.wait_for("› What is 3+4?")
     person.wait_for("effort high ·")
