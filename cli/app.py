@@ -91,7 +91,7 @@ KVBits = Annotated[int | None, typer.Option(help="8: keep the cache in 8 bits, w
 Think = Annotated[
     str | None,
     typer.Option(
-        help="Show thinking: show, dim, collapse or hide. It is not trained to the safety standard of answers.",
+        help="Show thinking: show, dim, fold or hide. It is not trained to the safety standard of answers.",
         autocompletion=_think_modes,
     ),
 ]

@@ -20,10 +20,13 @@ from ..sampling import SamplingParams
 
 __all__ = [
     "EFFORTS",
+    "STATS_LINES",
     "THINK_MODES",
     "Settings",
+    "StatsLine",
     "ThinkMode",
     "as_effort",
+    "as_stats_line",
     "as_think_mode",
     "config_path",
     "data_path",
@@ -32,9 +35,11 @@ __all__ = [
     "load_settings",
 ]
 
-ThinkMode = Literal["show", "dim", "collapse", "hide"]
+ThinkMode = Literal["show", "dim", "fold", "hide"]
+StatsLine = Literal["off", "short", "full"]
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 THINK_MODES: tuple[ThinkMode, ...] = get_args(ThinkMode)
+STATS_LINES: tuple[StatsLine, ...] = get_args(StatsLine)
 
 _WARMEST = 2.0
 """Above this temperature answers are mostly noise."""
@@ -55,9 +60,11 @@ class Settings:
     max_tokens: int | None = None
     context: int | None = None
     kv_bits: int | None = None
-    think: ThinkMode = "collapse"
+    think: ThinkMode = "fold"
     url: str | None = None
     """Of a server that has the model."""
+    stats_line: StatsLine = "short"
+    """The figures after an answer of ``chat``."""
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -95,9 +102,15 @@ _TYPES: Mapping[str, type] = {
     "kv_bits": int,
     "think": str,
     "url": str,
+    "stats_line": str,
 }
 _KINDS: Mapping[type, str] = {str: "text", int: "a whole number", float: "a number"}
-_CHOICES: Mapping[str, tuple[Any, ...]] = {"effort": EFFORTS, "think": THINK_MODES, "kv_bits": (8,)}
+_CHOICES: Mapping[str, tuple[Any, ...]] = {
+    "effort": EFFORTS,
+    "think": THINK_MODES,
+    "stats_line": STATS_LINES,
+    "kv_bits": (8,),
+}
 _SAMPLING = ("temperature", "top_p", "seed", "max_tokens")
 
 
@@ -236,6 +249,15 @@ def as_think_mode(text: str) -> ThinkMode:
         InvalidRequest: it is not one.
     """
     return cast(ThinkMode, _choice("think", text, THINK_MODES))
+
+
+def as_stats_line(text: str) -> StatsLine:
+    """``text`` as a form of the line of figures; a unique beginning will do.
+
+    Raises:
+        InvalidRequest: it is not one.
+    """
+    return cast(StatsLine, _choice("line", text, STATS_LINES))
 
 
 def _choice(name: str, text: str, choices: tuple[str, ...]) -> str:

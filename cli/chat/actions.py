@@ -8,7 +8,7 @@ from pathlib import Path
 from ...arguments import Effort
 from ...errors import InvalidRequest
 from ..screen.spans import BOLD, CYAN, Span
-from ..settings import EFFORTS, as_effort, as_think_mode
+from ..settings import EFFORTS, as_effort, as_stats_line, as_think_mode
 from .attachments import read_file, split_files
 from .chats import only_word, words_of
 from .session import ChatSession
@@ -26,6 +26,7 @@ __all__ = [
     "stop",
     "system",
     "think",
+    "thinking",
     "trace",
     "undo",
 ]
@@ -53,7 +54,12 @@ def think(session: ChatSession, argument: str) -> None:
     """Set how thinking is shown."""
     if argument:
         session.think = as_think_mode(argument)
-    session.say(f"thinking {session.think}")
+    session.say(f"thoughts: {session.thoughts}")
+
+
+def thinking(session: ChatSession, _argument: str) -> None:
+    """Show the thinking before the last answer."""
+    session.unfold()
 
 
 def system(session: ChatSession, argument: str) -> None:
@@ -167,9 +173,15 @@ def trace(session: ChatSession, _argument: str) -> None:
     session.say(trace_summary(entries))
 
 
-def stats(session: ChatSession, _argument: str) -> None:
-    """Show the figures of this session."""
-    session.say("\n".join(session.stats.lines()))
+def stats(session: ChatSession, argument: str) -> None:
+    """Show the figures of this session, or set the line after each answer."""
+    if not argument:
+        session.say("\n".join(session.stats.lines()))
+        return
+    form = argument.removeprefix("line").strip()
+    if form:
+        session.stats_line = as_stats_line(form)
+    session.say(f"line after an answer: {session.stats_line}")
 
 
 def model(session: ChatSession, argument: str) -> None:

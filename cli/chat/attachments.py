@@ -12,7 +12,7 @@ from ...errors import InvalidRequest
 from ...files.read import open_regular
 from ...files.write import as_path
 
-__all__ = ["Attachment", "read_file", "read_piped", "split_files", "with_files"]
+__all__ = ["Attachment", "fenced", "read_file", "read_piped", "split_files", "with_files"]
 
 _LARGEST = 4 * 1024**2
 _FILE = re.compile(r"File (?P<name>[^\n]*):\n\n(?P<fence>`{3,})\n(?P<text>.*?)\n(?P=fence)\n\n", re.DOTALL)
@@ -36,7 +36,7 @@ class Attachment:
 
 def with_files(question: str, files: Iterable[Attachment]) -> str:
     """``question`` after the contents of the files."""
-    return "\n\n".join([*(f"File {file.name}:\n\n{_fenced(file.text)}" for file in files), question])
+    return "\n\n".join([*(f"File {file.name}:\n\n{fenced(file.text)}" for file in files), question])
 
 
 def split_files(text: str) -> tuple[list[Attachment], str]:
@@ -84,7 +84,7 @@ def _as_text(content: bytes, source: str) -> str:
         raise InvalidRequest(f"{source}: is not UTF-8 text (byte {error.start})") from error
 
 
-def _fenced(text: str) -> str:
+def fenced(text: str) -> str:
     """``text`` in a fence that nothing in it closes."""
     fence = "```"
     while fence in text:

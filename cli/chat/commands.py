@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from ...errors import InvalidRequest
 from ..screen.spans import CYAN, DIM, Row, Span, row_width, wrap
-from ..settings import EFFORTS, THINK_MODES
+from ..settings import EFFORTS, STATS_LINES, THINK_MODES
 from . import actions, chats
 from .input import Word
 from .session import ChatSession
+from .stats import FULL_LINE
 
 __all__ = ["COMMANDS", "Command", "Commands", "help_rows"]
 
@@ -101,7 +102,7 @@ def _find(name: str) -> Command:
 
 _KEYS = """Enter sends; Ctrl-J or Alt-Enter starts a new line, as Enter does inside \"\"\".
 Ctrl-R searches earlier questions; Ctrl-X Ctrl-E opens $EDITOR.
-Ctrl-T shows or hides thinking; Ctrl-C stops an answer; Ctrl-D leaves.
+Ctrl-T unfolds the thoughts of the last answer; Ctrl-C stops an answer; Ctrl-D leaves.
 Quote paths with spaces. /help COMMAND explains one command."""
 
 _NARROWEST_SUMMARY = 24
@@ -113,6 +114,8 @@ def _help(session: ChatSession, argument: str) -> None:
     if not argument:
         session.terminal.line()
         session.say(_KEYS)
+        if session.stats_line == "full":
+            session.say(FULL_LINE)
     elif chosen[0].details:
         session.say(chosen[0].details)
 
@@ -151,11 +154,17 @@ _TABLE = (
         usage="|".join(THINK_MODES),
         summary="Set how thinking is shown",
         details=(
-            "show writes thinking out, dim does so in grey, collapse shows it only while it lasts, hide never "
+            "show writes thinking out, dim does so in grey, fold shows it only while it lasts, hide never "
             "shows it. Thinking is not trained to the safety standard of answers."
         ),
         act=actions.think,
         values=THINK_MODES,
+    ),
+    Command(
+        name="thinking",
+        summary="Show the thoughts of the last answer",
+        details="Ctrl-T does the same.",
+        act=actions.thinking,
     ),
     Command(
         name="system",
@@ -285,7 +294,14 @@ _TABLE = (
         ),
         act=actions.trace,
     ),
-    Command(name="stats", summary="Show the figures of this session", act=actions.stats),
+    Command(
+        name="stats",
+        usage="[line off|short|full]",
+        summary="Show the figures of this session, or set those after an answer",
+        details=f"The line after an answer is off, short or full. {FULL_LINE}",
+        act=actions.stats,
+        values=("line", *STATS_LINES),
+    ),
     Command(
         name="model",
         usage="[NAME]",

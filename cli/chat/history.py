@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from ...errors import InvalidRequest
 from ..screen.markdown import render
-from ..screen.spans import BOLD, CYAN, DIM, Row, Span, shorten, visible, wrap
+from ..screen.plain import PlainStream
+from ..screen.spans import BOLD, CYAN, DIM, ITALIC, Row, Span, shorten, visible, wrap
 from ..screen.terminal import Terminal
-from .attachments import split_files
+from .attachments import fenced, split_files
 
 if TYPE_CHECKING:
     from ...chat.chat import Chat
@@ -21,6 +22,7 @@ __all__ = [
     "make_title",
     "show_last_turn",
     "show_question",
+    "show_thoughts",
     "show_transcript",
 ]
 
@@ -74,6 +76,30 @@ def last_answer(chat: Chat) -> str:
     return "\n\n".join(reversed(turn))
 
 
+def last_thoughts(chat: Chat) -> str:
+    """The thinking since the last question; empty: there is none."""
+    thoughts: list[str] = []
+    for message in reversed(chat.messages):
+        if message.author.role == "user":
+            break
+        if message.channel == "analysis" and message.recipient is None:
+            thoughts.append(message.text.strip())
+    return "\n\n".join(filter(None, reversed(thoughts)))
+
+
+def show_thoughts(chat: Chat, terminal: Terminal) -> bool:
+    """Show the thinking since the last question, below the beginning of that question; whether there is any."""
+    thoughts = last_thoughts(chat)
+    if thoughts:
+        width = max(terminal.width - 1, 10)
+        question = " ".join(split_files(last_question(chat)[1])[1].split())
+        written = PlainStream(f"{DIM};{ITALIC}")
+        written.feed(thoughts)
+        heading = shorten((Span(f"thoughts on: {visible(question[:width])}", DIM),), width)
+        terminal.rows([heading, *written.finish(width), ()])
+    return bool(thoughts)
+
+
 def show_transcript(chat: Chat, terminal: Terminal) -> None:
     """Show the whole conversation."""
     for role, text in turns(chat):
@@ -110,8 +136,14 @@ def show_question(text: str, terminal: Terminal) -> None:
 
 
 def as_markdown(chat: Chat, model: str) -> str:
-    """The conversation as a Markdown document."""
+    """The conversation as a Markdown document, with the thinking folded."""
     parts = [f"# {chat.title or 'Chat'}", f"*{model}, effort {chat.effort}*"]
-    for role, text in turns(chat):
-        parts += [f"## {'Question' if role == 'user' else 'Answer'}", text.strip()]
+    for message in chat.messages:
+        text = message.text.strip()
+        if message.author.role == "user":
+            parts += ["## Question", text]
+        elif message.channel == "final":
+            parts += ["## Answer", text]
+        elif message.channel == "analysis" and message.recipient is None and text:
+            parts += ["<details><summary>Thinking</summary>", fenced(text), "</details>"]
     return "\n\n".join(parts) + "\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
@@ -136,7 +137,7 @@ class ChatPrompt:
         words: for completion.
         history: the file of earlier questions; None: they are not kept.
         toolbar: makes the line below the prompt.
-        toggle_thinking: called on Ctrl-T.
+        unfold: called on Ctrl-T; may write above the prompt.
         editing: whether the last question is being edited.
         when_ready: called once the prompt is on the screen.
     """
@@ -146,13 +147,13 @@ class ChatPrompt:
         words: CommandWords,
         history: Path | None,
         toolbar: Callable[[], str],
-        toggle_thinking: Callable[[], None],
+        unfold: Callable[[], None],
         editing: Callable[[], bool],
         when_ready: Callable[[], None],
     ) -> None:
         self.session: PromptSession[str] = PromptSession(
             multiline=True,
-            key_bindings=_bindings(toggle_thinking, editing),
+            key_bindings=_bindings(unfold, editing),
             history=_history(history),
             completer=CommandCompleter(words),
             complete_while_typing=Condition(lambda: self._completing()),
@@ -217,7 +218,7 @@ def _key_presses(keys: str) -> list[KeyPress]:
     return presses
 
 
-def _bindings(toggle_thinking: Callable[[], None], editing: Callable[[], bool]) -> KeyBindings:
+def _bindings(unfold: Callable[[], None], editing: Callable[[], bool]) -> KeyBindings:
     bindings = KeyBindings()
     # In a search of the history these keys keep their usual meaning.
     asking = has_focus(DEFAULT_BUFFER)
@@ -249,9 +250,8 @@ def _bindings(toggle_thinking: Callable[[], None], editing: Callable[[], bool]) 
         event.app.exit(exception=KeyboardInterrupt())
 
     @bindings.add("c-t")
-    def _toggle(event: KeyPressEvent) -> None:
-        toggle_thinking()
-        event.app.invalidate()
+    def _unfold(event: KeyPressEvent) -> None:
+        run_in_terminal(unfold)
 
     return bindings
 

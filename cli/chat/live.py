@@ -59,7 +59,7 @@ class TurnView:
 
     def toggle(self) -> None:
         """Ctrl-T: write the thinking out from its beginning, or stop writing it."""
-        self.think = "collapse" if self.expanded else "dim"
+        self.think = "fold" if self.expanded else "dim"
         if self._kind == "thinking":
             self._section = self._thinking_stream() if self.expanded else None
             if self._section is not None:
@@ -94,7 +94,7 @@ class TurnView:
 
     def tail(self, width: int, elapsed: float) -> list[Row]:
         """The open rows, or a spinner where there are none."""
-        if self._kind == "thinking" and self.think == "collapse":
+        if self._kind == "thinking" and self.think == "fold":
             preview = PlainStream(f"{DIM};{ITALIC}")
             preview.feed(self._thinking[-width * TAIL_ROWS * 2 :])
             return [

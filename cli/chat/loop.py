@@ -11,7 +11,7 @@ from pathlib import Path
 
 import typer
 
-from ...errors import GptOssError
+from ...errors import GptOssError, InvalidRequest
 from ...files.write import as_path
 from ..errors import INTERRUPTED, error_line, is_exit, origin
 from ..screen.keyboard import keys_as_sent
@@ -24,7 +24,7 @@ from .first_start import choose_model
 from .history import show_question
 from .input import ChatPrompt, LineReader, Reader
 from .loading import Loader
-from .saved import chats_named, find_chat, saved_chat
+from .saved import chat_names, chats_named, find_chat, saved_chat
 from .session import ChatSession
 
 __all__ = ["Beginning", "start_chat", "talk"]
@@ -70,6 +70,8 @@ def _saved_chat(beginning: Beginning, interactive: bool) -> Path | None:
         typer.Exit: the user picked none.
     """
     name = beginning.resume
+    if name is None and beginning.question and beginning.question in chat_names():
+        raise InvalidRequest(f"to go on with this saved chat: gptoss chat --resume {beginning.question}")
     if name is None:
         return find_chat("") if beginning.last else None
     if not interactive or (name and (len(chats_named(name)) == 1 or as_path(name).is_file())):
@@ -173,7 +175,7 @@ def _reader(session: ChatSession, commands: Commands) -> Reader:
         commands,
         data_path("history"),
         toolbar=session.status,
-        toggle_thinking=session.toggle_thinking,
+        unfold=lambda: None if session.unfolded else session.unfold(),
         editing=lambda: session.editing,
         when_ready=lambda: session.loader.start(when_failed=prompt.fail),
     )

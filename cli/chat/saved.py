@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SavedChat",
+    "chat_names",
     "chats_named",
     "copy_title",
     "delete_chat",
@@ -109,6 +110,11 @@ def saved_chat(path: Path) -> SavedChat:
 
 def _files() -> list[Path]:
     return [path for path in chats_directory().glob("*.json") if path.is_file()]
+
+
+def chat_names() -> set[str]:
+    """The names of all saved chats."""
+    return {path.stem for path in _files()}
 
 
 def find_chat(name: str, other_than: Path | None = None) -> Path:
@@ -235,7 +241,7 @@ def _summary(path: Path, changed: int, _size: int) -> SavedChat:
                 model=str(content.get("model") or ""),
                 text="\n".join(text for _, text in turns if text)[:_SEARCHED],
             )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     try:
         title = (
@@ -250,4 +256,5 @@ def _text(entry: dict[str, Any]) -> str:
     """The text of a question or a final answer; of other messages nothing."""
     if entry["role"] != "user" and entry.get("channel") != "final":
         return ""
-    return "".join(str(part.get("text", "")) for part in entry["content"])
+    content = entry["content"]
+    return content if isinstance(content, str) else "".join(str(part.get("text", "")) for part in content)

@@ -21,11 +21,12 @@ from ..errors import INTERRUPTED, error_line
 from ..screen.keyboard import Keyboard
 from ..screen.spans import DIM, RED, YELLOW, Span, visible
 from ..screen.terminal import Terminal
-from ..settings import Settings, ThinkMode, as_effort, data_path
+from ..settings import Settings, StatsLine, ThinkMode, as_effort, data_path
 from .attachments import Attachment, split_files, with_files
+from .endings import ending, remedy
 from .loading import Loader, is_url
 from .saved import new_chat_path, read_chat
-from .stats import SessionStats, memory_in_use, reply_line
+from .stats import SessionStats, full_line, memory_in_use, short_line
 
 if TYPE_CHECKING:
     from ...api import GptOss
@@ -52,6 +53,9 @@ class ChatSession:
         self.settings = settings
         self.interactive = interactive
         self.think: ThinkMode = settings.think
+        self.unfolded = False
+        """Whether the thinking before the last answer is on the screen."""
+        self.stats_line: StatsLine = settings.stats_line
         self._effort = settings.effort
         self.system = settings.system
         self.stats = SessionStats()
@@ -108,6 +112,16 @@ class ChatSession:
             self._chat.effort = effort
 
     @property
+    def writes_thoughts(self) -> bool:
+        """Whether thinking is written out and stays on the screen."""
+        return self.think in ("show", "dim")
+
+    @property
+    def thoughts(self) -> str:
+        """How thinking is shown, in a word."""
+        return {"show": "shown", "dim": "dimmed", "fold": "folded", "hide": "hidden"}[self.think]
+
+    @property
     def has_chat(self) -> bool:
         """Whether a conversation has begun."""
         return self._chat is not None
@@ -126,6 +140,7 @@ class ChatSession:
             self.written.clear()
         self._chat, self.path = chat, path
         self.stop_editing()
+        self.unfolded = False
         self._title = None
         if chat is not None:
             self._title = make_title(chat)
@@ -266,6 +281,7 @@ class ChatSession:
         finally:
             self.keys += keyboard.typed()
         self.think = view.think
+        self.unfolded = self.writes_thoughts
         if reply.finish_reason == "cancelled":
             self.interrupted_at = time.monotonic()
             self.keys = self.keys.replace("\r", "\n")  # typed Enters send nothing after Ctrl-C: the text waits
@@ -274,39 +290,23 @@ class ChatSession:
     def _show_plain(self, stream: Stream) -> Reply:
         from .plain_output import show_plain
 
-        return show_plain(stream, self.terminal, self.errors, "hide" if self.think == "collapse" else self.think)
+        return show_plain(stream, self.terminal, self.errors, "hide" if self.think == "fold" else self.think)
 
     def _remarks(self, reply: Reply, fork: Chat | None) -> None:
         """Say why the answer ended, if it was cut short, and show its figures."""
-        if not reply.text and reply.finish_reason == "stop" and self.think in ("collapse", "hide"):
+        if not reply.text and reply.finish_reason == "stop" and not self.writes_thoughts:
             for line in reply.thinking.splitlines():
                 self.say(line)
-        if reason := self._ending(reply):
-            remedy = self._remedy(reply) if fork is None else "/compare starts again"
-            self.say(f"{reason}; {remedy}", YELLOW)
-        if self.interactive and reply.usage.completion_tokens:
+        if reason := ending(reply, self.settings.max_tokens):
+            after = remedy(reply, self.settings.max_tokens) if fork is None else "/compare starts again"
+            self.say(f"{reason}; {after}", YELLOW)
+        if self.interactive and reply.usage.completion_tokens and self.stats_line == "short":
+            self.say(short_line(reply))
+        elif self.interactive and reply.usage.completion_tokens and self.stats_line == "full":
             chat, width = fork or self.chat, self.terminal.width - 1
-            self.say(reply_line(reply, chat.context_used, chat.context_limit, memory_in_use(), width))
+            self.say(full_line(reply, chat.context_used, chat.context_limit, memory_in_use(), width))
         if self.interactive:
             self.terminal.line()
-
-    def _ending(self, reply: Reply) -> str:
-        if reply.finish_reason == "cancelled":
-            return "interrupted"
-        if reply.finish_reason == "length" and self.settings.max_tokens is None:
-            return "the context is full (finish_reason: length)"
-        if reply.finish_reason == "length":
-            return "cut off by --max-tokens (finish_reason: length)"
-        if reply.finish_reason == "loop":
-            return "stopped: the thinking repeated itself (finish_reason: loop)"
-        return "" if reply.text else "no answer: the model wrote no text (finish_reason: stop)"
-
-    def _remedy(self, reply: Reply) -> str:
-        if reply.finish_reason == "cancelled":
-            return "/continue goes on, /retry starts again" if reply.messages else "/retry asks again"
-        if reply.finish_reason == "length" and self.settings.max_tokens is None:
-            return "/undo takes a turn back, /new starts a new chat"
-        return "/continue goes on" if reply.finish_reason == "length" else "/retry starts again"
 
     # Remarks.
 
@@ -319,7 +319,7 @@ class ChatSession:
 
     def status(self) -> str:
         """The line below the prompt."""
-        spare = [f"thinking {self.think}", f"effort {self.effort}", self.loader.reference]
+        spare = [f"thoughts: {self.thoughts}", f"effort {self.effort}", self.loader.reference]
         parts = spare[::-1]
         if self.editing:
             parts.append("editing the last question")
@@ -332,9 +332,13 @@ class ChatSession:
             parts.remove(spare.pop(0))
         return " · ".join(parts)
 
-    def toggle_thinking(self) -> None:
-        """Ctrl-T: switch between writing thinking out and showing it only while it lasts."""
-        self.think = "collapse" if self.think in ("show", "dim") else "dim"
+    def unfold(self) -> None:
+        """Write out the thinking before the last answer."""
+        from .history import show_thoughts
+
+        self.unfolded = True
+        if self._chat is None or not show_thoughts(self._chat, self.terminal):
+            self.say("there are no thoughts to show yet")
 
     def confirm(self, question: str) -> bool:
         """Whether the user says yes; in a script nobody does."""

@@ -11,7 +11,15 @@ from ...files.units import format_bytes
 if TYPE_CHECKING:
     from ...events import Reply
 
-__all__ = ["SessionStats", "memory_in_use", "reply_line"]
+__all__ = ["FULL_LINE", "SessionStats", "full_line", "memory_in_use", "short_line"]
+
+FULL_LINE = (
+    "In the full line TTFT is the time to the first token; prefill, or in, is how fast the prompt was read, and "
+    "decode, or out, how fast the answer was written, in tokens per second; then come the tokens of thinking + "
+    "answer, those of the prompt that were cached, so that they were not read again, the part of the context that "
+    "is used, and the memory that MLX holds."
+)
+"""The words of the full line, for ``/help``."""
 
 
 @dataclass
@@ -38,7 +46,13 @@ class SessionStats:
         ]
 
 
-def reply_line(reply: Reply, context_used: int, context_limit: int, memory: int, width: int) -> str:
+def short_line(reply: Reply) -> str:
+    """The seconds that an answer took, and how fast it was written."""
+    seconds = reply.timings.prefill + reply.timings.decode
+    return f"{seconds:.1f} s · {_rate(reply.usage.completion_tokens, reply.timings.decode)} tok/s"
+
+
+def full_line(reply: Reply, context_used: int, context_limit: int, memory: int, width: int) -> str:
     """The figures of one answer in one line of at most ``width`` cells, with fewer words or figures if need be.
 
     TTFT is the time to the first token; ``8+76 tok`` are thinking and answer; in and out are prefill and decode.

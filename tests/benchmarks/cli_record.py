@@ -85,13 +85,13 @@ def record(home: Path) -> Recording:
             person.send(character)
             person.look(0.05)
             recording.look(person)
-        answered = person.text().count("TTFT")
+        answered = person.text().count("tok/s")
         person.send("\r")
         began = time.monotonic()
         while time.monotonic() - began < 60:
             person.look(0.05)
             recording.look(person)
-            if line.startswith("/") or person.text().count("TTFT") > answered:
+            if line.startswith("/") or person.text().count("tok/s") > answered:
                 break
         until = time.monotonic() + pause
         while time.monotonic() < until:

@@ -139,10 +139,10 @@ def start(home: Path, width: int = 80, height: int = 24, **env: str) -> Person:
 
 def ask(person: Person, question: str) -> None:
     """Ask and wait for the answer's last line."""
-    before = person.text().count("TTFT")
+    before = person.text().count("tok/s")
     person.enter(question)
     began = time.monotonic()
-    while person.text().count("TTFT") == before:
+    while person.text().count("tok/s") == before:
         assert time.monotonic() - began < 60, person.text()
         person.look(0.05)
     person.wait_for_prompt()

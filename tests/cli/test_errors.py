@@ -35,7 +35,7 @@ from tests.cli.pty_session import FAKE
         (("run", "--seed", "x\x1b", "q"), 2, "--seed"),
         (("convert",), 2, "Missing argument"),
         (("bench", "--against", "vllm"), 2, "mlx-lm"),
-        (("chat", "abc"), 2, "--resume"),
+        (("chat", "-r", "-c"), 2, "only one can"),
         (("chat", "--resume", "abc"), 1, "--list"),
         (("models", "rm", "demo"), 3, "not a converted model"),
         (("info", "/tmp"), 3, "config.json"),

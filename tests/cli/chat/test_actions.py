@@ -43,6 +43,13 @@ def test_a_chat_is_exported_as_markdown(home: Path) -> None:
     assert (home / "x.md").read_text() == "\n\n".join(parts) + "\n"
 
 
+def test_an_export_holds_the_thinking_folded(home: Path) -> None:
+    assert gptoss("chat", "-m", "demo", stdin=f"think 3\n/export {home}/x.md\n").returncode == 0
+    text = (home / "x.md").read_text()
+    folded = "<details><summary>Thinking</summary>\n\n```\nstep 0, step 1, step 2 of it\n```\n\n</details>"
+    assert f"## Question\n\nthink 3\n\n{folded}\n\n## Answer\n\nthink 3\n" in text
+
+
 def test_a_file_that_a_chat_did_not_write_is_overwritten_only_on_purpose(home: Path) -> None:
     notes, mine = home / "my notes.md", home / "mine"
     notes.write_text("dear")
@@ -158,6 +165,8 @@ def test_a_saved_chat_goes_on_with_its_own_model_or_says_so(home: Path) -> None:
     done = gptoss("chat", "--continue", stdin="two\n")
     assert (done.returncode, "so far with" in done.stderr) == (0, False)
     path.write_text(path.read_text().replace('"model": "demo"', '"model": "120b"'))
-    done = gptoss("chat", "-m", "demo", "-c", stdin="three\n")
+    assert f"--resume {path.stem}" in gptoss("chat", path.stem).stderr
+    done = gptoss("chat", "-m", "demo", "-c", "two and", "a half", stdin="three\n")
+    assert [question.text for question in asked_in(path)] == ["one", "two", "two and a half", "three"]
     assert "so far with 120b, from now on with demo\n" in done.stderr
     assert chatfile.read(path).model == "demo"

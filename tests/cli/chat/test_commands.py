@@ -15,7 +15,7 @@ from tests.cli.pty_session import Person, ask, chats, start
 
 
 def test_every_command_has_help_and_a_handler() -> None:
-    answers = "effort think system retry edit undo continue file copy compare trace stats model"
+    answers = "effort think thinking system retry edit undo continue file copy compare trace stats model"
     conversations = "new chats load history fork rename delete save export"
     assert set(f"{answers} {conversations} help quit".split()) == set(COMMANDS)
     assert all(command.summary for command in COMMANDS.values())

@@ -21,6 +21,6 @@ def test_thinking_is_shown_as_it_was_asked_for() -> None:
         return [span for row in view.rows(79) for span in row if not span.text.startswith("thought for 0.0 s")]
 
     so = Span("So.")
-    assert shown("hide") == shown("collapse") == [so]
+    assert shown("hide") == shown("fold") == [so]
     assert shown("dim") == [Span("one", f"{DIM};{ITALIC}"), Span("two", f"{DIM};{ITALIC}"), so]
     assert shown("show") == [Span("one", ITALIC), Span("two", ITALIC), so]

@@ -93,7 +93,7 @@ def test_an_interrupt_before_the_first_token_leaves_nothing_to_continue(tmp_path
     person.send("\x03")
     person.wait_for("interrupted; /retry asks again")
     person.wait_for_prompt()
-    assert "TTFT" not in person.text()
+    assert "tok/s" not in person.text()
     person.enter("/undo")
     person.wait_for("taken back: what is one")
     assert person.leave() == 0
@@ -108,7 +108,7 @@ def test_a_resize_leaves_what_was_written_as_it_was(tmp_path: Path) -> None:
     person.wait_for("paragraph that wraps")
     written = len(person.written)
     person.resize(40, 30)
-    person.wait_for("TTFT", 60)
+    person.wait_for("tok/s", 60)
     person.wait_for_prompt()
     # Rows up to the resize ended in a newline and were never touched; those after it are narrow.
     before, after = settled(person.written[:written]), settled(person.written)
@@ -161,10 +161,52 @@ def test_ctrl_t_writes_the_thinking_out(tmp_path: Path) -> None:
     person.enter("think 60")
     person.wait_for("step 9")
     person.send("\x14")
-    person.wait_for("TTFT")
+    person.wait_for("tok/s")
     assert "thought for" in person.text()
     assert [line for line in person.lines() if line.startswith("step 0, step 1, step 2 of it")]
-    person.wait_for("thinking dim")
+    person.wait_for("thoughts: dimmed")
+    assert person.leave() == 0
+
+
+def test_ctrl_t_after_an_answer_unfolds_its_thinking_once(tmp_path: Path) -> None:
+    person = start(tmp_path, height=60)
+    person.send("\x14")
+    person.wait_for("there are no thoughts to show yet")
+    ask(person, "think 9")
+    assert "step 0" not in person.text()
+    person.wait_for("thoughts: folded")
+    person.send("half\x14")
+    person.wait_for("thoughts on: think 9\nstep 0, step 1, step 2 of it\n")
+    person.wait_for("› half")
+    person.send("\x14 a question")
+    person.wait_for("› half a question")
+    assert person.text().count("step 0") == 1
+    ask(person, "")
+    person.enter("/thinking")
+    person.wait_for_count("there are no thoughts to show yet", 2)
+    person.wait_for_prompt()
+    assert person.leave() == 0
+
+
+def test_the_line_after_an_answer_is_off_short_or_full(tmp_path: Path) -> None:
+    person = start(tmp_path, width=200)
+    ask(person, "one")
+    assert re.search(r"^\d+\.\d s · [\d,.]+ tok/s$", person.text(), re.MULTILINE)
+    person.enter("/stats line full")
+    person.wait_for("line after an answer: full")
+    person.wait_for_prompt()
+    ask(person, "two")
+    assert person.text().count("TTFT") == 1
+    person.enter("/help")
+    person.wait_for("In the full line TTFT is the time to the first token")
+    person.enter("/stats line off")
+    person.wait_for("line after an answer: off")
+    person.wait_for_prompt()
+    figures = person.text().count("tok/s")
+    person.enter("three")
+    person.wait_for_count("three", 2)
+    person.wait_for_prompt()
+    assert person.text().count("tok/s") == figures
     assert person.leave() == 0
 
 
@@ -191,9 +233,9 @@ def test_what_is_typed_ahead_means_what_it_means_at_the_prompt(tmp_path: Path, e
         person.send("\x03")
         person.wait_for("· three")
         assert person.text().count("· ") >= 3
-        assert "thinking show" not in person.text()
+        assert "thoughts: show" not in person.text()
     else:
-        person.wait_for("effort low · thinking show")
+        person.wait_for("effort low · thoughts: shown")
         person.wait_for("· three")
         ask(person, "")
         (path,) = chats(tmp_path)
@@ -209,7 +251,7 @@ def test_what_is_typed_while_a_model_loads_is_sent_too(tmp_path: Path) -> None:
     person.send("second\r")
     person.wait_for("second")
     began = time.monotonic()
-    while person.text().count("TTFT") < 2:
+    while person.text().count("tok/s") < 2:
         assert time.monotonic() - began < 30, person.text()
         person.look(0.05)
     assert person.text().count("second") == 2
@@ -299,7 +341,7 @@ def test_the_prompt_does_not_wait_for_the_model(tmp_path: Path) -> None:
     person = start(tmp_path, GPTOSS_FAKE_LOADING="3")
     person.enter("first question")
     person.wait_for("loading demo")
-    person.wait_for("TTFT")
+    person.wait_for("tok/s")
     person.wait_for_prompt()
     assert person.leave() == 0
 
@@ -418,7 +460,7 @@ def test_the_line_below_the_prompt_fits_the_window(home: Path, monkeypatch: pyte
         monkeypatch.setenv("COLUMNS", str(width))
         assert len(session.status()) <= width
         assert session.status().endswith(used)
-    assert session.status() == f"demo · effort medium · thinking collapse · {used}"
+    assert session.status() == f"demo · effort medium · thoughts: folded · {used}"
 
 
 def test_an_error_of_a_command_while_the_model_loads_does_not_end_the_chat(tmp_path: Path) -> None:
