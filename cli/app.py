@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 config_app = typer.Typer(
-    cls=CommandGroup, help="Show the settings and where they come from.", no_args_is_help=True
+    cls=CommandGroup, help="Show the settings and where they come from, and change them.", no_args_is_help=True
 )
 app.add_typer(config_app, name="config")
 
@@ -52,6 +52,12 @@ def _saved(incomplete: str) -> list[tuple[str, str]]:
         for chat in saved_chats()
         if chat.name.startswith(wanted) or wanted in chat.title.lower()
     ]
+
+
+def _settings(incomplete: str) -> list[str]:
+    from .settings import DEFAULTS
+
+    return [name for name in DEFAULTS if name.startswith(incomplete)]
 
 
 def _efforts(incomplete: str) -> list[str]:
@@ -84,6 +90,10 @@ Temperature = Annotated[
     float | None, typer.Option(help="0: always the likeliest token; gpt-oss was trained for 1.")
 ]
 TopP = Annotated[float | None, typer.Option(help="Sample from the smallest set of tokens with this probability.")]
+TopK = Annotated[int | None, typer.Option(help="Sample from so many of the likeliest tokens; 0: from all.")]
+MinP = Annotated[
+    float | None, typer.Option(help="Leave out tokens less likely than this share of the likeliest one.")
+]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Stop after this many tokens, thinking included.")]
 Context = Annotated[int | None, typer.Option(help="The most tokens of a conversation; fewer take less memory.")]
@@ -123,7 +133,7 @@ def chat(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[QUESTION]",
+            metavar="QUESTION",
             help="The first question; words are joined. After --resume: a part of the chat's title.",
             autocompletion=_saved,
         ),
@@ -138,6 +148,8 @@ def chat(
     system: System = None,
     temperature: Temperature = None,
     top_p: TopP = None,
+    top_k: TopK = None,
+    min_p: MinP = None,
     seed: Seed = None,
     max_tokens: MaxTokens = None,
     context: Context = None,
@@ -162,6 +174,8 @@ def chat(
         system=system,
         temperature=temperature,
         top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
         seed=seed,
         max_tokens=max_tokens,
         context=context,
@@ -191,6 +205,8 @@ def run(
     system: System = None,
     temperature: Temperature = None,
     top_p: TopP = None,
+    top_k: TopK = None,
+    min_p: MinP = None,
     seed: Seed = None,
     max_tokens: MaxTokens = None,
     context: Context = None,
@@ -211,6 +227,8 @@ def run(
         system=system,
         temperature=temperature,
         top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
         seed=seed,
         max_tokens=max_tokens,
         context=context,
@@ -326,6 +344,29 @@ def config_show() -> None:
     from .doctor import show_config
 
     show_config()
+
+
+@config_app.command("set")
+def config_set(
+    key: Annotated[
+        str, typer.Argument(help="A setting, as gptoss config show lists them.", autocompletion=_settings)
+    ],
+    value: Annotated[str, typer.Argument(help="Its value from now on.")],
+) -> None:
+    """Write a setting into the settings file."""
+    from .doctor import change_config
+
+    change_config(key, value)
+
+
+@config_app.command("unset")
+def config_unset(
+    key: Annotated[str, typer.Argument(help="A setting.", autocompletion=_settings)],
+) -> None:
+    """Remove a setting from the settings file: its default holds again."""
+    from .doctor import change_config
+
+    change_config(key, None)
 
 
 convert.register(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import platform
@@ -16,17 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..errors import InvalidRequest
+from ..files.read import short_repr
 from ..files.units import format_bytes
 from ..files.write import write_text
 from .mac import Finding, MacFacts, check_mac
 from .screen.spans import DIM, GREEN, RED, YELLOW, Span
 from .screen.terminal import Terminal
-from .settings import config_path, data_path, explain_settings
+from .settings import DEFAULTS, as_setting, config_path, data_path, explain_settings, toml_line, write_setting
 
 if TYPE_CHECKING:
     from ..benchmark.agreement import Agreement
 
-__all__ = ["examine", "show_config", "show_config_path", "show_version"]
+__all__ = ["change_config", "examine", "show_config", "show_config_path", "show_version"]
 
 _MARKS = {"ok": Span("✓ ", GREEN), "note": Span("· ", YELLOW), "bad": Span("✗ ", RED)}
 
@@ -55,10 +58,32 @@ def show_config_path() -> None:
 def show_config() -> None:
     """Prints every setting as TOML, with its source as a comment."""
     terminal = Terminal(sys.stdout)
-    for name, value, source in explain_settings():
-        text = "unset" if value is None else f'"{value}"' if isinstance(value, str) else str(value)
-        comment = "# " if value is None else ""
-        terminal.rows([(Span(f"{comment}{name} = {text}"), Span(f"  # {source}", DIM))])
+    for setting in explain_settings():
+        _show_setting(*setting, terminal)
+
+
+def _show_setting(name: str, value: Any, source: str, terminal: Terminal) -> None:
+    line = f"# {name} = unset" if value is None else toml_line(name, value)
+    terminal.rows([(Span(line), Span(f"  # {source}", DIM))])
+
+
+def change_config(key: str, text: str | None) -> None:
+    """Writes a setting into the settings file and prints its line; None removes it.
+
+    Raises:
+        InvalidRequest: there is no such setting, or it cannot have that value.
+    """
+    name = key.replace("-", "_").lower()
+    if name not in DEFAULTS:
+        near = difflib.get_close_matches(name, DEFAULTS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DEFAULTS)}"
+        raise InvalidRequest(f"{short_repr(key)}: no such setting; {hint}")
+    path = write_setting(name, None if text is None else as_setting(name, text, name))
+    terminal = Terminal(sys.stdout)
+    shown = next(entry for entry in explain_settings() if entry[0] == name)
+    _show_setting(*shown, terminal)
+    if shown[2] not in (str(path), "default"):
+        terminal.line(f"{shown[2]} is set, and overrides {path}", YELLOW)
 
 
 def examine(*, full: bool = False, report: Path | None = None) -> None:

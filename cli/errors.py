@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import itertools
 import os
+import shlex
 import sys
 import threading
 import traceback
@@ -37,6 +40,8 @@ __all__ = [
 ]
 
 INTERRUPTED = 130
+_TYPO = 0.8
+"""An unknown command as similar as this to a command is one that was mistyped, not a question."""
 NO_ANSWER = 5
 """Cut short before any text, or empty."""
 
@@ -91,6 +96,18 @@ class EdgeGroup(CommandGroup):
             _report_usage(error)
             code = getattr(error, "exit_code", 1)
         return sys.exit(code) if standalone else code
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except Exception:  # Typer's, whose class is private
+            words = list(itertools.takewhile(lambda word: not word.startswith("-"), args))
+            if not words or difflib.get_close_matches(words[0], self.commands, n=1, cutoff=_TYPO):
+                raise
+            question = shlex.quote(" ".join(words))
+            raise InvalidRequest(
+                f"No such command {words[0]!r}; to ask a question: gptoss run {question}; see gptoss --help"
+            ) from None
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -148,8 +165,10 @@ def _report_usage(error: Exception) -> None:
     context = getattr(error, "ctx", None)
     message = error.format_message() if hasattr(error, "format_message") else ""
     if message and type(error).__name__ != "NoArgsIsHelpError":
-        help_ = f"; see {context.command_path} --help" if context is not None else ""
-        _report(InvalidRequest(message.replace("Value error, ", "").rstrip(".") + help_))
+        message = message.replace("Value error, ", "").rstrip(".")
+        see = " See" if message.endswith("?") else "; see"
+        help_ = f"{see} {context.command_path} --help" if context is not None else ""
+        _report(InvalidRequest(message + help_))
 
 
 def _report(error: Exception) -> None:

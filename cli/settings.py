@@ -5,7 +5,9 @@ Checks the command line's own settings; the library checks those that it takes.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,10 +17,11 @@ from typing import Any, Literal, cast, get_args
 from ..arguments import Effort
 from ..errors import GptOssError, InvalidRequest
 from ..files.read import read_regular, short_repr
-from ..files.write import as_path
+from ..files.write import as_path, write_text
 from ..sampling import SamplingParams
 
 __all__ = [
+    "DEFAULTS",
     "EFFORTS",
     "STATS_LINES",
     "THINK_MODES",
@@ -26,6 +29,7 @@ __all__ = [
     "StatsLine",
     "ThinkMode",
     "as_effort",
+    "as_setting",
     "as_stats_line",
     "as_think_mode",
     "config_path",
@@ -33,6 +37,8 @@ __all__ = [
     "explain_settings",
     "is_utf8",
     "load_settings",
+    "toml_line",
+    "write_setting",
 ]
 
 ThinkMode = Literal["show", "dim", "fold", "hide"]
@@ -56,6 +62,8 @@ class Settings:
     system: str | None = None
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
     seed: int | None = None
     max_tokens: int | None = None
     context: int | None = None
@@ -76,6 +84,8 @@ class Settings:
         return SamplingParams(
             temperature=self.temperature,
             top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
             seed=self.seed,
             max_tokens=self.max_tokens,
             stop=stop,
@@ -96,6 +106,8 @@ _TYPES: Mapping[str, type] = {
     "system": str,
     "temperature": float,
     "top_p": float,
+    "top_k": int,
+    "min_p": float,
     "seed": int,
     "max_tokens": int,
     "context": int,
@@ -111,7 +123,8 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "stats_line": STATS_LINES,
     "kv_bits": (8,),
 }
-_SAMPLING = ("temperature", "top_p", "seed", "max_tokens")
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "max_tokens")
+DEFAULTS: Mapping[str, Any] = {entry.name: entry.default for entry in fields(Settings)}
 
 
 def config_path() -> Path:
@@ -156,14 +169,63 @@ def explain_settings(flags: Mapping[str, Any] | None = None) -> list[tuple[str, 
         if flags is not None and flags.get(name) is not None:
             explained.append((name, _checked(name, flags[name], f"--{name.replace('_', '-')}"), "flag"))
         elif os.environ.get(variable):
-            explained.append(
-                (name, _checked(name, _converted(name, os.environ[variable], variable), variable), variable)
-            )
+            explained.append((name, as_setting(name, os.environ[variable], variable), variable))
         elif name in file:
             explained.append((name, _checked(name, file[name], f"{path}: {name}"), str(path)))
         else:
             explained.append((name, entry.default, "default"))
     return explained
+
+
+def as_setting(name: str, text: str, where: str) -> Any:
+    """``text`` as the value of a setting.
+
+    Args:
+        where: the place of the text, for the error.
+
+    Raises:
+        InvalidRequest: it is not one.
+    """
+    return _checked(name, _converted(name, text, where), where)
+
+
+def write_setting(name: str, value: Any) -> Path:
+    """Write a setting into the settings file, in place of its line if there is one; returns the path of the file.
+
+    Comments and other lines stay, unless they cannot be kept apart from the setting's own.
+
+    Args:
+        value: None removes the setting.
+
+    Raises:
+        FileWriteError: the file cannot be written.
+    """
+    path = config_path()
+    if path == Path(os.devnull):
+        raise InvalidRequest("GPTOSS_CONFIG is /dev/null, so no settings are kept; name a file there, or unset it")
+    wanted = {key: old for key, old in _read_file(path).items() if key != name}
+    lines = read_regular(path, _LARGEST).decode("utf-8").splitlines() if path.exists() else []
+    own = [number for number, line in enumerate(lines) if re.match(rf"\s*{name}\s*=", line)]
+    kept = [line for number, line in enumerate(lines) if number not in own]
+    if value is not None:
+        wanted[name] = value
+        kept.insert(own[0] if own else len(kept), toml_line(name, value))
+    text = "".join(f"{line}\n" for line in kept)
+    try:
+        whole = tomllib.loads(text) == wanted
+    except ValueError:
+        whole = False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text if whole else "".join(f"{toml_line(key, wanted[key])}\n" for key in wanted))
+    return path
+
+
+def toml_line(name: str, value: Any) -> str:
+    """A setting as a line of the settings file."""
+    if not isinstance(value, str):
+        return f"{name} = {value}"
+    quoted = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"{name} = {quoted}"
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 
 from ...arguments import Effort
 from ...errors import InvalidRequest
-from ..screen.spans import BOLD, CYAN, Span
-from ..settings import EFFORTS, as_effort, as_stats_line, as_think_mode
-from .attachments import read_file, split_files
+from ..screen.spans import BOLD, CYAN, YELLOW, Span
+from ..settings import DEFAULTS, EFFORTS, as_effort, as_setting, as_stats_line, as_think_mode
+from .attachments import read_files, split_files, summary_of
 from .chats import only_word, words_of
 from .session import ChatSession
 
@@ -22,6 +21,7 @@ __all__ = [
     "file",
     "model",
     "retry",
+    "sampling",
     "stats",
     "stop",
     "system",
@@ -93,7 +93,7 @@ def edit(session: ChatSession, argument: str) -> None:
         return
     session.typed = question
     if session.attachments:
-        session.say(f"{_summaries(session)} stays attached; /file clear removes it")
+        session.say(f"{summary_of(session.attachments)} stays attached; /file clear removes it")
 
 
 def undo(session: ChatSession, argument: str) -> None:
@@ -122,29 +122,63 @@ def continue_answer(session: ChatSession, _argument: str) -> None:
 
 def file(session: ChatSession, argument: str) -> None:
     """Attach files to the next question, list those attached, or remove them."""
+    skipped = 0
     if argument == "clear":
         session.attachments = []
-    else:
-        files = [*session.attachments, *(read_file(Path(word)) for word in words_of(argument))]
-        # A file named twice, by whatever path, is sent once.
-        session.attachments = list({file.path.resolve() if file.path else file: file for file in files}.values())
+    for word in words_of(argument) if argument != "clear" else ():
+        files, others = read_files(word)
+        session.attach(files)
+        skipped += others
+    if skipped:
+        session.say(f"{skipped:,} file{'s' if skipped > 1 else ''} left out, not text or larger than 4 MB")
     if session.attachments:
-        session.say(f"attached to the next question: {_summaries(session)}; /file clear removes them")
+        files_ = summary_of(session.attachments)
+        session.say(f"attached to the next question: {files_}; /file clear removes them")
     else:
         session.say("no files are attached; /file PATH… attaches some to the next question")
 
 
-def _summaries(session: ChatSession) -> str:
-    return ", ".join(file.summary for file in session.attachments)
-
-
-def copy(session: ChatSession, _argument: str) -> None:
-    """Copy the last answer."""
+def copy(session: ChatSession, argument: str) -> None:
+    """Copy the last answer, or a block of code in it."""
     from ..screen.clipboard import copy as copy_text
     from .history import last_answer
 
     text = last_answer(session.chat)
-    session.say(f"copied {len(text):,} characters ({copy_text(text, session.terminal)})")
+    what, _, number = argument.partition(" ")
+    if what not in ("", "code"):
+        raise InvalidRequest(
+            f"/copy {argument}: /copy copies the answer, /copy code its code, /copy code 2 a block"
+        )
+    place = ""
+    if what:
+        text, place = _code_block(text, number.strip())
+    session.say(f"copied {place}{len(text):,} characters ({copy_text(text, session.terminal)})")
+
+
+def _code_block(answer: str, number: str) -> tuple[str, str]:
+    """A block of code by its number, or else the last one; and which of several it is, for the user."""
+    from markdown_it import MarkdownIt
+
+    # Not the parser of the screen, which makes spaces of tabs.
+    blocks = [token.content for token in MarkdownIt().parse(answer) if token.type in ("fence", "code_block")]
+    if not blocks:
+        raise InvalidRequest("the last answer has no block of code; /copy copies all of it")
+    if number and not (number.isdecimal() and 0 < int(number) <= len(blocks)):
+        raise InvalidRequest(f"/copy code {number}: which block? 1 to {len(blocks)}")
+    chosen = int(number or len(blocks))
+    return blocks[chosen - 1], f"block {chosen} of {len(blocks)}, " if len(blocks) > 1 else ""
+
+
+def sampling(session: ChatSession, argument: str, *, name: str) -> None:
+    """Show or set one of the values that decide how tokens are chosen; ``clear`` restores the default."""
+    command = f"/{name.replace('_', '-')}"
+    if argument:
+        value = DEFAULTS[name] if argument == "clear" else as_setting(name, argument, command)
+        session.set_sampling(**{name: value})
+        if session.settings.warning:
+            session.say(session.settings.warning, YELLOW)
+    value = getattr(session.settings, name)
+    session.say(f"{command[1:]}: {'not set' if value is None else value}")
 
 
 def compare(session: ChatSession, argument: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import itertools
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +15,24 @@ from ...errors import InvalidRequest
 from ...files.read import open_regular
 from ...files.write import as_path
 
-__all__ = ["Attachment", "fenced", "read_file", "read_piped", "split_files", "with_files"]
+__all__ = [
+    "Attachment",
+    "fenced",
+    "mentioned",
+    "read_file",
+    "read_files",
+    "read_piped",
+    "split_files",
+    "summary_of",
+    "with_files",
+]
 
 _LARGEST = 4 * 1024**2
+_MOST_FILES = 200
+"""Files that one pattern may match."""
+_LISTED = 4
+"""Files that are named one by one where several are attached."""
+_MENTION = re.compile(r"""(?<!\S)@(?:"([^"\n]+)"|((?:\\.|[^\s\\"])+))""")
 _FILE = re.compile(r"File (?P<name>[^\n]*):\n\n(?P<fence>`{3,})\n(?P<text>.*?)\n(?P=fence)\n\n", re.DOTALL)
 
 
@@ -30,8 +48,22 @@ class Attachment:
     @property
     def summary(self) -> str:
         """Its name and length, as it is shown where its content is not."""
-        count = self.text.count("\n") + 1
-        return f"[{self.name} · {count:,} line{'s' if count > 1 else ''}]"
+        return f"[{self.name} · {_lines(self.lines)}]"
+
+    @property
+    def lines(self) -> int:
+        return self.text.count("\n") + 1
+
+
+def _lines(count: int) -> str:
+    return f"{count:,} line{'s' if count > 1 else ''}"
+
+
+def summary_of(files: Sequence[Attachment]) -> str:
+    """Names and lengths of a few files, or the number of many and their length together."""
+    if len(files) <= _LISTED:
+        return ", ".join(file.summary for file in files)
+    return f"{len(files):,} files · {_lines(sum(file.lines for file in files))}"
 
 
 def with_files(question: str, files: Iterable[Attachment]) -> str:
@@ -62,8 +94,55 @@ def read_file(path: Path) -> Attachment:
             content = file.read(_LARGEST + 1)
     except OSError as error:
         raise InvalidRequest(f"{path}: {error.strerror or error}") from error
-    name = " ".join(path.name.encode(errors="replace").decode().split())
+    inside = not path.is_absolute() and ".." not in path.parts
+    name = " ".join(str(path if inside else path.name).encode(errors="replace").decode().split())
     return Attachment(name=name, text=_as_text(content, str(path)).rstrip(), path=path)
+
+
+def read_files(pattern: str) -> tuple[list[Attachment], int]:
+    """The text files that a path or a pattern such as ``src/**/*.py`` names, and how many others it matches.
+
+    Raises:
+        InvalidRequest: no text file matches, there are more than 200, or together they are larger than 4 MB; or
+            the path is that of no text file.
+    """
+    path = as_path(pattern)
+    if path.is_dir():
+        raise InvalidRequest(f"{path}: is a directory; to attach its files: /file {pattern.rstrip('/')}/*")
+    if path.exists() or not glob.has_magic(pattern):
+        return [read_file(path)], 0
+    found = (Path(name) for name in glob.iglob(str(path), recursive=True))
+    matches = sorted(itertools.islice((match for match in found if match.is_file()), _MOST_FILES + 1))
+    if len(matches) > _MOST_FILES:
+        raise InvalidRequest(f"{pattern}: more than {_MOST_FILES} files match; narrow the pattern")
+    files: list[Attachment] = []
+    for match in matches:
+        with contextlib.suppress(InvalidRequest):
+            files.append(read_file(match))
+        if sum(len(file.text) for file in files) > _LARGEST:
+            raise InvalidRequest(f"{pattern}: the files are larger than 4 MB together; narrow the pattern")
+    if not files:
+        raise InvalidRequest(f"{pattern}: no text file matches")
+    return files, len(matches) - len(files)
+
+
+def mentioned(question: str) -> tuple[list[Attachment], list[str]]:
+    """The files that a question names as ``@path``, and the words that look like one where there is no file.
+
+    Raises:
+        InvalidRequest: a file that is there cannot be read as text.
+    """
+    files: list[Attachment] = []
+    missing: list[str] = []
+    for quoted, plain in _MENTION.findall(question):
+        word = quoted or re.sub(r"\\(.)", r"\1", plain)
+        names = (word, word.rstrip(".,;:!?)'"))  # a sentence may go on behind the path
+        path = next((path for name in names if name and (path := as_path(name)).is_file()), None)
+        if path is not None:
+            files.append(read_file(path))
+        elif "/" in word or "." in word.strip("."):
+            missing.append(word)
+    return files, missing
 
 
 def read_piped() -> str:

@@ -87,7 +87,7 @@ _ALIASES = {"?": "help", "bye": "quit", "exit": "quit", "clear": "new", "resume"
 
 
 def _find(name: str) -> Command:
-    name = _ALIASES.get(name, name)
+    name = _ALIASES.get(name, name.replace("_", "-"))
     if name in COMMANDS:
         return COMMANDS[name]
     beginning = [command for command in COMMANDS if command.startswith(name)] if name else []
@@ -135,6 +135,16 @@ def help_rows(commands: Sequence[Command], width: int) -> list[Row]:
             rows += [usage, *((Span("    "), *wrapped.row) for wrapped in summary)]
     return rows
 
+
+_SAMPLING = (
+    ("temperature", "T", "Set how freely words are chosen; 0: always the likeliest"),
+    ("top_p", "P", "Choose from the smallest set of tokens with this probability"),
+    ("top_k", "N", "Choose from so many of the likeliest tokens; 0: from all"),
+    ("min_p", "P", "Leave out tokens less likely than this share of the likeliest"),
+    ("seed", "N", "Make answers repeatable"),
+    ("max_tokens", "N", "Stop answers after so many tokens, thinking included"),
+)
+"""Settings of sampling: name, form of the value, summary."""
 
 _TABLE = (
     Command(name="help", usage="[COMMAND]", summary="List the commands, or explain one", act=_help),
@@ -202,8 +212,9 @@ _TABLE = (
         usage="[PATH…|clear]",
         summary="Attach files to the next question",
         details=(
-            "Files are UTF-8 text, at most 4 MB each. Without a path, lists the attached files; /file clear "
-            "removes them."
+            "Files are UTF-8 text, at most 4 MB each; a pattern such as src/**/*.py attaches all that match, up "
+            "to 200. Without a path, lists the attached files; /file clear removes them. In a question @path "
+            "attaches that file too."
         ),
         act=actions.file,
         values=("clear",),
@@ -211,9 +222,14 @@ _TABLE = (
     ),
     Command(
         name="copy",
-        summary="Copy the last answer",
-        details="Uses the system's own tool, or asks the terminal to copy (OSC 52).",
+        usage="[code [N]]",
+        summary="Copy the last answer, or the code in it",
+        details=(
+            "/copy code takes the last block of code, /copy code 2 the second. Uses the system's own tool, or "
+            "asks the terminal to copy (OSC 52)."
+        ),
         act=actions.copy,
+        values=("code",),
     ),
     Command(
         name="save",
@@ -293,6 +309,17 @@ _TABLE = (
             "again."
         ),
         act=actions.trace,
+    ),
+    *(
+        Command(
+            name=name.replace("_", "-"),
+            usage=f"[{value}|clear]",
+            summary=summary,
+            details="Without a value, shows the present one; clear restores the default.",
+            act=functools.partial(actions.sampling, name=name),
+            values=("clear",),
+        )
+        for name, value, summary in _SAMPLING
     ),
     Command(
         name="stats",

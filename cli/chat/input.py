@@ -29,6 +29,7 @@ from prompt_toolkit.styles import Style
 from ...errors import FileWriteError, InvalidRequest
 from ...files.write import private_file
 from ..screen.spans import visible
+from .pastes import Pastes
 
 __all__ = ["ChatPrompt", "CommandCompleter", "CommandWords", "LineReader", "Reader", "Word", "in_block"]
 
@@ -151,10 +152,11 @@ class ChatPrompt:
         editing: Callable[[], bool],
         when_ready: Callable[[], None],
     ) -> None:
+        self._pastes = Pastes()
         self.session: PromptSession[str] = PromptSession(
             multiline=True,
-            key_bindings=_bindings(unfold, editing),
-            history=_history(history),
+            key_bindings=_bindings(unfold, editing, self._pastes),
+            history=_history(history, self._pastes),
             completer=CommandCompleter(words),
             complete_while_typing=Condition(lambda: self._completing()),
             enable_suspend=True,
@@ -171,7 +173,7 @@ class ChatPrompt:
     def read(self, typed: str = "", keys: str = "") -> str:
         store_typeahead(self.session.app.input, _key_presses(keys))
         text = self.session.prompt([("class:prompt", "› ")], default=typed)
-        return without_quotes(text)
+        return without_quotes(self._pastes.unfold(text))
 
     def fail(self, error: BaseException) -> None:
         """From another thread: end the prompt that is open, if any, with ``error``."""
@@ -187,16 +189,27 @@ class ChatPrompt:
         return self.session.default_buffer.text
 
     def _completing(self) -> bool:
-        text = self._text()
-        return text.startswith("/") and not text.startswith("//") and "\n" not in text
+        text = self.session.default_buffer.document.text_before_cursor
+        return _begins_command(text) or _MENTION.search(text) is not None
 
 
-def _history(path: Path | None) -> History:
+class _FullHistory(FileHistory):
+    """Earlier questions, in the file with pasted texts in full."""
+
+    def __init__(self, path: Path, pastes: Pastes) -> None:
+        super().__init__(str(path))
+        self._pastes = pastes
+
+    def store_string(self, string: str) -> None:
+        super().store_string(self._pastes.unfold(string))
+
+
+def _history(path: Path | None, pastes: Pastes) -> History:
     if path is None:
         return InMemoryHistory()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return FileHistory(str(private_file(path)))
+        return _FullHistory(private_file(path), pastes)
     except (OSError, FileWriteError):
         return InMemoryHistory()
 
@@ -218,7 +231,7 @@ def _key_presses(keys: str) -> list[KeyPress]:
     return presses
 
 
-def _bindings(unfold: Callable[[], None], editing: Callable[[], bool]) -> KeyBindings:
+def _bindings(unfold: Callable[[], None], editing: Callable[[], bool], pastes: Pastes) -> KeyBindings:
     bindings = KeyBindings()
     # In a search of the history these keys keep their usual meaning.
     asking = has_focus(DEFAULT_BUFFER)
@@ -236,8 +249,18 @@ def _bindings(unfold: Callable[[], None], editing: Callable[[], bool]) -> KeyBin
     def _newline(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
+    @bindings.add(Keys.BracketedPaste, filter=asking)
+    def _paste(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text(pastes.fold(event.data.replace("\r\n", "\n").replace("\r", "\n")))
+
+    @bindings.add("backspace", filter=asking)
+    def _erase(event: KeyPressEvent) -> None:
+        sign = pastes.sign_at_end(event.current_buffer.document.text_before_cursor)
+        event.current_buffer.delete_before_cursor(len(sign) or event.arg)
+
     @bindings.add("c-x", "c-e", filter=asking)
     def _edit(event: KeyPressEvent) -> None:
+        event.current_buffer.text = pastes.unfold(event.current_buffer.text)
         # Not sent at once: the user may have left the editor without saving.
         event.current_buffer.open_in_editor()
 
@@ -273,10 +296,16 @@ def _symbols(text: str) -> str:
 
 _LAST_WORD = re.compile(r"(?:\\.|[^\s\\])*\Z")
 """The last word of a line; a space after a backslash belongs to it."""
+_MENTION = re.compile(r"(?<!\S)@((?:\\.|[^\s\\])*)\Z")
+"""A word that begins with @, at the end of a text."""
+
+
+def _begins_command(text: str) -> bool:
+    return text.startswith("/") and not text.startswith("//") and "\n" not in text
 
 
 class CommandCompleter(Completer):
-    """Commands, then their values or paths."""
+    """Commands, then their values or paths; in a question, paths after @."""
 
     def __init__(self, words: CommandWords) -> None:
         self._words = words
@@ -284,7 +313,9 @@ class CommandCompleter(Completer):
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
         text = document.text_before_cursor
-        if not text.startswith("/") or text.startswith("//") or "\n" in text:
+        if not _begins_command(text):
+            if mention := _MENTION.search(text):
+                yield from self._path_completions(mention[1], complete_event)
             return
         name, space, rest = text[1:].partition(" ")
         name = name.lower()

@@ -10,8 +10,10 @@ import math
 import shlex
 import sys
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -22,7 +24,7 @@ from ..screen.keyboard import Keyboard
 from ..screen.spans import DIM, RED, YELLOW, Span, visible
 from ..screen.terminal import Terminal
 from ..settings import Settings, StatsLine, ThinkMode, as_effort, data_path
-from .attachments import Attachment, split_files, with_files
+from .attachments import Attachment, mentioned, split_files, summary_of, with_files
 from .endings import ending, remedy
 from .loading import Loader, is_url
 from .saved import new_chat_path, read_chat
@@ -202,6 +204,12 @@ class ChatSession:
         chat.title = visible(source.title) if source.title else None
         return chat
 
+    def set_sampling(self, **values: Any) -> None:
+        """Change how tokens are chosen, from the next answer on."""
+        self.settings = replace(self.settings, **values)
+        if self._chat is not None:
+            self._chat.sampling = self.settings.sampling(stop_loops=True)
+
     def owns(self, path: Path) -> bool:
         """Whether this chat wrote the file, and so may replace it."""
         own = {self.path.resolve()} if self.path is not None else set()
@@ -242,12 +250,29 @@ class ChatSession:
         """Send a question with the attached files, and show the answer."""
         from .history import last_question
 
+        if self.interactive:  # the lines of a script may be a stranger's
+            self._attach_mentioned(question)
         text = with_files(question, self.attachments)
         chat = self.chat
         stream = chat.stream_edit(last_question(chat)[0], text) if self.editing else chat.stream(text)
         self.attachments = []
         self.stop_editing()
         self.show(stream)
+
+    def attach(self, files: Iterable[Attachment]) -> None:
+        """Send files with the next question, each once, by whatever path it is named."""
+        every = [*self.attachments, *files]
+        self.attachments = list({file.path.resolve() if file.path else file: file for file in every}.values())
+
+    def _attach_mentioned(self, question: str) -> None:
+        """Attach the files that the question names as ``@path``."""
+        files, missing = mentioned(question)
+        for word in missing:
+            self.say(f"@{word}: no such file; sent as text")
+        attached = {file.name for file in self.attachments}
+        if files := [file for file in files if file.name not in attached]:
+            self.attach(files)
+            self.say(f"attached: {summary_of(files)}")
 
     def show(self, stream: Stream, fork: Chat | None = None) -> Reply:
         """Show an answer while it is generated, save the conversation, and show the figures.

@@ -99,3 +99,33 @@ def test_a_flag_overrides_what_the_file_says_and_is_checked_alike(file: Path) ->
     assert load_settings().kv_bits == 8
     with pytest.raises(InvalidRequest, match="--top-p is 2"):
         load_settings(top_p=2.0)
+
+
+def test_a_setting_is_written_into_its_line_and_removed_again(home: Path) -> None:
+    path = config_path()
+    assert gptoss("config", "set", "Top-P", "0.5").stdout == f"top_p = 0.5  # {path}\n"
+    path.write_text("# mine\ntop_p = 0.5 # half\neffort = 'low'\n")
+    odd = 'Be "terse"\\ — \x7f\U0001f600\n'
+    assert gptoss("config", "set", "top_p", "0.25").returncode == 0
+    assert path.read_text() == "# mine\ntop_p = 0.25\neffort = 'low'\n"
+    assert gptoss("config", "set", "system", odd).returncode == 0
+    assert load_settings().system == odd
+    assert gptoss("config", "unset", "effort").stdout == 'effort = "medium"  # default\n'
+    assert path.read_text().startswith("# mine\ntop_p = 0.25\nsystem = ")
+    path.write_text("'top_p' = 0.5\nsystem = '''\ntop_p = 3\n'''\n")  # lines that only look like it
+    assert gptoss("config", "set", "top_p", "0.75").returncode == 0
+    assert (load_settings().top_p, load_settings().system) == (0.75, "top_p = 3\n")
+
+
+def test_a_setting_that_cannot_be_is_not_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments, says in (
+        (("effrt", "low"), "did you mean effort?"),
+        (("nonsense", "low"), "there are model, effort"),
+        (("effort", "huge"), "one of low, medium, high"),
+        (("seed", "x"), "a whole number"),
+    ):
+        done = gptoss("config", "set", *arguments)
+        assert (done.returncode, says in done.stderr) == (2, True)
+    assert not config_path().exists()
+    monkeypatch.setenv("GPTOSS_EFFORT", "high")
+    assert "GPTOSS_EFFORT is set, and overrides" in gptoss("config", "set", "effort", "low").stdout

@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+import pytest
+
 from gptoss_mlx.chat import file as chatfile
 from gptoss_mlx.cli.chat import saved as sessions
 from tests.cli.program import asked_in, gptoss, said_by
@@ -89,7 +91,7 @@ def test_undo_takes_as_many_turns_back_as_it_is_told(home: Path) -> None:
         assert says in said_by("one", "two", f"/undo {number}")
         assert len(asked_in(sessions.find_chat(""))) == 2
         os.utime(sessions.find_chat(""), (0, 0))
-    assert "takes no argument" in said_by("one", "/copy 2")
+    assert "takes no argument" in said_by("one", "/new 2")
 
 
 def test_commands_are_understood_in_any_case(home: Path) -> None:
@@ -170,3 +172,61 @@ def test_a_saved_chat_goes_on_with_its_own_model_or_says_so(home: Path) -> None:
     assert [question.text for question in asked_in(path)] == ["one", "two", "two and a half", "three"]
     assert "so far with 120b, from now on with demo\n" in done.stderr
     assert chatfile.read(path).model == "demo"
+
+
+def test_patterns_attach_the_text_files_that_match(home: Path) -> None:
+    (home / "src" / "deep").mkdir(parents=True)
+    for name in ("a.py", "b.py", "deep/c.py", "deep/d.py", "deep/e.py", "f.txt", ".hidden.py"):
+        (home / "src" / name).write_text("one\ntwo")
+    (home / "src" / "image.py").write_bytes(b"\xff\xfe\x00")
+    attached = "attached to the next question: "
+    assert said_by(f"/file {home}/src/*.txt") == f"{attached}[f.txt · 2 lines]; /file clear removes them"
+    assert said_by(f"/file {home}/src/**/*.py") == f"{attached}5 files · 10 lines; /file clear removes them"
+    done = gptoss("chat", "-m", "demo", stdin=f"/file {home}/src/*.py\n")
+    assert "1 file left out, not text or larger than 4 MB\n" in done.stderr
+    assert "is a directory; to attach its files" in said_by(f"/file {home}/src")
+    assert "no text file matches" in said_by(f"/file {home}/*.md")
+    for number in range(201):
+        (home / f"{number}.md").touch()
+    assert "more than 200 files match" in said_by(f"/file {home}/*.md")
+
+
+def test_a_script_attaches_no_file_that_a_line_mentions(home: Path) -> None:
+    (home / "secret.md").write_text("secret")
+    done = gptoss("chat", "-m", "demo", stdin=f"read @{home}/secret.md\n")
+    assert done.stdout == f"read @{home}/secret.md\n"
+
+
+def test_sampling_is_set_in_the_chat(home: Path) -> None:
+    assert said_by("/temperature") == "temperature: 1.0"
+    assert said_by("/temperature 0.5", "/Temp") == "temperature: 0.5"
+    assert said_by("hello", "/max-tokens 9", "/max_tokens") == "max-tokens: 9"
+    assert said_by("/seed 3", "/seed clear") == "seed: not set"
+    assert "above 2 answers are mostly noise" in gptoss("chat", "-m", "demo", stdin="/temperature 3\n").stderr
+    for command, says in (
+        ("/top-p 2", "/top-p is 2.0; "),
+        ("/top-k many", "/top-k is 'many'; a whole number"),
+        ("/min-p -1", "/min-p is -1.0; "),
+    ):
+        assert said_by(command).startswith(f"error: {says}")
+    lines = "/max-tokens 9\nhello you\n/top-k\n/min-p\n"
+    done = gptoss("chat", "-m", "demo", "--top-k", "1", "--min-p", "0.1", stdin=lines)
+    assert "cut off at 9 tokens (finish_reason: length); /continue goes on" in done.stderr
+    assert done.stderr.endswith("top-k: 1\nmin-p: 0.1\n")
+
+
+def test_code_is_copied_as_it_was_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[str] = []
+
+    def copy(text: str, _: object) -> str:
+        copied.append(text)
+        return "here"
+
+    monkeypatch.setattr("gptoss_mlx.cli.screen.clipboard.copy", copy)
+    (home / "x").write_text("Two:\n\n```sh\nmake\n\tdeep\n```\n\n1. or\n\n   ```\n   other\n   ```\n")
+    assert said_by("file x", "/copy code") == "copied block 2 of 2, 6 characters (here)"
+    assert said_by("file x", "/copy code 1") == "copied block 1 of 2, 11 characters (here)"
+    assert copied == ["other\n", "make\n\tdeep\n"]
+    assert "which block? 1 to 2" in said_by("file x", "/copy code 3")
+    assert "no block of code" in said_by("plain", "/copy code")
+    assert "/copy code its code" in said_by("plain", "/copy all")

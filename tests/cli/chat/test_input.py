@@ -110,8 +110,9 @@ def test_lines_blocks_and_pastes_arrive_whole(tmp_path: Path) -> None:
     ask(person, '"""\rblock\rof lines\r"""')
     pasted = "".join(f"line {number} of what was pasted\n" for number in range(350))[:10_000]
     person.send(f"\x1b[200~{pasted}\x1b[201~")
-    person.wait_for("line 346 of")
+    person.wait_for("[pasted 1 · 3")
     ask(person, "")
+    assert "line 300 of what was pasted" not in person.text().partition("tok/s\n\n› [pasted")[0]
     messages = json.loads(chats(tmp_path)[0].read_text())["messages"]
     texts = [message["content"][0]["text"] for message in messages if message["role"] == "user"]
     assert texts[0] == "one\ntwo\nthree\nfour"
@@ -187,3 +188,41 @@ def test_hidden_files_are_completed_only_if_asked_for(tmp_path: Path) -> None:
     assert completed(f"/FILE {tmp_path}/.") == ["hidden"]
     assert completed("/EFF") == ["/effort"]
     assert completed("/effort H") == ["high"]
+
+
+def test_a_long_paste_is_folded_to_a_sign_and_sent_in_full(tmp_path: Path) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\ngrep -q "row 12" "$1" && printf "edited" > "$1"\n')
+    editor.chmod(0o755)
+    person = start(tmp_path, width=100, VISUAL="", EDITOR=str(editor))
+    long, wide = "".join(f"row {number}\n" for number in range(20)), "word " * 300
+    person.send(f"why \x1b[200~{long}\x1b[201~\x1b[200~{wide}\x1b[201~")
+    person.wait_for("› why [pasted 1 · 20 lines][pasted 2 · 1,500 characters]")
+    person.send("\x7f so?")
+    person.wait_for("› why [pasted 1 · 20 lines] so?")
+    ask(person, "")
+    (question, _) = saved(tmp_path)
+    assert question["content"][0]["text"] == f"why {long} so?"
+    person.send("\x1b[A")  # from the history, where it is folded still
+    person.wait_for_count("› why [pasted 1 · 20 lines] so?", 2)
+    person.send("\x18\x05")
+    person.wait_for("› edited")
+    person.send("\x03")
+    assert person.leave() == 0
+    assert "row 12" in (tmp_path / "data" / "gptoss" / "history").read_text()
+
+
+def test_a_file_is_attached_by_its_name_in_the_question(tmp_path: Path) -> None:
+    (tmp_path / "my notes.md").write_text("what it says")
+    person = start(tmp_path, width=200)
+    person.send(f"sum up @{tmp_path}/my")
+    person.wait_for("my notes.md")  # in the menu
+    person.send("\t")
+    person.wait_for("my\\ notes.md")
+    ask(person, ", @no/such and @me")
+    assert "attached: [my notes.md · 1 line]" in person.text()
+    assert "@no/such: no such file; sent as text" in person.text()
+    text = saved(tmp_path)[0]["content"][0]["text"]
+    assert text.startswith("File my notes.md:\n\n```\nwhat it says\n```\n\nsum up @")
+    assert text.endswith(", @no/such and @me")
+    assert person.leave() == 0
