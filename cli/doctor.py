@@ -107,9 +107,9 @@ def examine(*, full: bool = False, report: Path | None = None) -> None:
     for check in checks:
         for state, text, remedy in check():
             bad += state == "bad"
-            terminal.paragraph(_MARKS[state], Span(text))
+            terminal.paragraph(Span(text), mark=_MARKS[state])
             if remedy:
-                terminal.paragraph(Span(f"  {remedy}", DIM))
+                terminal.paragraph(Span(remedy, DIM), mark=Span("  "))
     if report is not None:
         write_text(report, json.dumps(_report(agreements), indent=2) + "\n")
         terminal.line(f"wrote {report}; it contains no paths or names")
@@ -215,9 +215,9 @@ def _agreement(agreements: list[Agreement], *, full: bool) -> Iterator[Finding]:
     run, reference = runs()
     two_devices = run.device != reference.device
     if two_devices:
-        yield "ok", f"logits: {run.name} is compared with {reference.name}", ""
+        yield "ok", f"the next lines compare {run.name} with {reference.name}", ""
     else:
-        yield "note", f"logits: this machine has one device; {run.name} is compared with {reference.name}", ""
+        yield "note", f"the next lines compare {run.name} with {reference.name}: there is no other device", ""
     if full and not two_devices:
         yield "note", "real widths: skipped, because MLX's CPU backend rounds every partial sum to bfloat16", ""
     try:
@@ -247,26 +247,24 @@ def _measured(*, full: bool) -> Iterator[Iterator[Agreement]]:
 
 
 def _judged(results: Sequence[Agreement]) -> Finding:
-    """One line for a model: largest difference, root mean square, and where the most likely token differs."""
+    """One finding for a model: how far its logits are from the reference, and what that changes."""
     from ..benchmark.agreement import MAX_LARGEST, MAX_RELATIVE
 
     worst = max(results, key=lambda result: (not result.ok, result.largest / result.largest_logit))
+    share = worst.largest / worst.largest_logit
     relative = max(result.relative for result in results)
     parted = sum(len(result.partings) for result in results)
-    places = [f"{result.partings[0]} of prompt {result.prefill}" for result in results if result.partings]
-    first = f", first at {', '.join(places)}" if places else ""
     text = (
-        f"{worst.case}: largest difference {worst.largest:.2f} of {worst.largest_logit:.1f} "
-        f"(limit {MAX_LARGEST:.0%}), root mean square {relative:.1%} (limit {MAX_RELATIVE:.0%}); "
-        f"most likely token differs at {parted} of {sum(result.positions for result in results)} positions{first}"
+        f"{worst.case}: logits differ by {relative:.1%} (limit {MAX_RELATIVE:.0%}), "
+        f"one by {share:.0%} (limit {MAX_LARGEST:.0%})"
     )
+    words = f"the likeliest token is another at {parted} of {sum(result.positions for result in results)} places"
     if all(result.ok for result in results):
-        return "ok", text, ""
-    return (
-        "bad",
-        text,
-        "this machine computes wrong results; update macOS and MLX, then report it with --report FILE",
-    )
+        return "ok", text, f"{words}, as rounding does" if parted else ""
+    places = ", ".join(f"{result.partings[0]} of prompt {result.prefill}" for result in results if result.partings)
+    first = f"{words}, first at {places}; " if places else ""
+    remedy = "this machine computes wrong results; update macOS and MLX, then report it with --report FILE"
+    return "bad", text, first + remedy
 
 
 def _report(agreements: Sequence[Agreement]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ...errors import InvalidRequest
-from ..screen.spans import CYAN, DIM, Row, Span, row_width, wrap
+from ..screen.spans import BOLD, CYAN, DIM, Row, Span, row_width, wrap
 from ..settings import EFFORTS, STATS_LINES, THINK_MODES
 from . import actions, chats
 from .input import Word
@@ -101,28 +101,33 @@ def _find(name: str) -> Command:
 # Help.
 
 _KEYS = """Enter sends; Ctrl-J or Alt-Enter starts a new line, as Enter does inside \"\"\".
+@path in a question attaches that file; quote paths with spaces.
 Ctrl-R searches earlier questions; Ctrl-X Ctrl-E opens $EDITOR.
-Ctrl-T unfolds the thoughts of the last answer; Ctrl-C stops an answer; Ctrl-D leaves.
-Quote paths with spaces. /help COMMAND explains one command."""
+Ctrl-T unfolds the thoughts of the last answer; Ctrl-C stops an answer.
+/help COMMAND explains one command."""
 
 _NARROWEST_SUMMARY = 24
 
 
 def _help(session: ChatSession, argument: str) -> None:
-    chosen = [_find(argument.removeprefix("/"))] if argument else list(COMMANDS.values())
-    session.terminal.rows(help_rows(chosen, session.terminal.width))
-    if not argument:
-        session.terminal.line()
-        session.say(_KEYS)
-        if session.stats_line == "full":
-            session.say(FULL_LINE)
-    elif chosen[0].details:
-        session.say(chosen[0].details)
+    terminal = session.terminal
+    if argument:
+        command = _find(argument.removeprefix("/"))
+        terminal.rows(help_rows([command], terminal.width))
+        if command.details:
+            session.say(command.details)
+        return
+    for heading, commands in GROUPS.items():
+        terminal.rows([(Span(heading, BOLD),), *help_rows(commands, terminal.width)])
+    terminal.line("Keys", BOLD)
+    session.say(_KEYS)
+    if session.stats_line == "full":
+        session.say(FULL_LINE)
 
 
 def help_rows(commands: Sequence[Command], width: int) -> list[Row]:
     """Usage and summary of each command, side by side, or one below the other in a narrow window."""
-    column = max(len(f"/{command.name} {command.usage}") for command in commands) + 2
+    column = max(len(f"/{command.name} {command.usage}") for command in COMMANDS.values()) + 2
     beside = width - 1 - column >= _NARROWEST_SUMMARY
     rows: list[Row] = []
     for command in commands:
@@ -137,17 +142,16 @@ def help_rows(commands: Sequence[Command], width: int) -> list[Row]:
 
 
 _SAMPLING = (
-    ("temperature", "T", "Set how freely words are chosen; 0: always the likeliest"),
-    ("top_p", "P", "Choose from the smallest set of tokens with this probability"),
-    ("top_k", "N", "Choose from so many of the likeliest tokens; 0: from all"),
-    ("min_p", "P", "Leave out tokens less likely than this share of the likeliest"),
+    ("temperature", "T", "Set how freely to choose words; 0: not at all"),
+    ("top_p", "P", "Choose among the likeliest with this probability"),
+    ("top_k", "N", "Choose among so many of the likeliest; 0: all"),
+    ("min_p", "P", "Leave out what is less likely than this share"),
     ("seed", "N", "Make answers repeatable"),
-    ("max_tokens", "N", "Stop answers after so many tokens, thinking included"),
+    ("max_tokens", "N", "End answers after so many tokens"),
 )
 """Settings of sampling: name, form of the value, summary."""
 
-_TABLE = (
-    Command(name="help", usage="[COMMAND]", summary="List the commands, or explain one", act=_help),
+_ANSWERS = (
     Command(
         name="effort",
         usage="low|medium|high",
@@ -172,17 +176,8 @@ _TABLE = (
     ),
     Command(
         name="thinking",
-        summary="Show the thoughts of the last answer",
-        details="Ctrl-T does the same.",
+        summary="Show the thoughts of the last answer; so does Ctrl-T",
         act=actions.thinking,
-    ),
-    Command(
-        name="system",
-        usage="TEXT|clear",
-        summary="Set instructions for the whole chat",
-        details="A change makes the model read the whole chat again. Without a text, shows the present ones.",
-        act=actions.system,
-        values=("clear",),
     ),
     Command(
         name="retry",
@@ -208,6 +203,27 @@ _TABLE = (
     ),
     Command(name="continue", summary="Continue an answer that was cut off", act=actions.continue_answer),
     Command(
+        name="compare",
+        usage="[QUESTION]",
+        summary="Compare answers at low, medium and high effort",
+        details="Without a question, asks the last one again. The chat itself does not change.",
+        act=actions.compare,
+    ),
+    Command(
+        name="copy",
+        usage="[code [N]]",
+        summary="Copy the last answer, or the code in it",
+        details=(
+            "/copy code takes the last block of code, /copy code 2 the second. Uses the system's own tool, or "
+            "asks the terminal to copy (OSC 52)."
+        ),
+        act=actions.copy,
+        values=("code",),
+    ),
+)
+
+_INPUT = (
+    Command(
         name="file",
         usage="[PATH…|clear]",
         summary="Attach files to the next question",
@@ -221,25 +237,17 @@ _TABLE = (
         path=True,
     ),
     Command(
-        name="copy",
-        usage="[code [N]]",
-        summary="Copy the last answer, or the code in it",
-        details=(
-            "/copy code takes the last block of code, /copy code 2 the second. Uses the system's own tool, or "
-            "asks the terminal to copy (OSC 52)."
-        ),
-        act=actions.copy,
-        values=("code",),
+        name="system",
+        usage="TEXT|clear",
+        summary="Set instructions for the whole chat",
+        details="A change makes the model read the whole chat again. Without a text, shows the present ones.",
+        act=actions.system,
+        values=("clear",),
     ),
-    Command(
-        name="save",
-        usage="[PATH]",
-        summary="Save a copy; every turn is saved anyway",
-        details="/save! PATH replaces a file that is already there.",
-        act=chats.save,
-        act_over=functools.partial(chats.save, over=True),
-        path=True,
-    ),
+)
+
+_CHATS = (
+    Command(name="new", summary="Begin a new chat", act=chats.new),
     Command(
         name="chats",
         usage="[WORDS]",
@@ -253,25 +261,11 @@ _TABLE = (
     Command(
         name="load",
         usage="[NAME|PATH]",
-        summary="Go on with a saved chat",
-        details="Without a name, opens the last one. A part of its title is enough; so is the path of its file.",
+        summary="Go on with the last chat, or the one of that name",
+        details="A part of its title is enough for a name; so is the path of its file.",
         act=chats.load,
         path=True,
     ),
-    Command(
-        name="export",
-        usage="PATH",
-        summary="Write the chat as Markdown (.md) or JSON",
-        details=(
-            "Markdown has the questions and answers; JSON has everything, as saved chats do. "
-            "/export! PATH replaces a file that is already there."
-        ),
-        act=chats.export,
-        act_over=functools.partial(chats.export, over=True),
-        path=True,
-    ),
-    Command(name="new", summary="Begin a new chat", act=chats.new),
-    Command(name="history", summary="Show the chat so far", act=chats.history),
     Command(
         name="fork",
         usage="[TITLE]",
@@ -294,21 +288,37 @@ _TABLE = (
         act=chats.delete,
         act_over=functools.partial(chats.delete, over=True),
     ),
+    Command(name="history", summary="Show the chat so far", act=chats.history),
     Command(
-        name="compare",
-        usage="[QUESTION]",
-        summary="Compare answers at low, medium and high effort",
-        details="Without a question, asks the last one again. The chat itself does not change.",
-        act=actions.compare,
+        name="save",
+        usage="[PATH]",
+        summary="Save a copy; every turn is saved anyway",
+        details="/save! PATH replaces a file that is already there.",
+        act=chats.save,
+        act_over=functools.partial(chats.save, over=True),
+        path=True,
     ),
     Command(
-        name="trace",
-        summary="Show what the model sees, and what is cached",
+        name="export",
+        usage="PATH",
+        summary="Write the chat as Markdown (.md) or JSON",
         details=(
-            "Analysis is dropped once its turn is over, as gpt-oss was trained. Cached tokens are not computed "
-            "again."
+            "Markdown has questions and answers, and the thinking folded; JSON has everything, as saved chats do. "
+            "/export! PATH replaces a file that is already there."
         ),
-        act=actions.trace,
+        act=chats.export,
+        act_over=functools.partial(chats.export, over=True),
+        path=True,
+    ),
+)
+
+_MODEL = (
+    Command(
+        name="model",
+        usage="[NAME]",
+        summary="Go on with another model",
+        details="The conversation stays. Without a name, lists the models on this disk.",
+        act=actions.model,
     ),
     *(
         Command(
@@ -323,21 +333,36 @@ _TABLE = (
     ),
     Command(
         name="stats",
-        usage="[line off|short|full]",
-        summary="Show the figures of this session, or set those after an answer",
-        details=f"The line after an answer is off, short or full. {FULL_LINE}",
+        usage="[line FORM]",
+        summary="Show figures, or set those after an answer",
+        details=f"Without a form, shows those of this session. A form is off, short or full.\n{FULL_LINE}",
         act=actions.stats,
         values=("line", *STATS_LINES),
     ),
     Command(
-        name="model",
-        usage="[NAME]",
-        summary="Go on with another model",
-        details="The conversation stays. Without a name, lists the models on this disk.",
-        act=actions.model,
+        name="trace",
+        summary="Show what the model sees, and what is cached",
+        details=(
+            "Analysis is dropped once its turn is over, as gpt-oss was trained. Cached tokens are not computed "
+            "again."
+        ),
+        act=actions.trace,
     ),
+)
+
+_PROGRAM = (
+    Command(name="help", usage="[COMMAND]", summary="List the commands, or explain one", act=_help),
     Command(name="quit", summary="Leave; so does Ctrl-D", act=actions.stop),
 )
 
-COMMANDS: dict[str, Command] = {command.name: command for command in _TABLE}
-"""Every command by its name, in the order of ``/help``."""
+GROUPS: dict[str, tuple[Command, ...]] = {
+    "Answers": _ANSWERS,
+    "Questions": _INPUT,
+    "Chats": _CHATS,
+    "Model": _MODEL,
+    "Program": _PROGRAM,
+}
+"""The commands under the headings of ``/help``."""
+
+COMMANDS: dict[str, Command] = {command.name: command for group in GROUPS.values() for command in group}
+"""Every command by its name."""

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
 __all__ = ["FULL_LINE", "SessionStats", "full_line", "memory_in_use", "short_line"]
 
-FULL_LINE = (
-    "In the full line TTFT is the time to the first token; prefill, or in, is how fast the prompt was read, and "
-    "decode, or out, how fast the answer was written, in tokens per second; then come the tokens of thinking + "
-    "answer, those of the prompt that were cached, so that they were not read again, the part of the context that "
-    "is used, and the memory that MLX holds."
-)
+FULL_LINE = """In the full line, which a narrow window shortens:
+TTFT is the time to the first token;
+prefill, or in: tokens of the prompt read per second;
+decode, or out: tokens written per second;
+thinking + answer: how many tokens were written of each;
+cached: tokens of the prompt that were not read again;
+context: tokens of this chat, and the most that it may have;
+memory: what MLX holds."""
 """The words of the full line, for ``/help``."""
 
 

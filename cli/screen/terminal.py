@@ -81,11 +81,18 @@ class Terminal:
         """Write ``text`` and end its line."""
         self.write(text + "\n", style)
 
-    def paragraph(self, *spans: Span) -> None:
-        """Write rows broken between words; one row where the stream is not a terminal."""
-        width = max(self.width - 1, 10) if self.interactive else 1 << 20
+    def paragraph(self, *spans: Span, mark: Span | None = None) -> None:
+        """Write rows broken between words; one row where the stream is not a terminal.
+
+        Args:
+            mark: stands before the first row; the others are indented by its width.
+        """
+        first = (mark,) if mark else ()
+        rest = (Span(" " * row_width(first)),)
+        width = max(self.width - 1 - row_width(first), 10) if self.interactive else 1 << 20
         shown = [Span(visible(span.text), span.style) for span in spans]
-        self.rows(wrapped.row for wrapped in wrap(shown, width))
+        rows = (wrapped.row for wrapped in wrap(shown, width))
+        self.rows((*(rest if number else first), *row) for number, row in enumerate(rows))
 
     def rows(self, rows: Iterable[Row]) -> None:
         """Write finished rows in place of the tail."""

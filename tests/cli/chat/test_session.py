@@ -198,7 +198,7 @@ def test_the_line_after_an_answer_is_off_short_or_full(tmp_path: Path) -> None:
     ask(person, "two")
     assert person.text().count("TTFT") == 1
     person.enter("/help")
-    person.wait_for("In the full line TTFT is the time to the first token")
+    person.wait_for("TTFT is the time to the first token")
     person.enter("/stats line off")
     person.wait_for("line after an answer: off")
     person.wait_for_prompt()
