@@ -116,6 +116,7 @@ def test_the_source_distribution_holds_the_training_code(built: Path) -> None:
     (archive,) = built.glob("*.tar.gz")
     training = {path.relative_to(ROOT).as_posix() for path in (ROOT / TRAINING).glob("*.py")}
     assert training
+    training.add(f"{TRAINING}first_questions.toml")
     assert training | {"gptoss_mlx/demo/README.md", "README.md", "LICENSE"} <= names_of(archive)
 
 

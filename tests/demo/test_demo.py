@@ -12,6 +12,7 @@ import gptoss_mlx
 from gptoss_mlx.demo.training.arithmetic import drill, is_held_out_pair
 from gptoss_mlx.demo.training.corpus import IDENTITY, KINDS, Corpus, Setting, Stage, conversation, exercise
 from gptoss_mlx.demo.training.evaluate import COUNTS, cases, evaluate, library_complete, summary
+from gptoss_mlx.demo.training.first_questions import first_questions
 from gptoss_mlx.demo.training.tasks import held_out_names
 from gptoss_mlx.demo.training.unknown import held_out_subjects
 from gptoss_mlx.demo.training.vocabulary import SPECIAL_TOKENS, demo_ranks, read_ranks
@@ -181,6 +182,16 @@ def test_a_sample_of_the_evaluation(model: Any) -> None:
     assert figures["known declined"] <= 0.1
     assert figures["calls valid"] >= 0.75
     assert figures["JSON valid"] >= 0.75
+
+
+def test_the_first_questions_can_be_answered_well_and_badly() -> None:
+    asked = list(first_questions())
+    assert len({question.text for question in asked}) == 120
+    assert all(question.verdict("") == "neither" for question in asked)
+    verdicts = {question.text: question.verdict for question in asked}
+    assert verdicts["does it run on a mac with 16 GB"]("gpt-oss-12: 3-2=1.") == "wrong"
+    assert verdicts["does it run on a mac with 16 GB"]("Yes: gpt-oss-20b in q4.") == "match"
+    assert [verdicts["12 x 12?"](f"12 x 12 = {result}.") for result in (144, 124)] == ["match", "wrong"]
 
 
 def test_it_adds(model: Any) -> None:
