@@ -86,6 +86,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in (*CODE, "tests"):
         ignored = shutil.ignore_patterns("__pycache__", "data")
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignored)
+    for name in (".ci", ".github"):
+        shutil.copytree(ROOT / name, copy / name)
     for path in ROOT.iterdir():
         if path.is_file():
             shutil.copy(path, copy)
@@ -118,6 +120,30 @@ def test_the_source_distribution_holds_the_training_code(built: Path) -> None:
     assert training
     training.add(f"{TRAINING}first_questions.toml")
     assert training | {"gptoss_mlx/demo/README.md", "README.md", "LICENSE"} <= names_of(archive)
+
+
+def test_the_source_distribution_holds_the_tests_and_what_they_read(built: Path) -> None:
+    (archive,) = built.glob("*.tar.gz")
+    needed = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/**/*.py")}
+    needed |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/benchmarks/*.md")}
+    needed |= {"SECURITY.md", "cli/app.py", "convert/README.md", ".ci/run", ".github/session.svg"}
+    assert needed <= names_of(archive)
+
+
+def test_links_of_a_release_lead_to_files_of_its_tag(tmp_path: Path) -> None:
+    for name in ("README.md", "pyproject.toml", ".ci/release"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    home = "https://host.example/owner/name"
+    run = [sys.executable, str(tmp_path / ".ci/release"), home]
+    assert subprocess.run([*run, "v9"], capture_output=True, check=False).returncode == 1
+    subprocess.run([*run, f"v{project()['version']}"], check=True)
+    links = re.findall(r"\]\(([^)]+)\)", (tmp_path / "README.md").read_text())
+    assert all(link.startswith(("https://", "#")) for link in links)
+    tagged = [link.split("/", 7)[7] for link in links if link.startswith(home)]
+    assert tagged
+    assert all((ROOT / path).exists() for path in tagged)
+    assert tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]["urls"]["Repository"] == home
 
 
 def readme_tree() -> dict[str, list[str]]:

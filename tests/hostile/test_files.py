@@ -228,6 +228,8 @@ ALLOWED = {
     # Deleting a model or a chat, when asked to.
     "cli/models.py": {"shutil.rmtree"},
     "cli/chat/saved.py": {"path.unlink"},
+    # The directory of the settings file, for files.write_text.
+    "cli/settings.py": {"path.parent.mkdir"},
     # What was typed, appended to a file that files.private_file made; output to a closed pipe goes nowhere.
     "cli/chat/input.py": {"path.parent.mkdir", "FileHistory"},
     "cli/errors.py": {"os.open"},
