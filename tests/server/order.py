@@ -38,8 +38,13 @@ RESPONSE: Final = re.compile(
 )
 """The order of events in a stream of Responses. A space follows every name."""
 
-_BLOCK: Final = r"content_block_start:{kind} (content_block_delta:{deltas} )*content_block_stop "
-_BLOCKS: Final = {"thinking": "(thinking|signature)_delta", "text": "text_delta", "tool_use": "input_json_delta"}
+_DELTA: Final = "content_block_delta:{}_delta "
+_BLOCKS: Final = {
+    "thinking": f"({_DELTA.format('thinking')})*({_DELTA.format('signature')})?",
+    "text": f"({_DELTA.format('text')})*",
+    "tool_use": f"({_DELTA.format('input_json')})*",
+}
+_BLOCK: Final = "content_block_start:{kind} {deltas}content_block_stop "
 MESSAGE: Final = re.compile(
     rf"message_start ({'|'.join(_BLOCK.format(kind=kind, deltas=deltas) for kind, deltas in _BLOCKS.items())})*"
     r"message_delta message_stop "

@@ -29,6 +29,11 @@ def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
     return True
 
 
+def workers() -> int:
+    """The threads beside those that asyncio keeps for later work."""
+    return sum(not thread.name.startswith("asyncio_") for thread in threading.enumerate())
+
+
 @pytest.fixture
 def quiet(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """Fails a test in which anything was logged as an error."""
@@ -42,7 +47,7 @@ def test_a_changed_body_is_answered_or_refused_with_its_place(quiet: pytest.LogC
     with in_process(
         ScriptedGptOss(respond=lambda prompt: turn(think("Hm."), answer('{"city": "Oslo"}')))
     ) as client:
-        for _ in range(400):
+        for _ in range(200):
             request = changed_request(rng)
             reply = client.post(
                 request.api.path, content=request.body, headers={"content-type": "application/json"}
@@ -51,7 +56,7 @@ def test_a_changed_body_is_answered_or_refused_with_its_place(quiet: pytest.LogC
             if reply.status_code != 200:
                 assert request.api.error(reply.json())
                 refused += 1
-    assert refused > 100
+    assert refused > 50
     assert quiet.records == []
 
 
@@ -102,13 +107,13 @@ def test_nothing_stays_of_clients_that_go_away(quiet: pytest.LogCaptureFixture) 
         ]
         leave_early(url, rng, requests[0])
         assert eventually(lambda: model.running == 0)
-        threads, files = threading.active_count(), len(os.listdir("/dev/fd"))
+        threads, files = workers(), len(os.listdir("/dev/fd"))
         for _ in range(40):
             leave_early(url, rng, rng.choice(requests))
         assert eventually(lambda: model.running == 0), "a generation goes on"
         gc.collect()
         assert eventually(lambda: len(os.listdir("/dev/fd")) <= files), "connections stay open"
-        assert eventually(lambda: threading.active_count() <= threads + 2), "threads stay"
+        assert eventually(lambda: workers() <= threads), "threads stay"
     assert quiet.records == []
 
 

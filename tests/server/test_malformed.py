@@ -6,6 +6,6 @@ from tests.server.malformed import replayed
 
 
 def test_no_malformed_turn_is_an_error_or_shows_a_control_token() -> None:
-    outcome = replayed(300)
+    outcome = replayed(150)
     assert outcome.wrong == []
     assert outcome.recovered["all"] >= 0.9 * outcome.turns
