@@ -21,6 +21,7 @@ from ..errors import (
     FileWriteError,
     GptOssError,
     InvalidRequest,
+    MachineLost,
     ModelNotFound,
     NotEnoughDisk,
     NotEnoughMemory,
@@ -44,6 +45,8 @@ _TYPO = 0.8
 """An unknown command as similar as this to a command is one that was mistyped, not a question."""
 NO_ANSWER = 5
 """Cut short before any text, or empty."""
+MACHINE_LOST = 6
+"""Of several that compute the model together."""
 
 _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (InvalidRequest, 2),
@@ -55,6 +58,7 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (NotEnoughDisk, 4),
     (FileWriteError, 4),
     (MemoryError, 4),
+    (MachineLost, MACHINE_LOST),
     (KeyboardInterrupt, INTERRUPTED),
 )
 

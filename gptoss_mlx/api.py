@@ -18,6 +18,7 @@ from .errors import InvalidRequest
 from .events import Parsed, Reply
 from .files.read import short_repr
 from .hub import models
+from .share import Split
 
 if TYPE_CHECKING:
     from .chat.stream import Stream
@@ -34,6 +35,7 @@ def load(
     kv_bits: int | None = None,
     context: int | None = None,
     max_cache_bytes: int | None = None,
+    split: Split | None = None,
 ) -> GptOss:
     """Loads a model.
 
@@ -48,12 +50,18 @@ def load(
         max_cache_bytes: the most that all prompt caches may take together; the least recently used is evicted
             first. By default one full context with its snapshots or an eighth of the device's memory, whichever is
             more, and never more than the weights leave.
+        split: under ``mlx.launch``, how its machines divide the model: ``pipeline`` gives each whole layers, in
+            proportion to its memory; ``tensor`` a part of every layer, which needs fast connections. The first
+            machine gets the model; the others take part until it is closed, and then their processes end. All of
+            them need the checkpoint. A process that is alone ignores it.
 
     Raises:
         ModelNotFound: it is not on this machine; the message names the command that gets it.
         CheckpointError: it is damaged, or of another kind of model.
         NotEnoughMemory: it does not fit this machine; the message has the figures and the remedy.
-        InvalidRequest: an unknown dtype or ``kv_bits``, or a length out of range.
+        InvalidRequest: an unknown dtype, ``kv_bits`` or ``split``, a length out of range, or machines that
+            differ in their versions, checkpoints or settings.
+        MachineLost: a machine does not come, or cannot load its share.
         ProcessForked: this process was forked from one that uses a model.
 
     Example:
@@ -75,6 +83,7 @@ def load(
         kv_bits=kv_bits,
         context=context,
         max_cache_bytes=max_cache_bytes,
+        split=split,
     )
     models.mark_used(directory)
     return model

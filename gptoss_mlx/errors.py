@@ -20,6 +20,7 @@
     ├── ToolError                 a tool that cannot be declared or called
     ├── ChatFileError             a saved chat that cannot be read
     ├── CacheFileError            a saved prompt cache that cannot be read, or belongs to another model
+    ├── MachineLost               a machine that computes the model with others is gone; names it
     ├── ModelClosed               the model was closed
     └── ProcessForked             a model was used in a forked child of the process that loaded it
 
@@ -42,6 +43,7 @@ __all__ = [
     "GptOssError",
     "HarmonyError",
     "InvalidRequest",
+    "MachineLost",
     "ModelClosed",
     "ModelNotFound",
     "NotEnoughDisk",
@@ -286,6 +288,15 @@ class CacheFileError(GptOssError):
         ... except CacheFileError as error:
         ...     print(type(error).__name__)
         CacheFileError
+    """
+
+
+class MachineLost(GptOssError):
+    """A machine that computes the model together with others has ended, or does not answer. Names the machine.
+
+    Example:
+        >>> issubclass(MachineLost, GptOssError)
+        True
     """
 
 

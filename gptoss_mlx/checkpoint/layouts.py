@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from ..config import ModelConfig
+from ..config import MXFP4_GROUP_SIZE, ModelConfig
 from ..errors import CheckpointError
+from ..share import Share
 from .safetensors import Checkpoint, TensorRecord
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Transform",
     "check_tensors",
     "expand",
+    "kept",
     "layout_of",
     "mlx_layout",
     "sizes",
@@ -220,6 +222,49 @@ def sizes(config: ModelConfig) -> dict[str, int]:
             letters[f"{letter}/words"] = letters[letter] * quantization.bits // 32
             letters[f"{letter}/group"] = letters[letter] // quantization.group_size
     return letters
+
+
+def kept(config: ModelConfig, share: Share, target: str) -> dict[str, tuple[range, ...]]:
+    """The parts of each letter's axis that a share has of one parameter. A letter that is missing is not cut.
+
+    Args:
+        config: the whole model's.
+        share: has some of the parameter.
+        target: the parameter's name in the whole model.
+    """
+    if not target.startswith("layers."):
+        return {"V": (share.embedding if target.startswith("embed_tokens.") else share.head,)}
+    heads = config.num_attention_heads // config.num_key_value_heads
+    keys = _scaled(share.heads, config.head_dim)
+    queries = _scaled(share.heads, heads * config.head_dim)
+    groups = share.groups[int(target.split(".")[1]) - share.layers.start]
+    gate_up = _scaled(groups, 2 * MXFP4_GROUP_SIZE)
+    parts: dict[str, tuple[range, ...]] = {
+        "A": (_scaled(share.heads, heads),),
+        "Q": (queries,),
+        "K": (keys,),
+        "Q+2K": (queries, *(_moved(keys, config.query_size + n * config.key_value_size) for n in range(2))),
+        "2I": (gate_up,),
+        "2I+H": (gate_up, _moved(range(config.hidden_size), 2 * config.intermediate_size)),
+        "I/8": (_scaled(groups, MXFP4_GROUP_SIZE // 8),),
+        "I/32": (groups,),
+    }
+    if config.quantization is not None:
+        parts["Q/words"] = (_divided(queries, 32 // config.quantization.bits),)
+        parts["Q/group"] = (_divided(queries, config.quantization.group_size),)
+    return parts
+
+
+def _scaled(part: range, factor: int) -> range:
+    return range(part.start * factor, part.stop * factor)
+
+
+def _moved(part: range, by: int) -> range:
+    return range(part.start + by, part.stop + by)
+
+
+def _divided(part: range, by: int) -> range:
+    return range(part.start // by, part.stop // by)
 
 
 def expand(rows: tuple[Row, ...], config: ModelConfig) -> Iterator[Row]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 import mlx.core as mx
 
@@ -19,6 +19,7 @@ from ..arguments import checked_flag, checked_hook, checked_integer, checked_pat
 from ..cache import file as cache_file
 from ..cache.layered import check_kv_bits
 from ..config import ModelConfig
+from ..distributed.group import join
 from ..errors import CheckpointError, InvalidRequest, ModelClosed
 from ..files.read import read_json, short_repr
 from ..memory.budget import Budget
@@ -26,9 +27,11 @@ from ..memory.device import DeviceInfo
 from ..memory.metal import MLX_MEMORY, MemorySettings
 from ..model.transformer import Transformer, load_transformer
 from ..sampling import SamplingParams, checked_sampling
+from ..share import Split
 from ..tokenizer import Tokenizer
 from .generate import LogitsProcessor, Steering
 from .generation import Generation
+from .group import Team
 from .runner import ModelRunner
 
 __all__ = ["DTypeName", "Engine"]
@@ -58,13 +61,18 @@ class Engine:
         max_cache_bytes: the most that all prompt caches together may take.
         compiled: whether MLX compiles what it can fuse; by default on a GPU only, because on a CPU it needs a C++
             compiler for that. The results are the same to rounding.
+        split: how the machines that ``mlx.launch`` has started divide the model: ``pipeline`` or ``tensor``. The
+            first of them gets the model; on the others this takes part until the first one closes it, and then
+            raises SystemExit. A process that is alone ignores it.
         device: the machine; by default this one.
         memory: settings that are held while the model is loaded.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or of another kind of model.
         NotEnoughMemory: it does not fit this machine; the message has the figures and the remedy.
-        InvalidRequest: an unknown dtype or ``kv_bits``, or a length out of range.
+        InvalidRequest: an unknown dtype, ``kv_bits`` or ``split``, a length out of range, or machines that
+            differ in their versions, checkpoints or settings.
+        MachineLost: a machine of the group does not come, or cannot load its share.
         ProcessForked: this process was forked from one that uses a model.
 
     Example:
@@ -85,11 +93,15 @@ class Engine:
         context: int | None = None,
         max_cache_bytes: int | None = None,
         compiled: bool | None = None,
+        split: Split | None = None,
         device: DeviceInfo | None = None,
         memory: MemorySettings = MLX_MEMORY,
     ) -> None:
         if dtype is not None and dtype not in tuple(_DTYPES):
             raise InvalidRequest(f"dtype is {short_repr(dtype)}; {' or '.join(_DTYPES)} is needed")
+        if split is not None and split not in get_args(Split):
+            raise InvalidRequest(f"split is {short_repr(split)}; {' or '.join(get_args(Split))} is needed")
+        group = None if split is None else join()
         self.directory = checked_path(directory)
         self.name = name or self.directory.name
         self.kv_bits = kv_bits
@@ -109,11 +121,26 @@ class Engine:
             context=context,
             max_cache_bytes=max_cache_bytes,
         )
+        team = None
+        if group is not None and split is not None:
+            checkpoint = cache_file.model_fingerprint(self.directory, "", None)[:16]
+            facts = _facts(budget, dtype, split) | {"the checkpoint": checkpoint}
+            team, budget = Team.form(group, split, facts, budget)
+            dtype = group.decided(lambda: dtype or _default_dtype(budget))
         self.dtype: DTypeName = dtype or _default_dtype(budget)
         """Of everything that is not packed."""
-        budget = replace(budget, element_bytes=_DTYPES[self.dtype].size)
-        load = functools.partial(load_transformer, self.directory, _DTYPES[self.dtype], compiled=compiled)
-        self._runner = ModelRunner(lambda cancelled: load(cancelled=cancelled), budget, memory)
+        budget = budget.of_elements(_DTYPES[self.dtype].size)
+        load = functools.partial(
+            load_transformer,
+            self.directory,
+            _DTYPES[self.dtype],
+            compiled=compiled,
+            peers=None if team is None else team.peers,
+        )
+        if team is not None and not team.leads:
+            memory.hold(budget.device)
+            team.follow(load, budget)
+        self._runner = ModelRunner(lambda cancelled: load(cancelled=cancelled), budget, memory, team)
         _LOGGER.debug("loaded %s in %s, context %d", self.name, self.dtype, self.context_limit)
 
     @property
@@ -331,6 +358,18 @@ class Engine:
     @functools.cached_property
     def _fingerprint(self) -> str:
         return cache_file.model_fingerprint(self.directory, self.dtype, self.kv_bits)
+
+
+def _facts(budget: Budget, dtype: DTypeName | None, split: Split) -> dict[str, Any]:
+    """What has to be the same on all machines of a group, by the name that an error gives it."""
+    return {
+        "the version of gptoss-mlx": version("gptoss-mlx"),
+        "split": split,
+        "dtype": dtype,
+        "kv_bits": budget.kv_bits,
+        "context": budget.context,
+        "max_cache_bytes": budget.max_cache_bytes,
+    }
 
 
 def _default_dtype(budget: Budget) -> DTypeName:

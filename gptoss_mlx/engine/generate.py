@@ -6,9 +6,7 @@ Runs in the thread that owns MLX. Knows nothing of harmony, text or threads.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias, cast
@@ -17,24 +15,21 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cache.layered import PromptCache
 from ..cache.store import CacheEntry
 from ..errors import CheckpointError, InvalidRequest, NotEnoughMemory
 from ..files.read import short_repr
 from ..memory.metal import is_out_of_memory
-from ..model.transformer import Transformer
 from ..sampling import SamplingParams
 from .sampler import Sampler
+from .steps import CHUNKS, Pace, Steps
 
 __all__ = [
     "GROWTH",
     "LogitsProcessor",
-    "Pace",
     "Request",
     "Steering",
     "check_bias",
     "check_prompt",
-    "compute_chunk",
     "computing",
     "decode",
     "prefill",
@@ -46,67 +41,6 @@ LogitsProcessor: TypeAlias = Callable[[mx.array, mx.array], mx.array]
 [1, V]. Called in the model's thread."""
 GROWTH: Final = 256
 """Decoded tokens between two checks of the memory."""
-_CHUNKS: Final = (64, 128, 256, 512, 1024, 2048)
-_FIRST_CHUNK: Final = 128
-_GROWTH_OF_CHUNKS: Final = 4
-
-
-@dataclass(slots=True)
-class Pace:
-    """How many tokens a prefill chunk has, and how many of its layers are evaluated between two checks for a
-    cancellation.
-
-    A check comes every quarter of a second where a layer of 64 tokens takes no longer than that: chunks are as
-    large as that allows, since large ones use the device best. Where a layer takes longer, a check follows each
-    layer. A chunk is at most four times as large as one that was measured, because a token may take longer in a
-    larger chunk: on a CPU it does, by attention.
-    """
-
-    check_seconds: float = 0.25
-    layer_seconds: dict[int, float] = field(default_factory=dict)
-    """Of one layer, by the size of the chunk, as measured last."""
-
-    def chunk(self, limit: int) -> int:
-        """Tokens of the next chunk.
-
-        Args:
-            limit: the most that there is memory for.
-        """
-        if not self.layer_seconds:
-            return min(_FIRST_CHUNK, limit)
-        fitting = itertools.takewhile(self._fits, _CHUNKS)
-        return min(max(fitting, default=_CHUNKS[0]), limit)
-
-    def layers(self, tokens: int) -> int:
-        """Layers of a chunk of so many tokens that are evaluated together."""
-        if not self.layer_seconds:
-            return 1
-        size = _size_of(tokens)
-        known = self._known(size)
-        # As if the time of a layer grew with the square of a size that was not measured, which is the most it can.
-        seconds = self.layer_seconds[known] * max(1, size / known) ** 2 * tokens / size
-        return max(1, int(self.check_seconds / seconds))
-
-    def measured(self, tokens: int, layers: int, seconds: float) -> None:
-        """Learns from a chunk; one that is shorter than any size says little."""
-        size = _size_of(tokens)
-        if tokens >= size or not self.layer_seconds:
-            self.layer_seconds[size] = seconds / layers * size / tokens
-
-    def _fits(self, size: int) -> bool:
-        """Whether a layer of a chunk of that size is predicted to end before the next check."""
-        known = self._known(size)
-        return size <= _GROWTH_OF_CHUNKS * known and self.layer_seconds[known] * size / known <= self.check_seconds
-
-    def _known(self, size: int) -> int:
-        """The largest measured size that is not above a size, or else the smallest one."""
-        sizes = self.layer_seconds
-        return max((known for known in sizes if known <= size), default=min(sizes))
-
-
-def _size_of(tokens: int) -> int:
-    """The largest size of a chunk that is not above a number of tokens; the smallest one for fewer."""
-    return max((size for size in _CHUNKS if size <= tokens), default=_CHUNKS[0])
 
 
 class Steering(Protocol):
@@ -128,7 +62,7 @@ class Request:
     max_tokens: int | None
     max_positions: int
     """Of prompt and completion together."""
-    max_chunk: int = _CHUNKS[-1]
+    max_chunk: int = CHUNKS[-1]
     """The most tokens of a prefill chunk that there is memory for."""
     cancelled: Callable[[], bool] = lambda: False
     on_prefill: Callable[[int, int], None] = field(default=lambda done, total: None)
@@ -191,7 +125,7 @@ def computing(on_failure: Callable[[], None]) -> Iterator[None]:
         mx.synchronize()
 
 
-def prefill(transformer: Transformer, prompt: list[int], entry: CacheEntry, request: Request, pace: Pace) -> bool:
+def prefill(steps: Steps, prompt: list[int], entry: CacheEntry, request: Request, pace: Pace) -> bool:
     """Computes keys and values of the prompt's tokens that are not cached, all but the last one.
 
     The last token is left to :func:`decode`, whose first step needs it. So this computes no logits, nor the last
@@ -207,66 +141,38 @@ def prefill(transformer: Transformer, prompt: list[int], entry: CacheEntry, requ
     request.on_prefill(0, total)
     while (position := len(entry.tokens)) < end:
         chunk = prompt[position : min(end, position + pace.chunk(request.max_chunk))]
-        before = entry.begin_chunk(len(chunk))
-        if not compute_chunk(transformer, chunk, entry.cache, pace, request.cancelled):
-            # Windows of before the chunk, and full layers trimmed: as if the chunk had not begun.
-            entry.cache.rewind(before)
+        if not steps.chunk(entry, chunk, pace, request.cancelled):
             return False
-        entry.end_chunk(chunk)
-        # Buffers of this chunk's sizes are of no use to a chunk of another size.
-        mx.clear_cache()
         request.on_prefill(len(entry.tokens) - begin, total)
     return True
 
 
-def compute_chunk(
-    transformer: Transformer, chunk: list[int], cache: PromptCache, pace: Pace, cancelled: Callable[[], bool]
-) -> bool:
-    """One forward pass, evaluated in groups of layers.
-
-    Returns:
-        False if it was cancelled between two groups; the layers of the cache are then at different positions.
-    """
-    layers, started = len(cache.layers), time.perf_counter()
-    group = pace.layers(len(chunk))
-    outputs = transformer.layer_outputs(mx.array([chunk]), cache)
-    for first in range(0, layers, group):
-        if cancelled():
-            return False
-        *_, output = itertools.islice(outputs, group)
-        computed = [array for layer in cache.layers[first : first + group] for array in layer.arrays()]
-        # The last layer's output is of no use: only its keys and values are.
-        mx.eval(computed, *([output] if first + group < layers else []))
-    # The last layer's experts are not computed, and they are most of a layer.
-    pace.measured(len(chunk), max(1, layers - 1), time.perf_counter() - started)
-    return True
-
-
-def decode(transformer: Transformer, prompt: list[int], entry: CacheEntry, request: Request) -> Iterator[int]:
+def decode(steps: Steps, prompt: list[int], entry: CacheEntry, request: Request) -> Iterator[int]:
     """Generates tokens after a prefilled prompt, the stop token included.
 
     While the caller handles one token, the device already computes the next one. A guide prevents that, because it
     has to know a token before it can say what may follow.
     """
     if request.guide is not None:
-        yield from _decode_guided(transformer, prompt, entry, request, request.guide)
+        yield from _decode_guided(steps, prompt, entry, request, request.guide)
         return
 
     history = mx.array(prompt[:-1], dtype=mx.int32) if len(prompt) > 1 else None
 
     def step(tokens: mx.array) -> tuple[mx.array, mx.array]:
         nonlocal history
-        logits = transformer(tokens[None], entry.cache, last_only=True)[:, -1]
+        logits = steps.forward(entry, tokens)
         processed = logits
         if request.process is not None:
             history = tokens if history is None else mx.concatenate([history, tokens])
             processed = _processed(request.process, history, logits)
-        following = request.sampler(processed)
-        # All of them once, since the sampler may pass over a NaN; then only what it chose.
-        logit = _logit(logits, following) if len(entry.tokens) >= len(prompt) else mx.abs(logits).sum()
+        # All logits are checked once, since the sampler may pass over a NaN; then only what it chose.
+        following, logit = steps.choose(
+            request.sampler, logits, processed, check_all=len(entry.tokens) < len(prompt)
+        )
         wanted = [following, logit]
         if request.on_logprob is not None:
-            logprobs.append(_logprobs(logits, following, request.top_logprobs))
+            logprobs.append(steps.logprobs(logits, following, request.top_logprobs))
             wanted += logprobs[-1]
         mx.async_eval(*wanted)
         return following, logit
@@ -295,13 +201,13 @@ def decode(transformer: Transformer, prompt: list[int], entry: CacheEntry, reque
 
 
 def _decode_guided(
-    transformer: Transformer, prompt: list[int], entry: CacheEntry, request: Request, guide: Steering
+    steps: Steps, prompt: list[int], entry: CacheEntry, request: Request, guide: Steering
 ) -> Iterator[int]:
     """:func:`decode` with a guide. The guide computes the mask while the device computes the logits, and the
     device continues with a token before it is read here. Tokens without alternatives are computed together."""
 
     def forward(tokens: mx.array) -> mx.array:
-        logits = transformer(tokens[None], entry.cache, last_only=True)[:, -1]
+        logits = steps.forward(entry, tokens)
         mx.async_eval(logits)
         return logits
 
@@ -309,7 +215,7 @@ def _decode_guided(
     if request.max_tokens is not None:
         limit = min(limit, request.max_tokens)
     logits = forward(mx.array(prompt[-1:]))
-    unchecked: mx.array | None = mx.abs(logits).sum()
+    unchecked: mx.array | None = steps.check(logits)
     mx.async_eval(unchecked)
     entry.extend(prompt[-1:])
     checked = len(prompt) + GROWTH
@@ -323,7 +229,7 @@ def _decode_guided(
             unchecked = None
         if isinstance(allowed, int):
             tokens = _forced(allowed, guide, request, limit)
-            _report_logprob(logits, mx.array(tokens[:1]), request)
+            _report_logprob(steps, logits, mx.array(tokens[:1]), request)
             if len(tokens) < limit:
                 logits = forward(mx.array(tokens))
                 entry.extend(tokens)
@@ -331,8 +237,7 @@ def _decode_guided(
             processed = logits
             if request.process is not None:
                 processed = _processed(request.process, mx.array(entry.tokens, dtype=mx.int32), logits)
-            chosen = request.sampler(mx.where(mx.array(allowed), processed, mx.array(-mx.inf, logits.dtype)))
-            logit = _logit(logits, chosen)
+            chosen, logit = steps.choose(request.sampler, logits, processed, allowed=allowed)
             # Evaluated by themselves: as intermediates of the next logits they could not be read before they are
             # there.
             mx.async_eval(chosen, logit)
@@ -341,7 +246,7 @@ def _decode_guided(
             if limit > 1:
                 entry.extend(tokens)
             _check_logit(logit)
-            _report_logprob(logits, chosen, request)
+            _report_logprob(steps, logits, chosen, request)
             logits = following
             guide.advance(tokens[0])
         yield from tokens
@@ -363,11 +268,6 @@ def _forced(token: int, guide: Steering, request: Request, limit: int) -> list[i
     return tokens
 
 
-def _logit(logits: mx.array, tokens: mx.array) -> mx.array:
-    """logits: [1, V], tokens: [1] -> the logit of each. After the first NaN every position that sees it is NaN."""
-    return mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
-
-
 def _check_logit(logit: mx.array) -> None:
     """Refuses NaN and infinity.
 
@@ -385,9 +285,9 @@ def _check_logit(logit: mx.array) -> None:
         )
 
 
-def _report_logprob(logits: mx.array, tokens: mx.array, request: Request) -> None:
+def _report_logprob(steps: Steps, logits: mx.array, tokens: mx.array, request: Request) -> None:
     if request.on_logprob is not None:
-        _report(_logprobs(logits, tokens, request.top_logprobs), request)
+        _report(steps.logprobs(logits, tokens, request.top_logprobs), request)
 
 
 def _report(logprobs: tuple[mx.array, ...], request: Request) -> None:
@@ -395,18 +295,6 @@ def _report(logprobs: tuple[mx.array, ...], request: Request) -> None:
     logprob, *most_likely = (cast("list[Any]", array.tolist()) for array in logprobs)
     pairs = zip(*most_likely, strict=True) if most_likely else ()
     request.on_logprob(logprob[0], sorted(pairs, key=lambda pair: -pair[1]))
-
-
-def _logprobs(logits: mx.array, tokens: mx.array, top: int) -> tuple[mx.array, ...]:
-    """logits: [1, V], tokens: [1] -> the log-probability of each; with ``top`` also the ids of the most likely
-    tokens and their log-probabilities."""
-    logits = logits.astype(mx.float32)
-    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    of_token = mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
-    if not top:
-        return (of_token,)
-    likely = mx.argpartition(-logprobs[0], kth=top - 1)[:top]
-    return of_token, likely, logprobs[0, likely]
 
 
 def _processed(process: LogitsProcessor, tokens: mx.array, logits: mx.array) -> mx.array:

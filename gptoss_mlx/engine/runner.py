@@ -6,6 +6,7 @@ Knows tokens, caches and memory; knows nothing of text or conversations.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
@@ -18,7 +19,7 @@ import mlx.core as mx
 
 from ..cache.layered import PromptCache
 from ..cache.store import CacheEntry, CacheStore
-from ..errors import ModelClosed
+from ..errors import InvalidRequest, ModelClosed
 from ..memory.budget import Budget
 from ..memory.metal import MemorySettings
 from ..memory.sizes import window_bytes
@@ -27,25 +28,24 @@ from ..sampling import SamplingParams
 from .generate import (
     GROWTH,
     LogitsProcessor,
-    Pace,
     Request,
     Steering,
     check_bias,
     check_prompt,
-    compute_chunk,
     computing,
     decode,
     prefill,
 )
 from .generation import Generation, TokenChannel
+from .group import Team
 from .sampler import make_sampler
+from .steps import Pace, Steps
 from .worker import Worker, check_process
 
 __all__ = ["ModelRunner"]
 
 Result = TypeVar("Result")
 _LOGGER: Final = logging.getLogger(__name__)
-_WARM_UP_TOKENS: Final = 64
 Loading: TypeAlias = Callable[[Callable[[], bool]], Transformer]
 """Loads a transformer; stops when its argument returns True."""
 
@@ -57,28 +57,32 @@ class ModelRunner:
         load: called in the worker's thread.
         budget: what it may use of the machine.
         memory: settings that are held until :meth:`close`, or until it is garbage collected.
+        team: the machines that compute it together, which this one leads; None if it is alone.
 
     Raises:
         NotEnoughMemory: the model does not fit; nothing was read.
         ProcessForked: see :class:`Worker`. Exceptions of ``load`` pass through too.
     """
 
-    def __init__(self, load: Loading, budget: Budget, memory: MemorySettings) -> None:
+    def __init__(self, load: Loading, budget: Budget, memory: MemorySettings, team: Team | None = None) -> None:
         budget.check_load()
         self.budget = budget
-        snapshot_bytes = window_bytes(budget.config, budget.element_bytes)
-        self._make_cache = functools.partial(PromptCache, budget.config, budget.kv_bits)
-        self.store = CacheStore(self._make_cache, budget.cache_bytes, snapshot_bytes)
+        self._team = team
+        snapshot_bytes = window_bytes(budget.part, budget.element_bytes)
+        self._make_cache = functools.partial(PromptCache, budget.part, budget.kv_bits)
+        make_store = CacheStore if team is None else team.store
+        self.store = make_store(self._make_cache, budget.cache_bytes, snapshot_bytes)
         self._worker = Worker()
-        self._pace = Pace()
+        self._pace = Pace() if team is None else team.pace
         memory.hold(budget.device)
         # Also of a model that is garbage collected and never closed.
         self._release_memory = weakref.finalize(self, memory.release, budget.device)
         self._release_memory.atexit = False
-        self._transformer: Transformer | None = None
+        self._steps: Steps | None = None
         try:
             stop = threading.Event()
-            self._transformer = self._worker.submit(lambda: load(stop.is_set), stop.set).result()
+            transformer = self._worker.submit(lambda: load(stop.is_set), stop.set).result()
+            self._steps = Steps(transformer) if team is None else team.lead(transformer, self._worker.fail)
         except BaseException:
             self.close()
             raise
@@ -92,10 +96,15 @@ class ModelRunner:
             ModelClosed: after :meth:`close`.
             ProcessForked: in a forked child.
         """
+        if self._team is not None:
+            raise InvalidRequest("several machines have this transformer; use generate()")
+        return self._open_steps().transformer
+
+    def _open_steps(self) -> Steps:
         check_process()
-        if self._transformer is None:
+        if self._steps is None:
             raise ModelClosed("the model was closed; load it again")
-        return self._transformer
+        return self._steps
 
     def call(self, job: Callable[[], Result]) -> Result:
         """Runs a job in the thread that owns MLX, when its turn comes, and returns its result.
@@ -135,7 +144,7 @@ class ModelRunner:
             InvalidRequest: the prompt is empty or too long, or a token is out of range.
             ModelClosed: after :meth:`close`.
         """
-        transformer = self.transformer
+        steps = self._open_steps()
         check_prompt(prompt, self.budget.config.vocab_size)
         check_bias(sampling, self.budget.config.vocab_size)
         self.budget.check_prompt(len(prompt))
@@ -145,8 +154,9 @@ class ModelRunner:
             entry = self._entry_for(
                 prompt, (*boundaries, len(prompt)), room=min(sampling.max_tokens or GROWTH, GROWTH)
             )
+            own = steps if logits_processor is None else steps.with_all_logits()
             request = Request(
-                sampler=make_sampler(sampling, control_tokens),
+                sampler=own.sampler(sampling, control_tokens),
                 stop_tokens=stop_tokens,
                 max_tokens=sampling.max_tokens,
                 max_positions=self.budget.positions,
@@ -162,8 +172,8 @@ class ModelRunner:
             channel.cached_tokens = len(entry.tokens)
             _LOGGER.debug("prefill of %d tokens, %d of them cached", len(prompt), channel.cached_tokens)
             with computing(lambda: self.store.evict([entry.number])):
-                if prefill(transformer, prompt, entry, request, self._pace):
-                    for token in decode(transformer, prompt, entry, request):
+                if prefill(own, prompt, entry, request, self._pace):
+                    for token in decode(own, prompt, entry, request):
                         channel.items.put(token)
 
         return self._submitted(job, prompt, channel)
@@ -171,7 +181,7 @@ class ModelRunner:
     def prefill(self, tokens: list[int], boundaries: Sequence[int] = ()) -> Generation:
         """Queues the computation of tokens, without generating any; arguments and errors as in
         :meth:`generate`."""
-        transformer = self.transformer
+        steps = self._open_steps()
         check_prompt(tokens, self.budget.config.vocab_size)
         self.budget.check_prompt(len(tokens))
         channel = TokenChannel()
@@ -181,7 +191,7 @@ class ModelRunner:
             channel.cached_tokens = len(entry.tokens)
             request = self._reading(len(tokens), channel.cancelled.is_set, channel.report_prefill)
             with computing(lambda: self.store.evict([entry.number])):
-                prefill(transformer, prompt, entry, request, self._pace)
+                prefill(steps, prompt, entry, request, self._pace)
 
         return self._submitted(job, tokens, channel)
 
@@ -191,11 +201,11 @@ class ModelRunner:
             return
 
         def work() -> bool:
-            if self._transformer is not None and self.store.cached_length([*tokens, 0]) < len(tokens):
+            if self._steps is not None and self.store.cached_length([*tokens, 0]) < len(tokens):
                 prompt, entry = self._to_the_end(tokens, boundaries, idle=True)
                 request = self._reading(len(tokens), lambda: self._worker.wanted)
                 with computing(lambda: self.store.evict([entry.number])):
-                    prefill(self._transformer, prompt, entry, request, self._pace)
+                    prefill(self._steps, prompt, entry, request, self._pace)
             return False
 
         self._worker.submit_idle(work)
@@ -205,8 +215,10 @@ class ModelRunner:
         if self._worker.closed:
             return
         self._worker.close()
-        self._transformer = None
+        self._steps = None
         self.store.clear()
+        if self._team is not None:
+            self._team.close()
         self._release_memory()
         mx.clear_cache()
 
@@ -217,7 +229,8 @@ class ModelRunner:
         def begin() -> None:
             self.store.release(reserved)
             if not channel.cancelled.is_set():
-                job()
+                with contextlib.nullcontext() if self._team is None else self._team.computing():
+                    job()
 
         def ended(work: Future[None]) -> None:
             channel.items.put(work.exception())
@@ -249,7 +262,7 @@ class ModelRunner:
     ) -> Request:
         """A request that only computes a prompt."""
         return Request(
-            sampler=make_sampler(SamplingParams(temperature=0)),
+            sampler=make_sampler(SamplingParams(temperature=0)),  # is not used
             stop_tokens=frozenset(),
             max_tokens=None,
             max_positions=self.budget.positions,
@@ -262,12 +275,7 @@ class ModelRunner:
         self.store.evict(self.store.plan_growth(entry, length, self.budget.cache_limit))
 
     def _warm_up(self) -> bool:
-        """Computes a short chunk and one token, which are thrown away, while the user still types: that reads
-        every weight once, compiles every kernel and measures the pace of a prefill."""
-        if self._transformer is not None:
-            cache, vocabulary = self._make_cache(), self.budget.config.vocab_size
-            # Different tokens, so that they use different experts.
-            chunk = [token * 997 % vocabulary for token in range(_WARM_UP_TOKENS)]
-            if compute_chunk(self._transformer, chunk, cache, self._pace, lambda: self._worker.wanted):
-                mx.eval(self._transformer(mx.zeros((1, 1), dtype=mx.int32), cache, last_only=True))
+        """While the user still types."""
+        if self._steps is not None:
+            self._steps.warm_up(self._make_cache(), self._pace, lambda: self._worker.wanted)
         return False

@@ -11,13 +11,14 @@ joined.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import queue
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Final, TypeVar
+from concurrent.futures import Future, InvalidStateError
+from typing import Any, Final, TypeVar
 
 import mlx.core as mx
 
@@ -44,6 +45,8 @@ class Worker:
         check_process()
         _user = os.getpid()
         self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+        self._unfinished: set[Future[Any]] = set()
         self._thread = _Thread()
         # The thread has no reference to its worker, so a worker that is garbage collected ends its thread.
         self._end = weakref.finalize(self, self._thread.end)
@@ -70,10 +73,24 @@ class Worker:
             )
         future: Future[Result] = Future()
         with self._lock:
+            if self._failure is not None:
+                raise self._failure
             if self.closed:
                 raise ModelClosed("the model was closed; load it again")
+            self._unfinished.add(future)
+            future.add_done_callback(self._unfinished.discard)
             self._thread.request(lambda: _fulfil(future, job), cancel)
         return future
+
+    def fail(self, error: BaseException) -> None:
+        """Ends every job with an error, now and later: the thread waits in MLX for what will never come. From any
+        thread."""
+        with self._lock:
+            self._failure = error
+            unfinished = tuple(self._unfinished)
+        for future in unfinished:
+            with contextlib.suppress(InvalidStateError):
+                future.set_exception(error)
 
     def submit_idle(self, work: Callable[[], bool]) -> None:
         """Calls ``work`` again and again, until it returns False or a request comes.
@@ -101,7 +118,7 @@ class Worker:
         with self._lock:
             self._end()
         self._thread.cancel()
-        if threading.current_thread() is not self._thread:
+        if threading.current_thread() is not self._thread and self._failure is None:
             self._thread.join(timeout)
 
     @property
@@ -167,12 +184,13 @@ def _fulfil(future: Future[Result], job: Callable[[], Result]) -> None:
     """Runs a job, unless it was cancelled; its result or exception becomes the future's."""
     if not future.set_running_or_notify_cancel():
         return
-    try:
-        result = job()
-    except BaseException as error:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
+    with contextlib.suppress(InvalidStateError):  # Worker.fail was first
+        try:
+            result = job()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
 
 
 def check_process() -> None:

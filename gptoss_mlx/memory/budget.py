@@ -20,6 +20,7 @@ from ..cache.store import MAX_SNAPSHOT_BYTES, MAX_SNAPSHOTS
 from ..config import PRECISIONS, ModelConfig, precision_of, with_precision
 from ..errors import ContextFull, NotEnoughMemory
 from ..files.units import format_bytes
+from ..share import Share
 from .device import DeviceInfo, wired_limit_command
 from .sizes import full_bytes, weight_bytes, window_bytes, working_bytes
 
@@ -58,6 +59,10 @@ class Budget:
     """The most positions of a conversation, where fewer than the model's are enough."""
     max_cache_bytes: int | None = None
     """Lowers :attr:`cache_limit`."""
+    share: Share | None = None
+    """The part of the model on this device; None for all of it."""
+    others: tuple[Budget, ...] = ()
+    """Of the other machines that compute the model: what this one promises must fit all of them."""
 
     def __post_init__(self) -> None:
         if self.context is not None:
@@ -65,10 +70,20 @@ class Budget:
         if self.max_cache_bytes is not None:
             checked_integer("max_cache_bytes", self.max_cache_bytes, 1)
 
+    def of_elements(self, element_bytes: int) -> Budget:
+        """The same with values of another size, on all machines."""
+        others = tuple(replace(other, element_bytes=element_bytes) for other in self.others)
+        return replace(self, element_bytes=element_bytes, others=others)
+
     @functools.cached_property
     def weight_bytes(self) -> int:
-        """All weights."""
-        return weight_bytes(self.config, element_bytes=self.element_bytes)
+        """All weights on this device."""
+        return weight_bytes(self.config, element_bytes=self.element_bytes, share=self.share)
+
+    @functools.cached_property
+    def part(self) -> ModelConfig:
+        """The shapes of this device's share of the model: of its caches and products."""
+        return self.config if self.share is None else self.share.config(self.config)
 
     @property
     def required(self) -> int:
@@ -88,13 +103,13 @@ class Budget:
 
     def cache_bytes(self, length: int) -> int:
         """The most that a prompt cache of that many positions holds, the unused end of its buffers included."""
-        full = full_bytes(self.config, most_capacity(length), self.kv_bits, self.element_bytes)
-        return full + window_bytes(self.config, self.element_bytes)
+        full = full_bytes(self.part, most_capacity(length), self.kv_bits, self.element_bytes)
+        return full + window_bytes(self.part, self.element_bytes)
 
     @property
     def snapshot_bytes(self) -> int:
         """The most that the snapshots of one prompt cache take."""
-        return min(MAX_SNAPSHOTS * window_bytes(self.config, self.element_bytes), MAX_SNAPSHOT_BYTES)
+        return min(MAX_SNAPSHOTS * window_bytes(self.part, self.element_bytes), MAX_SNAPSHOT_BYTES)
 
     def needed_bytes(self, length: int | None = None, chunk: int = CHUNKS[0]) -> int:
         """Weights, a prompt and one chunk of its prefill. Snapshots are counted apart.
@@ -109,7 +124,7 @@ class Budget:
     def working_bytes(self, length: int, chunk: int = CHUNKS[0]) -> int:
         """The activations of a prefill chunk that ends at position ``length``."""
         return working_bytes(
-            self.config,
+            self.part,
             chunk=chunk,
             positions=length,
             fused=self.device.is_mac,
@@ -120,7 +135,7 @@ class Budget:
     @functools.cached_property
     def positions(self) -> int:
         """The most positions of one conversation: the model's, those asked for, or those that fit the memory."""
-        return _longest(self._asked, self._holds)
+        return min(budget._held_positions for budget in self._all)
 
     @property
     def cache_limit(self) -> int:
@@ -130,14 +145,18 @@ class Budget:
         than weights and a prefill chunk leave, nor than ``max_cache_bytes``.
         """
         left = self.device.gpu_bytes - self.weight_bytes - self.working_bytes(self.positions)
-        one = self.cache_bytes(self.positions) + self.snapshot_bytes
+        one = self._full_context(self.positions)
         limit = min(left, max(one, self.device.memory_bytes // _CACHE_SHARE))
-        return limit if self.max_cache_bytes is None else min(limit, self.max_cache_bytes)
+        limit = limit if self.max_cache_bytes is None else min(limit, self.max_cache_bytes)
+        # The others hold other parts of the same caches, of as many full contexts as they have memory for.
+        contexts = [other.cache_limit / other._full_context(self.positions) for other in self.others]
+        return min([limit, *(int(one * number) for number in contexts)])
 
     def chunk_limit(self, length: int) -> int:
         """The largest prefill chunk that fits beside a conversation of that many positions."""
         fitting = [chunk for chunk in CHUNKS if self.needed_bytes(length, chunk) <= self.device.gpu_bytes]
-        return fitting[-1] if fitting else CHUNKS[0]
+        own = fitting[-1] if fitting else CHUNKS[0]
+        return min([own, *(other.chunk_limit(length) for other in self.others)])
 
     def check_load(self) -> None:
         """Before the weights are read.
@@ -145,8 +164,9 @@ class Budget:
         Raises:
             NotEnoughMemory: the model does not fit; the message has the figures and the remedies.
         """
-        if not self.fits:
-            raise NotEnoughMemory(self._explanation(_STEPS))
+        for budget in self._all:
+            if not budget.fits:
+                raise NotEnoughMemory(budget._explanation(_STEPS))
 
     def check_prompt(self, length: int) -> None:
         """Before a prefill.
@@ -161,11 +181,26 @@ class Budget:
             raise ContextFull(
                 f"the prompt has {length} tokens; the context holds {self._asked}, one of them for the answer"
             )
-        with_answer = replace(self, context=length + 1)
+        least = min(self._all, key=lambda budget: budget._held_positions)
+        with_answer = replace(least, context=length + 1)
         raise NotEnoughMemory(
             f"the prompt has {length:,} tokens, and the memory holds {self.positions:,}: "
             + with_answer._explanation(_STEPS[:-1])  # a shorter context would not hold the prompt
         )
+
+    @property
+    def _all(self) -> tuple[Budget, ...]:
+        """This budget and the other machines'."""
+        return self, *self.others
+
+    @functools.cached_property
+    def _held_positions(self) -> int:
+        """The most positions that this device holds."""
+        return _longest(self._asked, self._holds)
+
+    def _full_context(self, length: int) -> int:
+        """The most that a prompt cache of that many positions takes with its snapshots."""
+        return self.cache_bytes(length) + self.snapshot_bytes
 
     @property
     def _asked(self) -> int:
@@ -178,8 +213,14 @@ class Budget:
         return self.needed_bytes(length) <= self.device.gpu_bytes
 
     def _fits_bound(self, length: int) -> bool:
-        held = self.cache_bytes(length) + self.snapshot_bytes
+        held = self._full_context(length)
         return self.max_cache_bytes is None or held <= self.max_cache_bytes
+
+    @property
+    def _owner(self) -> str:
+        if self.share is None or not self.share.rank:
+            return "this machine's"
+        return f"machine {self.share.rank}'s ({self.device.name})"
 
     def _explanation(self, steps: tuple[_Step, ...]) -> str:
         """Why :attr:`required` positions do not fit, in figures, and which of the steps would help."""
@@ -194,7 +235,7 @@ class Budget:
             f"{format_bytes(self.needed_bytes(length))} are needed with {length:,} positions of context "
             f"({format_bytes(self.weight_bytes)} of weights, {format_bytes(self.cache_bytes(length))} of keys and "
             f"values, {format_bytes(self.working_bytes(length))} to compute with), and "
-            f"{format_bytes(self.device.gpu_bytes)} of this machine's {format_bytes(self.device.memory_bytes)} "
+            f"{format_bytes(self.device.gpu_bytes)} of {self._owner} {format_bytes(self.device.memory_bytes)} "
             f"may be used; {_remedy(self, steps)}"
         )
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 
 from ..cache.quantized import quantized_bytes
-from ..checkpoint.layouts import HUGGING_FACE, QUANTISED, expand, mlx_layout, sizes
+from ..checkpoint.layouts import HUGGING_FACE, QUANTISED, Source, expand, kept, mlx_layout, sizes
 from ..checkpoint.safetensors import DTYPE_BYTES
 from ..config import ModelConfig, Precision, with_precision
+from ..share import Share, whole
 
 __all__ = [
     "bytes_per_token",
@@ -27,23 +29,35 @@ __all__ = [
 
 
 @functools.lru_cache(maxsize=64)
-def weight_bytes(config: ModelConfig, precision: Precision | None = None, element_bytes: int = 2) -> int:
-    """Bytes of all tensors of a converted model.
+def weight_bytes(
+    config: ModelConfig, precision: Precision | None = None, element_bytes: int = 2, share: Share | None = None
+) -> int:
+    """Bytes of all tensors of a converted model, or of one machine's share of it.
 
     Args:
         config: the model's.
         precision: of the dense layers; by default the config's own.
         element_bytes: size of a value that is not packed: 2 for bfloat16, 4 for float32.
+        share: the machine's; by default all of the model.
     """
     if precision is not None:
         config = with_precision(config, precision)
-    letters = sizes(config)
     return sum(
-        math.prod(letters[letter] for letter in source.shape.split())
-        * (element_bytes if source.dtypes[0] == "BF16" else DTYPE_BYTES[source.dtypes[0]])
-        for row in expand(mlx_layout(config), config)
-        for source in row.sources
+        values * (element_bytes if source.dtypes[0] == "BF16" else DTYPE_BYTES[source.dtypes[0]])
+        for source, values in _tensors(config, share)
     )
+
+
+def _tensors(config: ModelConfig, share: Share | None) -> Iterator[tuple[Source, int]]:
+    """The tensors of a converted model, or what a share has of them, with the number of their elements."""
+    letters = sizes(config)
+    share = share or whole(config)
+    for row in expand(mlx_layout(config), config):
+        if share.has(row.target):
+            lengths = {letter: sum(map(len, parts)) for letter, parts in kept(config, share, row.target).items()}
+            for source in row.sources:
+                axes = source.shape.split()
+                yield source, math.prod(lengths.get(letter, letters[letter]) for letter in axes)
 
 
 def parameter_count(config: ModelConfig) -> int:
@@ -118,22 +132,29 @@ def working_bytes(
     return logits + held + dequantised
 
 
-def bytes_per_token(config: ModelConfig, precision: Precision | None = None, context: int = 0) -> int:
-    """Bytes read to decode one token: everything but the embedding and the experts that were not chosen."""
+def bytes_per_token(
+    config: ModelConfig, precision: Precision | None = None, context: int = 0, share: Share | None = None
+) -> int:
+    """Bytes read to decode one token: everything but the embedding and the experts that were not chosen.
+
+    Args:
+        config: the model's.
+        precision: of the dense layers; by default the config's own.
+        context: positions whose keys and values are read.
+        share: the part of the model that one machine reads; by default all of it.
+    """
     if precision is not None:
         config = with_precision(config, precision)
-    letters = sizes(config)
     embedding = QUANTISED[0].removesuffix(".weight")
     read = 0
-    for row in expand(mlx_layout(config), config):
-        (source,) = row.sources
-        nbytes = math.prod(letters[letter] for letter in source.shape.split()) * DTYPE_BYTES[source.dtypes[0]]
+    for source, values in _tensors(config, share):
+        nbytes = values * DTYPE_BYTES[source.dtypes[0]]
         if source.name.startswith(embedding):
             continue
         if ".experts." in source.name:
             nbytes = nbytes * config.num_experts_per_tok // config.num_local_experts
         read += nbytes
-    return read + cache_bytes(config, context)
+    return read + cache_bytes(config if share is None else share.config(config), context)
 
 
 def tokens_per_second_limit(

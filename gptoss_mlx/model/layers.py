@@ -54,10 +54,10 @@ class Dense(Module):
 
 
 class Embedding(Dense):
-    """Maps a token id to a row of the weight."""
+    """Maps a token id to a row of the weight, which has all of the vocabulary or ``height`` rows of it."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config.vocab_size, config.hidden_size, bias=False, quantization=config.quantization)
+    def __init__(self, config: ModelConfig, height: int) -> None:
+        super().__init__(height, config.hidden_size, bias=False, quantization=config.quantization)
 
     def rows(self, tokens: mx.array) -> mx.array:
         """[...] -> [..., H]."""

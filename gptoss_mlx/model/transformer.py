@@ -10,6 +10,10 @@ A block works on rows, [N, H]: only attention looks at batch and position, and o
 
 It should cost little Python too. For one token the parts of a block before and after its attention always have the
 same shapes, so they are compiled, and replayed instead of built anew.
+
+Several machines compute one model where :class:`Peers` is given. A, K and I are then those of the machine's share,
+and the machines add up the embedding and the outputs of attention and experts (tensor); or each has a few of the
+layers, and sends its output to the next one (pipeline).
 """
 
 from __future__ import annotations
@@ -27,8 +31,10 @@ from ..cache.layered import PromptCache
 from ..cache.layers import LayerCache, SlidingKVCache
 from ..cache.quantized import QuantizedStates
 from ..config import ModelConfig
+from ..share import whole
 from .attention import banded_attention, quantized_attention, sliding_mask
 from .layers import Dense, Embedding, MXFP4Weight, RMSNorm
+from .peers import Peers
 from .rope import yarn_concentration, yarn_wavelengths
 from .weights import load_weights
 
@@ -39,11 +45,16 @@ __all__ = ["Transformer", "load_transformer"]
 _SWIGLU_ALPHA = 1.702
 
 
+Total = Callable[[mx.array], mx.array]
+"""Adds up what several machines have computed of one array; :meth:`Peers.total`."""
+
+
 class Attention(Module):
     """Grouped-query attention with rotary positions and one learned sink logit a query head."""
 
-    def __init__(self, config: ModelConfig, wavelengths: mx.array) -> None:
+    def __init__(self, config: ModelConfig, wavelengths: mx.array, total: Total | None = None) -> None:
         super().__init__()
+        self._total = total
         queries, keys = config.query_size, config.key_value_size
         dense = partial(Dense, bias=True, quantization=config.quantization)
         self.qkv_proj = dense(queries + 2 * keys, config.hidden_size)
@@ -125,7 +136,10 @@ class Attention(Module):
         Returns:
             [N, H].
         """
-        return self.o_proj(attended.swapaxes(1, 2).reshape(addend.shape[0], -1), addend)
+        heads = attended.swapaxes(1, 2).reshape(addend.shape[0], -1)
+        if self._total is None:
+            return self.o_proj(heads, addend)
+        return addend + self._total(self.o_proj.product(heads))
 
 
 Fuse = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -233,9 +247,7 @@ def sorting_pays(indices: int, experts: int) -> bool:
     return indices**2 >= 4 * experts
 
 
-def _weighted_sum(
-    residual: mx.array, weights: list[mx.array], outputs: list[mx.array], biases: list[mx.array]
-) -> mx.array:
+def _weighted_sum(weights: list[mx.array], outputs: list[mx.array], biases: list[mx.array]) -> mx.array:
     # Unrolled over the experts, so that it compiles into one kernel; a sum over an axis would be another kernel.
     # Added in pairs, because the compiler fuses to a depth of 11.
     terms = [
@@ -244,14 +256,20 @@ def _weighted_sum(
     ]
     while len(terms) > 1:
         terms = [sum(terms[n + 1 : n + 2], terms[n]) for n in range(0, len(terms), 2)]
-    return residual.astype(mx.float32) + terms[0]
+    return terms[0]
+
+
+def mix(weights: list[mx.array], outputs: list[mx.array], biases: list[mx.array]) -> mx.array:
+    """Σ weight · (output + bias), in float32 inside."""
+    return _weighted_sum(weights, outputs, biases).astype(outputs[0].dtype)
 
 
 def combine(
     residual: mx.array, weights: list[mx.array], outputs: list[mx.array], biases: list[mx.array]
 ) -> mx.array:
     """residual + Σ weight · (output + bias), in float32 inside."""
-    return _weighted_sum(residual, weights, outputs, biases).astype(residual.dtype)
+    total = residual.astype(mx.float32) + _weighted_sum(weights, outputs, biases)
+    return total.astype(residual.dtype)
 
 
 def combine_twice(
@@ -263,19 +281,20 @@ def combine_twice(
 ) -> tuple[mx.array, mx.array]:
     """:func:`combine`, and that plus the next layer's output bias."""
     # The bias is added to the rounded sum: were both rounded from one sum, they would be two kernels.
-    total = _weighted_sum(residual, weights, outputs, biases).astype(residual.dtype)
+    total = combine(residual, weights, outputs, biases)
     return total, total + next_bias
 
 
 class MoE(Module):
     """Mixture of experts: the router's best T, weighted by the softmax over those T."""
 
-    def __init__(self, config: ModelConfig, fuse: Fuse) -> None:
+    def __init__(self, config: ModelConfig, fuse: Fuse, total: Total | None = None) -> None:
         super().__init__()
         self.router = Dense(config.num_local_experts, config.hidden_size, bias=True, quantization=None)
         self.experts = Experts(config, fuse)
         self._active = config.num_experts_per_tok
         self._combine, self._combine_twice = fuse(combine), fuse(combine_twice)
+        self._mix, self._total = fuse(mix), total
 
     def __call__(self, x: mx.array, residual: mx.array, next_bias: mx.array | None) -> tuple[mx.array, mx.array]:
         """Adds the mixture to the residual.
@@ -293,6 +312,9 @@ class MoE(Module):
         experts = mx.argpartition(scores, kth=-T, axis=-1)[:, -T:]  # [N, T]
         weights = mx.softmax(mx.take_along_axis(scores, experts, axis=-1), axis=-1, precise=True)
         parts = list(mx.split(weights, T, axis=1)), *self.experts(x, experts)
+        if self._total is not None:
+            x = residual + self._total(self._mix(*parts))
+            return x, x if next_bias is None else x + next_bias
         if next_bias is None:
             total: mx.array = self._combine(residual, *parts)
             return total, total
@@ -304,12 +326,12 @@ class MoE(Module):
 class TransformerBlock(Module):
     """Attention, then the mixture of experts, each on a normed input and added to the residual."""
 
-    def __init__(self, config: ModelConfig, wavelengths: mx.array, fuse: Fuse) -> None:
+    def __init__(self, config: ModelConfig, wavelengths: mx.array, fuse: Fuse, total: Total | None = None) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config)
-        self.self_attn = Attention(config, wavelengths)
+        self.self_attn = Attention(config, wavelengths, total)
         self.post_attention_layernorm = RMSNorm(config)
-        self.mlp = MoE(config, fuse)
+        self.mlp = MoE(config, fuse, total)
 
     @property
     def output_bias(self) -> mx.array:
@@ -343,19 +365,27 @@ class Transformer(Module):
     Args:
         config: its shape.
         compiled: whether MLX compiles what it can fuse. Either way the same functions are computed.
+        peers: the other machines that compute it, and this one's share; by default all of it is here.
     """
 
-    def __init__(self, config: ModelConfig, *, compiled: bool = True) -> None:
+    def __init__(self, config: ModelConfig, *, compiled: bool = True, peers: Peers | None = None) -> None:
         super().__init__()
         wavelengths = yarn_wavelengths(config.head_dim, config.rope)
         mx.eval(wavelengths)
         # Compiled once for all lengths. For one token they become parts of what a block compiles.
         fuse: Fuse = partial(mx.compile, shapeless=True) if compiled else _as_it_is
         self.config = config
-        self.embed_tokens = Embedding(config)
-        self.layers = [TransformerBlock(config, wavelengths, fuse) for _ in range(config.num_hidden_layers)]
-        self.norm = RMSNorm(config)
-        self.lm_head = Dense(config.vocab_size, config.hidden_size, bias=False, quantization=config.quantization)
+        self._peers = peers
+        self._share = share = whole(config) if peers is None else peers.share
+        total = peers.total if peers is not None and share.split == "tensor" else None
+        if share.embedding:
+            self.embed_tokens = Embedding(config, len(share.embedding))
+        self.layers = [
+            TransformerBlock(share.config(config, layer), wavelengths, fuse, total) for layer in share.layers
+        ]
+        if share.head:
+            self.norm = RMSNorm(config)
+            self.lm_head = Dense(len(share.head), config.hidden_size, bias=False, quantization=config.quantization)
         self._parts = [(block.enter, block.leave) for block in self.layers]
         compile_part: Fuse = mx.compile if compiled else _as_it_is
         self._parts_for_one_token = [(compile_part(enter), compile_part(leave)) for enter, leave in self._parts]
@@ -369,7 +399,8 @@ class Transformer(Module):
             last_only: only the last position's logits, [B, 1, V]: over the vocabulary the others are costly.
 
         Returns:
-            [B, L, V], in the model's dtype.
+            [B, L, V], in the model's dtype; of several machines each returns the columns that its share has of
+            the head, or -inf [B, L, 1] if it has none.
         """
         B, L = tokens.shape
         cache = cache if cache is not None else self.make_cache()
@@ -377,6 +408,9 @@ class Transformer(Module):
             pass
         if last_only:
             x, L = x.reshape(B, L, -1)[:, -1], 1
+        if not self._share.head:
+            none: mx.array = mx.depends(mx.full((B, L, 1), -mx.inf, x.dtype), x)
+            return none
         return self.lm_head.product(self.norm(x)).reshape(B, L, -1)
 
     def layer_outputs(self, tokens: mx.array, cache: PromptCache) -> Iterator[mx.array]:
@@ -387,13 +421,13 @@ class Transformer(Module):
             cache: the positions before them; each layer's part grows when that layer is computed.
 
         Returns:
-            [B * L, H] for each layer.
+            [B * L, H] for each layer of this machine; the last one is also sent, where ``sends``.
         """
         B, L = tokens.shape
         parts = self._parts_for_one_token if tokens.size == 1 else self._parts
         mask, offset = self._sliding_mask(cache, L), mx.array(cache.offset)
         output_biases = [layer.output_bias for layer in self.layers]
-        x = self.embed_tokens.rows(tokens.reshape(B * L))  # [N, H]
+        x = self._input(tokens.reshape(B * L))  # [N, H]
         x_with_bias = x + output_biases[0]
         for (enter, leave), layer, layer_cache, next_bias in zip(
             parts, self.layers, cache.layers, (*output_biases[1:], None), strict=True
@@ -401,7 +435,26 @@ class Transformer(Module):
             layer_mask = mask if isinstance(layer_cache, SlidingKVCache) else None
             attended = layer.self_attn.attend(*enter(x, offset, B), layer_cache, layer_mask)
             x, x_with_bias = leave(attended, x_with_bias, next_bias)
+            if next_bias is None and self._peers is not None and self.sends:
+                x = self._peers.sent(x)
             yield x
+
+    @property
+    def sends(self) -> bool:
+        """Whether the output of the last layer here goes to another machine."""
+        return not self._share.last(self.config)
+
+    def _input(self, tokens: mx.array) -> mx.array:
+        """[N] -> [N, H]: the rows of the embedding, or what the layers before have computed."""
+        rows, peers = self._share.embedding, self._peers
+        if peers is None or len(rows) == self.config.vocab_size:
+            return self.embed_tokens.rows(tokens)
+        if not rows:
+            shape = tokens.size, self.config.hidden_size
+            return peers.received(shape, self.layers[0].input_layernorm.weight.dtype)
+        here = (tokens >= rows.start) & (tokens < rows.stop)
+        found = self.embed_tokens.rows(mx.where(here, tokens - rows.start, 0))
+        return peers.total(mx.where(here[:, None], found, mx.array(0, found.dtype)))
 
     def hidden_states(self, tokens: mx.array | Sequence[int]) -> list[mx.array]:
         """The residual stream before the first layer and after each, for probes and comparisons. They are
@@ -427,7 +480,7 @@ class Transformer(Module):
 
     def make_cache(self) -> PromptCache:
         """An empty cache for this model."""
-        return PromptCache(self.config)
+        return PromptCache(self._share.config(self.config))
 
     def _sliding_mask(self, cache: PromptCache, length: int) -> mx.array | None:
         """One mask for all sliding layers; a single token needs none: its ring is its window."""
@@ -443,6 +496,7 @@ def load_transformer(
     *,
     compiled: bool | None = None,
     cancelled: Callable[[], bool] = lambda: False,
+    peers: Peers | None = None,
 ) -> Transformer:
     """The model of a checkpoint directory, every weight evaluated.
 
@@ -452,14 +506,16 @@ def load_transformer(
         compiled: see :class:`Transformer`; by default on a GPU only. On a CPU MLX calls the system's C++ compiler
             for every fused kernel: seconds before the first token, and an error where there is no compiler.
         cancelled: is asked before each parameter is read.
+        peers: see :class:`Transformer`; only this machine's share is read.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or trusted.
         ModelClosed: it was cancelled.
     """
     config = ModelConfig.from_directory(directory)
-    transformer = Transformer(config, compiled=mx.default_device() != mx.cpu if compiled is None else compiled)
-    weights = load_weights(directory, config, dtype, cancelled)
+    compiled = mx.default_device() != mx.cpu if compiled is None else compiled
+    transformer = Transformer(config, compiled=compiled, peers=peers)
+    weights = load_weights(directory, config, dtype, cancelled, None if peers is None else peers.share)
     transformer.load_weights(list(weights.items()), strict=True)
     transformer.eval()
     return transformer

@@ -32,8 +32,9 @@ from typing import Any
 import mlx.core as mx
 
 from gptoss_mlx.cache.store import CacheEntry
-from gptoss_mlx.engine.generate import Pace, Request, prefill
+from gptoss_mlx.engine.generate import Request, prefill
 from gptoss_mlx.engine.sampler import make_sampler
+from gptoss_mlx.engine.steps import Pace, Steps
 from gptoss_mlx.model.transformer import Transformer, load_transformer
 from gptoss_mlx.sampling import SamplingParams
 from tests.benchmarks.engine_models import checkpoint, tokens
@@ -92,7 +93,7 @@ def read(transformer: Transformer, prompt: list[int], pace: Pace, cancelled: Cal
         max_positions=len(prompt) + 1,
         cancelled=cancelled,
     )
-    return prefill(transformer, prompt, CacheEntry(0, transformer.make_cache()), request, pace)
+    return prefill(Steps(transformer), prompt, CacheEntry(0, transformer.make_cache()), request, pace)
 
 
 def latency(transformer: Transformer, prompt: list[int], pace: Pace, after: float) -> float:

@@ -34,8 +34,9 @@ import mlx.core as mx
 from gptoss_mlx.cache.layered import PromptCache
 from gptoss_mlx.cache.store import CacheEntry
 from gptoss_mlx.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
-from gptoss_mlx.engine.generate import Pace, Request, decode, prefill
+from gptoss_mlx.engine.generate import Request, decode, prefill
 from gptoss_mlx.engine.sampler import make_sampler
+from gptoss_mlx.engine.steps import Pace, Steps
 from gptoss_mlx.files.units import format_bytes
 from gptoss_mlx.memory.budget import Budget
 from gptoss_mlx.memory.device import DeviceInfo
@@ -130,8 +131,9 @@ def peak(directory: Path, length: int, kv_bits: int | None, chunk: int, dtype: m
     entry = begun(PromptCache(config, kv_bits), config, prompt, max(0, length - 2 * chunk), dtype)
     mx.clear_cache()
     mx.reset_peak_memory()
-    prefill(transformer, prompt, entry, request, Pace(layer_seconds={chunk: 1e-9}))
-    for _ in decode(transformer, prompt, entry, request):
+    steps = Steps(transformer)
+    prefill(steps, prompt, entry, request, Pace(layer_seconds={chunk: 1e-9}))
+    for _ in decode(steps, prompt, entry, request):
         pass
     return budget.weight_bytes, budget.needed_bytes(length, chunk), mx.get_peak_memory() - before
 

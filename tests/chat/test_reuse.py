@@ -13,7 +13,7 @@ import pytest
 from gptoss_mlx.api import GptOss
 from gptoss_mlx.cache import store
 from gptoss_mlx.cache.store import SNAPSHOT_SPACING
-from gptoss_mlx.engine import generate
+from gptoss_mlx.engine import steps
 from gptoss_mlx.errors import InvalidRequest
 from gptoss_mlx.events import Reply
 from gptoss_mlx.harmony import Message
@@ -165,7 +165,7 @@ def forwards(model: GptOss, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("chunk", [64, 192, 2048])
 def test_a_prompt_is_not_cut_at_its_snapshots(chunk: int, model: GptOss, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate.Pace, "chunk", lambda self, limit: min(chunk, limit))
+    monkeypatch.setattr(steps.Pace, "chunk", lambda self, limit: min(chunk, limit))
     monkeypatch.setattr(model, "prefill_when_idle", lambda tokens, boundaries: None)
     lengths = forwards(model, monkeypatch)
     chat = model.chat(instructions=INSTRUCTIONS, tools=[weather], sampling=BRIEF)

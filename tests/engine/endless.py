@@ -77,11 +77,12 @@ def endless(model: GptOss, name: str) -> Iterator[None]:
     """Meanwhile the model says the script of that name, and never stops."""
     once, after = (_tokens_of(parts, model.tokenizer) for parts in SCRIPTS[name])
     transformer = model.transformer
-    model._runner._transformer = cast(Transformer, _Endless(transformer, once, after))
+    steps = model._runner._open_steps()
+    steps.transformer = cast(Transformer, _Endless(transformer, once, after))
     try:
         yield
     finally:
-        model._runner._transformer = transformer
+        steps.transformer = transformer
 
 
 def _timed(stop: Callable[[], object]) -> tuple[Callable[[], None], list[float]]:

@@ -20,8 +20,9 @@ from gptoss_mlx.chat.chat import Chat
 from gptoss_mlx.chat.options import ChatOptions
 from gptoss_mlx.chat.stream import Stream
 from gptoss_mlx.engine import runner
-from gptoss_mlx.engine.generate import Pace, Request, prefill
+from gptoss_mlx.engine.generate import Request, prefill
 from gptoss_mlx.engine.sampler import make_sampler
+from gptoss_mlx.engine.steps import Pace, Steps
 from gptoss_mlx.errors import (
     CheckpointError,
     ContextFull,
@@ -219,7 +220,7 @@ def test_after_each_chunk_what_it_freed_is_given_back(demo: GptOss, monkeypatch:
         max_chunk=16,
         on_prefill=lambda done, total: happened.append(f"{done} of {total}"),
     )
-    assert prefill(demo.transformer, prompt(demo)[:41], entry, request, Pace())
+    assert prefill(Steps(demo.transformer), prompt(demo)[:41], entry, request, Pace())
     assert happened == ["0 of 41", "clear", "16 of 41", "clear", "32 of 41", "clear", "40 of 41"]
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from gptoss_mlx.cache.layered import PromptCache
 from gptoss_mlx.cache.store import CacheEntry
-from gptoss_mlx.engine.generate import Pace, Request, prefill
+from gptoss_mlx.engine.generate import Request, prefill
 from gptoss_mlx.engine.sampler import make_sampler
+from gptoss_mlx.engine.steps import Pace, Steps
 from gptoss_mlx.model.transformer import Transformer
 from gptoss_mlx.sampling import SamplingParams
 from tests.checkpoints import random_tokens
@@ -101,12 +102,12 @@ def test_a_cancelled_chunk_leaves_the_cache_where_it_began(check: int, small: Tr
     entry, pace = CacheEntry(0, small.make_cache()), Pace(layer_seconds={64: 100.0})
     entry.keep_snapshots([20, 48, 96, 100])
     checks = itertools.count()
-    finished = prefill(small, TOKENS, entry, request(lambda: next(checks) == check), pace)
+    finished = prefill(Steps(small), TOKENS, entry, request(lambda: next(checks) == check), pace)
     assert not finished
     layers = len(entry.cache.layers)
     assert len(entry.tokens) == check // layers * 48
     assert {layer.offset for layer in entry.cache.layers} == {len(entry.tokens)}
-    assert prefill(small, TOKENS, entry, request(), pace)
+    assert prefill(Steps(small), TOKENS, entry, request(), pace)
     assert tuple(entry.snapshots) == (20, 48, 96, 100)
     straight = small.make_cache()
     mx.eval(small(mx.array([TOKENS[:-1]]), straight))

@@ -1,0 +1,331 @@
+"""The machines that ``mlx.launch`` has started together: how they meet, agree, and notice that one is lost.
+
+MLX's own connections carry arrays. Beside them the leader, rank 0, has a :class:`Link` to each of the others, over
+which it says what all do. The others take part in everything and decide nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hmac
+import json
+import os
+import queue
+import secrets
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import mlx.core as mx
+
+from ..errors import GptOssError, InvalidRequest, MachineLost
+from ..files.read import parse_json, read_regular
+from ..memory.device import DeviceInfo
+from ..share import Split
+from .link import SILENCE_SECONDS, Link, Message, receive_line
+
+__all__ = ["LOST_EXIT_CODE", "Group", "join"]
+
+Value = TypeVar("Value")
+LOST_EXIT_CODE: Final = 6
+_MEETING_SECONDS: Final = 60.0
+_INVITATION_BYTES: Final = 512
+_MACHINE: Final = {"facts", "device", "host", "pid"}
+_MAX_GREETING: Final = 64 * 1024
+_MAX_HOSTFILE: Final = 2**20
+
+
+def join() -> Group | None:
+    """The group that this process was started in, or None if it is alone.
+
+    Raises:
+        MachineLost: the machines do not find each other.
+    """
+    backend = _backend()
+    if backend is None:
+        return None
+    try:
+        group = mx.distributed.init(strict=True, backend=backend)
+    except RuntimeError as error:
+        raise MachineLost(f"the machines of the group do not find each other ({error})") from error
+    return Group(group, backend) if group.size() > 1 else None
+
+
+def _backend() -> str | None:
+    """The backend that ``mlx.launch`` has prepared."""
+    if "MLX_RANK" not in os.environ:
+        return None
+    if "MLX_IBV_DEVICES" in os.environ:
+        return "jaccl"
+    return "ring" if len(_ring_hosts()) > 1 else None
+
+
+def _ring_hosts() -> list[list[str]]:
+    """The addresses of each machine as ``mlx.launch`` has written them down; none for a single machine."""
+    path = os.environ.get("MLX_HOSTFILE")
+    content = read_regular(Path(path), _MAX_HOSTFILE).strip() if path else b""
+    hosts: list[list[str]] = parse_json(content) if content else []
+    return hosts
+
+
+class Group:
+    """This process and the others of its group. See :func:`join`.
+
+    Args:
+        arrays: what connects them in MLX.
+        backend: its name.
+    """
+
+    def __init__(self, arrays: mx.distributed.Group, backend: str) -> None:
+        self.arrays = arrays
+        self.rank, self.size = arrays.rank(), arrays.size()
+        self.default_split: Split = "tensor" if backend == "jaccl" else "pipeline"
+        """Tensor form needs fast connections: it exchanges twice a layer."""
+        self._backend = backend
+        self._links: dict[int, Link] = {}
+        self._machines: dict[int, dict[str, Any]] = {}
+        self._heard: queue.SimpleQueue[tuple[int, Message]] = queue.SimpleQueue()
+        self._lost: MachineLost | None = None
+        self._verdict = threading.Event()
+        self._closed = False
+        self.on_lost: Callable[[MachineLost], None] = lambda error: None
+        """Is called on the leader when a machine is lost, from any thread."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process decides and speaks."""
+        return self.rank == 0
+
+    def meet(self, facts: Mapping[str, Any], device: DeviceInfo) -> list[DeviceInfo]:
+        """Connects the machines with each other.
+
+        Args:
+            facts: what has to be the same on all machines, by the name that an error gives it.
+            device: this machine.
+
+        Returns:
+            All machines, by rank.
+
+        Raises:
+            InvalidRequest: they differ in a fact; the message names the machine. It is raised on all of them.
+            MachineLost: they do not find each other.
+        """
+        facts = {"the version of mlx": version("mlx"), **facts}
+        own = {"facts": facts, "device": asdict(device), "host": socket.gethostname(), "pid": os.getpid()}
+        try:
+            self._listen(own) if self.leads else self._greet(own)
+        except OSError as error:
+            raise MachineLost(f"the machines of the group do not find each other ({error})") from error
+        if self.leads:
+            difference = self._difference(facts)
+            self.tell("refused" if difference else "met", difference or self._machines_by_rank())
+            if difference:
+                self.close()
+                raise InvalidRequest(difference)
+        else:
+            name, value = self._next()
+            if name == "refused":
+                self.close()
+                raise InvalidRequest(str(value))
+            self._machines = dict(enumerate(value))
+        return [DeviceInfo(**machine["device"]) for machine in self._machines_by_rank()]
+
+    def decided(self, decide: Callable[[], Value]) -> Value:
+        """A plain value that the leader decides on and all machines then know."""
+        if self.leads:
+            value = decide()
+            self.tell("decided", value)
+            return value
+        name, value = self._next()
+        assert name == "decided"
+        return value
+
+    def wait_until_ready(self) -> None:
+        """Waits until every machine has come here.
+
+        Raises:
+            MachineLost: one does not.
+        """
+        if not self.leads:
+            self._links[0].send(["ready"])
+            return
+        waiting = set(self._links)
+        while waiting:
+            rank, message = self._take()
+            if message == ["ready"]:
+                waiting.discard(rank)
+
+    def tell(self, *message: Any) -> None:
+        """Sends a message to all other machines; only the leader does."""
+        for link in self._links.values():
+            link.send(list(message))
+
+    def heard(self) -> Iterator[Message]:
+        """What the leader tells, until it closes the group."""
+        while (message := self._next()) != ["close"]:
+            yield message
+
+    def failed(self, error: BaseException) -> None:
+        """Reports to the leader that this machine cannot go on."""
+        what = str(error) if isinstance(error, GptOssError) else f"{type(error).__name__}: {error}"
+        self._links[0].send(["failed", " ".join(what.split())])
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Surrounds what the leader computes together with the others.
+
+        Raises:
+            MachineLost: instead of the error that MLX has if a machine is lost.
+        """
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            # The others may wait for this machine's part of a sum, so that none of them can go on.
+            if self._verdict.wait(SILENCE_SECONDS + 1) and self._lost is not None:
+                raise self._lost from error
+            self._end(MachineLost(f"machine 0 ({self._name(0)}) cannot go on: {error}"))
+            raise
+
+    def check(self) -> None:
+        """Raises the error of a machine that was lost.
+
+        Raises:
+            MachineLost: one was.
+        """
+        if self._lost is not None:
+            raise self._lost
+
+    def close(self) -> None:
+        """Ends the other machines; on one that follows, its own part."""
+        if self.leads and self._lost is None and not self._closed:
+            self.tell("close")
+        self._closed = True
+        for link in self._links.values():
+            link.close()
+
+    # How they meet.
+
+    def _listen(self, own: dict[str, Any]) -> None:
+        secret = secrets.token_hex(16)
+        with socket.create_server((self._address(), 0), backlog=self.size) as server:
+            server.settimeout(_MEETING_SECONDS)
+            self._invite({"address": server.getsockname()[:2], "secret": secret})
+            self._machines[0] = own
+            while len(self._machines) < self.size:
+                connection, _ = server.accept()
+                self._admit(connection, secret)
+
+    def _admit(self, connection: socket.socket, secret: str) -> None:
+        """Takes a connection in, if the other side knows the secret."""
+        connection.settimeout(SILENCE_SECONDS)
+        greeting: Message = []
+        with contextlib.suppress(OSError, ValueError), connection.makefile("rb", buffering=0) as lines:
+            greeting = receive_line(lines.readline, _MAX_GREETING)
+        if len(greeting) == 4 and hmac.compare_digest(str(greeting[1]).encode(), secret.encode()):
+            rank, machine = greeting[2], greeting[3]
+            if rank in range(1, self.size) and rank not in self._machines and set(machine) >= _MACHINE:
+                self._machines[rank] = machine
+                self._links[rank] = self._link(connection, rank)
+                return
+        connection.close()
+
+    def _greet(self, own: dict[str, Any]) -> None:
+        invitation = self._invite(None)
+        connection = socket.create_connection(tuple(invitation["address"]), _MEETING_SECONDS)
+        connection.sendall(json.dumps(["greeting", invitation["secret"], self.rank, own]).encode() + b"\n")
+        self._links[0] = self._link(connection, 0)
+
+    def _invite(self, invitation: dict[str, Any] | None) -> dict[str, Any]:
+        """Where the leader listens, and the secret, which go over MLX's own connections."""
+        text = b"" if invitation is None else json.dumps(invitation).encode()
+        codes = mx.array(list(text.ljust(_INVITATION_BYTES)) if text else [0] * _INVITATION_BYTES, dtype=mx.int32)
+        total = mx.distributed.all_sum(codes, group=self.arrays)
+        found: dict[str, Any] = json.loads(bytes(total.tolist()))  # type: ignore[arg-type]
+        return found
+
+    def _address(self) -> str:
+        """The address of rank 0 that the others reach: the one that ``mlx.launch`` was given."""
+        if self._backend == "jaccl":
+            return os.environ["MLX_JACCL_COORDINATOR"].rpartition(":")[0]
+        return str(_ring_hosts()[0][0]).rpartition(":")[0]
+
+    def _difference(self, facts: Mapping[str, Any]) -> str:
+        """The first fact in which a machine differs from this one, as a sentence; empty if there is none."""
+        for rank in range(1, self.size):
+            for name, value in facts.items():
+                other = self._machines[rank]["facts"].get(name)
+                if other != value:
+                    return (
+                        f"{name} differs: {other} on machine {rank} ({self._name(rank)}), {value} on machine 0 "
+                        f"({self._name(0)}); make it the same on all machines"
+                    )
+        return ""
+
+    # How a machine is lost.
+
+    def _link(self, connection: socket.socket, rank: int) -> Link:
+        return Link(
+            connection,
+            lambda message: self._receive(rank, message),
+            lambda reason: self._end(MachineLost(f"machine {rank} ({self._name(rank)}) {reason}"), rank),
+        )
+
+    def _receive(self, rank: int, message: Message) -> None:
+        if message[0] == "failed":
+            self._end(MachineLost(f"machine {rank} ({self._name(rank)}) cannot go on: {message[1]}"), rank)
+        elif message == ["end"]:
+            self._end(MachineLost("the leader has ended the group"), rank)
+        else:
+            # After these the leader closes the connection, and is not lost.
+            self._closed |= message[0] in ("close", "refused") and not self.leads
+            self._heard.put((rank, message))
+
+    def _end(self, error: MachineLost, rank: int | None = None) -> None:
+        """Ends all machines after one was lost. On the leader the error goes on to whoever waits; a machine that
+        follows ends at once, because it may wait in MLX for one that will never answer."""
+        if self._closed or self._lost is not None:
+            return
+        self._lost = error
+        if not self.leads:
+            _leave()
+        self._verdict.set()
+        for other, link in self._links.items():
+            if other != rank:
+                link.send(["end"])
+            # A stopped process does not end by itself; one on another machine ends when it runs again.
+            elif link.same_machine:
+                with contextlib.suppress(OSError, TypeError, ValueError):
+                    os.kill(self._machines[other]["pid"], signal.SIGKILL)
+        # A thread that waits in MLX for a lost machine can never be joined.
+        atexit.register(_leave)
+        self._heard.put((0, ["lost"]))
+        self.on_lost(error)
+
+    def _take(self) -> tuple[int, Message]:
+        found = self._heard.get()
+        self.check()
+        return found
+
+    def _next(self) -> Message:
+        return self._take()[1]
+
+    def _name(self, rank: int) -> str:
+        return str(self._machines.get(rank, {}).get("host", "?"))
+
+    def _machines_by_rank(self) -> list[dict[str, Any]]:
+        return [self._machines[rank] for rank in range(self.size)]
+
+
+def _leave() -> None:
+    """Ends this process without waiting for a thread that waits in MLX."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(LOST_EXIT_CODE)

@@ -1,0 +1,213 @@
+"""The steps of a request: a chunk of a prompt, the logits after some tokens, the choice of the next one.
+
+A step is described by plain values. Where several machines compute one model, one of them decides on the steps and
+all of them take the same: see ``group``. Runs in the thread that owns MLX.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Final
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..cache.layered import PromptCache
+from ..cache.store import CacheEntry
+from ..model.transformer import Transformer
+from ..sampling import SamplingParams
+from .sampler import Sampler, make_sampler
+from .vocabulary import WHOLE, Vocabulary
+
+__all__ = ["CHUNKS", "Pace", "Steps", "compute_chunk"]
+
+CHUNKS: Final = (64, 128, 256, 512, 1024, 2048)
+_FIRST_CHUNK: Final = 128
+_GROWTH_OF_CHUNKS: Final = 4
+_WARM_UP_TOKENS: Final = 64
+
+
+@dataclass(slots=True)
+class Pace:
+    """How many tokens a prefill chunk has, and how many of its layers are evaluated between two checks for a
+    cancellation.
+
+    A check comes every quarter of a second where a layer of 64 tokens takes no longer than that: chunks are as
+    large as that allows, since large ones use the device best. Where a layer takes longer, a check follows each
+    layer. A chunk is at most four times as large as one that was measured, because a token may take longer in a
+    larger chunk: on a CPU it does, by attention.
+    """
+
+    check_seconds: float = 0.25
+    layer_seconds: dict[int, float] = field(default_factory=dict)
+    """Of one layer, by the size of the chunk, as measured last."""
+
+    def chunk(self, limit: int) -> int:
+        """Tokens of the next chunk.
+
+        Args:
+            limit: the most that there is memory for.
+        """
+        if not self.layer_seconds:
+            return min(_FIRST_CHUNK, limit)
+        fitting = itertools.takewhile(self._fits, CHUNKS)
+        return min(max(fitting, default=CHUNKS[0]), limit)
+
+    def layers(self, tokens: int) -> int:
+        """Layers of a chunk of so many tokens that are evaluated together."""
+        if not self.layer_seconds:
+            return 1
+        size = _size_of(tokens)
+        known = self._known(size)
+        # As if the time of a layer grew with the square of a size that was not measured, which is the most it can.
+        seconds = self.layer_seconds[known] * max(1, size / known) ** 2 * tokens / size
+        return max(1, int(self.check_seconds / seconds))
+
+    def measured(self, tokens: int, layers: int, seconds: float) -> None:
+        """Learns from a chunk; one that is shorter than any size says little."""
+        size = _size_of(tokens)
+        if tokens >= size or not self.layer_seconds:
+            self.layer_seconds[size] = seconds / layers * size / tokens
+
+    def _fits(self, size: int) -> bool:
+        """Whether a layer of a chunk of that size is predicted to end before the next check."""
+        known = self._known(size)
+        return size <= _GROWTH_OF_CHUNKS * known and self.layer_seconds[known] * size / known <= self.check_seconds
+
+    def _known(self, size: int) -> int:
+        """The largest measured size that is not above a size, or else the smallest one."""
+        sizes = self.layer_seconds
+        return max((known for known in sizes if known <= size), default=min(sizes))
+
+
+def _size_of(tokens: int) -> int:
+    """The largest size of a chunk that is not above a number of tokens; the smallest one for fewer."""
+    return max((size for size in CHUNKS if size <= tokens), default=CHUNKS[0])
+
+
+class Steps:
+    """Takes the steps of one request after another, on this machine alone.
+
+    Nothing that it returns is evaluated, so that the caller evaluates all of a step together.
+
+    Args:
+        transformer: computes them.
+        vocabulary: where the logits are.
+    """
+
+    def __init__(self, transformer: Transformer, vocabulary: Vocabulary = WHOLE) -> None:
+        self.transformer = transformer
+        self.vocabulary = vocabulary
+
+    def sampler(self, params: SamplingParams, control_tokens: Collection[int] = ()) -> Sampler:
+        """See :func:`make_sampler`."""
+        return make_sampler(params, control_tokens, self.vocabulary)
+
+    def chunk(self, entry: CacheEntry, tokens: list[int], pace: Pace, cancelled: Callable[[], bool]) -> bool:
+        """Computes keys and values of a chunk of a prompt, with the snapshots that the entry wants inside it.
+
+        Returns:
+            False if it was cancelled; the entry is then as before.
+        """
+        before = entry.begin_chunk(len(tokens))
+        if not compute_chunk(self.transformer, tokens, entry.cache, pace, cancelled):
+            # Windows of before the chunk, and full layers trimmed: as if the chunk had not begun.
+            entry.cache.rewind(before)
+            return False
+        entry.end_chunk(tokens)
+        # Buffers of this chunk's sizes are of no use to a chunk of another size.
+        mx.clear_cache()
+        return True
+
+    def forward(self, entry: CacheEntry, tokens: mx.array) -> mx.array:
+        """Tokens [L] -> the logits after the last of them, [1, V]."""
+        return self.transformer(tokens[None], entry.cache, last_only=True)[:, -1]
+
+    def choose(
+        self,
+        sampler: Sampler,
+        logits: mx.array,
+        processed: mx.array,
+        *,
+        allowed: NDArray[np.bool_] | None = None,
+        check_all: bool = False,
+    ) -> tuple[mx.array, mx.array]:
+        """Chooses the next token.
+
+        Args:
+            sampler: from :meth:`sampler`.
+            logits: from :meth:`forward`.
+            processed: the same, or what a caller's function has made of them.
+            allowed: a mask over the vocabulary.
+            check_all: whether all logits are checked and not only the chosen one.
+
+        Returns:
+            The token, [1], and a number that is not finite if the model computed NaN.
+        """
+        if allowed is not None:
+            mask = mx.array(self.vocabulary.part(allowed))
+            processed = mx.where(mask, processed, mx.array(-mx.inf, logits.dtype))
+        chosen = sampler(processed)
+        if check_all:
+            return chosen, self.vocabulary.check_all(logits)
+        return chosen, self.vocabulary.check(logits, chosen)
+
+    def check(self, logits: mx.array) -> mx.array:
+        """A number that is not finite if one of the logits is not."""
+        return self.vocabulary.check_all(logits)
+
+    def with_all_logits(self) -> Steps:
+        """The steps of a request whose logits a caller's function may change: all of them are here."""
+        return self
+
+    def warm_up(self, cache: PromptCache, pace: Pace, cancelled: Callable[[], bool]) -> None:
+        """Computes a short chunk and one token, which are thrown away: that reads every weight once, compiles
+        every kernel and measures the pace of a prefill.
+
+        Args:
+            cache: an empty one.
+            pace: learns from the chunk.
+            cancelled: ends it early.
+        """
+        # Different tokens, so that they use different experts.
+        chunk = [token * 997 % self.transformer.config.vocab_size for token in range(_WARM_UP_TOKENS)]
+        if compute_chunk(self.transformer, chunk, cache, pace, cancelled):
+            mx.eval(self.transformer(mx.zeros((1, 1), dtype=mx.int32), cache, last_only=True))
+
+    def logprobs(self, logits: mx.array, tokens: mx.array, top: int) -> tuple[mx.array, ...]:
+        """logits: [1, V], tokens: [1] -> the log-probability of each; with ``top`` also the ids of the most likely
+        tokens and their log-probabilities."""
+        logits = logits.astype(mx.float32)
+        logprobs = logits - self.vocabulary.logsumexp(logits)
+        of_token = self.vocabulary.of(logprobs, tokens)
+        if not top:
+            return (of_token,)
+        likely, values = self.vocabulary.likely(logprobs, top)
+        return of_token, likely[0], values[0]
+
+
+def compute_chunk(
+    transformer: Transformer, chunk: list[int], cache: PromptCache, pace: Pace, cancelled: Callable[[], bool]
+) -> bool:
+    """One forward pass, evaluated in groups of layers.
+
+    Returns:
+        False if it was cancelled between two groups; the layers of the cache are then at different positions.
+    """
+    layers, started = len(cache.layers), time.perf_counter()
+    group = pace.layers(len(chunk))
+    outputs = transformer.layer_outputs(mx.array([chunk]), cache)
+    for first in range(0, layers, group):
+        if cancelled():
+            return False
+        *_, output = itertools.islice(outputs, group)
+        computed = [array for layer in cache.layers[first : first + group] for array in layer.arrays()]
+        # The last layer's output is of no use here: only its keys and values are.
+        mx.eval(computed, *([output] if first + group < layers or transformer.sends else []))
+    # The last layer's experts are not computed, and they are most of a layer.
+    pace.measured(len(chunk), max(1, layers - 1), time.perf_counter() - started)
+    return True
