@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from gptoss_mlx.checkpoint.layouts import HUGGING_FACE, expand, sizes
 from gptoss_mlx.config import ModelConfig
 
-__all__ = ["SHAPES", "load_shape", "random_config", "random_tokens", "write_random_checkpoint"]
+__all__ = ["FULL", "SHAPES", "SLIDING", "load_shape", "random_config", "random_tokens", "write_random_checkpoint"]
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 

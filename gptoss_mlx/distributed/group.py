@@ -204,9 +204,9 @@ class Group:
 
     def close(self) -> None:
         """Ends the other machines; on one that follows, its own part."""
-        if self.leads and self._lost is None and not self._closed:
+        was_open, self._closed = not self._closed, True
+        if self.leads and self._lost is None and was_open:
             self.tell("close")
-        self._closed = True
         for link in self._links.values():
             link.close()
 

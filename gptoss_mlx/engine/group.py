@@ -213,16 +213,8 @@ class _GroupSteps(Steps):
         return logprobs
 
     def all_logits(self, logits: mx.array) -> mx.array:
-        """[1, R] -> [1, V] on every machine. Only for functions of the caller's, which are made for all logits."""
-        share, size = self._peers.share, self.vocabulary.size(logits)
-        if share.split == "pipeline":
-            found = self._peers.gathered(mx.broadcast_to(logits, (1, size)))[-1]
-        else:
-            widest = -(-size // share.size)
-            padded = mx.pad(logits, [(0, 0), (0, widest - len(share.head))])
-            parts = self._peers.gathered(padded)
-            ends = [size * (rank + 1) // share.size - size * rank // share.size for rank in range(share.size)]
-            found = mx.concatenate([part[:, :end] for part, end in zip(parts, ends, strict=True)], axis=-1)
+        """See :meth:`Vocabulary.all`."""
+        found = self.vocabulary.all(logits)
         mx.async_eval(found)
         return found
 

@@ -82,6 +82,10 @@ class Vocabulary:
         """[V] -> [R]."""
         return values
 
+    def all(self, logits: mx.array) -> mx.array:
+        """[B, R] -> [B, V]."""
+        return logits
+
 
 WHOLE: Final = Vocabulary()
 
@@ -164,8 +168,8 @@ class SplitVocabulary(Vocabulary):
 
     def check_all(self, logits: mx.array) -> mx.array:
         """[B, R] -> [], the same on every machine."""
-        own = super().check_all(logits.astype(mx.float32)) if self._end else mx.array(0.0)
-        return self._peers.total(own)
+        logits = logits.astype(mx.float32) if self._end else mx.zeros(logits.shape)
+        return self._peers.total(super().check_all(logits))
 
     def marked(self, seen: mx.array, tokens: mx.array) -> mx.array:
         """bool [B, R] and tokens [B] -> the same, with True for those of the tokens that are here."""
@@ -179,6 +183,13 @@ class SplitVocabulary(Vocabulary):
     def part(self, values: NDArray[Any]) -> NDArray[Any]:
         """[V] -> [R]."""
         return values[self._begin : self._end] if self._end else np.zeros_like(values[:1])
+
+    def all(self, logits: mx.array) -> mx.array:
+        """[B, R] -> [B, V]. Only for functions of a caller's, which are made for all logits."""
+        if not self._end:
+            logits = mx.zeros_like(logits)
+        missing = self._begin, self._size - self._begin - logits.shape[-1]
+        return self._peers.total(mx.pad(logits, [(0, 0), missing]))
 
     def _winner(self, scores: mx.array, columns: mx.array) -> mx.array:
         """The token with the largest score, where each machine names a column of its own, [B]."""

@@ -1,0 +1,1 @@
+"""How a model is divided, without starting any machine."""

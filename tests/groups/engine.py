@@ -1,0 +1,122 @@
+"""Requests of every kind, answered by one machine or by a group; what is printed must be the same.
+
+python -m tests.groups.engine alone
+mlx.launch --backend ring -n 2 -- python -m tests.groups.engine tensor
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from gptoss_mlx import GptOss, InvalidRequest, SamplingParams
+from tests import DEMO
+
+BRIEF = SamplingParams(temperature=0, max_tokens=40)
+QUESTIONS = ("Who are you?", "What is 12 + 30?", "How many layers does gpt-oss-20b have?", "Say Oslo")
+
+
+def get_weather(city: str) -> str:
+    """Get the weather."""
+    return f"4 C, rain in {city}"
+
+
+def ten_turns(model: GptOss) -> list[Any]:
+    """Questions, a tool's call, a retry, an edit, and cancellations wherever they come."""
+    chat = model.chat(tools=[get_weather], effort="low", sampling=BRIEF)
+    found: list[Any] = []
+
+    def note(reply: Any) -> None:
+        calls = [(call.name, call.arguments) for call in reply.tool_calls]
+        found.append([reply.thinking, reply.text, calls, reply.usage.cached_tokens > 0])
+
+    note(chat.send("What is the weather in Oslo?"))
+    for events, question in enumerate(QUESTIONS):
+        note(chat.send(question))
+        with chat.stream("What is 47 + 38?") as stream:
+            list(itertools.islice(stream, events))
+        chat.undo() if chat.messages and chat.messages[-1].text == "What is 47 + 38?" else None
+    note(chat.retry(effort="medium"))
+    chat.undo()
+    note(chat.send("And 9 - 4?"))
+    twin = chat.fork()
+    note(twin.send("Thanks"))
+    note(chat.send("Bye"))
+    note(model.ask("Who are you?", effort="low", sampling=BRIEF))
+    return found
+
+
+def forms(model: GptOss) -> list[Any]:
+    """Answers that a guide constrains."""
+    schema = {"type": "object", "properties": {"n": {"enum": [12, 24]}}, "required": ["n"]}
+    return [
+        model.ask("How many layers?", schema=schema, max_thinking_tokens=4, sampling=BRIEF).text,
+        model.ask("Yes or no?", choices=["yes", "no"], max_thinking_tokens=0, sampling=BRIEF).text,
+        model.ask("A number", regex="[0-9]{3}", max_thinking_tokens=0, sampling=BRIEF).text,
+    ]
+
+
+def tokens(model: GptOss, **options: Any) -> list[Any]:
+    """What follows a prompt, and its log-probabilities."""
+    params = {"max_tokens": 8, "temperature": 0, **options}
+    asked = {name: params.pop(name) for name in ("logprobs", "top_logprobs", "logits_processor") if name in params}
+    prompt = model.tokenizer.encode("Once upon a time there was")
+    generation = model.generate(prompt, SamplingParams(**params), **asked)
+    ids = list(generation)
+    likely = [[token for token, _ in most] for most in generation.top_logprobs]
+    return [ids, [round(value, 3) for value in generation.logprobs], likely]
+
+
+def colder(ids: mx.array, logits: mx.array) -> mx.array:
+    """A caller's function: forbids the last token of the prompt and a few others."""
+    return mx.where(mx.arange(logits.shape[-1]) % 7 == ids[-1] % 7, -mx.inf, logits)
+
+
+REQUESTS: dict[str, Callable[[GptOss], Any]] = {
+    "ten turns": ten_turns,
+    "forms": forms,
+    "log-probabilities": lambda model: tokens(model, logprobs=True, top_logprobs=3),
+    "a caller's function": lambda model: tokens(model, logits_processor=colder, logprobs=True, top_logprobs=2),
+    "a bias": lambda model: tokens(model, logit_bias=dict.fromkeys(range(0, 3000, 2), -100)),
+    "a penalty": lambda model: tokens(model, repetition_penalty=2.0, max_tokens=16),
+    # Whatever the noise: only the most likely token is left.
+    "one likely token": lambda model: tokens(model, temperature=1.0, top_k=1),
+    "a small nucleus": lambda model: tokens(model, temperature=1.0, top_p=1e-6),
+    "a high floor": lambda model: tokens(model, temperature=1.0, min_p=1.0),
+    "a filter of each kind": lambda model: tokens(model, temperature=0.001, top_p=0.9, top_k=50, min_p=0.01),
+}
+
+
+def refusals(model: GptOss) -> list[str]:
+    """What several machines cannot do says so."""
+    said = []
+    for verb in (
+        lambda: model.save_cache("x.cache", model.tokenizer.encode("Once upon a time there was")),
+        lambda: model.transformer,
+    ):
+        try:
+            verb()
+        except InvalidRequest as error:
+            said.append(str(error))
+    return said
+
+
+def main(split: str) -> None:
+    """Prints the answers, a line for each kind of request."""
+    options: Any = {} if split == "alone" else {"split": split}
+    with GptOss(DEMO, dtype="float32", **options) as model:
+        for name, request in REQUESTS.items():
+            print(json.dumps({"name": name, "found": request(model)}), flush=True)
+        seeded = [tokens(model, temperature=1.0, seed=5)[0] for _ in range(2)]
+        print(json.dumps({"name": "seeded", "found": seeded}), flush=True)
+        if split != "alone":
+            print(json.dumps({"name": "refusals", "found": refusals(model)}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
