@@ -17,7 +17,7 @@ import mlx.core as mx
 from gptoss_mlx import GptOss, InvalidRequest, SamplingParams
 from tests import DEMO
 
-BRIEF = SamplingParams(temperature=0, max_tokens=40)
+BRIEF = SamplingParams(temperature=0, max_tokens=16)
 QUESTIONS = ("Who are you?", "What is 12 + 30?", "How many layers does gpt-oss-20b have?", "Say Oslo")
 
 
@@ -32,10 +32,10 @@ def ten_turns(model: GptOss) -> list[Any]:
     found: list[Any] = []
 
     def note(reply: Any) -> None:
-        calls = [(call.name, call.arguments) for call in reply.tool_calls]
-        found.append([reply.thinking, reply.text, calls, reply.usage.cached_tokens > 0])
+        found.append([message.to_dict() for message in reply.messages])
 
-    note(chat.send("What is the weather in Oslo?"))
+    note(chat.send("What is the weather in Oslo?", max_tokens=80))
+    assert any(message.author.role == "tool" for message in chat.messages)
     for events, question in enumerate(QUESTIONS):
         note(chat.send(question))
         with chat.stream("What is 47 + 38?") as stream:
@@ -51,13 +51,22 @@ def ten_turns(model: GptOss) -> list[Any]:
     return found
 
 
+def later_turns(model: GptOss) -> bool:
+    """A later turn computes what is new, and so does another conversation that begins alike."""
+    chat = model.chat(instructions="Be terse. " * 30, effort="low", sampling=BRIEF)
+    first = chat.send("Say Oslo").usage
+    again = model.chat(instructions="Be terse. " * 30, effort="low", sampling=BRIEF)
+    usages = chat.send("Thanks").usage, again.send("Say Rome").usage
+    return all(usage.cached_tokens > 60 and first.prompt_tokens > 100 for usage in usages)
+
+
 def forms(model: GptOss) -> list[Any]:
     """Answers that a guide constrains."""
     schema = {"type": "object", "properties": {"n": {"enum": [12, 24]}}, "required": ["n"]}
     return [
-        model.ask("How many layers?", schema=schema, max_thinking_tokens=4, sampling=BRIEF).text,
-        model.ask("Yes or no?", choices=["yes", "no"], max_thinking_tokens=0, sampling=BRIEF).text,
-        model.ask("A number", regex="[0-9]{3}", max_thinking_tokens=0, sampling=BRIEF).text,
+        model.ask("How many layers?", schema=schema, max_thinking_tokens=4, temperature=0, max_tokens=40).text,
+        model.ask("Yes or no?", choices=["yes", "no"], max_thinking_tokens=0, temperature=0, max_tokens=40).text,
+        model.ask("A number", regex="[0-9]{3}", max_thinking_tokens=0, temperature=0, max_tokens=40).text,
     ]
 
 
@@ -79,6 +88,7 @@ def colder(ids: mx.array, logits: mx.array) -> mx.array:
 
 REQUESTS: dict[str, Callable[[GptOss], Any]] = {
     "ten turns": ten_turns,
+    "later turns": later_turns,
     "forms": forms,
     "log-probabilities": lambda model: tokens(model, logprobs=True, top_logprobs=3),
     "a caller's function": lambda model: tokens(model, logits_processor=colder, logprobs=True, top_logprobs=2),

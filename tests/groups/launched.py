@@ -15,7 +15,7 @@ from tests import ROOT
 
 __all__ = ["launch", "launch_command", "started"]
 
-TIMEOUT = 90
+TIMEOUT = 180
 
 
 def launch_command(machines: int, *command: str) -> list[str]:
