@@ -13,7 +13,7 @@ import typer
 from ..errors import InvalidRequest
 from .chat.first_start import choose_model
 from .errors import INTERRUPTED
-from .screen.spans import BOLD, DIM, Span
+from .screen.spans import BOLD, DIM
 from .screen.terminal import Terminal
 from .settings import Settings
 
@@ -75,9 +75,10 @@ def serve(address: Address, settings: Settings, *, hide_thinking: bool, quiet: b
             def ready() -> None:
                 if not quiet:
                     _log_to_stderr()
-                    first, _, rest = welcome(url, model, with_key=address.api_key is not None).partition("\n")
+                    first, *rest = welcome(url, model, with_key=address.api_key is not None).splitlines()
                     out.line(first, BOLD)
-                    out.paragraph(Span(rest.rstrip("\n"), DIM))
+                    for line in rest:  # as they are, because they are there to be copied
+                        out.line(line, DIM)
 
             ended_by = run(app, listener, ready)
     if ended_by == signal.SIGINT:

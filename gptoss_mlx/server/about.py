@@ -68,18 +68,20 @@ def welcome(url: str, model: GptOss, *, with_key: bool) -> str:
     """
     name = model_names(model)[0]
     key = "YOUR_KEY" if with_key else "none"
-    provider = f'{{name="gptoss",base_url="{url}/v1",wire_api="responses",env_key="OPENAI_API_KEY"}}'
+    provider = "model_providers.gptoss"
     return f"""\
 {name} answers at {url} (context: {model.context_limit:,} tokens)
 
 openai-python, and whatever reads these variables:
     export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={key}
 
-Codex:
-    export OPENAI_API_KEY={key}
+Codex, with that key in OPENAI_API_KEY:
     codex -c model_provider=gptoss -c model={name} \\
-        -c 'model_providers.gptoss={provider}'
+        -c {provider}.name=gptoss -c {provider}.wire_api=responses \\
+        -c {provider}.base_url={url}/v1 \\
+        -c {provider}.env_key=OPENAI_API_KEY
 
 Claude Code:
-    ANTHROPIC_BASE_URL={url} ANTHROPIC_AUTH_TOKEN={key} claude --model {name}
+    export ANTHROPIC_BASE_URL={url} ANTHROPIC_AUTH_TOKEN={key}
+    claude --model {name}
 """

@@ -154,7 +154,7 @@ class History:
         """
         said = self._recall(identity)
         begin = self._begin()
-        if said is not None and is_same_json(said.messages[-1].text, arguments):
+        if said is not None and is_same_json(said.messages[-1].text.strip() or "{}", arguments):
             self.names[identity] = said.messages[-1].recipient or ""
             if said not in self._recalled:
                 self._recalled.append(said)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from ..errors import GptOssError, ModelClosed, OutputError
 from ..events import Done, Event, Preamble, Reply, Text, Thinking, ToolCall, ToolResult
 from ..harmony import Message
 from .bounded import Bounded
-from .errors import Refused, status_of
+from .errors import Refused
 from .metrics import Metrics
 from .openai_responses import Stored
 from .question import Question, Said
@@ -145,7 +144,6 @@ class Answer:
     _held: list[ToolCall] = field(default_factory=list)
     """Calls that the turn may still answer itself, because no tool can take them."""
     _rejected: ToolCall | None = None
-    _started: float = field(default_factory=time.perf_counter)
 
     async def start(self) -> None:
         """Queues the question. Rendering a long one takes a moment, so another thread does it."""
@@ -166,9 +164,10 @@ class Answer:
             async with aclosing(self._frames()) as frames:
                 async for frame in frames:
                     yield frame
-        except GptOssError as error:
-            if status_of(error) == 500:
-                _LOGGER.error("%s", error)
+        except Exception as error:
+            if not isinstance(error, GptOssError):
+                _LOGGER.exception("a bug ended an answer")
+                error = GptOssError("the server has a bug; its log shows where")
             for frame in self.writer.fail(error):
                 yield frame
 
@@ -258,5 +257,8 @@ class Answer:
         elif not name:
             namespace, name = "functions", namespace
         return Call(
-            identity=new_id(self.writer.call_kind), namespace=namespace, name=name, arguments=event.arguments
+            identity=new_id(self.writer.call_kind),
+            namespace=namespace,
+            name=name,
+            arguments=event.arguments.strip() or "{}",
         )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from tests.chat.scripted import wire
 from tests.server.apis import APIS, CHAT, MESSAGES, RESPONSES, WEATHER, Api, ask
 from tests.server.scripted import ScriptedGptOss, answer, call, say, think, turn
 from tests.server.serving import events_of, in_process
@@ -144,6 +145,31 @@ def test_a_model_that_writes_no_better_call_leaves_it_to_the_client() -> None:
     assert [made.name for made in reply.calls] == ["get_wether"]
     assert reply.reason == "tool_calls"
     assert len(model.prompts) < 10
+
+
+def test_a_call_without_arguments_is_an_object_and_is_put_back() -> None:
+    said = turn(think("When?"), call("now").replace("{}", ""))
+    model = ScriptedGptOss(said, turn(answer("Noon.")))
+    with in_process(model) as client:
+        reply = ask(client, CHAT, CHAT.user("When?"), tools=[TIME])
+        assert reply.items["tool_calls"][0]["function"]["arguments"] == "{}"
+        history = CHAT.user("When?") + CHAT.said(reply, reasoning=False) + CHAT.results(reply, "12:00")
+        ask(client, CHAT, history, tools=[TIME])
+    assert model.shown[1].startswith(f"{model.shown[0]}{said}")
+
+
+@pytest.mark.parametrize("api", APIS, ids=lambda api: api.name)
+def test_an_answer_that_a_bug_ends_is_ended_in_the_words_of_the_api(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = ScriptedGptOss([*wire("<|channel|>final<|message|>Yes"), ZeroDivisionError("oops")])
+    with in_process(model) as client:
+        streamed = client.post(api.path, json=api.body(api.user("Hi"), (), None) | {"stream": True})
+    events = events_of(streamed.text)
+    last = events[-2 if api is CHAT else -1].data
+    assert "a bug" in json.dumps(last)
+    assert "oops" not in streamed.text
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_names_that_harmony_does_not_allow_come_back_as_they_were() -> None:
