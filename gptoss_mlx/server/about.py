@@ -77,7 +77,8 @@ openai-python, and whatever reads these variables:
 
 Codex, with that key in OPENAI_API_KEY:
     codex -c model_provider=gptoss -c model={name} \\
-        -c {provider}.name=gptoss -c {provider}.wire_api=responses \\
+        -c {provider}.name=gptoss \\
+        -c {provider}.wire_api=responses \\
         -c {provider}.base_url={url}/v1 \\
         -c {provider}.env_key=OPENAI_API_KEY
 
