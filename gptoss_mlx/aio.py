@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, Final, ParamSpec, Protocol, Self, TypeVar, Unpack
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack
 
 from .api import GptOss, load
 from .chat.chat import Chat
@@ -28,7 +28,7 @@ from .chat.stream import Stream
 from .chat.turn import TOOL_LOOP
 from .engine.generation import Generation
 from .errors import GptOssError, InvalidRequest
-from .events import Event, Reply, Text
+from .events import Event, Parsed, Reply, Text
 from .harmony import Message
 
 __all__ = ["AsyncChat", "AsyncGptOss", "AsyncStream", "load_async"]
@@ -58,19 +58,19 @@ def _derived(verb: Callable[..., Any], made: Callable[..., Any], name: str | Non
 
 
 def _streamed(
-    verb: Callable[Concatenate[Subject, Options], Stream],
-) -> Callable[Concatenate[Face[Subject], Options], AsyncStream]:
+    verb: Callable[Concatenate[Subject, Options], Stream[Parsed]],
+) -> Callable[Concatenate[Face[Subject], Options], AsyncStream[Parsed]]:
     """The async form of a verb that streams."""
 
-    def stream(self: Face[Subject], *args: Options.args, **kwargs: Options.kwargs) -> AsyncStream:
+    def stream(self: Face[Subject], *args: Options.args, **kwargs: Options.kwargs) -> AsyncStream[Parsed]:
         return AsyncStream(lambda: verb(self.subject, *args, **kwargs))
 
     return _derived(verb, stream)
 
 
 def _finished(
-    verb: Callable[Concatenate[Subject, Options], Stream], waiting: Callable[..., Reply]
-) -> Callable[Concatenate[Face[Subject], Options], Awaitable[Reply]]:
+    verb: Callable[Concatenate[Subject, Options], Stream[Parsed]], waiting: Callable[..., Reply[Any]]
+) -> Callable[Concatenate[Face[Subject], Options], Awaitable[Reply[Parsed]]]:
     """The async form of a verb that waits for the reply.
 
     Args:
@@ -78,7 +78,7 @@ def _finished(
         waiting: the synchronous form.
     """
 
-    async def finish(self: Face[Subject], *args: Options.args, **kwargs: Options.kwargs) -> Reply:
+    async def finish(self: Face[Subject], *args: Options.args, **kwargs: Options.kwargs) -> Reply[Parsed]:
         async with _streamed(verb)(self, *args, **kwargs) as events:
             return await events.finish()
 
@@ -94,6 +94,26 @@ def _in_thread(
         return await asyncio.to_thread(verb, self.subject, *args, **kwargs)
 
     return _derived(verb, call)
+
+
+def _computed(
+    begin: Callable[Concatenate[Subject, Options], Generation], waiting: Callable[..., int]
+) -> Callable[Concatenate[Face[Subject], Options], Awaitable[int]]:
+    """The async form of a prefill; cancelling the task stops it.
+
+    Args:
+        begin: queues it.
+        waiting: the synchronous form.
+    """
+
+    async def compute(self: Face[Subject], *args: Options.args, **kwargs: Options.kwargs) -> int:
+        reading = await asyncio.to_thread(begin, self.subject, *args, **kwargs)
+        try:
+            return await asyncio.to_thread(reading.computed)
+        finally:
+            reading.cancel()
+
+    return _derived(waiting, compute)
 
 
 def _generated(
@@ -159,7 +179,7 @@ class AsyncGptOss:
     ask = _finished(GptOss.stream, GptOss.ask)
     generate = _generated(GptOss.generate)
     stream = _streamed(GptOss.stream)
-    prefill = _in_thread(GptOss.prefill)
+    prefill = _computed(GptOss._begin_prefill, GptOss.prefill)
     clear_caches = _in_thread(GptOss.clear_caches)
     save_cache = _in_thread(GptOss.save_cache)
     load_cache = _in_thread(GptOss.load_cache)
@@ -255,7 +275,7 @@ class AsyncChat:
     edit = _finished(Chat.stream_edit, Chat.edit)
     stream_edit = _streamed(Chat.stream_edit)
     continue_stream = _streamed(Chat.continue_stream)
-    prefill = _in_thread(Chat.prefill)
+    prefill = _computed(Chat._begin_prefill, Chat.prefill)
     save = _in_thread(Chat.save)
     save_cache = _in_thread(Chat.save_cache)
     load_cache = _in_thread(Chat.load_cache)
@@ -266,7 +286,7 @@ class AsyncChat:
         return AsyncChat(self.chat.fork(**options))
 
 
-class AsyncStream(AsyncIterator[Event]):
+class AsyncStream(AsyncIterator[Event], Generic[Parsed]):
     """The events of one request; the last one is ``Done``. Cancelling the task that waits, or leaving the block,
     stops the decoding.
 
@@ -284,9 +304,9 @@ class AsyncStream(AsyncIterator[Event]):
         ('yes', 'stop')
     """
 
-    def __init__(self, start: Callable[[], Stream]) -> None:
+    def __init__(self, start: Callable[[], Stream[Parsed]]) -> None:
         self._start = start
-        self._stream: Stream | None = None
+        self._stream: Stream[Parsed] | None = None
         self._closed = False
         self._drained: Future[None] | None = None
         # Its own thread, because a request that waits for another must not occupy a shared one.
@@ -309,7 +329,7 @@ class AsyncStream(AsyncIterator[Event]):
         return (event.delta async for event in self if isinstance(event, Text))
 
     @property
-    def reply(self) -> Reply:
+    def reply(self) -> Reply[Parsed]:
         """The whole answer.
 
         Raises:
@@ -334,7 +354,7 @@ class AsyncStream(AsyncIterator[Event]):
         """
         await self._run(self._begun)
 
-    async def finish(self) -> Reply:
+    async def finish(self) -> Reply[Parsed]:
         """Waits for the end; of a closed stream, until nothing of it runs any more.
 
         Example:
@@ -366,7 +386,7 @@ class AsyncStream(AsyncIterator[Event]):
     ) -> None:
         await self.aclose()
 
-    def _begun(self) -> Stream:
+    def _begun(self) -> Stream[Parsed]:
         if self._stream is None:
             self._stream = self._start()
             if self._closed:
@@ -385,7 +405,7 @@ class AsyncStream(AsyncIterator[Event]):
             raise
 
 
-def _drain(stream: Stream) -> None:
+def _drain(stream: Stream[Any]) -> None:
     with contextlib.suppress(GptOssError):
         for _ in stream:
             pass

@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack
 
 from .arguments import checked_path
 from .chat.chat import Chat
-from .chat.options import ChatOptions, OtherRequestOptions, RequestOptions, lists_options
+from .chat.options import ChatOptions, RequestOptions, lists_options
 from .engine.engine import DTypeName, Engine
 from .errors import InvalidRequest
 from .events import Parsed, Reply
@@ -99,31 +99,14 @@ class GptOss(Engine):
         ('checkpoint', 2048, 2048)
     """
 
-    @overload
-    def ask(
-        self,
-        prompt: str | None = None,
-        *,
-        messages: Sequence[Message | Mapping[str, Any]] = (),
-        schema: type[Parsed],
-        **options: Unpack[OtherRequestOptions],
-    ) -> Reply[Parsed]: ...
-    @overload
-    def ask(
-        self,
-        prompt: str | None = None,
-        *,
-        messages: Sequence[Message | Mapping[str, Any]] = (),
-        **options: Unpack[RequestOptions],
-    ) -> Reply: ...
     @lists_options(RequestOptions)
     def ask(
         self,
         prompt: str | None = None,
         *,
         messages: Sequence[Message | Mapping[str, Any]] = (),
-        **options: Unpack[RequestOptions],
-    ) -> Reply:
+        **options: Unpack[RequestOptions[Parsed]],
+    ) -> Reply[Parsed]:
         """Answers one question: :meth:`stream` to its end.
 
         Example:
@@ -139,8 +122,8 @@ class GptOss(Engine):
         prompt: str | None = None,
         *,
         messages: Sequence[Message | Mapping[str, Any]] = (),
-        **options: Unpack[RequestOptions],
-    ) -> Stream:
+        **options: Unpack[RequestOptions[Parsed]],
+    ) -> Stream[Parsed]:
         """Answers one question, event by event.
 
         Args:

@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import threading
+from collections.abc import Awaitable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -514,6 +515,31 @@ def test_a_cancelled_task_gives_control_back_and_the_model_answers_the_next(demo
         if thread.name.startswith("gptoss-stream"):
             thread.join(60)
             assert not thread.is_alive()
+
+
+def test_a_cancelled_prefill_computes_no_more(demo: GptOss) -> None:
+    model, tokens = gptoss.AsyncGptOss(demo), demo.tokenizer.encode("The same sentence again. " * 20)
+    chat = model.chat(instructions="Answer from this page. " * 20)
+
+    async def cancelled(prefill: Awaitable[int]) -> None:
+        blocked = threading.Event()
+        before = demo._runner._worker.submit(lambda: blocked.wait(60))
+        task = asyncio.ensure_future(prefill)
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        blocked.set()
+        assert before.result(60)
+
+    async def main() -> int:
+        await cancelled(model.prefill(tokens))
+        await cancelled(chat.prefill())
+        assert demo._runner.call(lambda: demo._runner.store.entries) == ()
+        return await model.prefill(tokens)
+
+    demo.clear_caches()
+    assert asyncio.run(main()) == len(tokens)
 
 
 def test_several_tasks_are_answered_in_order(demo: GptOss) -> None:

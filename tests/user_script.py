@@ -112,6 +112,13 @@ def ask_as_people_type(model: gptoss.GptOss) -> None:
     chat = model.chat(messages=messages, temperature=0.5)
     typed: gptoss.Reply[Sum] = chat.send(schema=Sum, max_thinking_tokens=0, logit_bias={17: -5})
     print(typed.parsed.left, chat.to_openai())
+    with model.stream("What is 1+2?", schema=Sum, max_thinking_tokens=0) as stream:
+        print(stream.finish().parsed.left, stream.reply.parsed.right)
+    place: str = chat.retry(schema=City, max_thinking_tokens=0).parsed["name"]
+    with chat.stream_edit(0, "Which?", schema=list[Literal["Oslo"]], max_thinking_tokens=0) as places:
+        print(place, [name.upper() for name in places.finish().parsed])
+    unsure = model.ask("Or none?", schema=Literal["yes", "no"], max_thinking_tokens=0).parsed
+    print({"yes": 1, "no": 0}[unsure])
     entries = model.ask("Yes?", choices=["yes"], max_thinking_tokens=0, top_logprobs=2).logprobs or ()
     print([(entry.channel, [other.text for other in entry.top_logprobs]) for entry in entries])
     message: gptoss.Message = gptoss.Message.user("hi")
@@ -178,6 +185,11 @@ async def wait(model: gptoss.GptOss, path: Path) -> None:
     print(loaded.chat.messages)
     events: gptoss.AsyncStream = loaded.stream("Hello", effort="low")
     print((await events.finish()).text)
+    typed: gptoss.Reply[Sum] = await shared.ask("What is 1+2?", schema=Sum, max_thinking_tokens=0)
+    async with loaded.stream("What is 1+2?", schema=Sum, max_thinking_tokens=0) as sums:
+        print(typed.parsed.left, (await sums.finish()).parsed.right)
+    again = await loaded.retry(schema=City, max_thinking_tokens=0)
+    print(again.parsed["name"])
     async for token in shared.generate([1, 2, 3], BRIEF):
         print(token)
 

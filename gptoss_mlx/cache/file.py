@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, cast
@@ -99,9 +99,16 @@ class SavedCache:
 
 
 def read(
-    path: str | Path, fingerprint: str, *, config: ModelConfig, kv_bits: int | None, dtype: mx.Dtype, limit: int
-) -> SavedCache:
-    """Reads a saved prompt cache.
+    path: str | Path,
+    fingerprint: str,
+    *,
+    config: ModelConfig,
+    kv_bits: int | None,
+    dtype: mx.Dtype,
+    limit: int,
+    admit: Callable[[list[int], int], bool] = lambda tokens, size: True,
+) -> SavedCache | None:
+    """Reads a saved prompt cache; None if it is not admitted.
 
     Args:
         path: the file.
@@ -110,6 +117,7 @@ def read(
         kv_bits: the model's.
         dtype: of the model's keys and values.
         limit: bytes that the file may have; a larger one is not read.
+        admit: is called with the tokens and the bytes before the rest is read, and says whether it shall be.
 
     Raises:
         CacheFileError: it cannot be read, is too large, damaged, of another version or of another model.
@@ -124,14 +132,17 @@ def read(
             )
         arrays, metadata = cast(_Loaded, mx.load(str(path), format="safetensors", return_metadata=True))
         _check_metadata(path, metadata, fingerprint)
+        tokens = _integers(path, "tokens", arrays)
+        if not tokens or not all(0 <= token < config.vocab_size for token in tokens):
+            raise _damaged(path, "a token is out of range, or there is none")
+        if not admit(tokens, size):
+            return None
         mx.eval(arrays)
     except (CheckpointError, RuntimeError) as error:
         raise CacheFileError(f"{path}: cannot be read as a prompt cache ({error})") from error
     if _checksum(arrays) != metadata.get("sha256"):
         raise _damaged(path, "its checksum differs")
-    tokens, positions = (_integers(path, name, arrays) for name in ("tokens", "snapshots"))
-    if not tokens or not all(0 <= token < config.vocab_size for token in tokens):
-        raise _damaged(path, "a token is out of range, or there is none")
+    positions = _integers(path, "snapshots", arrays)
     if positions != sorted({position for position in positions if 0 < position <= len(tokens)}):
         raise _damaged(path, "its snapshots are not in order")
     _check_arrays(path, arrays, _expected(config, kv_bits, dtype, len(tokens), positions))

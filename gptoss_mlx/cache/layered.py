@@ -151,7 +151,7 @@ def check_kv_bits(kv_bits: int | None, config: ModelConfig) -> None:
         return
     if type(kv_bits) is not int or kv_bits != KV_BITS:
         raise InvalidRequest(
-            f"kv_bits is {short_repr(kv_bits)}; {KV_BITS}, or None to keep keys and values unquantised"
+            f"kv_bits is {short_repr(kv_bits)}; give {KV_BITS}, or leave it out for keys and values as computed"
         )
     if group_size_of(config.head_dim) is None:
         raise InvalidRequest(

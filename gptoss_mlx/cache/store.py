@@ -299,11 +299,17 @@ class CacheStore:
         cache = best.cache.copied(best.snapshot_at(length), length)
         return CacheEntry(best.number, cache, best.tokens[:length], snapshots)
 
-    def adopt(self, cache: PromptCache, tokens: Sequence[int], snapshots: Iterable[Snapshot], limit: int) -> None:
-        """Adds a prompt cache that another process computed, and evicts others until it fits."""
-        entry = CacheEntry(self._next_number, cache, tokens, snapshots)
-        self.evict(self._evicted_for(entry.nbytes, limit, spared=None, added=1) or ())
-        self._add(entry)
+    def admit(self, tokens: Sequence[int], nbytes: int, limit: int) -> bool:
+        """Evicts others until a prompt cache that another process computed fits. False, and nothing is evicted, if
+        its tokens are cached already."""
+        if self.cached_length([*tokens, 0]) == len(tokens):
+            return False
+        self.evict(self._evicted_for(nbytes, limit, spared=None, added=1) or ())
+        return True
+
+    def adopt(self, cache: PromptCache, tokens: Sequence[int], snapshots: Iterable[Snapshot]) -> None:
+        """Adds a prompt cache that was admitted."""
+        self._add(CacheEntry(self._next_number, cache, tokens, snapshots))
 
     def _add(self, entry: CacheEntry) -> None:
         """Makes an entry the most recently used one."""

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ..arguments import (
     Effort,
@@ -28,7 +28,6 @@ from . import file as chatfile
 from .options import (
     ChatOptions,
     ChatSettings,
-    OtherTurnOptions,
     TurnOptions,
     lists_options,
 )
@@ -39,6 +38,7 @@ from .turn import RunningTurn, Step, Turn
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
+    from ..engine.generation import Generation
 
 __all__ = ["Chat"]
 
@@ -89,7 +89,7 @@ class Chat(Transcript):
         super().__init__(ChatSettings.of(options), messages, title)
         self.model = model
         self._lock = threading.Lock()
-        self._stream: Callable[[], Stream | None] = lambda: None  # A weak reference to the last one.
+        self._stream: Callable[[], Stream[Any] | None] = lambda: None  # A weak reference to the last one.
         self._growing = self._messages  # The list that it adds to; undo() detaches it.
 
     @property
@@ -102,23 +102,10 @@ class Chat(Transcript):
         """Tokens that a conversation may take up, its next answer included."""
         return self.model.context_limit
 
-    @overload
-    def send(
-        self,
-        text: str | None = None,
-        *,
-        effort: Effort | None = None,
-        schema: type[Parsed],
-        **options: Unpack[OtherTurnOptions],
-    ) -> Reply[Parsed]: ...
-    @overload
-    def send(
-        self, text: str | None = None, *, effort: Effort | None = None, **options: Unpack[TurnOptions]
-    ) -> Reply: ...
     @lists_options(TurnOptions)
     def send(
-        self, text: str | None = None, *, effort: Effort | None = None, **options: Unpack[TurnOptions]
-    ) -> Reply:
+        self, text: str | None = None, *, effort: Effort | None = None, **options: Unpack[TurnOptions[Parsed]]
+    ) -> Reply[Parsed]:
         """Says something and waits for the answer: :meth:`stream` to its end.
 
         Example:
@@ -130,8 +117,8 @@ class Chat(Transcript):
 
     @lists_options(TurnOptions)
     def stream(
-        self, text: str | None = None, *, effort: Effort | None = None, **options: Unpack[TurnOptions]
-    ) -> Stream:
+        self, text: str | None = None, *, effort: Effort | None = None, **options: Unpack[TurnOptions[Parsed]]
+    ) -> Stream[Parsed]:
         """Says something; the answer comes as events. An answer that fails midway, or that nobody reads on, stays
         in the chat as far as it came, for :meth:`continue_stream`.
 
@@ -157,7 +144,7 @@ class Chat(Transcript):
             return self._ask([*self._messages, *asked], effort, options)
 
     @lists_options(TurnOptions)
-    def send_results(self, *results: Any, **options: Unpack[TurnOptions]) -> Reply:
+    def send_results(self, *results: Any, **options: Unpack[TurnOptions[Parsed]]) -> Reply[Parsed]:
         """Answers the calls that the last turn left to the caller, and waits for the model's answer.
 
         Args:
@@ -182,7 +169,7 @@ class Chat(Transcript):
             return events.finish()
 
     @lists_options(TurnOptions)
-    def stream_results(self, *results: Any, **options: Unpack[TurnOptions]) -> Stream:
+    def stream_results(self, *results: Any, **options: Unpack[TurnOptions[Parsed]]) -> Stream[Parsed]:
         """:meth:`send_results`, as events.
 
         Example:
@@ -197,7 +184,7 @@ class Chat(Transcript):
             return self._ask([*self._messages, *answers], None, options)
 
     @lists_options(TurnOptions)
-    def retry(self, *, effort: Effort | None = None, **options: Unpack[TurnOptions]) -> Reply:
+    def retry(self, *, effort: Effort | None = None, **options: Unpack[TurnOptions[Parsed]]) -> Reply[Parsed]:
         """Drops the last answer and asks again.
 
         Args:
@@ -217,7 +204,9 @@ class Chat(Transcript):
             return events.finish()
 
     @lists_options(TurnOptions)
-    def stream_retry(self, *, effort: Effort | None = None, **options: Unpack[TurnOptions]) -> Stream:
+    def stream_retry(
+        self, *, effort: Effort | None = None, **options: Unpack[TurnOptions[Parsed]]
+    ) -> Stream[Parsed]:
         """:meth:`retry`, as events.
 
         Raises:
@@ -226,7 +215,7 @@ class Chat(Transcript):
         with self._beginning():
             return self._ask(self._messages[: self._last_question() + 1], effort, options)
 
-    def continue_stream(self) -> Stream:
+    def continue_stream(self) -> Stream[Any]:
         """Continues an answer that was cut short by ``max_tokens``, ``max_steps``, an interrupt or a failure. A
         form that the answer had to have (``schema``, ``regex``, ``choices``) does not hold any more.
 
@@ -254,7 +243,7 @@ class Chat(Transcript):
             return self._turn(self.settings, self._messages[:-1], step, unfinished=last)
 
     @lists_options(TurnOptions)
-    def edit(self, index: int, text: str, **options: Unpack[TurnOptions]) -> Reply:
+    def edit(self, index: int, text: str, **options: Unpack[TurnOptions[Parsed]]) -> Reply[Parsed]:
         """Changes a message of the user and asks again; everything after it is dropped.
 
         Args:
@@ -280,7 +269,7 @@ class Chat(Transcript):
             return events.finish()
 
     @lists_options(TurnOptions)
-    def stream_edit(self, index: int, text: str, **options: Unpack[TurnOptions]) -> Stream:
+    def stream_edit(self, index: int, text: str, **options: Unpack[TurnOptions[Parsed]]) -> Stream[Parsed]:
         """:meth:`edit`, as events."""
         with self._beginning():
             return self._ask(self._edited(index, text), None, options)
@@ -314,6 +303,10 @@ class Chat(Transcript):
         """
         tokens, boundaries = self.prompt.history(self.model.tokenizer)
         return self.model.prefill(tokens, boundaries=boundaries)
+
+    def _begin_prefill(self) -> Generation:
+        tokens, boundaries = self.prompt.history(self.model.tokenizer)
+        return self.model._begin_prefill(tokens, boundaries=boundaries)
 
     def trace(self) -> list[TraceEntry]:
         """The next prompt, message by message.
@@ -426,14 +419,16 @@ class Chat(Transcript):
             if free:
                 self._lock.release()
 
-    def _ask(self, messages: Sequence[Message], effort: Effort | None, options: TurnOptions) -> Stream:
+    def _ask(
+        self, messages: Sequence[Message], effort: Effort | None, options: TurnOptions[Parsed]
+    ) -> Stream[Parsed]:
         """Starts a turn on other messages."""
         settings = self.settings if effort is None else self.settings.changed({"effort": effort})
         return self._turn(settings, messages, Step.of(options, settings))
 
     def _turn(
         self, settings: ChatSettings, messages: Sequence[Message], step: Step, unfinished: Message | None = None
-    ) -> Stream:
+    ) -> Stream[Any]:
         """Starts a turn; a refusal leaves the chat unchanged."""
         turn = self._begin(settings, messages, step, unfinished)
         # The list is the turn's own: another turn that begins meanwhile has another.

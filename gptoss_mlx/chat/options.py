@@ -8,10 +8,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
+from types import UnionType
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, TypedDict, TypeVar, overload
+
+from typing_extensions import TypeForm
 
 from ..arguments import Effort, checked_date, checked_effort, checked_hook, checked_integer
 from ..errors import InvalidRequest, RenderError
+from ..events import Parsed
 from ..files.read import short_repr
 from ..harmony.fields import check_text
 from ..sampling import SamplingParams, checked_sampling
@@ -26,8 +30,6 @@ __all__ = [
     "AnswerOptions",
     "ChatOptions",
     "ChatSettings",
-    "OtherRequestOptions",
-    "OtherTurnOptions",
     "RequestOptions",
     "SamplingOptions",
     "Setting",
@@ -87,17 +89,19 @@ class ChatOptions(SamplingOptions, total=False):
     """How often the model may generate in one turn; each time but the last it may call tools."""
 
 
-class SchemaOption(TypedDict, total=False):
-    """The one option by which a reply has its type."""
+class AnswerOptions(TypedDict, Generic[Parsed], total=False):
+    """The keywords of ``ask``, ``stream`` and ``chat.send`` that shape one answer. Of ``schema``, ``regex`` and
+    ``choices`` at most one; only the final answer has the form, the analysis stays free.
 
-    schema: Any
+    Example:
+        >>> brief: AnswerOptions = {"regex": "[0-9]{2}", "max_thinking_tokens": 30}
+        >>> len(model.ask("What is 12+30?", **brief).parsed)
+        2
+    """
+
+    schema: TypeForm[Parsed] | UnionType | Mapping[str, Any] | str | bytes | None
     """A pydantic model, a TypedDict, any other type that pydantic knows, or a JSON schema: ``reply.parsed`` is the
-    object. The developer message shows the schema to the model."""
-
-
-class OtherAnswerOptions(TypedDict, total=False):
-    """The options of one answer without ``schema``."""
-
+    object, and has its type. The developer message shows the schema to the model."""
     regex: str
     """A regular expression that the whole answer matches."""
     choices: Iterable[str]
@@ -117,31 +121,15 @@ class OtherAnswerOptions(TypedDict, total=False):
     logits [1, V], in the model's thread, and returns logits [1, V]."""
 
 
-class AnswerOptions(SchemaOption, OtherAnswerOptions, total=False):
-    """The keywords of ``ask``, ``stream`` and ``chat.send`` that shape one answer. Of ``schema``, ``regex`` and
-    ``choices`` at most one; only the final answer has the form, the analysis stays free.
-
-    Example:
-        >>> brief: AnswerOptions = {"regex": "[0-9]{2}", "max_thinking_tokens": 30}
-        >>> len(model.ask("What is 12+30?", **brief).parsed)
-        2
-    """
-
-
-class TurnOptions(AnswerOptions, SamplingOptions, total=False):
+class TurnOptions(AnswerOptions[Parsed], SamplingOptions, total=False):
     """The keywords of ``chat.send`` and the other verbs that ask: all hold for this answer alone."""
 
 
-class OtherTurnOptions(OtherAnswerOptions, SamplingOptions, total=False):
-    """``TurnOptions`` without ``schema``."""
-
-
-class RequestOptions(ChatOptions, AnswerOptions, total=False):
+class RequestOptions(ChatOptions, AnswerOptions[Parsed], total=False):
     """The keywords of ``ask`` and ``stream``: those of a chat and those of one answer."""
 
 
-class OtherRequestOptions(ChatOptions, OtherAnswerOptions, total=False):
-    """``RequestOptions`` without ``schema``."""
+_ANSWER_DEFAULTS: Final = {"tool_choice": "auto", "logprobs": False, "top_logprobs": 0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +214,7 @@ def lists_options(*options: type) -> Callable[[Verb], Verb]:
     """Shows the keywords of TypedDicts in the signature of a verb that takes them as ``**options``, for ``help``
     and editors."""
     defaults = {part.name: part.default for part in fields(ChatSettings) if part.default is not MISSING}
+    defaults |= _ANSWER_DEFAULTS
 
     def listed(verb: Verb) -> Verb:
         signature = inspect.signature(verb)
@@ -265,7 +254,7 @@ def sampling_of(options: Mapping[str, Any], default: SamplingParams) -> Sampling
     return replace(base, **named) if named else base
 
 
-def guide_plan(options: TurnOptions, tools: Mapping[str, Mapping[str, Any] | None]) -> GuidePlan:
+def guide_plan(options: TurnOptions[Any], tools: Mapping[str, Mapping[str, Any] | None]) -> GuidePlan:
     """The options of an answer, checked.
 
     Args:

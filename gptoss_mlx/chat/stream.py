@@ -5,16 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self
 
 from ..errors import InvalidRequest
-from ..events import Done, Event, Reply, Text
+from ..events import Done, Event, Parsed, Reply, Text
 
 __all__ = ["Stream"]
 
 
-class Stream(Iterator[Event]):
-    """Iterate it for events; the last one is ``Done``.
+class Stream(Iterator[Event], Generic[Parsed]):
+    """Iterate it for events; the last one is ``Done``. ``Stream[City]`` is one whose reply is a ``Reply[City]``.
 
     As a context manager it leaves nothing behind: what still runs at the end of the block is cancelled.
 
@@ -32,7 +32,7 @@ class Stream(Iterator[Event]):
     def __init__(self, events: Iterator[Event], cancel: Callable[[], None]) -> None:
         self._events = events
         self._cancel = cancel
-        self._reply: Reply | None = None
+        self._reply: Reply[Parsed] | None = None
         self._reading = threading.Lock()
         self.ended = False
         """Whether it came to its end, failed or was cancelled, so that the chat may go on."""
@@ -57,7 +57,7 @@ class Stream(Iterator[Event]):
         return (event.delta for event in self if isinstance(event, Text))
 
     @property
-    def reply(self) -> Reply:
+    def reply(self) -> Reply[Parsed]:
         """The whole answer.
 
         Raises:
@@ -67,7 +67,7 @@ class Stream(Iterator[Event]):
             raise InvalidRequest("the stream has not ended; iterate it to its end first, or call finish()")
         return self._reply
 
-    def finish(self) -> Reply:
+    def finish(self) -> Reply[Parsed]:
         """Waits for the end.
 
         Example:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..arguments import checked_flag, checked_hook, checked_integer
 from ..engine.generation import Generation
-from ..errors import ContextFull, OutputError
+from ..errors import ContextFull, ModelClosed, OutputError
 from ..events import (
     Done,
     Event,
@@ -220,8 +220,11 @@ class Turn:
 
         Raises:
             OutputError: it was cut short before it had the form.
+            ModelClosed: the model was closed before it had the form.
         """
         constraint = self._step.plan.constraint
+        if constraint is not None and reason == "cancelled" and not self._cancelled:
+            raise ModelClosed("the model was closed before the answer was complete; load it again")
         if constraint is None or reason in ("tool_calls", "cancelled"):
             return None
         text = self._tally.answer(reason)

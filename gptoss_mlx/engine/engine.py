@@ -20,7 +20,7 @@ from ..cache import file as cache_file
 from ..cache.layered import check_kv_bits
 from ..config import ModelConfig
 from ..distributed.group import join
-from ..errors import CheckpointError, InvalidRequest, ModelClosed
+from ..errors import CheckpointError, InvalidRequest
 from ..files.read import read_json, short_repr
 from ..memory.budget import Budget
 from ..memory.device import DeviceInfo
@@ -241,15 +241,15 @@ class Engine:
             >>> model.prefill(document) == len(document), model.prefill(document)
             (True, 0)
         """
-        reading = self._runner.prefill(checked_tokens(tokens), _checked_boundaries(boundaries))
+        reading = self._begin_prefill(tokens, boundaries=boundaries)
         try:
-            for _ in reading.items():
-                pass
-            if reading.cancelled:
-                raise ModelClosed("the model was closed while it computed a prompt; load it again")
+            return reading.computed()
         finally:
             reading.cancel()
-        return len(reading.prompt) - reading.cached_tokens
+
+    def _begin_prefill(self, tokens: Sequence[int], *, boundaries: Sequence[int] = ()) -> Generation:
+        """Queues what :meth:`prefill` waits for; dropping or cancelling it stops the work."""
+        return self._runner.prefill(checked_tokens(tokens), _checked_boundaries(boundaries))
 
     def prefill_when_idle(self, tokens: Sequence[int], *, boundaries: Sequence[int] = ()) -> None:
         """Computes a prompt while no request waits, and returns at once. Like a request, it evicts the least
@@ -312,7 +312,7 @@ class Engine:
 
     def load_cache(self, path: str | Path) -> None:
         """Adds a prompt cache that :meth:`save_cache` wrote, in this process or another; others are evicted for it
-        as for any request.
+        as for any request. One that is in memory already is not read again.
 
         Raises:
             CacheFileError: the file cannot be read, is damaged, of another version or of another model, or holds
@@ -322,7 +322,7 @@ class Engine:
         source = checked_path(path)
 
         def load() -> None:
-            limit = self.budget.cache_limit
+            store, limit = self._runner.store, self.budget.cache_limit
             loaded = cache_file.read(
                 source,
                 self._fingerprint,
@@ -330,8 +330,10 @@ class Engine:
                 kv_bits=self.kv_bits,
                 dtype=_DTYPES[self.dtype],
                 limit=limit,
+                admit=lambda tokens, size: store.admit(tokens, size, limit),
             )
-            self._runner.store.adopt(loaded.cache, loaded.tokens, loaded.snapshots, limit)
+            if loaded is not None:
+                store.adopt(loaded.cache, loaded.tokens, loaded.snapshots)
 
         self._runner.call(load)
 

@@ -117,7 +117,7 @@ def computing(on_failure: Callable[[], None]) -> Iterator[None]:
         if is_out_of_memory(error):
             raise NotEnoughMemory(
                 f"the memory ran out ({error}); the conversation is kept: ask again with a smaller context or "
-                "kv_bits=8, or close other programs"
+                "keys and values in 8 bits, or close other programs"
             ) from error
         raise
     finally:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from ..errors import ModelClosed
 from ..events import Progress
 
 __all__ = ["Generation", "TokenChannel"]
@@ -79,6 +80,18 @@ class Generation(Iterator[int]):
             if isinstance(item, int) and self.first_token is None:
                 self.first_token = time.perf_counter()
             yield item
+
+    def computed(self) -> int:
+        """Waits for a prefill, and returns how many tokens it computed.
+
+        Raises:
+            ModelClosed: the model was closed meanwhile.
+        """
+        for _ in self.items():
+            pass
+        if self.cancelled:
+            raise ModelClosed("the model was closed while it computed a prompt; load it again")
+        return len(self.prompt) - self.cached_tokens
 
     @property
     def cached_tokens(self) -> int:

@@ -52,7 +52,9 @@ def filled(transformer: Transformer, ends: list[int], kv_bits: int | None = None
 def read(
     path: Path, fingerprint: str = "a", kv_bits: int | None = None, limit: int = 2**30
 ) -> cachefile.SavedCache:
-    return cachefile.read(path, fingerprint, config=CONFIG, kv_bits=kv_bits, dtype=mx.float32, limit=limit)
+    saved = cachefile.read(path, fingerprint, config=CONFIG, kv_bits=kv_bits, dtype=mx.float32, limit=limit)
+    assert saved is not None
+    return saved
 
 
 def following(transformer: Transformer, entry: CacheEntry) -> mx.array:
@@ -82,6 +84,36 @@ def test_a_file_larger_than_all_prompt_caches_may_be_is_not_read(transformer: Tr
     cachefile.write(tmp_path / "cache", filled(transformer, [40]), "a")
     with pytest.raises(CacheFileError, match="raise max_cache_bytes"):
         read(tmp_path / "cache", limit=1000)
+
+
+def test_nothing_but_the_tokens_is_read_before_there_is_place(transformer: Transformer, tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    cachefile.write(path, filled(transformer, [40]), "a")
+    asked: list[tuple[list[int], int]] = []
+
+    def refuse(tokens: list[int], size: int) -> bool:
+        asked.append((tokens, size))
+        return False
+
+    options: Any = {"config": CONFIG, "kv_bits": None, "dtype": mx.float32, "limit": 2**30}
+    assert cachefile.read(path, "a", admit=refuse, **options) is None
+    assert asked == [(TOKENS[:40], asked[0][1])]
+    assert 0 < asked[0][1] < path.stat().st_size
+
+
+def test_a_file_that_is_loaded_twice_is_one_prompt_cache(demo: GptOss, tmp_path: Path) -> None:
+    prompt, path = demo.tokenizer.encode("What is MXFP4? ") * 5, tmp_path / "cache"
+    demo.clear_caches()
+    demo.prefill(prompt)
+    demo.save_cache(path, prompt)
+    for _ in range(2):
+        demo.load_cache(path)
+        assert len(demo._runner.store.entries) == 1
+    demo.clear_caches()
+    for _ in range(2):
+        demo.load_cache(path)
+        assert len(demo._runner.store.entries) == 1
+    assert demo.prefill(prompt) == 0
 
 
 CONTINUE = """

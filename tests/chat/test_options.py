@@ -12,6 +12,7 @@ import pytest
 
 import gptoss_mlx as gptoss
 from gptoss_mlx.api import GptOss
+from gptoss_mlx.chat.options import ChatOptions, TurnOptions
 from gptoss_mlx.errors import InvalidRequest
 from gptoss_mlx.sampling import SamplingParams
 from tests.chat.scripted import ScriptedModel
@@ -38,6 +39,16 @@ def test_every_field_of_sampling_has_a_name() -> None:
     model.chat().fork(**BY_NAME).send("hi")
     assert model.samplings == [SamplingParams(**BY_NAME)] * 3
     assert set(inspect.signature(SamplingParams).parameters) == set(BY_NAME)
+
+
+def test_every_default_that_a_signature_shows_may_be_given() -> None:
+    shown = {name: part.default for name, part in inspect.signature(GptOss.ask).parameters.items()}
+    model = ScriptedModel(FINAL.format("Hi."))
+    of_chat: Any = {name: shown[name] for name in ChatOptions.__annotations__}
+    of_answer: Any = {name: shown[name] for name in TurnOptions.__annotations__}
+    assert model.chat(**of_chat).send("hi", **of_answer).text == "Hi."
+    assert model.samplings == [SamplingParams()]
+    assert (shown["tool_choice"], shown["logprobs"], shown["top_logprobs"]) == ("auto", False, 0)
 
 
 def test_a_name_replaces_its_field_and_leaves_the_others() -> None:

@@ -147,8 +147,9 @@ def test_whatever_is_given_as_a_schema_ends_in_the_error_tree(schema: Any) -> No
 
 
 def test_an_object_in_place_of_its_class_is_named() -> None:
+    oslo: Any = City("Oslo")
     with pytest.raises(SchemaError, match=r"schema is .*City\(name='Oslo'\), an object; give its class City"):
-        ScriptedModel().chat().send("hi", schema=City("Oslo"))
+        ScriptedModel().chat().send("hi", schema=oslo)
 
 
 def test_a_reply_reads_back(demo: GptOss) -> None:

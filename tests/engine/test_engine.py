@@ -278,9 +278,18 @@ def test_requests_of_many_threads_are_served_in_order_as_if_alone(
 
 def test_closing_a_model_cancels_what_runs() -> None:
     with load("demo") as model:
-        stream = model.stream("hi", regex="[a-z]{100000}", max_thinking_tokens=0)
+        endless = dict.fromkeys(model.stop_tokens, -100)
+        stream = model.stream("hi", logit_bias=endless)
         next(stream)
     assert stream.finish().finish_reason == "cancelled"
+
+
+def test_an_answer_that_lacks_its_form_because_the_model_was_closed_is_an_error() -> None:
+    with load("demo") as model:
+        stream = model.stream("hi", regex="[a-z]{100000}", max_thinking_tokens=0)
+        next(stream)
+    with pytest.raises(ModelClosed, match="closed before the answer was complete; load it again"):
+        stream.finish()
 
 
 def test_a_closed_model_says_so() -> None:
