@@ -109,7 +109,7 @@ def _computed(
     async def compute(self: Face[Subject], *args: Options.args, **kwargs: Options.kwargs) -> int:
         reading = await asyncio.to_thread(begin, self.subject, *args, **kwargs)
         try:
-            return await asyncio.to_thread(reading.computed)
+            return await asyncio.to_thread(reading._computed)
         finally:
             reading.cancel()
 

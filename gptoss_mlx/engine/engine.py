@@ -243,7 +243,7 @@ class Engine:
         """
         reading = self._begin_prefill(tokens, boundaries=boundaries)
         try:
-            return reading.computed()
+            return reading._computed()
         finally:
             reading.cancel()
 

@@ -81,7 +81,7 @@ class Generation(Iterator[int]):
                 self.first_token = time.perf_counter()
             yield item
 
-    def computed(self) -> int:
+    def _computed(self) -> int:
         """Waits for a prefill, and returns how many tokens it computed.
 
         Raises:
