@@ -115,8 +115,8 @@ def ask_as_people_type(model: gptoss.GptOss) -> None:
     with model.stream("What is 1+2?", schema=Sum, max_thinking_tokens=0) as stream:
         print(stream.finish().parsed.left, stream.reply.parsed.right)
     place: str = chat.retry(schema=City, max_thinking_tokens=0).parsed["name"]
-    with chat.stream_edit(0, "Which?", schema=list[Literal["Oslo"]], max_thinking_tokens=0) as places:
-        print(place, [name.upper() for name in places.finish().parsed])
+    with chat.stream_edit(0, "Which?", schema=tuple[Literal["Oslo"]], max_thinking_tokens=0) as places:
+        print(place, places.finish().parsed[0].upper())
     unsure = model.ask("Or none?", schema=Literal["yes", "no"], max_thinking_tokens=0).parsed
     print({"yes": 1, "no": 0}[unsure])
     entries = model.ask("Yes?", choices=["yes"], max_thinking_tokens=0, top_logprobs=2).logprobs or ()
