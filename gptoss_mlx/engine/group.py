@@ -21,7 +21,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cache.layered import PromptCache, Snapshot
+from ..cache.layered import PromptCache
 from ..cache.store import CacheEntry, CachePlan, CacheStore
 from ..distributed.group import Group
 from ..distributed.link import Message
@@ -169,7 +169,7 @@ class LeadingStore(CacheStore):
         """Refuses: each machine has a part of the cache."""
         raise InvalidRequest("the prompt caches of several machines cannot be saved; use one machine for that")
 
-    def adopt(self, cache: PromptCache, tokens: Any, snapshots: Iterable[Snapshot], limit: int) -> NoReturn:
+    def admit(self, tokens: Any, nbytes: int, limit: int) -> NoReturn:
         """Refuses: see :meth:`furthest`."""
         raise InvalidRequest("several machines cannot load a prompt cache; leave it out and it is computed again")
 
