@@ -22,9 +22,22 @@ _CALLS: Final[dict[str, dict[str, Any]]] = {
     "shell": {"command": ["echo", "from-the-tool"]},
     "Bash": {"command": "echo from-the-tool", "description": "Says a word"},
     "City": CITY,
+    "PartialCity": CITY,
     "final_result": CITY,
 }
 """The tools that it calls, in this order, and how."""
+
+
+_EDIT: Final = """hello.py
+```python
+<<<<<<< SEARCH
+print('hello')
+=======
+print('hello, world')
+>>>>>>> REPLACE
+```
+"""
+"""An edit as aider asks for it."""
 
 
 def respond(prompt: str) -> str:
@@ -32,6 +45,8 @@ def respond(prompt: str) -> str:
     question = prompt.rpartition("<|start|>user")[2]
     if " to=assistant<|channel|>" in question:
         return turn(think("That is what I needed."), answer(SAID))
+    if "SEARCH/REPLACE" in prompt:
+        return turn(think(THOUGHT), answer(_EDIT))
     declared = set(re.findall(r"^type (\w+) = \(", prompt, flags=re.MULTILINE))
     name = next((name for name in _CALLS if name in declared), None)
     if name is not None:
