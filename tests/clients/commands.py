@@ -113,7 +113,7 @@ def codex_oss(place: Path, url: str, command: Path) -> list[str]:
     for provider in ("ollama", "lmstudio"):
         text = output_of(
             place,
-            [command, *_EXEC, "--oss", "--local-provider", provider, "-m", "gpt-oss:20b", QUESTION],
+            [command, *_EXEC, "--oss", "--local-provider", provider, "-m", "scripted", QUESTION],
             CODEX_OSS_BASE_URL=f"{url}/v1",
         )
         _check_codex(text)
