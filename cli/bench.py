@@ -10,16 +10,19 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .machines import SplitOption, split_of
 from .screen.spans import DIM, Span
 
 if TYPE_CHECKING:
     from ..benchmark import Benchmark
+    from ..share import Split
     from .bench_report import Subject
     from .screen.terminal import Terminal
 
@@ -58,6 +61,7 @@ def bench(
         Peer | None,
         typer.Option(help="Measure this program too, on the same weights, alternately, and show ratios."),
     ] = None,
+    split: SplitOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Measure how fast a model runs here: prompts, tokens, turns of a chat, memory.
@@ -66,7 +70,9 @@ def bench(
 
     mlx-lm rounds YaRN's frequencies, so its text may differ, but not the amount of work.
     """
-    from ..benchmark import Benchmark, Plan
+    from ..benchmark import Benchmark, GptOssEngine, Plan
+    from ..distributed.launched import launched
+    from ..errors import InvalidRequest
     from ..tokenizer import Tokenizer
     from .bench_report import content, show
     from .screen.terminal import Terminal
@@ -74,7 +80,11 @@ def bench(
     chosen = {"depths": _parsed_depths(depths), "tokens": tokens, "rounds": rounds, "turns": turns}
     given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     plan = Plan(**((_QUICK if quick else {}) | given))
-    subject = _subject(model)
+    subject = _subject(model, split_of(split))
+    if subject.split is not None and against is not None:
+        raise InvalidRequest("--against measures on one machine; leave it out, or start one")
+    if launched()[0] > 0:
+        GptOssEngine(subject.directory, subject.split)  # takes part until the first machine has ended
     tokenizer = Tokenizer.from_directory(subject.directory)
     remarks = Terminal(sys.stderr)
     say = _progress(remarks)
@@ -111,8 +121,9 @@ def _parsed_depths(text: str | None) -> tuple[int, ...] | None:
     return tuple(depths)
 
 
-def _subject(model: str) -> Subject:
+def _subject(model: str, split: Split | None = None) -> Subject:
     from ..config import ModelConfig
+    from ..distributed.launched import launched
     from ..hub import models as hub
     from ..memory.bandwidth import memory_bandwidth
     from ..memory.budget import Budget
@@ -121,13 +132,21 @@ def _subject(model: str) -> Subject:
 
     directory = hub.resolve(model)
     config, device = ModelConfig.from_directory(directory), DeviceInfo.current()
-    Budget(config=config, device=device).check_load()
+    machines = 1 if split is None else launched()[1]
+    if split is None:
+        Budget(config=config, device=device).check_load()
+    else:  # with all their memory; loading checks that each has enough
+        device = replace(
+            device, memory_bytes=device.memory_bytes * machines, gpu_bytes=device.gpu_bytes * machines
+        )
     return Subject(
         name=model,
         directory=directory,
         config=config,
         device=device,
         bandwidth=memory_bandwidth(device.name),
+        split=split,
+        machines=machines,
     )
 
 
@@ -140,7 +159,7 @@ def _measure(
 
     with contextlib.ExitStack() as stack:
         directory = subject.directory
-        openers: list[Callable[[], Any]] = [lambda: GptOssEngine(directory)]
+        openers: list[Callable[[], Any]] = [lambda: GptOssEngine(directory, subject.split)]
         if against is not None:
             say("exporting the weights for mlx-lm")
             exported = _export(directory, Path(stack.enter_context(tempfile.TemporaryDirectory())))

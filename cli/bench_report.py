@@ -16,6 +16,7 @@ from ..files.units import format_bytes
 from ..memory.bandwidth import Bandwidth
 from ..memory.device import DeviceInfo
 from ..memory.sizes import bytes_per_token, tokens_per_second_limit, weight_bytes
+from ..share import Split
 from .screen.spans import visible
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ class Subject:
     config: ModelConfig
     device: DeviceInfo
     bandwidth: Bandwidth
+    split: Split | None = None
+    """How several machines divide the model."""
+    machines: int = 1
 
 
 def content(benchmark: Benchmark, subject: Subject, *, interrupted: bool) -> dict[str, Any]:
@@ -74,6 +78,8 @@ def _machine(subject: Subject) -> dict[str, Any]:
 
     return {
         "device": subject.device.name,
+        "machines": subject.machines,
+        "split": subject.split,
         "backend": "cpu" if mx.default_device() == mx.cpu else "gpu",
         "memory_bytes": subject.device.memory_bytes,
         "bandwidth": subject.bandwidth.bytes_per_second,
@@ -108,7 +114,9 @@ def _engine_content(result: EngineResult, subject: Subject) -> dict[str, Any]:
 
 
 def _depth_content(row: DepthResult, subject: Subject) -> dict[str, Any]:
-    limit = tokens_per_second_limit(subject.config, subject.bandwidth.bytes_per_second, context=row.depth)
+    # In tensor form the machines read their parts at the same time, in a pipeline one after another.
+    bandwidth = subject.bandwidth.bytes_per_second * (subject.machines if subject.split == "tensor" else 1)
+    limit = tokens_per_second_limit(subject.config, bandwidth, context=row.depth)
     return {
         "depth": row.depth,
         "rounds": len(row.token_seconds),
@@ -153,7 +161,8 @@ def show(benchmark: Benchmark, subject: Subject) -> None:
     )
     machine = _machine(subject)
     place = f"{machine['device']} ({machine['backend']}), mlx {machine['mlx']}, {machine['date']}"
-    console.print(visible(f"{subject.name} on {place}"))
+    several = f" over {subject.machines} machines ({subject.split})" if subject.split else ""
+    console.print(visible(f"{subject.name}{several} on {place}"))
     bandwidth = subject.bandwidth
     console.print(f"memory bandwidth {format_bytes(bandwidth.bytes_per_second)}/s, {bandwidth.source}")
     for result in benchmark.results:

@@ -19,6 +19,7 @@ from ..api import GptOss
 from ..cache.layered import PromptCache
 from ..model.transformer import Transformer
 from ..sampling import SamplingParams
+from ..share import Split
 from .conversation import RecordedReply
 
 __all__ = ["Engine", "EngineChat", "GptOssEngine", "MlxLmEngine", "decode_step", "peer_decode_step"]
@@ -67,14 +68,16 @@ class GptOssEngine:
 
     Args:
         directory: the checkpoint.
+        split: how several machines divide it; see ``load``.
     """
 
     name = "gptoss-mlx"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, split: Split | None = None) -> None:
         self.version = metadata.version("gptoss-mlx")
         before, began = mx.get_active_memory(), time.perf_counter()
-        self.model = GptOss(directory)
+        self.model = GptOss(directory, split=split)
+        self._split = split
         self.load_seconds = time.perf_counter() - began
         self.weight_bytes = mx.get_active_memory() - before
         self.model.stop_tokens = frozenset()  # every token of a count is generated
@@ -94,7 +97,8 @@ class GptOssEngine:
 
     def decode_step(self, prompt: list[int]) -> Callable[[], list[mx.array]]:
         """See :func:`decode_step`."""
-        return decode_step(self.model.transformer, prompt)
+        # No machine of several has the graph of a whole step.
+        return decode_step(self.model.transformer, prompt) if self._split is None else list
 
     def close(self) -> None:
         """See :class:`Engine`."""

@@ -20,15 +20,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import mlx.core as mx
 
 from ..errors import GptOssError, InvalidRequest, MachineLost
-from ..files.read import parse_json, read_regular
 from ..memory.device import DeviceInfo
-from ..share import Split
+from .launched import backend_name, leader_address
 from .link import SILENCE_SECONDS, Link, Message, receive_line
 
 __all__ = ["LOST_EXIT_CODE", "Group", "join"]
@@ -39,7 +37,6 @@ _MEETING_SECONDS: Final = 60.0
 _INVITATION_BYTES: Final = 512
 _MACHINE: Final = {"facts", "device", "host", "pid"}
 _MAX_GREETING: Final = 64 * 1024
-_MAX_HOSTFILE: Final = 2**20
 
 
 def join() -> Group | None:
@@ -48,31 +45,14 @@ def join() -> Group | None:
     Raises:
         MachineLost: the machines do not find each other.
     """
-    backend = _backend()
+    backend = backend_name()
     if backend is None:
         return None
     try:
         group = mx.distributed.init(strict=True, backend=backend)
     except RuntimeError as error:
         raise MachineLost(f"the machines of the group do not find each other ({error})") from error
-    return Group(group, backend) if group.size() > 1 else None
-
-
-def _backend() -> str | None:
-    """The backend that ``mlx.launch`` has prepared."""
-    if "MLX_RANK" not in os.environ:
-        return None
-    if "MLX_IBV_DEVICES" in os.environ:
-        return "jaccl"
-    return "ring" if len(_ring_hosts()) > 1 else None
-
-
-def _ring_hosts() -> list[list[str]]:
-    """The addresses of each machine as ``mlx.launch`` has written them down; none for a single machine."""
-    path = os.environ.get("MLX_HOSTFILE")
-    content = read_regular(Path(path), _MAX_HOSTFILE).strip() if path else b""
-    hosts: list[list[str]] = parse_json(content) if content else []
-    return hosts
+    return Group(group) if group.size() > 1 else None
 
 
 class Group:
@@ -80,15 +60,11 @@ class Group:
 
     Args:
         arrays: what connects them in MLX.
-        backend: its name.
     """
 
-    def __init__(self, arrays: mx.distributed.Group, backend: str) -> None:
+    def __init__(self, arrays: mx.distributed.Group) -> None:
         self.arrays = arrays
         self.rank, self.size = arrays.rank(), arrays.size()
-        self.default_split: Split = "tensor" if backend == "jaccl" else "pipeline"
-        """Tensor form needs fast connections: it exchanges twice a layer."""
-        self._backend = backend
         self._links: dict[int, Link] = {}
         self._machines: dict[int, dict[str, Any]] = {}
         self._heard: queue.SimpleQueue[tuple[int, Message]] = queue.SimpleQueue()
@@ -214,7 +190,7 @@ class Group:
 
     def _listen(self, own: dict[str, Any]) -> None:
         secret = secrets.token_hex(16)
-        with socket.create_server((self._address(), 0), backlog=self.size) as server:
+        with socket.create_server((leader_address(), 0), backlog=self.size) as server:
             server.settimeout(_MEETING_SECONDS)
             self._invite({"address": server.getsockname()[:2], "secret": secret})
             self._machines[0] = own
@@ -249,12 +225,6 @@ class Group:
         total = mx.distributed.all_sum(codes, group=self.arrays)
         found: dict[str, Any] = json.loads(bytes(total.tolist()))  # type: ignore[arg-type]
         return found
-
-    def _address(self) -> str:
-        """The address of rank 0 that the others reach: the one that ``mlx.launch`` was given."""
-        if self._backend == "jaccl":
-            return os.environ["MLX_JACCL_COORDINATOR"].rpartition(":")[0]
-        return str(_ring_hosts()[0][0]).rpartition(":")[0]
 
     def _difference(self, facts: Mapping[str, Any]) -> str:
         """The first fact in which a machine differs from this one, as a sentence; empty if there is none."""
