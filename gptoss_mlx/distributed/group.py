@@ -35,7 +35,7 @@ Value = TypeVar("Value")
 LOST_EXIT_CODE: Final = 6
 _MEETING_SECONDS: Final = 60.0
 _INVITATION_BYTES: Final = 512
-_MACHINE: Final = {"facts", "device", "host", "pid"}
+_MACHINE: Final = {"facts": dict, "device": dict, "host": str, "pid": int}
 _MAX_GREETING: Final = 64 * 1024
 
 
@@ -206,7 +206,7 @@ class Group:
             greeting = receive_line(lines.readline, _MAX_GREETING)
         if len(greeting) == 4 and hmac.compare_digest(str(greeting[1]).encode(), secret.encode()):
             rank, machine = greeting[2], greeting[3]
-            if rank in range(1, self.size) and rank not in self._machines and set(machine) >= _MACHINE:
+            if rank in range(1, self.size) and rank not in self._machines and _is_machine(machine):
                 self._machines[rank] = machine
                 self._links[rank] = self._link(connection, rank)
                 return
@@ -291,6 +291,10 @@ class Group:
 
     def _machines_by_rank(self) -> list[dict[str, Any]]:
         return [self._machines[rank] for rank in range(self.size)]
+
+
+def _is_machine(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in _MACHINE.items())
 
 
 def _leave() -> None:

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
+from ..files.read import parse_json
+
 __all__ = ["SILENCE_SECONDS", "Link", "Message", "receive_line"]
 
 Message: TypeAlias = list[Any]
@@ -103,7 +105,10 @@ def receive_line(readline: Callable[[int], bytes], limit: int) -> Message:
         raise ConnectionError("it closed its connection")
     if not line.endswith(b"\n"):
         raise ValueError("it sent a line that is too long or cut short")
-    message = json.loads(line)
+    try:
+        message = parse_json(line)
+    except RecursionError as error:
+        raise ValueError("it sent something else than a message") from error
     if not isinstance(message, list) or not message or not isinstance(message[0], str):
         raise ValueError("it sent something else than a message")
     return message
