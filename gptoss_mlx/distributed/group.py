@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import mlx.core as mx
 
@@ -34,6 +34,7 @@ __all__ = ["LOST_EXIT_CODE", "Group", "join"]
 Value = TypeVar("Value")
 LOST_EXIT_CODE: Final = 6
 _MEETING_SECONDS: Final = 60.0
+_LAST_WORDS_SECONDS: Final = 1.0
 _INVITATION_BYTES: Final = 512
 _MACHINE: Final = {"facts": dict, "device": dict, "host": str, "pid": int}
 _MAX_GREETING: Final = 64 * 1024
@@ -69,6 +70,7 @@ class Group:
         self._machines: dict[int, dict[str, Any]] = {}
         self._heard: queue.SimpleQueue[tuple[int, Message]] = queue.SimpleQueue()
         self._lost: MachineLost | None = None
+        self._gone: int | None = None
         self._verdict = threading.Event()
         self._closed = False
         self.on_lost: Callable[[MachineLost], None] = lambda error: None
@@ -97,7 +99,7 @@ class Group:
         own = {"facts": facts, "device": asdict(device), "host": socket.gethostname(), "pid": os.getpid()}
         try:
             self._listen(own) if self.leads else self._greet(own)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # of the sockets, or of MLX
             raise MachineLost(f"the machines of the group do not find each other ({error})") from error
         if self.leads:
             difference = self._difference(facts)
@@ -154,19 +156,24 @@ class Group:
         self._links[0].send(["failed", " ".join(what.split())])
 
     @contextlib.contextmanager
-    def computing(self) -> Iterator[None]:
+    def computing(self, on_failure: Callable[[], None]) -> Iterator[None]:
         """Surrounds what the leader computes together with the others.
 
+        Args:
+            on_failure: is called after an error that is not of MLX.
+
         Raises:
-            MachineLost: instead of the error that MLX has if a machine is lost.
+            MachineLost: MLX cannot go on. It is not used any more then: it may wait for a lost machine.
         """
         try:
             yield
         except (RuntimeError, MemoryError) as error:
             # The others may wait for this machine's part of a sum, so that none of them can go on.
-            if self._verdict.wait(SILENCE_SECONDS + 1) and self._lost is not None:
-                raise self._lost from error
-            self._end(MachineLost(f"machine 0 ({self._name(0)}) cannot go on: {error}"))
+            if not self._verdict.wait(SILENCE_SECONDS + 1):
+                self._end(MachineLost(f"machine 0 ({self._name(0)}) cannot go on: {error}"))
+            raise cast(MachineLost, self._lost) from error
+        except BaseException:
+            on_failure()
             raise
 
     def check(self) -> None:
@@ -183,6 +190,8 @@ class Group:
         was_open, self._closed = not self._closed, True
         if self.leads and self._lost is None and was_open:
             self.tell("close")
+        if self._lost is not None:
+            self._end_others()
         for link in self._links.values():
             link.close()
 
@@ -264,19 +273,34 @@ class Group:
             return
         self._lost = error
         if not self.leads:
-            _leave()
+            self._leave()
         self._verdict.set()
-        for other, link in self._links.items():
-            if other != rank:
-                link.send(["end"])
-            # A stopped process does not end by itself; one on another machine ends when it runs again.
-            elif link.same_machine:
-                with contextlib.suppress(OSError, TypeError, ValueError):
-                    os.kill(self._machines[other]["pid"], signal.SIGKILL)
         # A thread that waits in MLX for a lost machine can never be joined.
-        atexit.register(_leave)
+        atexit.register(self._leave)
         self._heard.put((0, ["lost"]))
+        self._gone = rank
         self.on_lost(error)
+        # Whoever started the machines may end this one as soon as another has ended: first it says what it has to.
+        ending = threading.Timer(_LAST_WORDS_SECONDS, self._end_others)
+        ending.daemon = True
+        ending.start()
+
+    def _end_others(self) -> None:
+        """Ends the other machines after one was lost."""
+        for rank, link in self._links.items():
+            link.send(["end"])
+            # A stopped process does not end by itself; one on another machine ends when it runs again.
+            if rank == self._gone and link.same_machine:
+                with contextlib.suppress(OSError):
+                    os.kill(self._machines[rank]["pid"], signal.SIGKILL)
+
+    def _leave(self) -> None:
+        """Ends this process without waiting for a thread that waits in MLX."""
+        self._end_others()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(LOST_EXIT_CODE)
 
     def _take(self) -> tuple[int, Message]:
         found = self._heard.get()
@@ -295,11 +319,3 @@ class Group:
 
 def _is_machine(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in _MACHINE.items())
-
-
-def _leave() -> None:
-    """Ends this process without waiting for a thread that waits in MLX."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(LOST_EXIT_CODE)

@@ -45,23 +45,21 @@ class Link:
         self._ended = threading.Event()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.settimeout(SILENCE_SECONDS)
+        self.same_machine: bool = connection.getpeername()[0] == connection.getsockname()[0]
+        """Whether both ends are on one machine."""
         self._reader = threading.Thread(target=self._read, name="gptoss-mlx link", daemon=True)
         self._reader.start()
         threading.Thread(target=self._beat, name="gptoss-mlx heartbeat", daemon=True).start()
 
-    @property
-    def same_machine(self) -> bool:
-        """Whether both ends are on one machine."""
-        return bool(self._connection.getpeername()[0] == self._connection.getsockname()[0])
-
     def send(self, message: Message) -> None:
         """Sends a message; after the connection was lost it does nothing."""
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
-        with self._sending:
-            try:
-                self._connection.sendall(line)
-            except OSError as error:
-                self._end(_reason(error))
+        try:
+            with self._sending:
+                if not self._ended.is_set():
+                    self._connection.sendall(line)
+        except OSError as error:
+            self._end(_reason(error))
 
     def close(self) -> None:
         """Closes the connection without reporting it as lost."""

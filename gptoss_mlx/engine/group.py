@@ -126,9 +126,9 @@ class Team:
             raise
         sys.exit(0)
 
-    def computing(self) -> contextlib.AbstractContextManager[None]:
+    def computing(self, on_failure: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
         """Surrounds what the machines compute together; see :meth:`Group.computing`."""
-        return self._group.computing()
+        return self._group.computing(on_failure)
 
     def close(self) -> None:
         """Ends the other machines."""

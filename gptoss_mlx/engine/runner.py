@@ -6,7 +6,6 @@ Knows tokens, caches and memory; knows nothing of text or conversations.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import threading
@@ -74,6 +73,7 @@ class ModelRunner:
         self.store = make_store(self._make_cache, budget.cache_bytes, snapshot_bytes)
         self._worker = Worker()
         self._pace = Pace() if team is None else team.pace
+        self._computing = computing if team is None else team.computing
         memory.hold(budget.device)
         # Also of a model that is garbage collected and never closed.
         self._release_memory = weakref.finalize(self, memory.release, budget.device)
@@ -171,7 +171,7 @@ class ModelRunner:
             )
             channel.cached_tokens = len(entry.tokens)
             _LOGGER.debug("prefill of %d tokens, %d of them cached", len(prompt), channel.cached_tokens)
-            with computing(lambda: self.store.evict([entry.number])):
+            with self._computing(lambda: self.store.evict([entry.number])):
                 if prefill(own, prompt, entry, request, self._pace):
                     for token in decode(own, prompt, entry, request):
                         channel.items.put(token)
@@ -190,7 +190,7 @@ class ModelRunner:
             prompt, entry = self._to_the_end(tokens, boundaries, idle=False)
             channel.cached_tokens = len(entry.tokens)
             request = self._reading(len(tokens), channel.cancelled.is_set, channel.report_prefill)
-            with computing(lambda: self.store.evict([entry.number])):
+            with self._computing(lambda: self.store.evict([entry.number])):
                 prefill(steps, prompt, entry, request, self._pace)
 
         return self._submitted(job, tokens, channel)
@@ -204,7 +204,7 @@ class ModelRunner:
             if self._steps is not None and self.store.cached_length([*tokens, 0]) < len(tokens):
                 prompt, entry = self._to_the_end(tokens, boundaries, idle=True)
                 request = self._reading(len(tokens), lambda: self._worker.wanted)
-                with computing(lambda: self.store.evict([entry.number])):
+                with self._computing(lambda: self.store.evict([entry.number])):
                     prefill(self._steps, prompt, entry, request, self._pace)
             return False
 
@@ -229,8 +229,7 @@ class ModelRunner:
         def begin() -> None:
             self.store.release(reserved)
             if not channel.cancelled.is_set():
-                with contextlib.nullcontext() if self._team is None else self._team.computing():
-                    job()
+                job()
 
         def ended(work: Future[None]) -> None:
             channel.items.put(work.exception())
@@ -242,7 +241,7 @@ class ModelRunner:
         self, prompt: list[int], boundaries: Sequence[int], *, room: int = 0, idle: bool = False
     ) -> CacheEntry:
         plan = self.store.plan(prompt, boundaries, self.budget.cache_limit, room=room, idle=idle)
-        with computing(lambda: None):  # a copy may run out of memory; its source stays
+        with self._computing(lambda: None):  # a copy may run out of memory; its source stays
             return self.store.carry_out(plan)
 
     def _to_the_end(
