@@ -299,11 +299,17 @@ def _print_json(content: dict[str, Any]) -> None:
 
 
 def _print_table(title: str, rows: list[tuple[str, str]]) -> None:
-    """Prints two columns. Paths are never cut, so that they can be copied."""
+    """Prints two columns. Paths are never cut, so that they can be copied; sentences are, between words."""
+    from .screen.spans import Span
+    from .screen.terminal import Terminal
+
     _say(title)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        _say(f"  {name:<{width}}  {value}")
+        if " " in value and "/" not in value:
+            Terminal(sys.stdout).paragraph(Span(value), mark=Span(f"  {name:<{width}}  "))
+        else:
+            _say(f"  {name:<{width}}  {value}")
 
 
 def _cell(name: str, value: Any) -> str:

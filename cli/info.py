@@ -42,7 +42,8 @@ def show_info(reference: str, *, as_json: bool) -> None:
     if as_json:
         terminal.line(json.dumps(content, indent=2))
         return
-    terminal.rows(_rows(reference, content))
+    for row in _rows(reference, content):
+        terminal.paragraph(*row[1:], mark=row[0] if row else None)
 
 
 def describe(config: ModelConfig, device: DeviceInfo) -> dict[str, Any]:

@@ -38,12 +38,11 @@ def choose_chat(words: str, other_than: Path | None = None) -> Path | None:
         other_than: the open chat, which is not in the list.
 
     Raises:
-        InvalidRequest: there is no other chat.
-        ChatFileError: none contains the words.
+        ChatFileError: there is no other chat, or none contains the words.
     """
     listed = [chat for chat in saved_chats() if chat.path != other_than]
     if not listed:
-        raise InvalidRequest("no other chat is saved" if other_than else "no chat is saved yet: gptoss chat")
+        raise ChatFileError("no other chat is saved" if other_than else "no chat is saved yet: gptoss chat")
     entries = [
         Entry(title=chat.title, facts=(chat.age, chat.length, chat.model), text=chat.text) for chat in listed
     ]

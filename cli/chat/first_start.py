@@ -43,18 +43,15 @@ def _ask(terminal: Terminal) -> str:
     """Say which models there are and what they need; the user chooses."""
     from ...memory.device import DeviceInfo
 
-    rows = [
-        (Span("No gpt-oss model is on this machine yet.", BOLD),),
-        (),
-        *offers(DeviceInfo.current()),
-        (),
-        (Span("1  ", CYAN), Span("download gpt-oss-20b and convert it now")),
-        (Span("2  ", CYAN), Span("try the demonstration model that comes with this program")),
-        (Span("q  ", CYAN), Span("leave")),
-        (),
-    ]
-    for row in rows:
+    terminal.paragraph(Span("No gpt-oss model is on this machine yet.", BOLD))
+    terminal.line()
+    for row in offers(DeviceInfo.current()):
         terminal.paragraph(*row)
+    terminal.line()
+    terminal.paragraph(Span("download gpt-oss-20b and convert it now"), mark=Span("1  ", CYAN))
+    terminal.paragraph(Span("try the demonstration model that comes with this program"), mark=Span("2  ", CYAN))
+    terminal.paragraph(Span("leave"), mark=Span("q  ", CYAN))
+    terminal.line()
     while True:
         choice = _read_choice()
         if choice == "1":

@@ -19,6 +19,7 @@ from prompt_toolkit.layout import BufferControl, FormattedTextControl, HSplit, L
 from prompt_toolkit.layout.processors import BeforeInput
 from prompt_toolkit.output.color_depth import ColorDepth
 
+from ...errors import GptOssError
 from ..screen.spans import BOLD, CYAN, DIM, YELLOW, Row, Span, row_width, shorten, visible
 
 __all__ = ["Entry", "matching", "pick", "picker_rows"]
@@ -64,7 +65,7 @@ def pick(entries: Sequence[Entry], query: str = "", delete: Callable[[int], None
         delete: deletes the entry of a position, after Ctrl-D was pressed twice; None: nothing can be deleted.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C.
+        GptOssError: deleting failed.
     """
     return _Picker(entries, query, delete).run()
 
@@ -194,16 +195,13 @@ class _Picker:
             if found := self._found:
                 event.app.exit(result=self._positions[found[self._selected]])
 
+        @bindings.add("c-c")
         @bindings.add("escape", eager=True)
         def _leave(event: KeyPressEvent) -> None:
             if self._deleting:
                 self._deleting = False
             else:
                 event.app.exit(result=None)
-
-        @bindings.add("c-c")
-        def _interrupt(event: KeyPressEvent) -> None:
-            event.app.exit(exception=KeyboardInterrupt())
 
         @bindings.add("c-d")
         def _remove(event: KeyPressEvent) -> None:
@@ -214,7 +212,11 @@ class _Picker:
                 self._deleting = True
                 return
             place = found[self._selected]
-            self._delete(self._positions[place])
+            try:
+                self._delete(self._positions[place])
+            except GptOssError as error:
+                event.app.exit(exception=error)
+                return
             del self._entries[place], self._positions[place]
             selected = self._selected
             self._search()

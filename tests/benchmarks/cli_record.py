@@ -23,11 +23,13 @@ CELL, LINE, MARGIN, BAR = 8.4, 19, 16, 34
 LONGEST_PAUSE = 1.2
 LAST_FRAME = 4.0
 
+CTRL_T = "\x14"
 SCRIPT = (
     ("Hello! Who are you?", 2.0),
     ("Which channels does gpt-oss use?", 2.0),
     ("/effort high", 0.6),
-    ("What is 47+38?", 2.0),
+    ("What is 47+38?", 1.0),
+    (CTRL_T, 2.0),
     ("/trace", 2.0),
 )
 
@@ -81,17 +83,17 @@ def record(home: Path) -> Recording:
     person.wait_for("›")
     recording.look(person)
     for line, pause in SCRIPT:
-        for character in line:
+        for character in line if line != CTRL_T else ():
             person.send(character)
             person.look(0.05)
             recording.look(person)
         answered = person.text().count("tok/s")
-        person.send("\r")
+        person.send(line if line == CTRL_T else "\r")
         began = time.monotonic()
         while time.monotonic() - began < 60:
             person.look(0.05)
             recording.look(person)
-            if line.startswith("/") or person.text().count("tok/s") > answered:
+            if line.startswith(("/", CTRL_T)) or person.text().count("tok/s") > answered:
                 break
         until = time.monotonic() + pause
         while time.monotonic() < until:
