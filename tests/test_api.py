@@ -32,6 +32,7 @@ from gptoss_mlx.structured.guide import Guide, GuidePlan
 from gptoss_mlx.tokenizer import Tokenizer
 from tests import DEMO, ROOT, user_script
 from tests.chat.scripted import ScriptedModel
+from tests.server.serving import listening
 
 PUBLIC = """
 AnswerOptions AsyncChat AsyncGptOss AsyncStream CacheFileError Chat ChatFileError CheckpointError ConfigError
@@ -170,19 +171,23 @@ def test_the_examples_run(name: str, demo: GptOss, tmp_path: Path) -> None:
 
 
 def test_the_readme_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    demo: GptOss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 4
+    assert len(blocks) >= 14
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    for block in blocks:
-        # The real model is not here. The bound is for a demonstration model that does not come to an end.
-        here = block.replace('"20b"', '"demo"').replace('load("demo")', 'load("demo", context=1024)')
-        here = here.replace('load("demo", ', 'load("demo", dtype="float32", ')
-        exec(compile(here, "README.md", "exec"), names)
-    assert capsys.readouterr().out.endswith("tokens to compute at high effort\n")
+    with listening(demo) as url:
+        for block in blocks:
+            # The real model is not here. The bound is for a demonstration model that does not come to an end.
+            here = block.replace('"20b"', '"demo"').replace('load("demo")', 'load("demo", context=1024)')
+            here = here.replace('load("demo", ', 'load("demo", dtype="float32", ')
+            here = here.replace("http://127.0.0.1:8080", url)
+            exec(compile(here, "README.md", "exec"), names)
+    shown = capsys.readouterr().out
+    assert "tokens to compute at high effort\n" in shown
+    assert "of 3 right" in shown
 
 
 def test_the_script_that_uses_everything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,7 +148,7 @@ def test_links_of_a_release_lead_to_files_of_its_tag(tmp_path: Path) -> None:
 
 def readme_tree() -> dict[str, list[str]]:
     """The tree in README.md: the names under each directory at the top."""
-    block = re.search(r"## The code\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    block = re.search(r"```\n(gptoss_mlx/ .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert block
     tree: dict[str, list[str]] = {}
     for line in block[1].splitlines():
