@@ -32,6 +32,7 @@ _MOST_FILES = 200
 """Files that one pattern may match."""
 _LISTED = 4
 """Files that are named one by one where several are attached."""
+_EXTENSION = re.compile(r"\w\.\w{1,4}[.,;:!?]*\Z")
 _MENTION = re.compile(r"""(?<!\S)@(?:"([^"\n]+)"|((?:\\.|[^\s\\"])+))""")
 _FILE = re.compile(r"File (?P<name>[^\n]*):\n\n(?P<fence>`{3,})\n(?P<text>.*?)\n(?P=fence)\n\n", re.DOTALL)
 
@@ -127,7 +128,7 @@ def read_files(pattern: str) -> tuple[list[Attachment], int]:
 
 
 def mentioned(question: str) -> tuple[list[Attachment], list[str]]:
-    """The files that a question names as ``@path``, and the words that look like one where there is no file.
+    """The files that a question names as ``@path``, and the words that look like a path where there is no file.
 
     Raises:
         InvalidRequest: a file that is there cannot be read as text.
@@ -140,7 +141,7 @@ def mentioned(question: str) -> tuple[list[Attachment], list[str]]:
         path = next((path for name in names if name and (path := as_path(name)).is_file()), None)
         if path is not None:
             files.append(read_file(path))
-        elif "/" in word or "." in word.strip("."):
+        elif "/" in word or ("\n" not in question and _EXTENSION.search(word)):  # not a decorator in code
             missing.append(word)
     return files, missing
 

@@ -31,7 +31,7 @@ from ...files.write import private_file
 from ..screen.spans import visible
 from .pastes import Pastes
 
-__all__ = ["ChatPrompt", "CommandCompleter", "CommandWords", "LineReader", "Reader", "Word", "in_block"]
+__all__ = ["ChatPrompt", "CommandCompleter", "CommandWords", "Line", "LineReader", "Reader", "Word", "in_block"]
 
 _STYLE = Style.from_dict(
     {
@@ -74,10 +74,18 @@ class CommandWords(Protocol):
         ...
 
 
+class Line(NamedTuple):
+    """A question or a command."""
+
+    text: str
+    typed: str = ""
+    """What a person typed of it, without long pastes; empty in a script."""
+
+
 class Reader(Protocol):
     """A source of questions."""
 
-    def read(self, typed: str = "", keys: str = "") -> str:
+    def read(self, typed: str = "", keys: str = "") -> Line:
         """The next question or command.
 
         Args:
@@ -114,12 +122,12 @@ class LineReader:
     def __init__(self, prompt: Callable[[], None]) -> None:
         self._prompt = prompt
 
-    def read(self, typed: str = "", keys: str = "") -> str:
+    def read(self, typed: str = "", keys: str = "") -> Line:
         self._prompt()
         text = self._line()
         while in_block(text):
             text += "\n" + self._line()
-        return without_quotes(text)
+        return Line(without_quotes(text))
 
     def _line(self) -> str:
         try:
@@ -170,10 +178,10 @@ class ChatPrompt:
         # Only after the prompt is on the screen, since loading competes with it for the processor.
         self.session.app.after_render += lambda _app: when_ready()
 
-    def read(self, typed: str = "", keys: str = "") -> str:
+    def read(self, typed: str = "", keys: str = "") -> Line:
         store_typeahead(self.session.app.input, _key_presses(keys))
         text = self.session.prompt([("class:prompt", "› ")], default=typed)
-        return without_quotes(self._pastes.unfold(text))
+        return Line(without_quotes(self._pastes.unfold(text)), self._pastes.drop(text))
 
     def fail(self, error: BaseException) -> None:
         """From another thread: end the prompt that is open, if any, with ``error``."""

@@ -22,7 +22,7 @@ from .chats import choose_chat
 from .commands import Commands
 from .first_start import choose_model
 from .history import show_question
-from .input import ChatPrompt, LineReader, Reader
+from .input import ChatPrompt, Line, LineReader, Reader
 from .loading import Loader
 from .saved import chat_names, chats_named, find_chat, saved_chat
 from .session import ChatSession
@@ -120,7 +120,7 @@ def talk(session: ChatSession, path: Path | None = None, question: str = "") -> 
     if question:
         if session.interactive:
             show_question(question, session.terminal)
-        _handle(session, commands, question)
+        _handle(session, commands, Line(question, question))
     code = _converse(session, commands, reader)
     if session.interactive and (remedy := session.resuming()):
         session.terminal.line(remedy, DIM)
@@ -149,18 +149,19 @@ def _converse(session: ChatSession, commands: Commands, reader: Reader) -> int:
         except KeyboardInterrupt:
             if _interrupted_twice(session):
                 return INTERRUPTED
-            session.typed = session.typed or line
+            session.typed = session.typed or line.text
     return 0
 
 
-def _handle(session: ChatSession, commands: Commands, line: str) -> None:
+def _handle(session: ChatSession, commands: Commands, line: Line) -> None:
     """Handle one line: a command or a question. An error is reported and does not end the chat, unless the model
     could not be loaded, or the lines come from a script."""
     try:
-        if line.startswith("/") and not line.startswith("//"):
-            commands.handle(line)
-        elif line.strip():
-            session.ask(line.removeprefix("/") if line.startswith("//") else line)
+        text = line.text
+        if text.startswith("/") and not text.startswith("//"):
+            commands.handle(text)
+        elif text.strip():
+            session.ask(text.removeprefix("/") if text.startswith("//") else text, line.typed)
     except Exception as error:
         if is_exit(error) or error is session.loader.error or not session.interactive:
             raise

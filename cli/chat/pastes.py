@@ -30,6 +30,12 @@ class Pastes:
             text = text.replace(sign, pasted)
         return text
 
+    def drop(self, text: str) -> str:
+        """``text`` without the signs of pasted texts."""
+        for sign in self._texts:
+            text = text.replace(sign, " ")
+        return text
+
     def sign_at_end(self, text: str) -> str:
         """The sign that ``text`` ends with; empty: none."""
         return next((sign for sign in self._texts if text.endswith(sign)), "")

@@ -160,6 +160,8 @@ class ChatSession:
             self.say(f"so far with {content.model}, from now on with {self.model.name}")
         chat = self._chat_from(content, self.model)
         self.use_chat(chat, saved_as)
+        if self.interactive and chat.title:
+            self.say(f"“{chat.title}”")
         show_last_turn(chat, self.terminal)
 
     def use_model(self, reference: str) -> None:
@@ -246,12 +248,16 @@ class ChatSession:
         if self.editing:
             self.editing, self.attachments = False, self._put_aside
 
-    def ask(self, question: str) -> None:
-        """Send a question with the attached files, and show the answer."""
+    def ask(self, question: str, typed: str = "") -> None:
+        """Send a question with the attached files, and show the answer.
+
+        Args:
+            typed: what a person typed of it: files that are named there as ``@path`` are sent too. The rest may be
+                a stranger's.
+        """
         from .history import last_question
 
-        if self.interactive:  # the lines of a script may be a stranger's
-            self._attach_mentioned(question)
+        self._attach_mentioned(typed)
         text = with_files(question, self.attachments)
         chat = self.chat
         stream = chat.stream_edit(last_question(chat)[0], text) if self.editing else chat.stream(text)
@@ -264,9 +270,9 @@ class ChatSession:
         every = [*self.attachments, *files]
         self.attachments = list({file.path.resolve() if file.path else file: file for file in every}.values())
 
-    def _attach_mentioned(self, question: str) -> None:
-        """Attach the files that the question names as ``@path``."""
-        files, missing = mentioned(question)
+    def _attach_mentioned(self, typed: str) -> None:
+        """Attach the files that are named as ``@path``."""
+        files, missing = mentioned(typed)
         for word in missing:
             self.say(f"@{word}: no such file; sent as text")
         attached = {file.name for file in self.attachments}

@@ -214,15 +214,20 @@ def test_a_long_paste_is_folded_to_a_sign_and_sent_in_full(tmp_path: Path) -> No
 
 def test_a_file_is_attached_by_its_name_in_the_question(tmp_path: Path) -> None:
     (tmp_path / "my notes.md").write_text("what it says")
+    (tmp_path / "other.md").write_text("what nobody asked for")
     person = start(tmp_path, width=200)
     person.send(f"sum up @{tmp_path}/my")
     person.wait_for("my notes.md")  # in the menu
     person.send("\t")
     person.wait_for("my\\ notes.md")
+    person.send(f"\x1b[200~@{tmp_path}/other.md\n{'@app.get' * 200}\x1b[201~")
+    person.wait_for("[pasted 1 ·")
     ask(person, ", @no/such and @me")
     assert "attached: [my notes.md · 1 line]" in person.text()
     assert "@no/such: no such file; sent as text" in person.text()
     text = saved(tmp_path)[0]["content"][0]["text"]
     assert text.startswith("File my notes.md:\n\n```\nwhat it says\n```\n\nsum up @")
     assert text.endswith(", @no/such and @me")
+    assert "what nobody asked for" not in text
+    assert person.text().count("sent as text") == 1
     assert person.leave() == 0
