@@ -70,7 +70,7 @@ class Commands:
         if name in ("load", "delete"):
             from .saved import saved_chats
 
-            return [Word(chat.name, f"{chat.age} · {chat.length}", chat.title) for chat in saved_chats()]
+            return [Word(chat.name, chat.age, chat.title) for chat in saved_chats()]
         if name == "model":
             from ...hub.models import list_models
 
