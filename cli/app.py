@@ -46,12 +46,7 @@ def _saved(incomplete: str) -> list[tuple[str, str]]:
     """For the shell's completion: the saved chats with their titles."""
     from .chat.saved import saved_chats
 
-    wanted = incomplete.lower()
-    return [
-        (chat.name, chat.title)
-        for chat in saved_chats()
-        if chat.name.startswith(wanted) or wanted in chat.title.lower()
-    ]
+    return [(chat.name, chat.title) for chat in saved_chats() if chat.name.startswith(incomplete)]
 
 
 def _settings(incomplete: str) -> list[str]:

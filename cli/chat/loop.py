@@ -49,13 +49,13 @@ class Beginning:
 
 def start_chat(settings: Settings, beginning: Beginning) -> None:
     """Chat until the user leaves."""
+    signal.signal(signal.SIGTERM, _terminated)
     terminal = Terminal(sys.stdout)
     interactive = terminal.interactive and sys.stdin.isatty()
     path = _saved_chat(beginning, interactive)
     own = _own_model(path) if path is not None and beginning.model is None else None
     model = settings.url or choose_model(own or settings.model, terminal, interactive)
     session = ChatSession(terminal, Loader(model, settings.loading), settings, interactive)
-    signal.signal(signal.SIGTERM, _terminated)
     try:
         with keys_as_sent() if interactive else nullcontext():
             raise typer.Exit(talk(session, path, beginning.question))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import termios
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,6 +107,17 @@ def test_the_list_deletes_after_the_key_was_pressed_twice(tmp_path: Path) -> Non
     assert [path.stem for path in chats(tmp_path)] == ["2026-10", "2026-30"]
     person.send("\x1b")
     assert person.end() == 0
+
+
+def test_sigterm_in_the_list_restores_the_terminal(tmp_path: Path) -> None:
+    saved(tmp_path, "Oslo", 60)
+    person = Person([*CHAT, "--resume"], tmp_path)
+    person.wait_for("1 of 1")
+    person.child.kill(signal.SIGTERM)
+    while person.child.isalive():
+        person.look(0.05)
+    assert termios.tcgetattr(person.child.child_fd)[3] & termios.ECHO
+    assert person.end() == 128 + signal.SIGTERM
 
 
 def test_a_chat_is_deleted_after_a_yes(tmp_path: Path) -> None:
