@@ -8,7 +8,6 @@ from pathlib import Path
 from ...errors import ChatFileError, InvalidRequest
 from ...files.write import as_path
 from ..screen.spans import visible
-from .picker import Entry, matching, pick
 from .saved import chats_named, copy_title, delete_chat, find_chat, only_chat, saved_chat, saved_chats, show_list
 from .session import ChatSession
 
@@ -40,6 +39,8 @@ def choose_chat(words: str, other_than: Path | None = None) -> Path | None:
     Raises:
         ChatFileError: there is no other chat, or none contains the words.
     """
+    from .picker import Entry, matching, pick
+
     listed = [chat for chat in saved_chats() if chat.path != other_than]
     if not listed:
         raise ChatFileError("no other chat is saved" if other_than else "no chat is saved yet: gptoss chat")

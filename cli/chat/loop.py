@@ -21,7 +21,6 @@ from ..settings import Settings, data_path
 from .chats import choose_chat
 from .commands import Commands
 from .first_start import choose_model
-from .history import show_question
 from .input import ChatPrompt, Line, LineReader, Reader
 from .loading import Loader
 from .saved import chat_names, chats_named, find_chat, saved_chat
@@ -119,6 +118,8 @@ def talk(session: ChatSession, path: Path | None = None, question: str = "") -> 
         session.open_chat(path)
     if question:
         if session.interactive:
+            from .history import show_question
+
             show_question(question, session.terminal)
         _handle(session, commands, Line(question, question))
     code = _converse(session, commands, reader)
