@@ -108,6 +108,8 @@ def _passage(entry: Entry, query: str, width: int) -> Row:
     missing = [word for word in query.lower().split() if word not in entry.title.lower()]
     at = text.lower().find(missing[0]) if missing else -1
     begin = max(at - min(_AROUND, width // 3), 0) if at >= 0 else max(len(text) - width + 8, 0)
+    if begin:  # at a word
+        begin = max(text.find(" ", begin, at if at >= 0 else None) + 1, begin)
     row = _marked(text[begin : begin + width], query, DIM)
     return shorten((Span("…" if begin else "", DIM), *row), width)
 
