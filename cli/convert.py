@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         LogitsComparison,
         VerifyReport,
     )
+    from gptoss_mlx.convert.quantize import QuantizationError
     from gptoss_mlx.convert.targets import TargetFormat
     from gptoss_mlx.hub.downloads import Download
 
@@ -46,6 +47,14 @@ class Dense(str, Enum):  # noqa: UP042  (Typer reads the values of a str enumera
     bf16 = "bf16"
     q8 = "q8"
     q4 = "q4"
+
+
+class Experts(str, Enum):  # noqa: UP042
+    """How the experts are stored."""
+
+    mxfp4 = "mxfp4"
+    q8 = "q8"
+    bf16 = "bf16"
 
 
 class Target(str, Enum):  # noqa: UP042
@@ -74,6 +83,13 @@ def convert(
             "with 8k of context, else q8, else q4."
         ),
     ] = None,
+    experts: Annotated[
+        Experts | None,
+        typer.Option(
+            help="Precision of the experts; by default as they are if quantised, mxfp4 if that changes no value, "
+            "else q8."
+        ),
+    ] = None,
     to: Annotated[Target, typer.Option(help="The layout: for gptoss, Hugging Face or mlx-lm.")] = Target.mlx,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at the destination.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the space needed.")] = False,
@@ -81,20 +97,26 @@ def convert(
 ) -> None:
     """Download a model if need be and re-pack it, once, so that it loads fast.
 
-    Experts stay as they are, bit for bit.
+    Experts in MXFP4 stay as they are, bit for bit.
 
     If it is interrupted, the destination is complete or absent; run the same command again.
     """
     from gptoss_mlx.convert import carry_out, plan_conversion
 
-    options: dict[str, Any] = {"dense": dense.value if dense else None, "to": to.value, "force": force}
+    options: dict[str, Any] = {
+        "dense": dense.value if dense else None,
+        "experts": experts.value if experts else None,
+        "to": to.value,
+        "force": force,
+    }
     if dry_run:
         _show_plan(source, destination, options, as_json=as_json)
         return
     with _progress() as bars, _warnings():
         progress = _stages(bars)
         plan = plan_conversion(source, destination, **options, download=True, progress=progress)
-        for name, value in precision_rows(_plan_precision(plan), _plan_verify(plan)):
+        rows = precision_rows(_plan_precision(plan), _plan_verify(plan))
+        for name, value in rows + _error_rows(plan.measured_errors):
             _remark(f"{name}: {value}")
         report = carry_out(plan, progress=progress)
     if as_json:
@@ -113,6 +135,7 @@ def _show_plan(source: str, destination: Path | None, options: dict[str, Any], *
     try:
         plan = plan_conversion(source, destination, **options)
         content, verify = _plan_content(plan), _plan_verify(plan)
+        errors = _error_rows(plan.measured_errors)
     except ModelNotFound:
         repo_id = hub.repository_of(source)
         if repo_id is None:
@@ -121,11 +144,18 @@ def _show_plan(source: str, destination: Path | None, options: dict[str, Any], *
             found = downloads.plan_download(repo_id)
         target = destination or hub.converted_path(source)
         content = _download_content(target, options["to"], options["dense"], found)
-        verify = verify_command(target, source)
+        verify, errors = verify_command(target, source), []
     if as_json:
         _print_json(content)
         return
-    _print_table("Plan: nothing was written", _plan_rows(content, verify))
+    _print_table("Plan: nothing was written", _plan_rows(content, verify) + errors)
+
+
+def _error_rows(errors: Mapping[str, QuantizationError]) -> list[tuple[str, str]]:
+    return [
+        (name, f"relative error {error.relative:.2%}, largest {error.largest:.3g}")
+        for name, error in errors.items()
+    ]
 
 
 def _plan_rows(content: dict[str, Any], verify: str) -> list[tuple[str, str]]:
@@ -136,7 +166,7 @@ def _plan_rows(content: dict[str, Any], verify: str) -> list[tuple[str, str]]:
 
 
 def _plan_precision(plan: ConversionPlan) -> dict[str, Any]:
-    return precision_content(plan.dense, plan.reason, plan.losses, plan.bytes_per_token)
+    return precision_content(plan.dense, plan.reason, plan.losses, plan.bytes_per_token, plan.experts)
 
 
 def _plan_verify(plan: ConversionPlan) -> str:
@@ -184,7 +214,7 @@ def _download_content(target: Path, to: TargetFormat, dense: Precision | None, p
         # Dense layers shrink or stay: a conversion is no larger than its source.
         return content | {"bytes_out": plan.nbytes}
     config = RELEASED[released]
-    precision, reason = precision_for(config, None, to, dense, DeviceInfo.current())
+    precision, reason = precision_for(config, (), to, dense, DeviceInfo.current())
     loss = loss_of(precision)
     chosen = precision_content(precision, reason, [loss] if loss else [], token_bytes(config))
     return content | chosen | {"bytes_out": weight_bytes(config, precision)}
@@ -258,7 +288,10 @@ def _print_verified(
         size = format_bytes(report.nbytes)
         _say(f"{report.directory}: {report.tensors} tensors in {report.files} files, {size}, all as written")
     if weights is not None:
-        rows = [(f"{entry.kind} ({entry.tensors})", f"{entry.largest:.3g}") for entry in weights]
+        rows = [
+            (f"{entry.kind} ({entry.tensors})", f"{entry.largest:.3g}" + _relative(entry.relative))
+            for entry in weights
+        ]
         _print_table("Largest difference from the source", rows)
         if all(entry.largest == 0 for entry in weights):
             _say("every weight is the source's: nothing was lost")
@@ -271,6 +304,10 @@ def _print_verified(
                 ("same first choice", f"{logits.top1_agreement:.1%}"),
             ],
         )
+
+
+def _relative(error: float) -> str:
+    return f", relative error {error:.2%}" if error else ""
 
 
 def _print_report(report: ConversionReport) -> None:
@@ -286,7 +323,9 @@ def _print_report(report: ConversionReport) -> None:
     ]
     if report.experts_error is not None:
         error = report.experts_error
-        rows.append(("experts to MXFP4", f"relative error {error.relative:.2%}, largest {error.largest:.3g}"))
+        rows.append(
+            (f"experts to {report.experts}", f"relative error {error.relative:.2%}, largest {error.largest:.3g}")
+        )
     _print_table("Converted", rows)
     if report.target == "mlx":
         _say(f"next: {shlex.join(['gptoss', 'chat', '-m', model_name(report.destination)])}")

@@ -12,16 +12,21 @@ from ..files.units import format_bytes
 
 __all__ = ["PRECISION", "model_name", "precision_content", "precision_rows", "verify_command"]
 
-PRECISION = ("dense", "reason", "losses", "bytes_per_token")
+PRECISION = ("dense", "experts", "reason", "losses", "bytes_per_token")
 """The keys of :func:`precision_content`."""
 
 
 def precision_content(
-    dense: Precision, reason: str, losses: Sequence[str], bytes_per_token: Mapping[Precision, int]
+    dense: Precision,
+    reason: str,
+    losses: Sequence[str],
+    bytes_per_token: Mapping[Precision, int],
+    experts: str = "mxfp4",
 ) -> dict[str, Any]:
     """Plain data."""
     return {
         "dense": dense,
+        "experts": experts,
         "reason": reason,
         "losses": list(losses),
         "bytes_per_token": dict(bytes_per_token),
@@ -48,6 +53,7 @@ def precision_rows(content: Mapping[str, Any], verify: str) -> list[tuple[str, s
     others = ", ".join(f"{format_bytes(nbytes)} in {precision}" for precision, nbytes in read.items())
     return [
         ("dense layers", dense),
+        ("experts", content["experts"]),
         ("reason", content["reason"]),
         ("loses", lost),
         ("read for a token", f"{own}, against {others}"),

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from gptoss_mlx.cache.layered import PromptCache
+from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES
 from gptoss_mlx.errors import ConversionError, FileWriteError
+from gptoss_mlx.memory.budget import Budget
 from gptoss_mlx.memory.device import DeviceInfo
+from gptoss_mlx.model.transformer import Transformer
+from gptoss_mlx.tokenizer import Tokenizer
 
-from .quantize import as_float32, mxfp4_values
-from .readers import BLOCK_BYTES, Reader
+from .quantize import ErrorSums, as_floats
+from .readers import BLOCK_BYTES, blocks
 from .source import SourceModel, open_source
+from .targets import TargetTensor, config_of, target_tensors
+from .values import Values
 
-__all__ = ["Comparison", "LogitsComparison", "compare_logits", "compare_weights"]
+__all__ = ["Comparison", "LogitsComparison", "compare_logits", "compare_weights", "load_source"]
 
 _POSITIONS = 128
 """How many positions are computed at a time."""
+_WORDS: Mapping[int, type[np.generic]] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+_DTYPES: Mapping[str, mx.Dtype] = {
+    "U8": mx.uint8,
+    "U32": mx.uint32,
+    "BF16": mx.bfloat16,
+    "F16": mx.float16,
+    "F32": mx.float32,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +50,8 @@ class Comparison:
     tensors: int
     largest: float
     """The largest absolute difference of two values; NaN if either tensor holds NaN."""
+    relative: float
+    """Root mean square of the differences, divided by that of the values of ``against``, where the two differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +69,7 @@ class LogitsComparison:
 def compare_weights(
     directory: str | Path, against: str | Path, *, progress: Callable[[int, int], None] | None = None
 ) -> list[Comparison]:
-    """Dequantises both checkpoints in row blocks and returns the largest difference for each kind of tensor.
+    """Compares the values of two checkpoints, as each stores them, in float32, for each kind of tensor.
 
     Raises:
         CheckpointError: either cannot be read.
@@ -61,58 +80,44 @@ def compare_weights(
             raise ConversionError(
                 f"{against}: config.json describes another model than {directory}; name its source"
             )
-        total = sum(reader.rows * reader.row_bytes for reader in ours.parameters.values())
+        total = sum(_nbytes(values) for values in ours.parameters.values())
         done = 0
-        found: dict[str, list[float]] = {}
-        for name, reader in ours.parameters.items():
-            if not name.endswith("_proj.scales"):  # compared together with their words
-                kind = re.sub(r"layers\.\d+\.", "", name)
-                found.setdefault(kind, []).append(_largest_difference(name, ours, theirs))
-            done += reader.rows * reader.row_bytes
+        found: dict[str, list[ErrorSums]] = {}
+        for name, values in ours.parameters.items():
+            kind = re.sub(r"layers\.\d+\.", "", name)
+            found.setdefault(kind, []).append(_compare(values, theirs.parameters[name]))
+            done += _nbytes(values)
             if progress is not None:
                 progress(done, total)
-    return [
-        Comparison(kind=kind, tensors=len(values), largest=float(np.max(values))) for kind, values in found.items()
-    ]
+    return [_comparison(kind, sums) for kind, sums in found.items()]
 
 
-def _largest_difference(name: str, ours: SourceModel, theirs: SourceModel) -> float:
-    left, right = ours.parameters[name], theirs.parameters[name]
-    packed = ".experts." in name and name.endswith(".weight")
-    scales = name.removesuffix("weight") + "scales"
-    step = max(left.step, right.step)
-    # Dequantised, MXFP4 words take eight times as many bytes.
-    size = max(1, BLOCK_BYTES // ((8 if packed else 2) * max(left.cost, right.cost)) // step) * step
-    largest = 0.0
-    for begin in range(0, left.rows, size):
-        end = min(begin + size, left.rows)
-        if packed:
-            difference = _packed_difference(
-                (left, ours.parameters[scales]), (right, theirs.parameters[scales]), begin, end
-            )
-        else:
-            difference = _difference(as_float32(left.read(begin, end)), as_float32(right.read(begin, end)))
-        largest = float(np.maximum(largest, difference))
-    return largest
+def _nbytes(values: Values) -> int:
+    return sum(part.rows * part.row_bytes for part in values.parts)
 
 
-_Packed = tuple[Reader, Reader]
+def _comparison(kind: str, sums: list[ErrorSums]) -> Comparison:
+    error = ErrorSums.total(sums)
+    return Comparison(kind=kind, tensors=len(sums), largest=error.largest, relative=error.relative)
 
 
-def _packed_difference(left: _Packed, right: _Packed, begin: int, end: int) -> float:
-    (left_words, left_scales), (right_words, right_scales) = (
-        (words.read(begin, end), scales.read(begin, end)) for words, scales in (left, right)
-    )
-    if np.array_equal(left_words, right_words) and np.array_equal(left_scales, right_scales):
-        return 0.0
-    return _difference(mxfp4_values(left_words, left_scales), mxfp4_values(right_words, right_scales))
+def _compare(ours: Values, theirs: Values) -> ErrorSums:
+    """Compares two tensors in blocks of rows; blocks that are equal as they are stored are not counted."""
+    readers = [as_floats(values, "F32").parts[0] for values in (theirs, ours)]
+    same_form = (ours.form, ours.scale_dtype) == (theirs.form, theirs.scale_dtype)
+    step = math.lcm(*(reader.step for reader in readers))
+    size = max(1, BLOCK_BYTES // max(reader.cost for reader in readers) // step) * step
+    sums = ErrorSums()
+    for begin in range(0, readers[0].rows, size):
+        end = min(begin + size, readers[0].rows)
+        if not (same_form and _are_equal(ours, theirs, begin, end)):
+            sums.add(*(reader.read(begin, end).view(np.float32) for reader in readers))
+    return sums
 
 
-def _difference(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> float:
-    if np.array_equal(left, right):
-        return 0.0
-    with np.errstate(invalid="ignore"):  # infinity minus infinity is reported as NaN
-        return float(np.max(np.abs(left - right)))
+def _are_equal(ours: Values, theirs: Values, begin: int, end: int) -> bool:
+    parts = zip(ours.parts, theirs.parts, strict=True)
+    return all(np.array_equal(left.read(begin, end), right.read(begin, end)) for left, right in parts)
 
 
 def compare_logits(
@@ -121,20 +126,18 @@ def compare_logits(
     """Runs both models over a text, one after the other, and compares their next-token distributions.
 
     Args:
-        directory: of the first model.
+        directory: of the first model, in any layout that can be converted.
         against: of the reference; may be the same directory.
         text: the text, of any length.
         kv_bits: 8 lets the first model, and only the first, keep its keys and values in 8 bits.
 
     Raises:
-        CheckpointError: one of them is in a layout that cannot be loaded directly.
+        CheckpointError: one of them cannot be read.
         ConversionError: the text has no tokens.
         NotEnoughMemory: one of the models does not fit with this text.
         FileWriteError: the temporary directory is full; the predictions take 0.8 MB a token.
         InvalidRequest: the model's keys and values cannot be kept in that many bits.
     """
-    from gptoss_mlx.tokenizer import Tokenizer
-
     tokens = Tokenizer.from_directory(directory).encode(text)
     if not tokens:
         raise ConversionError("the text is empty; give one with at least one token")
@@ -143,10 +146,10 @@ def compare_logits(
     try:
         # In a file, because a token takes 0.8 MB and the text may be long.
         with tempfile.TemporaryFile() as file:
-            for ours in _log_probabilities(Path(directory), tokens, kv_bits):
+            for ours in _log_probabilities(directory, tokens, kv_bits):
                 file.write(ours.data)
             file.seek(0)
-            for reference in _log_probabilities(Path(against), tokens, None):
+            for reference in _log_probabilities(against, tokens, None):
                 ours = np.frombuffer(file.read(reference.nbytes), np.float32).reshape(reference.shape)
                 kl.append(np.sum(np.exp(reference) * (reference - ours), axis=-1))
                 agreeing += int(np.sum(np.argmax(ours, axis=-1) == np.argmax(reference, axis=-1)))
@@ -164,20 +167,33 @@ def compare_logits(
 
 
 def _log_probabilities(
-    directory: Path, tokens: list[int], kv_bits: int | None
+    directory: str | Path, tokens: list[int], kv_bits: int | None
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Yields arrays of shape [positions, vocabulary]; frees the model at the end, because two may not fit."""
-    import mlx.core as mx
-
-    from gptoss_mlx.cache.layered import PromptCache
-    from gptoss_mlx.config import ModelConfig
-    from gptoss_mlx.memory.budget import Budget
-    from gptoss_mlx.model.transformer import load_transformer
-
-    config = ModelConfig.from_directory(directory)
-    Budget(config=config, device=DeviceInfo.current(), kv_bits=kv_bits, context=len(tokens)).check_load()
+    with open_source(directory) as source:
+        config = config_of(source.config, source.forms)
+        Budget(config=config, device=DeviceInfo.current(), kv_bits=kv_bits, context=len(tokens)).check_load()
+        transformer = load_source(source)
     cache = PromptCache(config, kv_bits)
-    transformer = load_transformer(directory, dtype=mx.bfloat16)
     for begin in range(0, len(tokens), _POSITIONS):
         logits = transformer(mx.array([tokens[begin : begin + _POSITIONS]]), cache)[0].astype(mx.float32)
         yield np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+
+
+def load_source(source: SourceModel, dtype: mx.Dtype = mx.bfloat16) -> Transformer:
+    """The model of a checkpoint in any layout, its weights in the forms in which they are stored."""
+    config = config_of(source.config, source.forms)
+    transformer = Transformer(config, compiled=mx.default_device() != mx.cpu)
+    for tensor in target_tensors(config, source.parameters, "mlx"):
+        array = _read(tensor)
+        if mx.issubdtype(array.dtype, mx.floating):
+            array = array.astype(dtype)
+        mx.eval(array)
+        transformer.load_weights([(tensor.name, array)], strict=False)
+    return transformer
+
+
+def _read(tensor: TargetTensor) -> mx.array:
+    block = np.concatenate(list(blocks(tensor.reader)))
+    array = mx.array(block.view(_WORDS[DTYPE_BYTES[tensor.dtype]])).reshape(tensor.shape)
+    return array.view(_DTYPES[tensor.dtype])

@@ -95,6 +95,10 @@ def exclusive(target: Path) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout as error:
+            if not os.access(path, os.W_OK):  # filelock waits for a file that it may not make, too
+                raise FileWriteError(
+                    f"{path}: the lock of the conversion cannot be made; choose a destination in another directory"
+                ) from error
             raise ConversionError(
                 f"{target}: another conversion to it is running; wait for it, or choose another destination"
             ) from error

@@ -7,23 +7,20 @@ that no row names is an error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gptoss_mlx.checkpoint.layouts import HUGGING_FACE, MLX, Row, Source, Transform
-from gptoss_mlx.checkpoint.safetensors import Checkpoint
+from gptoss_mlx.checkpoint.layouts import EXPERTS, HUGGING_FACE, MLX, Row, Source, Transform
 from gptoss_mlx.config import MAX_LAYERS
-from gptoss_mlx.errors import CheckpointError, ConfigError
+from gptoss_mlx.errors import ConfigError
 
 __all__ = ["FINE_TUNE", "LAYOUTS", "MLX_LM", "ORIGINAL", "Layout", "hugging_face_config", "recognise"]
-
-_WORDS, _BYTES = ("U32",), ("U8",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """A way to store the model's tensors."""
+    """A way to name and arrange the model's tensors."""
 
     name: str
     """Shown to the user."""
@@ -39,15 +36,21 @@ def _renamed(names: Mapping[str, str], changed: Mapping[str, Row]) -> tuple[Row,
         if row.target in changed:
             rows.append(changed[row.target])
             continue
-        sources = tuple(Source(names.get(s.name, s.name), s.shape, s.dtypes) for s in row.sources)
+        sources = tuple(Source(names.get(s.name, s.name), s.shape) for s in row.sources)
         rows.append(Row(row.target, row.transform, sources))
     return tuple(rows)
 
 
+def _row(target: str, transform: Transform, **sources: str) -> dict[str, Row]:
+    """A row by its target; the sources are names and shapes."""
+    return {target: Row(target, transform, tuple(Source(name, shape) for name, shape in sources.items()))}
+
+
 _LAYER = "model.layers.{n}"
 _EXPERTS = f"{_LAYER}.mlp.experts"
-_TARGET = "layers.{n}.mlp.experts"
 _QKV = "layers.{n}.self_attn.qkv_proj"
+_GATE_UP, _DOWN = EXPERTS
+_BIAS = "layers.{n}.mlp.experts.bias"
 
 # OpenAI's own layout: q, k and v are already one tensor.
 ORIGINAL = _renamed(
@@ -62,73 +65,52 @@ ORIGINAL = _renamed(
         f"{_LAYER}.post_attention_layernorm.weight": "block.{n}.mlp.norm.scale",
         f"{_LAYER}.mlp.router.weight": "block.{n}.mlp.gate.weight",
         f"{_LAYER}.mlp.router.bias": "block.{n}.mlp.gate.bias",
-        f"{_EXPERTS}.gate_up_proj_blocks": "block.{n}.mlp.mlp1_weight.blocks",
-        f"{_EXPERTS}.gate_up_proj_scales": "block.{n}.mlp.mlp1_weight.scales",
+        f"{_EXPERTS}.gate_up_proj": "block.{n}.mlp.mlp1_weight",
         f"{_EXPERTS}.gate_up_proj_bias": "block.{n}.mlp.mlp1_bias",
-        f"{_EXPERTS}.down_proj_blocks": "block.{n}.mlp.mlp2_weight.blocks",
-        f"{_EXPERTS}.down_proj_scales": "block.{n}.mlp.mlp2_weight.scales",
+        f"{_EXPERTS}.down_proj": "block.{n}.mlp.mlp2_weight",
         f"{_EXPERTS}.down_proj_bias": "block.{n}.mlp.mlp2_bias",
     },
-    {
-        f"{_QKV}.weight": Row(f"{_QKV}.weight", Transform.COPY, (Source("block.{n}.attn.qkv.weight", "Q+2K H"),)),
-        f"{_QKV}.bias": Row(f"{_QKV}.bias", Transform.COPY, (Source("block.{n}.attn.qkv.bias", "Q+2K"),)),
-    },
-)
-
-# mlx-lm and mlx-community: gate and up are separate, experts are packed as MLX packs them.
-MLX_LM = _renamed(
-    {},
-    {
-        f"{_TARGET}.gate_up_proj.weight": Row(
-            f"{_TARGET}.gate_up_proj.weight",
-            Transform.INTERLEAVED,
-            (
-                Source(f"{_EXPERTS}.gate_proj.weight", "E I H/8", _WORDS),
-                Source(f"{_EXPERTS}.up_proj.weight", "E I H/8", _WORDS),
-            ),
-        ),
-        f"{_TARGET}.gate_up_proj.scales": Row(
-            f"{_TARGET}.gate_up_proj.scales",
-            Transform.INTERLEAVED,
-            (
-                Source(f"{_EXPERTS}.gate_proj.scales", "E I H/32", _BYTES),
-                Source(f"{_EXPERTS}.up_proj.scales", "E I H/32", _BYTES),
-            ),
-        ),
-        f"{_TARGET}.down_proj.weight": Row(
-            f"{_TARGET}.down_proj.weight",
-            Transform.COPY,
-            (Source(f"{_EXPERTS}.down_proj.weight", "E H I/8", _WORDS),),
-        ),
-        f"{_TARGET}.down_proj.scales": Row(
-            f"{_TARGET}.down_proj.scales",
-            Transform.COPY,
-            (Source(f"{_EXPERTS}.down_proj.scales", "E H I/32", _BYTES),),
-        ),
-        f"{_TARGET}.bias": Row(
-            f"{_TARGET}.bias",
-            Transform.EXPERT_BIASES,
-            (
-                Source(f"{_EXPERTS}.gate_proj.bias", "E I"),
-                Source(f"{_EXPERTS}.up_proj.bias", "E I"),
-                Source(f"{_EXPERTS}.down_proj.bias", "E H"),
-            ),
-        ),
-    },
+    _row(f"{_QKV}.weight", Transform.COPY, **{"block.{n}.attn.qkv.weight": "Q+2K H"})
+    | _row(f"{_QKV}.bias", Transform.COPY, **{"block.{n}.attn.qkv.bias": "Q+2K"}),
 )
 
 
-def _float_experts(module: str, shape: str) -> dict[str, Row]:
-    """Rows for words and scales that are both made from one transposed float tensor."""
-    source = (Source(f"{_EXPERTS}.{module}", shape),)
-    return {
-        f"{_TARGET}.{module}.weight": Row(f"{_TARGET}.{module}.weight", Transform.MXFP4, source),
-        f"{_TARGET}.{module}.scales": Row(f"{_TARGET}.{module}.scales", Transform.MXFP4_SCALES, source),
-    }
+def _separate(gate: str, up: str, down: str) -> dict[str, Row]:
+    """Rows for gate and up that are tensors of their own, by their names without ``weight`` and ``bias``."""
+    biases = {f"{gate}.bias": "E I", f"{up}.bias": "E I", f"{down}.bias": "E H"}
+    return (
+        _row(_GATE_UP, Transform.INTERLEAVED, **{f"{gate}.weight": "E I H", f"{up}.weight": "E I H"})
+        | _row(_DOWN, Transform.COPY, **{f"{down}.weight": "E H I"})
+        | _row(_BIAS, Transform.EXPERT_BIASES, **biases)
+    )
 
+
+# mlx-lm and mlx-community: gate and up are separate.
+MLX_LM = _renamed({}, _separate(f"{_EXPERTS}.gate_proj", f"{_EXPERTS}.up_proj", f"{_EXPERTS}.down_proj"))
 
 # Fine-tunes saved without packing: experts are floats with the input axis before the output axis.
-FINE_TUNE = _renamed({}, _float_experts("gate_up_proj", "E H 2I") | _float_experts("down_proj", "E I H"))
+FINE_TUNE = _renamed(
+    {},
+    _row(_GATE_UP, Transform.TRANSPOSED, **{f"{_EXPERTS}.gate_up_proj": "E H 2I"})
+    | _row(_DOWN, Transform.TRANSPOSED, **{f"{_EXPERTS}.down_proj": "E I H"}),
+)
+
+# A linear layer for each expert, as llm-compressor and others unpack them.
+PER_EXPERT = _renamed(
+    {}, _separate(f"{_EXPERTS}.{{e}}.gate_proj", f"{_EXPERTS}.{{e}}.up_proj", f"{_EXPERTS}.{{e}}.down_proj")
+)
+
+# The same as Unsloth does it: gate and up stay interleaved.
+UNSLOTH = _renamed(
+    {},
+    _row(_GATE_UP, Transform.COPY, **{f"{_EXPERTS}.gate_up_projs.{{e}}.weight": "E 2I H"})
+    | _row(_DOWN, Transform.COPY, **{f"{_EXPERTS}.down_projs.{{e}}.weight": "E H I"})
+    | _row(
+        _BIAS,
+        Transform.COLUMNS,
+        **{f"{_EXPERTS}.gate_up_projs.{{e}}.bias": "E 2I", f"{_EXPERTS}.down_projs.{{e}}.bias": "E H"},
+    ),
+)
 
 _FIRST = "model.layers.0.mlp.experts"
 LAYOUTS = (
@@ -137,22 +119,15 @@ LAYOUTS = (
     Layout(name="mlx-lm", signature=f"{_FIRST}.gate_proj.weight", rows=MLX_LM),
     Layout(name="OpenAI original", signature="block.0.mlp.mlp1_weight.blocks", rows=ORIGINAL),
     Layout(name="unpacked fine-tune", signature=f"{_FIRST}.gate_up_proj", rows=FINE_TUNE),
+    Layout(name="a layer for each expert", signature=f"{_FIRST}.0.gate_proj.weight", rows=PER_EXPERT),
+    Layout(name="Unsloth's layer for each expert", signature=f"{_FIRST}.gate_up_projs.0.weight", rows=UNSLOTH),
 )
 
 
-def recognise(checkpoint: Checkpoint) -> Layout:
-    """Recognises the layout from the names of the tensors.
-
-    Raises:
-        CheckpointError: it is not a known layout.
-    """
-    for layout in LAYOUTS:
-        if layout.signature in checkpoint.tensors:
-            return layout
-    raise CheckpointError(
-        f"{checkpoint.directory}: no gpt-oss experts among its {len(checkpoint.tensors)} tensors; "
-        "name a gpt-oss checkpoint"
-    )
+def recognise(names: Iterable[str]) -> Layout | None:
+    """The layout of a checkpoint, recognised from the names of its tensors; None if it is not a known one."""
+    known = set(names)
+    return next((layout for layout in LAYOUTS if layout.signature in known), None)
 
 
 def hugging_face_config(original: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from gptoss_mlx.files.write import atomic_directory, clear_remains
 from .destination import check_destination, exclusive, make_parent, require_space
 from .manifest import MANIFEST_NAME, Manifest
 from .plan import ConversionPlan, ConversionProgress, plan_conversion
-from .quantize import QuantizationError
+from .precision import ExpertsPrecision
+from .quantize import ErrorSums, QuantizationError
 from .targets import TargetFormat
 from .writer import DirectoryWriter
 
@@ -37,6 +38,8 @@ class ConversionReport:
     destination: Path
     target: TargetFormat
     dense: Precision
+    experts: str
+    """How the experts are stored: ``mxfp4``, ``8 bits``, ``bf16`` and so on."""
     reason: str
     losses: tuple[str, ...]
     bytes_per_token: Mapping[Precision, int]
@@ -50,7 +53,7 @@ class ConversionReport:
     peak_memory: int
     """The process's peak memory, in bytes."""
     experts_error: QuantizationError | None
-    """The error of quantising unpacked experts; None if they were copied bit for bit."""
+    """The error of quantising experts; None if they were copied bit for bit."""
 
     @property
     def rate(self) -> float:
@@ -67,6 +70,7 @@ class ConversionReport:
             "destination": str(self.destination),
             "target": self.target,
             "dense": self.dense,
+            "experts": self.experts,
             "reason": self.reason,
             "losses": list(self.losses),
             "bytes_per_token": dict(self.bytes_per_token),
@@ -85,6 +89,7 @@ def convert_checkpoint(
     destination: str | Path | None = None,
     *,
     dense: Precision | None = None,
+    experts: ExpertsPrecision | None = None,
     to: TargetFormat = "mlx",
     force: bool = False,
     download: bool = False,
@@ -98,6 +103,8 @@ def convert_checkpoint(
             ``gptoss_mlx.load`` finds it by the source's name.
         dense: how attention, embedding and head are stored; by default lossless (bf16) where that fits this
             machine with 8,192 tokens of context, else q8, else q4; of a quantised source, as they are.
+        experts: how experts are stored: ``mxfp4``, ``q8`` (affine) or ``bf16``; by default as they are if they are
+            quantised, in MXFP4 if that changes no value, else in q8.
         to: the layout: ``mlx`` for this library, ``hf`` for Hugging Face's, ``mlx-lm`` for mlx-lm's.
         force: whether to replace an existing destination.
         download: whether to download the source from the Hub if it is not on this machine.
@@ -112,7 +119,14 @@ def convert_checkpoint(
         FileWriteError: the destination cannot be written.
     """
     plan = plan_conversion(
-        source, destination, dense=dense, to=to, force=force, download=download, progress=progress
+        source,
+        destination,
+        dense=dense,
+        experts=experts,
+        to=to,
+        force=force,
+        download=download,
+        progress=progress,
     )
     return carry_out(plan, progress=progress)
 
@@ -136,6 +150,7 @@ def carry_out(plan: ConversionPlan, *, progress: ConversionProgress | None = Non
         destination=target,
         target=plan.target,
         dense=plan.dense,
+        experts=plan.experts,
         reason=plan.reason,
         losses=plan.losses,
         bytes_per_token=plan.bytes_per_token,
@@ -144,7 +159,7 @@ def carry_out(plan: ConversionPlan, *, progress: ConversionProgress | None = Non
         bytes_out=sum(entry.bytes for entry in manifest.files.values()),
         seconds=time.perf_counter() - began,
         peak_memory=_peak_memory(),
-        experts_error=plan.source.experts_error,
+        experts_error=ErrorSums.total(plan.errors.values()) if plan.errors else None,
     )
 
 
@@ -170,12 +185,17 @@ def _write(plan: ConversionPlan, staging: Path, progress: ConversionProgress | N
                 "revision": _revision(plan.source.directory),
                 "layout": plan.source.layout.name,
             },
-            options={"to": plan.target, "dense": plan.dense},
+            options={"to": plan.target, "dense": plan.dense} | _experts_option(plan.experts),
             files=dict(writer.files),
             tensors=dict(writer.tensors),
         )
         writer.write_small(MANIFEST_NAME, manifest.text().encode())
     return manifest
+
+
+def _experts_option(experts: str) -> dict[str, str]:
+    """Of the manifest: nothing for MXFP4, which all had before there was a choice."""
+    return {} if experts == "mxfp4" else {"experts": experts}
 
 
 def _revision(directory: Path) -> str | None:

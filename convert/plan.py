@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gptoss_mlx.config import PRECISIONS, Precision
+from gptoss_mlx.config import PRECISIONS, ModelConfig, Precision
 from gptoss_mlx.errors import CheckpointError, ConversionError, ModelNotFound
 from gptoss_mlx.files.read import inside, parse_json, read_regular
 from gptoss_mlx.files.write import as_path
@@ -16,9 +16,11 @@ from gptoss_mlx.hub import downloads
 from gptoss_mlx.hub import models as hub
 from gptoss_mlx.memory.device import DeviceInfo
 from gptoss_mlx.memory.precision import token_bytes
+from gptoss_mlx.memory.sizes import bytes_per_token
 
 from .destination import DISK_RESERVE, check_apart, check_destination, check_parent, require_space
-from .precision import losses, precision_for
+from .precision import EXPERTS_PRECISIONS, ExpertsPrecision, choose_forms, experts_name
+from .quantize import ErrorSums, QuantizationError
 from .source import SourceModel, open_source
 from .targets import TARGETS, TargetFormat, TargetTensor, target_config, target_tensors
 from .writer import Shard, plan_shards
@@ -49,11 +51,17 @@ class ConversionPlan:
     source: SourceModel
     destination: Path
     target: TargetFormat
+    config: ModelConfig
+    """Of the result, with the forms of its weights."""
     dense: Precision
     reason: str
     """One line: why this precision was chosen."""
     losses: tuple[str, ...]
     """Each change that the conversion makes to the weights' values; empty if it is lossless."""
+    errors: Mapping[str, ErrorSums]
+    """Of the experts that are quantised, by parameter: filled while they are written."""
+    measured_errors: Mapping[str, QuantizationError]
+    """Of experts that are quantised to MXFP4 on request, over their first 64 MB."""
     shards: tuple[Shard, ...]
     small_files: Mapping[str, bytes]
     force: bool
@@ -72,7 +80,12 @@ class ConversionPlan:
     @property
     def bytes_per_token(self) -> dict[Precision, int]:
         """Bytes that a decoded token reads, at this precision and the others."""
-        return token_bytes(self.source.config)
+        return token_bytes(self.config) | {self.dense: bytes_per_token(self.config)}
+
+    @property
+    def experts(self) -> str:
+        """How the experts are stored, for the user."""
+        return experts_name(self.config)
 
     @property
     def disk_bytes(self) -> int:
@@ -85,6 +98,7 @@ def plan_conversion(
     destination: str | Path | None = None,
     *,
     dense: Precision | None = None,
+    experts: ExpertsPrecision | None = None,
     to: TargetFormat = "mlx",
     force: bool = False,
     download: bool = False,
@@ -99,6 +113,8 @@ def plan_conversion(
         raise ConversionError(f"target is {to!r}; one of {', '.join(TARGETS)} is needed")
     if dense is not None and dense not in PRECISIONS:
         raise ConversionError(f"dense is {dense!r}; one of {', '.join(PRECISIONS)} is needed")
+    if experts is not None and experts not in EXPERTS_PRECISIONS:
+        raise ConversionError(f"experts is {experts!r}; one of {', '.join(EXPERTS_PRECISIONS)} is needed")
     reference = str(source)
     if to != "mlx" and destination is None:
         raise ConversionError(f"--to {to}: name a destination; models found by name are in gptoss's own layout")
@@ -108,18 +124,21 @@ def plan_conversion(
     directory = _locate(reference, target, to, download=download, progress=progress)
     check_apart(target, directory)
     model = open_source(directory)
-    precision, reason = precision_for(model.config, model.quantization, to, dense, device)
-    shards = tuple(plan_shards(target_tensors(model, to, precision)))
+    chosen = choose_forms(model, to, dense, experts, device)
+    shards = tuple(plan_shards(target_tensors(chosen.config, chosen.parameters, to)))
     return ConversionPlan(
         reference=reference,
         source=model,
         destination=target,
         target=to,
-        dense=precision,
-        reason=reason,
-        losses=losses(model, precision),
+        config=chosen.config,
+        dense=chosen.dense,
+        reason=chosen.reason,
+        losses=chosen.losses,
+        errors=chosen.errors,
+        measured_errors=chosen.measured,
         shards=shards,
-        small_files=_small_files(model, to, precision),
+        small_files=_small_files(model, to, chosen.config),
         force=force,
     )
 
@@ -143,9 +162,9 @@ def _locate(
     return downloads.download(plan, progress=report)
 
 
-def _small_files(model: SourceModel, to: TargetFormat, dense: Precision) -> dict[str, bytes]:
+def _small_files(model: SourceModel, to: TargetFormat, config: ModelConfig) -> dict[str, bytes]:
     """config.json and the files that are copied; the tokenizer of original/ is in the directory above."""
-    files = {"config.json": (json.dumps(target_config(model, to, dense), indent=2) + "\n").encode()}
+    files = {"config.json": (json.dumps(target_config(model, config, to), indent=2) + "\n").encode()}
     directories = [model.directory]
     if (model.directory / "dtypes.json").exists() or model.directory.name == "original":
         directories.append(model.directory.resolve().parent)

@@ -1,4 +1,4 @@
-"""The arithmetic of a conversion in row blocks: to bfloat16, to MLX's affine form and back, to MXFP4.
+"""The arithmetic of a conversion in row blocks: from any form of values to any that is written.
 
 A quantised tensor consists of two or three tensors that are computed together. The words are read first and
 streamed; the scales (and biases), a sixteenth of their size, are buffered until they are read, so that nothing is
@@ -7,71 +7,81 @@ computed twice.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from gptoss_mlx.config import MXFP4_GROUP_SIZE
+from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES
+from gptoss_mlx.config import MXFP4, Quantization
 
-from .readers import BLOCK_BYTES, Block, JoinedRows, Reader, RowSlice, Stored
+from .readers import Block, Reader, read_size, row_count
+from .values import Float, Form, Values
 
 __all__ = [
-    "AffineTensors",
-    "Dequantised",
-    "Mxfp4Tensors",
+    "ErrorSums",
     "QuantizationError",
-    "ToBfloat16",
     "affine_quantise",
-    "as_float32",
-    "mxfp4_values",
+    "as_floats",
+    "as_form",
+    "float32_blocks",
+    "in_one_form",
+    "is_exact",
+    "measured_error",
+    "on_mxfp4_grid",
+    "pack",
+    "unpack",
 ]
 
 _Part = TypeVar("_Part")
-_FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+_MEASURED_BYTES = 64 * 1024**2
+_Floats = npt.NDArray[np.float32]
 
 
-def _to_mlx(block: Block, dtype: str) -> mx.array:
-    """A block of floats as an array; bfloat16 is passed as words, because numpy has no such type."""
-    array = mx.array(block.view(_FLOATS[dtype]))
-    return array.view(mx.bfloat16) if dtype == "BF16" else array
+def _as_float32(block: Block, dtype: Float) -> _Floats:
+    """The values of a block of floats."""
+    if dtype == "BF16":
+        return (block.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return block.view(np.float16).astype(np.float32) if dtype == "F16" else block.view(np.float32)
 
 
-def _to_block(array: mx.array) -> Block:
-    """The bytes of a 2-D array."""
-    words = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
-    mx.eval(words)
-    return np.ascontiguousarray(np.asarray(words)).view(np.uint8)
+def _from_float32(values: _Floats, dtype: Float) -> Block:
+    """Rounds to nearest even."""
+    if dtype == "BF16":
+        return _as_bfloat16(values).view(np.uint8)
+    if dtype == "F16":
+        with np.errstate(over="ignore"):
+            return values.astype(np.float16).view(np.uint8)
+    return np.ascontiguousarray(values).view(np.uint8)
 
 
-def as_float32(block: Block) -> npt.NDArray[np.float32]:
-    """Converts a block of bfloat16."""
-    return (block.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+def _as_bfloat16(values: _Floats) -> npt.NDArray[np.uint16]:
+    """Rounds to nearest even; NaN stays NaN."""
+    bits = values.astype(np.float32, copy=False).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    nan = np.isnan(values)
+    return np.where(nan, np.uint16(0x7FC0), rounded) if nan.any() else rounded
 
 
-def mxfp4_values(words: Block, scales: Block) -> npt.NDArray[np.float32]:
-    """Dequantises rows of MXFP4."""
-    values = mx.dequantize(
-        mx.array(words.view(np.uint32)), mx.array(scales), group_size=MXFP4_GROUP_SIZE, bits=4, mode="mxfp4"
-    )
-    return np.asarray(values.astype(mx.float32))
-
-
-def affine_quantise(block: Block, bits: int, group_size: int) -> tuple[Block, Block, Block]:
-    """Words, scales and biases of rows of bfloat16, bit for bit as ``mx.quantize`` makes them on the CPU.
+def affine_quantise(block: Block, bits: int, group_size: int, dtype: Float = "BF16") -> tuple[Block, Block, Block]:
+    """Words, scales and biases of rows of floats, bit for bit as ``mx.quantize`` makes them of bfloat16 on a CPU.
 
     numpy needs four fifths of the time, because MLX's loop takes one value at a time there.
 
     Args:
-        block: shape [rows, 2 · width].
+        block: shape [rows, bytes].
         bits: 4 or 8.
         group_size: values that share a scale and a bias; divides the width.
+        dtype: of the values; scales and biases are bfloat16.
     """
-    values = as_float32(block).reshape(-1, group_size)
+    values = _as_float32(block, dtype).reshape(-1, group_size)
+    if dtype == "F32":
+        values = values.copy()  # a view of what was read
     with np.errstate(all="ignore"):  # NaN stays NaN
         scales, biases = _affine_grid(values, bits)
         values -= biases[:, None]
@@ -85,9 +95,7 @@ def affine_quantise(block: Block, bits: int, group_size: int) -> tuple[Block, Bl
     return _three(part.reshape(len(block), -1).view(np.uint8) for part in parts)
 
 
-def _affine_grid(
-    groups: npt.NDArray[np.float32], bits: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _affine_grid(groups: _Floats, bits: int) -> tuple[_Floats, _Floats]:
     """Scale and bias of each group, such that zero and the end farther from zero are represented exactly."""
     high, low = groups.max(axis=1), groups.min(axis=1)
     from_low = np.abs(low) > np.abs(high)
@@ -99,110 +107,134 @@ def _affine_grid(
     return np.where(zero, scale, edge / np.where(zero, 1, steps)), np.where(zero, 0, edge)
 
 
-def _as_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Rounds to nearest even."""
-    bits = values.astype(np.float32, copy=False).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
-class ToBfloat16:
-    """A tensor of another float type as bfloat16, rounded to nearest even."""
-
-    step = 1
-
-    def __init__(self, stored: Stored) -> None:
-        self._stored = stored
-        self._dtype = stored.record.dtype
-        self.rows = stored.rows
-        elements = stored.row_bytes // np.dtype(_FLOATS[self._dtype]).itemsize
-        self.row_bytes = 2 * elements
-        self.cost = stored.cost
-
-    def read(self, begin: int, end: int) -> Block:
-        return _to_block(_to_mlx(self._stored.read(begin, end), self._dtype).astype(mx.bfloat16))
-
-
-class Dequantised:
-    """An affine-quantised tensor, dequantised to bfloat16."""
-
-    step = 1
-
-    def __init__(self, words: Reader, scales: Reader, biases: Reader, bits: int, group_size: int) -> None:
-        self.parts = (words, scales, biases)
-        self.bits, self.group_size = bits, group_size
-        self.rows = words.rows
-        self.row_bytes = words.row_bytes * 8 // bits * 2
-        self.cost = 2 * self.row_bytes
-
-    def read(self, begin: int, end: int) -> Block:
-        words, scales, biases = (part.read(begin, end) for part in self.parts)
-        values = mx.dequantize(
-            mx.array(words.view(np.uint32)),
-            _to_mlx(scales, "BF16"),
-            _to_mlx(biases, "BF16"),
-            group_size=self.group_size,
-            bits=self.bits,
-        )
-        return _to_block(values)
-
-
-class AffineTensors:
-    """The words, scales and biases of a bfloat16 tensor in MLX's affine form."""
-
-    def __init__(self, values: Reader, bits: int, group_size: int) -> None:
-        width = values.row_bytes // 2
-        scale_bytes = width // group_size * 2
-        self._values, self._bits, self._group_size = values, bits, group_size
-        self._buffer = _ScaleBuffer(values.rows, (scale_bytes, scale_bytes))
-        self.words: Reader = _QuantisedWords(
-            self._quantise, rows=values.rows, row_bytes=width * bits // 8, step=values.step, cost=values.cost
-        )
-        self.scales: Reader = _BufferedScales(self._buffer, 0, self._fill, last=False)
-        self.biases: Reader = _BufferedScales(self._buffer, 1, self._fill, last=True)
-
-    @classmethod
-    def of(cls, values: Reader, bits: int, group_size: int) -> tuple[Reader, Reader, Reader]:
-        """The three readers; the stored ones where ``values`` was dequantised from exactly this form."""
-        stored = _quantised_parts(values, bits, group_size)
-        if stored is not None:
-            return stored
-        made = cls(values, bits, group_size)
-        return made.words, made.scales, made.biases
-
-    def _quantise(self, begin: int, end: int) -> Block:
-        values = self._values.read(begin, end)
-        words, scales, biases = affine_quantise(values, self._bits, self._group_size)
-        self._buffer.store(begin, end, (scales, biases))
-        return words
-
-    def _fill(self, end: int) -> None:
-        _read_up_to(self.words, self._buffer, end)
-
-
-def _quantised_parts(values: Reader, bits: int, group_size: int) -> tuple[Reader, Reader, Reader] | None:
-    """The stored parts, if there are any: rows are quantised one by one, so joins and cuts commute with it."""
-    if isinstance(values, Dequantised) and (values.bits, values.group_size) == (bits, group_size):
-        return values.parts
-    if isinstance(values, JoinedRows):
-        found = [_quantised_parts(part, bits, group_size) for part in values.parts]
-        stored = [parts for parts in found if parts is not None]
-        if len(stored) == len(found):
-            return _three(JoinedRows([parts[number] for parts in stored]) for number in range(3))
-    if isinstance(values, RowSlice):
-        whole = _quantised_parts(values.whole, bits, group_size)
-        if whole is not None:
-            return _three(RowSlice(part, values.first, values.rows) for part in whole)
-    return None
-
-
 def _three(parts: Iterable[_Part]) -> tuple[_Part, _Part, _Part]:
     words, scales, biases = parts
     return words, scales, biases
 
 
+def _dequantise(parts: Sequence[Block], form: Quantization, scale_dtype: Float) -> _Floats:
+    """The values of rows, computed in float32."""
+    words, scales, *biases = parts
+    options: dict[str, Any] = {**dataclasses.asdict(form), "dtype": mx.float32}
+    steps = mx.array(_as_float32(scales, scale_dtype) if form.mode == "affine" else scales)
+    if biases:
+        options["biases"] = mx.array(_as_float32(biases[0], scale_dtype))
+    return np.asarray(mx.dequantize(mx.array(words.view(np.uint32)), steps, **options))
+
+
+class _AsFloats:
+    """Values of another form as floats."""
+
+    step = 1
+
+    def __init__(self, values: Values, dtype: Float) -> None:
+        self._values, self._dtype = values, dtype
+        self.rows = values.parts[0].rows
+        self.step = math.lcm(*(part.step for part in values.parts))
+        width = math.prod(values.shape) // max(1, row_count(values.shape))
+        self.row_bytes = width * DTYPE_BYTES[dtype]
+        self.cost = sum(part.cost for part in values.parts) + 2 * 4 * width
+
+    def read(self, begin: int, end: int) -> Block:
+        blocks = [part.read(begin, end) for part in self._values.parts]
+        form = self._values.form
+        if isinstance(form, Quantization):
+            return _from_float32(_dequantise(blocks, form, self._values.scale_dtype), self._dtype)
+        return _from_float32(_as_float32(blocks[0], form), self._dtype)
+
+
+def as_floats(values: Values, dtype: Float) -> Values:
+    """The values as floats of a dtype, rounded to nearest even where it does not hold them."""
+    if values.form == dtype:
+        return values
+    return dataclasses.replace(values, form=dtype, parts=(_AsFloats(values, dtype),))
+
+
+def float32_blocks(values: Values, begin: int, end: int) -> _Floats:
+    """The values of some rows."""
+    return as_floats(values, "F32").parts[0].read(begin, end).view(np.float32)
+
+
+def is_exact(form: Form, dtype: Float) -> bool:
+    """Whether floats of a dtype hold every value of a form. The modes without biases have at most six
+    significant bits, and exponents that bfloat16 has too."""
+    if isinstance(form, Quantization):
+        return dtype == "F32" or (dtype == "BF16" and form.mode != "affine")
+    return form == dtype or dtype == "F32"
+
+
+def in_one_form(tensors: Sequence[Values]) -> list[Values]:
+    """The tensors in one form that holds the values of each, for joining them.
+
+    Affine forms differ in mixed quantisations: the values of fewer bits are values of more bits too, and a scale
+    of many values is the scale of each part of them.
+    """
+    forms = [tensor.form for tensor in tensors]
+    quantised = [form for form in forms if isinstance(form, Quantization)]
+    if len(quantised) == len(forms) and all(form.mode == "affine" for form in quantised):
+        bits, size = max(form.bits for form in quantised), min(form.group_size for form in quantised)
+        scale_dtypes = {tensor.scale_dtype for tensor in tensors}
+        dtype: Float = scale_dtypes.pop() if len(scale_dtypes) == 1 else "F32"
+        return [_widened(tensor, Quantization(bits=bits, group_size=size), dtype) for tensor in tensors]
+    if len(set(forms)) == 1:
+        return list(tensors)
+    common: Float = next(dtype for dtype in ("BF16", "F16", "F32") if all(is_exact(form, dtype) for form in forms))
+    return [as_floats(tensor, common) for tensor in tensors]
+
+
+def _widened(values: Values, form: Quantization, scale_dtype: Float) -> Values:
+    """The same affine values with more bits, or in smaller groups."""
+    own = values.quantization
+    assert own is not None
+    bits, repeats = own.bits, own.group_size // form.group_size
+    words, *scales = values.parts
+    if bits != form.bits:
+        width = values.shape[-1] * form.bits // 8
+        words = _Mapped(words, lambda block: pack(unpack(block, bits), form.bits), width)
+    if repeats > 1 or scale_dtype != values.scale_dtype:
+        width = values.shape[-1] // form.group_size * DTYPE_BYTES[scale_dtype]
+        scales = [
+            _Mapped(part, lambda block: _repeated(block, values.scale_dtype, repeats, scale_dtype), width)
+            for part in scales
+        ]
+    return dataclasses.replace(values, form=form, parts=(words, *scales), scale_dtype=scale_dtype)
+
+
+def _repeated(block: Block, dtype: Float, repeats: int, to: Float) -> Block:
+    return _from_float32(np.repeat(_as_float32(block, dtype), repeats, axis=1), to)
+
+
+def unpack(words: Block, bits: int) -> Block:
+    """The codes in rows of words: a stream of bits, the lowest first."""
+    if bits == 8:
+        return words
+    stream = np.unpackbits(words, axis=1, bitorder="little").reshape(len(words), -1, bits)
+    return np.packbits(stream, axis=2, bitorder="little")[:, :, 0]
+
+
+def pack(codes: Block, bits: int) -> Block:
+    """The inverse of :func:`unpack`."""
+    if bits == 8:
+        return codes
+    stream = np.unpackbits(codes[:, :, None], axis=2, count=bits, bitorder="little")
+    return np.packbits(stream.reshape(len(codes), -1), axis=1, bitorder="little")
+
+
+class _Mapped:
+    """Rows that are computed each from the same row of another tensor."""
+
+    def __init__(self, whole: Reader, function: Callable[[Block], Block], row_bytes: int) -> None:
+        self._whole, self._function = whole, function
+        self.rows, self.step, self.row_bytes = whole.rows, whole.step, row_bytes
+        self.cost = whole.cost + 10 * row_bytes  # a byte for each bit
+
+    def read(self, begin: int, end: int) -> Block:
+        return self._function(self._whole.read(begin, end))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizationError:
-    """The error of quantising experts to MXFP4."""
+    """The error of quantising floats."""
 
     largest: float
     """The largest absolute error of a weight."""
@@ -210,64 +242,61 @@ class QuantizationError:
     """Root mean square of the errors, divided by that of the weights."""
 
 
-class Mxfp4Tensors:
-    """Words and scales of float experts [E, in, out]; they are stored transposed: [E, out, in]."""
+class ErrorSums:
+    """Adds up the errors of rows."""
 
-    def __init__(self, stored: Stored) -> None:
-        experts, self._inputs, self._outputs = stored.record.shape
-        self._stored, self._dtype = stored, stored.record.dtype
-        rows = experts * self._outputs
-        self._buffer = _ScaleBuffer(rows, (self._inputs // MXFP4_GROUP_SIZE,))
-        # A stored row is an input and a row of words an output; an expert has as many bytes either way.
-        cost = stored.row_bytes * self._inputs // self._outputs
-        self.words: Reader = _QuantisedWords(
-            self._quantise, rows=rows, row_bytes=self._inputs // 2, step=self._outputs, cost=cost
-        )
-        self.scales: Reader = _BufferedScales(self._buffer, 0, self._fill, last=True)
-        self._largest = self._squares = self._error_squares = 0.0
+    def __init__(self) -> None:
+        self.largest = self.squares = self.error_squares = 0.0
 
-    @property
-    def error(self) -> QuantizationError:
-        """The error of the rows read so far."""
-        return self.combined([self])
+    def add(self, exact: _Floats, restored: _Floats) -> None:
+        """Counts rows, exact and as they were stored."""
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are reported as NaN
+            error = np.abs(restored - exact)
+            self.largest = float(np.maximum(self.largest, error.max(initial=0)))
+            self.squares += float(np.vdot(exact, exact))
+            self.error_squares += float(np.vdot(error, error))
 
-    @staticmethod
-    def combined(tensors: Sequence[Mxfp4Tensors]) -> QuantizationError:
+    @classmethod
+    def total(cls, sums: Iterable[ErrorSums]) -> QuantizationError:
         """The error of several tensors together."""
-        squares = sum(tensor._squares for tensor in tensors)
+        together = cls()
+        for one in sums:
+            together.largest = float(np.maximum(together.largest, one.largest))
+            together.squares += one.squares
+            together.error_squares += one.error_squares
+        squares, errors = together.squares, together.error_squares
         return QuantizationError(
-            largest=max((tensor._largest for tensor in tensors), default=0.0),
-            relative=math.sqrt(sum(tensor._error_squares for tensor in tensors) / squares) if squares else 0.0,
+            largest=together.largest, relative=math.sqrt(errors / squares) if squares else 0.0
         )
 
-    def _quantise(self, begin: int, end: int) -> Block:
-        first, last = begin // self._outputs, -(-end // self._outputs)
-        block = self._stored.read(first * self._inputs, last * self._inputs)
-        values = _to_mlx(block, self._dtype).reshape(last - first, self._inputs, self._outputs)
-        values = mx.contiguous(values.swapaxes(1, 2).reshape(-1, self._inputs))
-        words, scales, *_ = mx.quantize(values, group_size=MXFP4_GROUP_SIZE, bits=4, mode="mxfp4")
-        self._measure(values, words, scales)
-        self._buffer.store(begin, end, (_to_block(scales),))
-        return _to_block(words)
 
-    def _measure(self, values: mx.array, words: mx.array, scales: mx.array) -> None:
-        restored = mx.dequantize(words, scales, group_size=MXFP4_GROUP_SIZE, bits=4, mode="mxfp4")
-        exact = values.astype(mx.float32)
-        error = restored.astype(mx.float32) - exact
-        largest, squares, error_squares = (
-            float(np.asarray(value))
-            for value in (mx.abs(error).max(), mx.square(exact).sum(), mx.square(error).sum())
-        )
-        self._largest = max(self._largest, largest)
-        self._squares += squares
-        self._error_squares += error_squares
+def as_form(values: Values, form: Form, errors: ErrorSums | None = None) -> Values:
+    """The values in another form: those that are stored where nothing changes.
 
-    def _fill(self, end: int) -> None:
-        _read_up_to(self.words, self._buffer, end)
+    Args:
+        values: in any form.
+        form: floats, MXFP4, or affine in 4 or 8 bits; or a wider form of those that ``values`` have.
+        errors: counts the error of quantising.
+    """
+    if values.form == form:
+        return values
+    if not isinstance(form, Quantization):
+        return as_floats(values, form)
+    own = values.quantization
+    if own is not None and own.widens_to(form):
+        return _widened(values, form, values.scale_dtype)
+    floats = as_floats(values, "F32") if own is not None else values
+    return _quantised(floats, form, errors)
 
 
-_Quantise = Callable[[int, int], Block]
-_Fill = Callable[[int], None]
+def _quantised(values: Values, form: Quantization, errors: ErrorSums | None) -> Values:
+    width = values.shape[-1]
+    groups = width // form.group_size
+    widths = (2 * groups, 2 * groups) if form.mode == "affine" else (groups,)
+    buffer = _ScaleBuffer(values.parts[0].rows, widths)
+    words = _QuantisedWords(values, form, buffer, errors)
+    scales = [_BufferedScales(words, buffer, number) for number in range(len(widths))]
+    return dataclasses.replace(values, form=form, parts=(words, *scales), scale_dtype="BF16")
 
 
 class _ScaleBuffer:
@@ -278,7 +307,7 @@ class _ScaleBuffer:
         self.filled = 0
         self._tensors: list[Block] = []
 
-    def store(self, begin: int, end: int, blocks: tuple[Block, ...]) -> None:
+    def store(self, begin: int, end: int, blocks: Sequence[Block]) -> None:
         if not self._tensors:
             self._tensors = [np.empty((self.rows, width), np.uint8) for width in self.widths]
         for tensor, block in zip(self._tensors, blocks, strict=True):
@@ -295,35 +324,95 @@ class _ScaleBuffer:
 
 
 class _QuantisedWords:
-    """The words of a quantised tensor."""
+    """The words of floats that are quantised; the scales go to a buffer."""
 
-    def __init__(self, quantise: _Quantise, *, rows: int, row_bytes: int, step: int, cost: int) -> None:
-        self.rows, self.row_bytes, self.step, self.cost = rows, row_bytes, step, cost
-        self.read = quantise
+    def __init__(self, values: Values, form: Quantization, buffer: _ScaleBuffer, errors: ErrorSums | None) -> None:
+        assert not isinstance(values.form, Quantization)
+        self._dtype: Float = values.form
+        self._values, self._form, self._buffer, self._errors = values.parts[0], form, buffer, errors
+        self.rows, self.step = self._values.rows, self._values.step
+        self.row_bytes = values.shape[-1] * form.bits // 8
+        self.cost = self._values.cost
 
-
-def _read_up_to(words: Reader, buffer: _ScaleBuffer, end: int) -> None:
-    """Reads the words again, which fills the buffer."""
-    size = max(1, BLOCK_BYTES // words.cost // words.step) * words.step
-    while buffer.filled < end:
-        words.read(buffer.filled, min(buffer.filled + size, words.rows))
+    def read(self, begin: int, end: int) -> Block:
+        block = self._values.read(begin, end)
+        if self._form.mode == "affine":
+            parts: Sequence[Block] = affine_quantise(block, self._form.bits, self._form.group_size, self._dtype)
+        else:
+            options = dataclasses.asdict(self._form)
+            parts = [_to_block(part) for part in mx.quantize(_to_mlx(block, self._dtype), **options)]
+        if self._errors is not None:
+            restored = _dequantise(parts, self._form, "BF16")
+            self._errors.add(_as_float32(block, self._dtype), restored)
+        words, *scales = parts
+        self._buffer.store(begin, end, scales)
+        return words
 
 
 class _BufferedScales:
-    """The scales or biases of a quantised tensor."""
+    """The scales or biases of floats that are quantised. If the buffer lacks them, the words are made again."""
 
     step = 1
 
-    def __init__(self, buffer: _ScaleBuffer, number: int, fill: _Fill, *, last: bool) -> None:
-        self._buffer, self._number, self._fill, self._last = buffer, number, fill, last
+    def __init__(self, words: Reader, buffer: _ScaleBuffer, number: int) -> None:
+        self._words, self._buffer, self._number = words, buffer, number
+        self._last = number == len(buffer.widths) - 1
         self.rows = buffer.rows
         self.row_bytes = self.cost = buffer.widths[number]
 
     def read(self, begin: int, end: int) -> Block:
-        if end > self._buffer.filled:
-            self._fill(end)
+        size = read_size(self._words)
+        while self._buffer.filled < end:
+            self._words.read(self._buffer.filled, min(self._buffer.filled + size, self.rows))
         block = self._buffer.rows_of(self._number, begin, end)
         if self._last and end == self.rows:
             block = block.copy()
             self._buffer.release()
         return block
+
+
+def _to_mlx(block: Block, dtype: Float) -> mx.array:
+    """A block of floats as an array; bfloat16 is passed as words, because numpy has no such type."""
+    array = mx.array(block.view({"F32": np.float32, "F16": np.float16, "BF16": np.uint16}[dtype]))
+    return array.view(mx.bfloat16) if dtype == "BF16" else array
+
+
+def _to_block(array: mx.array) -> Block:
+    """The bytes of a 2-D array of whole numbers."""
+    mx.eval(array)
+    return np.ascontiguousarray(np.asarray(array)).view(np.uint8)
+
+
+def measured_error(values: Values, form: Quantization) -> QuantizationError:
+    """The error of quantising the first rows of floats, 64 MB of them."""
+    errors = ErrorSums()
+    words = as_form(values, form, errors).parts[0]
+    size = read_size(words)
+    for begin in range(0, min(words.rows, _MEASURED_BYTES // max(1, words.cost)), size):
+        words.read(begin, min(begin + size, words.rows))
+    return ErrorSums.total([errors])
+
+
+def on_mxfp4_grid(values: Values) -> bool:
+    """Whether MXFP4 holds every value of floats. They are read up to the first value that it does not hold.
+
+    With a shared exponent e a group has multiples of 2^e: 0, 0.5, 1, 1.5, 2, 3, 4 and 6. So their exponents span
+    four powers of two, one bit of mantissa may be set, and none in the lowest of the four.
+    """
+    reader = as_floats(values, "F32").parts[0]
+    for begin in range(0, reader.rows, read_size(reader)):
+        bits = reader.read(begin, min(begin + read_size(reader), reader.rows)).view(np.uint32)
+        if (bits & 0x3FFFFF).any():
+            return False
+        groups = (bits & 0x7FFFFFFF).reshape(-1, MXFP4.group_size)
+        exponents = groups >> 23
+        lowest = exponents.max(axis=1, keepdims=True).astype(np.int32) - 3
+        others = (groups != 0) & ((exponents < lowest) | ((exponents == lowest) & ((groups & 0x400000) != 0)))
+        # E8M0 holds exponents from 0 to 254; the shared exponent is two below the largest.
+        if (
+            others.any()
+            or exponents.max() > 254
+            or ((lowest < 0) & (groups != 0).any(axis=1, keepdims=True)).any()
+        ):
+            return False
+    return True

@@ -34,17 +34,20 @@ __all__ = [
     "RowSlice",
     "SourceFiles",
     "Stored",
+    "Transposed",
     "blocks",
+    "read_size",
     "row_count",
 ]
 
 BLOCK_BYTES = 1024**2
 """Approximate size of a block. It is still in the processor's cache when it is hashed and written: with 16 MB that
-took twice the time. Blocks are larger only where rows cannot be made one by one: an unpacked expert of the 20b has
-33 MB."""
+took twice the time."""
 
 Block = npt.NDArray[np.uint8]
 """Shape [rows, row_bytes]."""
+
+_ELEMENTS = {2: np.uint16, 4: np.uint32}
 
 
 class Reader(Protocol):
@@ -77,9 +80,14 @@ def row_count(shape: Sequence[int]) -> int:
 
 def blocks(reader: Reader) -> Iterator[Block]:
     """Yields all rows, in blocks that take about ``BLOCK_BYTES`` of memory to make."""
-    size = max(1, BLOCK_BYTES // max(1, reader.cost) // reader.step) * reader.step
+    size = read_size(reader)
     for begin in range(0, reader.rows, size):
         yield reader.read(begin, min(begin + size, reader.rows))
+
+
+def read_size(reader: Reader) -> int:
+    """The number of rows that take about ``BLOCK_BYTES`` of memory to make, at least one step."""
+    return max(1, BLOCK_BYTES // max(1, reader.cost) // reader.step) * reader.step
 
 
 class SourceFiles:
@@ -133,13 +141,19 @@ class SourceFiles:
 
 
 class Stored:
-    """A tensor as it is in its file."""
+    """A tensor as it is in its file.
+
+    Args:
+        record: its place.
+        files: the source's.
+        rows: their number; by default :func:`row_count` of its shape.
+    """
 
     step = 1
 
-    def __init__(self, record: TensorRecord, files: SourceFiles) -> None:
+    def __init__(self, record: TensorRecord, files: SourceFiles, rows: int | None = None) -> None:
         self.record = record
-        self.rows = row_count(record.shape)
+        self.rows = row_count(record.shape) if rows is None else rows
         self.row_bytes = record.nbytes // self.rows if self.rows else 0
         self.cost = self.row_bytes
         self._files = files
@@ -206,18 +220,19 @@ class InterleavedRows:
 
 
 class ExpertBiases:
-    """Gate and up interleaved element by element, with down beside them; an element has two bytes."""
+    """Gate and up interleaved element by element, with down beside them."""
 
     step = 1
 
-    def __init__(self, gate: Reader, up: Reader, down: Reader) -> None:
-        self.parts = (gate, up, down)
+    def __init__(self, parts: Sequence[Reader], element: int) -> None:
+        gate, up, down = self.parts = tuple(parts)
+        self._dtype = _ELEMENTS[element]
         self.rows = gate.rows
         self.row_bytes = gate.row_bytes + up.row_bytes + down.row_bytes
         self.cost = 2 * self.row_bytes
 
     def read(self, begin: int, end: int) -> Block:
-        gate, up, down = (part.read(begin, end).view(np.uint16) for part in self.parts)
+        gate, up, down = (part.read(begin, end).view(self._dtype) for part in self.parts)
         both = np.stack([gate, up], axis=-1).reshape(end - begin, -1)
         return np.concatenate([both, down], axis=1).view(np.uint8)
 
@@ -253,14 +268,50 @@ class AlternateRows:
 
 
 class ColumnSlice:
-    """Some columns of a tensor whose elements have two bytes."""
+    """Some columns of a tensor."""
 
-    def __init__(self, whole: Reader, columns: slice) -> None:
+    def __init__(self, whole: Reader, columns: slice, element: int) -> None:
         self.whole, self.columns = whole, columns
+        self._dtype = _ELEMENTS[element]
         self.step, self.rows = whole.step, whole.rows
-        self.row_bytes = 2 * len(range(*columns.indices(whole.row_bytes // 2)))
+        self.row_bytes = element * len(range(*columns.indices(whole.row_bytes // element)))
         self.cost = whole.cost + self.row_bytes
 
     def read(self, begin: int, end: int) -> Block:
-        cut: npt.NDArray[Any] = self.whole.read(begin, end).view(np.uint16)[:, self.columns]
+        cut: npt.NDArray[Any] = self.whole.read(begin, end).view(self._dtype)[:, self.columns]
         return np.ascontiguousarray(cut).view(np.uint8)
+
+
+class Transposed:
+    """Matrices of the same size, one after another, each transposed.
+
+    A matrix is read whole and kept until the next is read, because its rows are the columns of what is stored: an
+    unpacked expert of the 20b has 33 MB.
+    """
+
+    step = 1
+
+    def __init__(self, stored: Reader, matrices: int, element: int) -> None:
+        self._stored, self._dtype = stored, _ELEMENTS[element]
+        self._inputs, self._outputs = stored.rows // matrices, stored.row_bytes // element
+        self.rows = matrices * self._outputs
+        self.row_bytes = self.cost = self._inputs * element
+        self._held = -1
+        self._matrix = np.empty((0, 0), self._dtype)
+
+    def read(self, begin: int, end: int) -> Block:
+        found: list[Block] = []
+        while begin < end:
+            number, first = divmod(begin, self._outputs)
+            last = min(self._outputs, first + end - begin)
+            columns = self._read_matrix(number)[:, first:last]
+            found.append(np.ascontiguousarray(columns.T).view(np.uint8))
+            begin += last - first
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _read_matrix(self, number: int) -> npt.NDArray[Any]:
+        if self._held != number:
+            self._matrix = np.empty((0, 0), self._dtype)  # freed before the next is read
+            block = self._stored.read(number * self._inputs, (number + 1) * self._inputs)
+            self._matrix, self._held = block.view(self._dtype), number
+        return self._matrix

@@ -8,38 +8,33 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from gptoss_mlx.checkpoint.layouts import (
-    FLOATS,
+    DENSE,
+    EXPERTS,
     HUGGING_FACE,
-    QUANTISED,
-    Row,
-    Source,
+    MATRICES,
+    MLX,
     Transform,
     expand,
-    mlx_layout,
+    generic,
+    shape_of,
     sizes,
 )
 from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES
-from gptoss_mlx.config import (
-    MXFP4_GROUP_SIZE,
-    ModelConfig,
-    Precision,
-    Quantization,
-    RopeConfig,
-    quantization_for,
-    with_precision,
-)
+from gptoss_mlx.checkpoint.tensors import packed_parts
+from gptoss_mlx.config import MXFP4, ModelConfig, Quantization, RopeConfig
 
-from .layouts import MLX_LM
-from .quantize import AffineTensors
-from .readers import AlternateRows, ColumnSlice, Reader, RowSlice, row_count
+from .layouts import FINE_TUNE, MLX_LM
+from .readers import Reader, row_count
 from .source import SourceModel
+from .values import Form, Values, alternate_rows, columns, row_slice, transposed
 
-__all__ = ["TARGETS", "TargetFormat", "TargetTensor", "target_config", "target_tensors"]
+__all__ = ["TARGETS", "TargetFormat", "TargetTensor", "config_of", "target_config", "target_tensors"]
 
 TargetFormat = Literal["mlx", "hf", "mlx-lm"]
 TARGETS: tuple[TargetFormat, ...] = ("mlx", "hf", "mlx-lm")
@@ -74,15 +69,44 @@ class TargetTensor:
         return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
 
 
-def target_tensors(source: SourceModel, target: TargetFormat, dense: Precision) -> list[TargetTensor]:
-    """All tensors of the target, layer by layer, with the tensors of a quantised layer next to each other."""
-    config = with_precision(source.config, dense)
-    if target == "mlx":
-        tensors = list(_own(source, config))
-    else:
-        rows = HUGGING_FACE if target == "hf" else MLX_LM
-        tensors = list(_exported(source, rows, config.quantization))
+def config_of(config: ModelConfig, forms: Mapping[str, Form]) -> ModelConfig:
+    """The config of a model whose matrices have these forms: the most frequent ones, and the exceptions."""
+    quantised = {name: form if isinstance(form, Quantization) else None for name, form in forms.items()}
+    dense, experts = (
+        Counter(form for name, form in quantised.items() if generic(name) in names).most_common(1)[0][0]
+        for names in (DENSE, EXPERTS)
+    )
+    common = dataclasses.replace(config, quantization=dense, experts=experts, exceptions=())
+    modules = ((name.removesuffix(".weight"), form) for name, form in sorted(quantised.items()))
+    exceptions = tuple((module, form) for module, form in modules if form != common.form(module))
+    return dataclasses.replace(common, exceptions=exceptions)
+
+
+def target_tensors(
+    config: ModelConfig, parameters: Mapping[str, Values], target: TargetFormat
+) -> list[TargetTensor]:
+    """All tensors of the target, layer by layer, with the tensors of a quantised layer next to each other.
+
+    Args:
+        config: the model's.
+        parameters: in the forms to write.
+        target: the layout.
+    """
+    packed = target == "hf" and _are_packed(parameters)
+    rows = {"mlx": MLX, "mlx-lm": MLX_LM, "hf": HUGGING_FACE if packed else FINE_TUNE}[target]
+    tensors: list[TargetTensor] = []
+    letters = sizes(config)
+    for row in expand(rows, config):
+        shapes = [shape_of(source, letters) for source in row.sources]
+        cut = _cut(row.transform, parameters[row.target], shapes)
+        for source, values in zip(row.sources, cut, strict=True):
+            tensors += _stored(source.name, values, packed=packed)
     return sorted(tensors, key=lambda tensor: _layer(tensor.name, config.num_hidden_layers))
+
+
+def _are_packed(parameters: Mapping[str, Values]) -> bool:
+    """Whether all experts are in MXFP4."""
+    return all(values.form == MXFP4 for target, values in parameters.items() if generic(target) in EXPERTS)
 
 
 def _layer(name: str, layers: int) -> int:
@@ -93,102 +117,71 @@ def _layer(name: str, layers: int) -> int:
     return -1 if "embed_tokens" in name else layers
 
 
-def _own(source: SourceModel, config: ModelConfig) -> Iterator[TargetTensor]:
-    letters = sizes(config)
-    quantised: dict[str, Reader] = {}
-    for row in expand(mlx_layout(config), config):
-        (form,) = row.sources
-        if row.target in quantised:
-            reader = quantised.pop(row.target)
-        elif config.quantization is not None and _is_quantised(row.target):
-            module = row.target.removesuffix(".weight")
-            reader, scales, biases = _affine(source.parameters[row.target], config.quantization)
-            quantised |= {f"{module}.scales": scales, f"{module}.biases": biases}
-        else:
-            reader = source.parameters[row.target]
-        shape = tuple(letters[letter] for letter in form.shape.split())
-        yield TargetTensor(name=row.target, dtype=form.dtypes[0], shape=shape, reader=reader)
+def _stored(name: str, values: Values, *, packed: bool) -> Iterator[TargetTensor]:
+    """The tensors of some values.
+
+    Args:
+        name: of the values.
+        values: in the form to write.
+        packed: whether MXFP4 is written as Hugging Face does.
+    """
+    if packed and values.form == MXFP4:
+        for (part, shape), reader in zip(packed_parts(name, values.shape), values.parts, strict=True):
+            yield TargetTensor(name=part, dtype="U8", shape=shape, reader=reader)
+        return
+    module = name.removesuffix(".weight")
+    for stored in values.stored:
+        part = name if stored.name == "weight" else f"{module}.{stored.name}"
+        yield TargetTensor(name=part, dtype=stored.dtype, shape=stored.shape, reader=stored.reader)
 
 
-def _is_quantised(target: str) -> bool:
-    """Whether ``--dense`` quantises a parameter of the model."""
-    parts = target.split(".")
-    return ".".join("{n}" if part.isdigit() else part for part in parts) in QUANTISED
-
-
-def _affine(values: Reader, quantization: Quantization) -> tuple[Reader, Reader, Reader]:
-    return AffineTensors.of(values, quantization.bits, quantization.group_size)
-
-
-def _exported(
-    source: SourceModel, rows: tuple[Row, ...], quantization: Quantization | None
-) -> Iterator[TargetTensor]:
-    letters = sizes(source.config)
-    for row in expand(rows, source.config):
-        shapes = [tuple(letters[letter] for letter in form.shape.split()) for form in row.sources]
-        readers = _cut(row.transform, source.parameters[row.target], shapes)
-        for form, shape, reader in zip(row.sources, shapes, readers, strict=True):
-            if quantization is not None and rows is MLX_LM and _is_quantised(row.target):
-                yield from _exported_affine(form, shape, reader, quantization)
-            else:
-                dtype = "BF16" if form.dtypes == FLOATS else form.dtypes[0]
-                yield TargetTensor(name=form.name, dtype=dtype, shape=shape, reader=reader)
-
-
-def _exported_affine(
-    form: Source, shape: tuple[int, ...], values: Reader, quantization: Quantization
-) -> Iterator[TargetTensor]:
-    words, scales, biases = _affine(values, quantization)
-    module = form.name.removesuffix(".weight")
-    height, width = shape
-    groups = (height, width // quantization.group_size)
-    packed = (height, width * quantization.bits // 32)
-    yield TargetTensor(name=form.name, dtype="U32", shape=packed, reader=words)
-    yield TargetTensor(name=f"{module}.scales", dtype="BF16", shape=groups, reader=scales)
-    yield TargetTensor(name=f"{module}.biases", dtype="BF16", shape=groups, reader=biases)
-
-
-def _cut(transform: Transform, whole: Reader, shapes: Sequence[tuple[int, ...]]) -> list[Reader]:
+def _cut(transform: Transform, whole: Values, shapes: Sequence[tuple[int, ...]]) -> list[Values]:
     """Cuts a parameter into the tensors that a table makes it from: the transform backwards."""
     match transform:
         case Transform.ROWS:
-            first, readers = 0, list[Reader]()
+            first, found = 0, list[Values]()
             for shape in shapes:
-                readers.append(RowSlice(whole, first, row_count(shape)))
+                found.append(row_slice(whole, first, shape))
                 first += row_count(shape)
-            return readers
+            return found
         case Transform.COLUMNS:
             gate_up = shapes[0][-1]
-            return [ColumnSlice(whole, slice(0, gate_up)), ColumnSlice(whole, slice(gate_up, None))]
+            cuts = (slice(0, gate_up), slice(gate_up, None))
+            return [columns(whole, cut, shape) for cut, shape in zip(cuts, shapes, strict=True)]
         case Transform.INTERLEAVED:
-            return [AlternateRows(whole, 0), AlternateRows(whole, 1)]
+            return [alternate_rows(whole, first, shape) for first, shape in enumerate(shapes)]
         case Transform.EXPERT_BIASES:
             gate_up = 2 * shapes[0][-1]
-            cuts = (slice(0, gate_up, 2), slice(1, gate_up, 2), slice(gate_up, None))
-            return [ColumnSlice(whole, cut) for cut in cuts]
+            thirds = (slice(0, gate_up, 2), slice(1, gate_up, 2), slice(gate_up, None))
+            return [columns(whole, cut, shape) for cut, shape in zip(thirds, shapes, strict=True)]
+        case Transform.TRANSPOSED:
+            return [transposed(whole, shapes[0])]
         case _:
             return [whole]
 
 
-def target_config(source: SourceModel, target: TargetFormat, dense: Precision) -> dict[str, Any]:
-    """The target's config.json."""
+def target_config(source: SourceModel, config: ModelConfig, target: TargetFormat) -> dict[str, Any]:
+    """The target's config.json.
+
+    Args:
+        source: has the other values.
+        config: of the target, with the forms of its weights.
+        target: the layout.
+    """
     values = {name: value for name, value in source.config_values.items() if name not in _LEFT_OUT}
-    quantization = quantization_for(source.config, dense)
-    packed: Mapping[str, Any] = {"group_size": MXFP4_GROUP_SIZE, "bits": 4, "mode": "mxfp4"}
     if target == "hf":
         kept = {"quant_method": "mxfp4", "modules_to_not_convert": list(_MODULES_KEPT)}
-        return {"quantization_config": kept} | values
+        return {"quantization_config": kept} | values if config.experts == MXFP4 else _without_packing(values)
     if target == "mlx":
-        own = {} if quantization is None else {"quantization": _block(quantization)}
-        return values | own
+        return (values if config.experts == MXFP4 else _without_packing(values)) | _own_block(config)
     # transformers 5 calls these rope_parameters; mlx-lm reads only the names of transformers 4.
-    values |= {"rope_theta": source.config.rope.theta, "rope_scaling": _rope_scaling(source.config.rope)}
-    table: dict[str, Any] = dict(packed)
-    if quantization is not None:
-        experts = (f"model.layers.{n}.mlp.experts" for n in range(source.config.num_hidden_layers))
-        modules = [f"{path}.{part}_proj" for path in experts for part in ("gate", "up", "down")]
-        table = _block(quantization) | {module: dict(packed) for module in modules}
+    values |= {"rope_theta": config.rope.theta, "rope_scaling": _rope_scaling(config.rope)}
+    table = _mlx_lm_block(config)
     return values | {"quantization": table, "quantization_config": table}
+
+
+def _without_packing(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != "quantization_config"}
 
 
 def _rope_scaling(rope: RopeConfig) -> dict[str, Any]:
@@ -197,5 +190,26 @@ def _rope_scaling(rope: RopeConfig) -> dict[str, Any]:
     return {"rope_type": "yarn"} | values
 
 
-def _block(quantization: Quantization) -> dict[str, Any]:
-    return {"bits": quantization.bits, "group_size": quantization.group_size, "mode": "affine"}
+def _own_block(config: ModelConfig) -> dict[str, Any]:
+    """The block ``quantization`` that ``ModelConfig`` reads; empty for the forms of the released models."""
+    block: dict[str, Any] = {} if config.quantization is None else _entry(config.quantization)
+    if config.experts != MXFP4:
+        block["experts"] = config.experts is not None and _entry(config.experts)
+    if config.exceptions:
+        block["modules"] = {name: form is not None and _entry(form) for name, form in config.exceptions}
+    return {"quantization": block} if block else {}
+
+
+def _mlx_lm_block(config: ModelConfig) -> dict[str, Any]:
+    """mlx-lm's settings: common ones, and an entry for each module that differs."""
+    common = config.quantization or config.experts or Quantization(bits=4, group_size=64)
+    block = _entry(common)
+    for row in expand(MLX_LM, config):
+        form = config.form(row.target.removesuffix(".weight"))
+        if generic(row.target) in MATRICES and form not in (None, common):
+            block |= {source.name.removesuffix(".weight"): _entry(form) for source in row.sources}
+    return block
+
+
+def _entry(form: Quantization) -> dict[str, Any]:
+    return {"bits": form.bits, "group_size": form.group_size, "mode": form.mode}

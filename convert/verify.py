@@ -16,6 +16,7 @@ from .manifest import MANIFEST_NAME, Manifest
 __all__ = ["VerifyReport", "verify_checkpoint"]
 
 _CHUNK = 8 * 1024**2
+_NAMED = 3  # tensors of a file in one line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class VerifyReport:
     tensors: int
     nbytes: int
     problems: tuple[str, ...]
-    """One line for each difference, naming file and tensor; empty if every byte is as it was written."""
+    """A line for each damaged file, naming tensors; empty if every byte is as it was written."""
 
     @property
     def ok(self) -> bool:
@@ -94,12 +95,19 @@ def _check_file(path: Path, nbytes: int, sha256: str, manifest: Manifest, proble
     except OSError as error:
         problems.append(f"{path}: {'missing' if isinstance(error, FileNotFoundError) else error.strerror}")
         return
-    if digest.hexdigest() == sha256:
-        return
+    if digest.hexdigest() != sha256 and (tensors is None or tensors.is_readable):
+        problems.append(f"{path}: {_difference(tensors, manifest)}")
+
+
+def _difference(tensors: _TensorHashes | None, manifest: Manifest) -> str:
+    """Names the tensors of a file that differ, a few of them."""
     changed = tensors.changed(manifest) if tensors is not None else []
-    problems.extend(f"{path}: tensor {name} differs" for name in changed)
     if not changed:
-        problems.append(f"{path}: {'its header' if tensors is not None else 'its content'} differs")
+        return f"{'its header' if tensors is not None else 'its content'} differs"
+    if len(changed) == 1:
+        return f"tensor {changed[0]} differs"
+    others = f" and {len(changed) - _NAMED} others" if len(changed) > _NAMED else ""
+    return f"tensors differ: {', '.join(changed[:_NAMED])}{others}"
 
 
 class _TensorHashes:
@@ -113,9 +121,11 @@ class _TensorHashes:
         self._current = hashlib.sha256()
         try:
             self._records: list[TensorRecord] = list(read_header(path).values())
+            self.is_readable = True
         except CheckpointError as error:
             problems.append(str(error))
             self._records = []
+            self.is_readable = False
         self._next = 0
 
     def update(self, chunk: bytes) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from .errors import ConfigError, InvalidRequest
 from .files.read import read_json, short_repr
@@ -20,9 +20,11 @@ __all__ = [
     "GPT_OSS_20B",
     "GPT_OSS_120B",
     "MAX_LAYERS",
+    "MXFP4",
     "PRECISIONS",
     "RELEASED",
     "LayerType",
+    "Mode",
     "ModelConfig",
     "Precision",
     "Quantization",
@@ -38,6 +40,22 @@ Precision = Literal["bf16", "q8", "q4"]
 PRECISIONS: tuple[Precision, ...] = ("bf16", "q8", "q4")
 """From exact to small."""
 _BITS: Mapping[str, int] = MappingProxyType({"q8": 8, "q4": 4})
+
+Mode = Literal["affine", "mxfp4", "mxfp8", "nvfp4"]
+"""MLX's ways to quantise. Affine: a scale and a bias for a group. The others: a shared exponent or float8."""
+_FORMS: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = MappingProxyType(
+    {
+        "affine": ((2, 3, 4, 5, 6, 8), (32, 64, 128)),
+        "mxfp4": ((4,), (32,)),
+        "mxfp8": ((8,), (32,)),
+        "nvfp4": ((4,), (16,)),
+    }
+)
+"""The bits and group sizes that MLX multiplies, by mode."""
+_DEFAULTS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {"affine": (4, 64), "mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}
+)
+"""MLX's bits and group size, by mode."""
 
 MXFP4_GROUP_SIZE = 32
 MAX_LAYERS = 1024
@@ -68,10 +86,48 @@ class RopeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantization:
-    """The form of a converted checkpoint's dense layers: affine, as MLX quantises."""
+    """How a weight is quantised: as MLX does it, each row in groups.
+
+    Raises:
+        ConfigError: MLX does not multiply weights of that form.
+    """
 
     bits: int
     group_size: int
+    mode: Mode = "affine"
+
+    def __post_init__(self) -> None:
+        bits, sizes = _FORMS.get(self.mode, ((), ()))
+        if self.bits not in bits or self.group_size not in sizes:
+            raise ConfigError(
+                f"quantization has mode {short_repr(self.mode)}, bits {short_repr(self.bits)} and group_size "
+                f"{short_repr(self.group_size)}; MLX has affine with 2 to 6 or 8 bits in groups of 32, 64 or 128, "
+                "mxfp4, mxfp8 and nvfp4"
+            )
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Quantization:
+        """Reads ``bits``, ``group_size`` and ``mode``; for null MLX takes the mode's own.
+
+        Raises:
+            ConfigError: a value is out of range, or of another type.
+        """
+        mode = "affine" if values.get("mode") is None else values["mode"]
+        bits, group_size = _DEFAULTS.get(mode, (0, 0)) if isinstance(mode, str) else (0, 0)
+        bits = bits if values.get("bits") is None else values["bits"]
+        group_size = group_size if values.get("group_size") is None else values["group_size"]
+        if not isinstance(mode, str) or type(bits) is not int or type(group_size) is not int:
+            raise ConfigError(f"quantization is {short_repr(dict(values))}; bits, group_size and mode are needed")
+        return cls(bits=bits, group_size=group_size, mode=cast(Mode, mode))
+
+    def widens_to(self, other: Quantization) -> bool:
+        """Whether another form has every value of this one: affine, with no fewer bits, in groups no larger."""
+        both_affine = self.mode == other.mode == "affine"
+        return both_affine and self.bits <= other.bits and self.group_size % other.group_size == 0
+
+
+MXFP4 = Quantization(bits=4, group_size=MXFP4_GROUP_SIZE, mode="mxfp4")
+"""The experts of the released models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +158,11 @@ class ModelConfig:
     swiglu_limit: float
     rope: RopeConfig
     quantization: Quantization | None = None
-    """Of the dense layers, in checkpoints that ``gptoss convert`` wrote with q8 or q4."""
+    """Of attention, embedding and head; None if they are floats."""
+    experts: Quantization | None = MXFP4
+    """Of the experts' weights; None if they are floats."""
+    exceptions: tuple[tuple[str, Quantization | None], ...] = ()
+    """The modules that differ from these two, by name, and the router's where they are quantised."""
     ignored: tuple[str, ...] = ()
     """Keys of the file that this library does not know and did not use."""
 
@@ -149,6 +209,7 @@ class ModelConfig:
         rope = _rope(fields)
         fields.literal("initial_context_length", rope.original_max_position_embeddings)
         num_hidden_layers = fields.integer("num_hidden_layers", 1, MAX_LAYERS)
+        forms = _Forms.read(fields)
         return cls(
             vocab_size=fields.integer("vocab_size", 1, 2**24),
             hidden_size=fields.integer("hidden_size", 32, 2**16),
@@ -165,9 +226,24 @@ class ModelConfig:
             rms_norm_eps=fields.number("rms_norm_eps", 1e-12, 1e-2),
             swiglu_limit=fields.number("swiglu_limit", 1e-3, 1e4, default=7.0),
             rope=rope,
-            quantization=_quantization(fields),
+            quantization=forms.dense,
+            experts=forms.experts,
+            exceptions=forms.exceptions,
             ignored=fields.unused(),
         )
+
+    def form(self, module: str) -> Quantization | None:
+        """How the weight of a module is quantised; None if it is floats.
+
+        Args:
+            module: its name, for example ``layers.0.self_attn.qkv_proj``.
+        """
+        for name, exception in self.exceptions:
+            if name == module:
+                return exception
+        if module.endswith("mlp.router"):
+            return None
+        return self.experts if ".experts." in module else self.quantization
 
     @property
     def query_size(self) -> int:
@@ -196,15 +272,16 @@ def quantization_for(config: ModelConfig, precision: Precision) -> Quantization 
 
 
 def with_precision(config: ModelConfig, precision: Precision) -> ModelConfig:
-    """The config of a conversion to that precision."""
-    return dataclasses.replace(config, quantization=quantization_for(config, precision))
+    """The config of a conversion to that precision: of dense layers only, all of them alike."""
+    kept = tuple((name, form) for name, form in config.exceptions if ".mlp." in name)
+    return dataclasses.replace(config, quantization=quantization_for(config, precision), exceptions=kept)
 
 
 def precision_of(config: ModelConfig) -> Precision:
-    """The precision of a config's dense layers."""
+    """The precision of a config's dense layers; other numbers of bits count as the next of the two."""
     if config.quantization is None:
         return "bf16"
-    return "q8" if config.quantization.bits == 8 else "q4"
+    return "q8" if config.quantization.bits > 4 else "q4"
 
 
 class _Fields:
@@ -261,6 +338,17 @@ class _Fields:
             raise ConfigError(f"{self.prefix}{name} is {short_repr(value)}; an object is needed")
         return _Fields(value, f"{self.prefix}{name}.")
 
+    def form(self, name: str) -> Quantization | None:
+        """A form; ``false`` stands for floats."""
+        if self.get(name) is False:
+            return None
+        table = self.table(name)
+        if table is None:
+            raise ConfigError(f"{self.prefix}{name} is null; an object or false is needed")
+        form = _form(table)
+        table.refuse_unused()
+        return form
+
     def unused(self) -> tuple[str, ...]:
         return tuple(sorted(set(self._values) - self._read - _WITHOUT_EFFECT))
 
@@ -314,19 +402,37 @@ def _layer_types(fields: _Fields, num_hidden_layers: int) -> tuple[LayerType, ..
     return tuple(names)
 
 
-def _quantization(fields: _Fields) -> Quantization | None:
-    table = fields.table("quantization")
-    if table is None:
-        return None
-    layers = (name for name in table.names if "." in name)
-    if table.get("mode") == "mxfp4" or any(isinstance(table.get(name), dict) for name in layers):
-        raise ConfigError("quantization is mlx-lm's, layer by layer; re-pack it first: gptoss convert DIRECTORY")
-    table.literal("mode", "affine")
-    quantization = Quantization(bits=table.integer("bits", 4, 8), group_size=table.integer("group_size", 32, 64))
-    if quantization.bits not in (4, 8) or quantization.group_size not in (32, 64):
-        raise ConfigError(f"quantization is {quantization.bits} bits in groups of {quantization.group_size}")
-    table.refuse_unused()
-    return quantization
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Forms:
+    """The block ``quantization`` of a converted checkpoint: the forms of its weights."""
+
+    dense: Quantization | None = None
+    experts: Quantization | None = MXFP4
+    exceptions: tuple[tuple[str, Quantization | None], ...] = ()
+
+    @classmethod
+    def read(cls, fields: _Fields) -> _Forms:
+        table = fields.table("quantization")
+        if table is None:
+            return cls()
+        if any("." in name for name in table.names) or table.get("mode") not in (None, "affine"):
+            raise ConfigError(
+                "quantization is mlx-lm's, layer by layer; re-pack it first: gptoss convert DIRECTORY"
+            )
+        dense = _form(table) if table.get("bits") is not None or table.get("group_size") is not None else None
+        experts = MXFP4 if table.get("experts") is None else table.form("experts")
+        modules = table.table("modules")
+        names = sorted(modules.names) if modules is not None else ()
+        if len(names) > 8 * MAX_LAYERS:
+            raise ConfigError(f"{table.prefix}modules names {len(names)} modules; that is too many")
+        exceptions = tuple((name, modules.form(name)) for name in names) if modules is not None else ()
+        table.refuse_unused()
+        return cls(dense=dense, experts=experts, exceptions=exceptions)
+
+
+def _form(table: _Fields) -> Quantization:
+    bits, group_size = table.integer("bits", 2, 8), table.integer("group_size", 16, 128)
+    return Quantization.from_values({"bits": bits, "group_size": group_size, "mode": table.get("mode")})
 
 
 def _check_consistency(config: ModelConfig) -> None:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from gptoss_mlx.checkpoint.layouts import HUGGING_FACE, expand, sizes
+from gptoss_mlx.checkpoint.layouts import EXPERTS, HUGGING_FACE, expand, shape_of, sizes
+from gptoss_mlx.checkpoint.tensors import packed_parts
 from gptoss_mlx.config import ModelConfig
 
-__all__ = ["FULL", "SHAPES", "SLIDING", "load_shape", "random_config", "random_tokens", "write_random_checkpoint"]
+__all__ = [
+    "FULL",
+    "SHAPES",
+    "SLIDING",
+    "hugging_face_tensors",
+    "load_shape",
+    "random_config",
+    "random_tokens",
+    "write_random_checkpoint",
+]
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -100,15 +111,23 @@ def write_random_checkpoint(directory: Path, seed: int = 0, **fields: Any) -> Pa
     values = random_config(**fields)
     (directory / "config.json").write_text(json.dumps(values, indent=2))
     config = ModelConfig.from_dict(values)
-    letters = sizes(config)
     rng = np.random.default_rng(seed)
-    tensors: dict[str, np.ndarray[Any, Any]] = {}
-    for row in expand(HUGGING_FACE, config):
-        for source in row.sources:
-            shape = tuple(letters[letter] for letter in source.shape.split())
-            tensors[source.name] = _random_tensor(rng, source.name, shape)
+    tensors = {name: _random_tensor(rng, name, shape) for name, shape in hugging_face_tensors(config)}
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
+
+
+def hugging_face_tensors(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The name and shape of every tensor of a Hugging Face checkpoint with packed experts."""
+    letters = sizes(config)
+    for row in HUGGING_FACE:
+        sources = [
+            (source.name, shape_of(source, letters)) for row in expand((row,), config) for source in row.sources
+        ]
+        if row.target in EXPERTS:
+            blocks, scales = zip(*(packed_parts(*source) for source in sources), strict=True)
+            sources = [*blocks, *scales]
+        yield from sources
 
 
 def _random_tensor(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:

@@ -1,33 +1,41 @@
-"""Tables that map a checkpoint's tensors to the model's parameters, with shapes, dtypes and transforms.
+"""Tables that map a checkpoint's tensors to the model's parameters, with shapes and transforms.
 
-A layout is a table of rows: target parameter ← source tensors. Everything must be accounted for: a tensor
-that no row names, or that is missing, or of another dtype or shape, is an error that names it. ``gptoss
-convert`` uses the same tables.
+A layout is a table of rows: target parameter ← source tensors, each a tensor of values, whatever its form in the
+file (see ``tensors``). Everything must be accounted for: a tensor that no row names, or that is missing, or of
+another dtype or shape, is an error that names it. ``gptoss convert`` uses the same tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
-from ..config import MXFP4_GROUP_SIZE, ModelConfig
-from ..errors import CheckpointError
+from ..config import MXFP4_GROUP_SIZE, ModelConfig, Quantization
+from ..errors import CheckpointError, ConfigError
 from ..share import Share
-from .safetensors import Checkpoint, TensorRecord
+from .safetensors import Checkpoint
 
 __all__ = [
+    "DENSE",
+    "EXPERTS",
+    "FLOATS",
     "HUGGING_FACE",
+    "MATRICES",
     "MLX",
-    "QUANTISED",
     "Row",
     "Source",
     "Transform",
     "check_tensors",
     "expand",
+    "generic",
+    "is_hugging_face",
     "kept",
     "layout_of",
-    "mlx_layout",
+    "named",
+    "parts_of",
+    "shape_of",
     "sizes",
 ]
 
@@ -35,33 +43,29 @@ FLOATS = ("BF16", "F32", "F16")
 
 
 class Transform(Enum):
-    """How the sources become the target. Loading does the first four, which only move bytes."""
+    """How the sources become the target. All of them move values and change none."""
 
     COPY = "copy"
     ROWS = "rows"
     """The sources joined along the first axis."""
     COLUMNS = "columns"
     """The sources joined along the last axis."""
-    WORDS = "words"
-    """MXFP4 blocks, uint8 [..., groups, 16], read as the uint32 [..., groups · 4] that MLX multiplies."""
     # Only ``gptoss convert`` does the following.
     INTERLEAVED = "interleaved"
     """Gate and up rows interleaved."""
     EXPERT_BIASES = "expert_biases"
     """Gate and up elements interleaved, then down."""
-    MXFP4 = "mxfp4"
-    """One transposed float matrix per expert, quantised to MXFP4 words: the only transform with arithmetic."""
-    MXFP4_SCALES = "mxfp4_scales"
-    """The scales that belong to those words."""
+    TRANSPOSED = "transposed"
+    """One matrix per expert, transposed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A tensor of the checkpoint. ``{n}`` in the name is the layer; the shape's letters are in ``sizes``."""
+    """A tensor of the checkpoint. ``{n}`` in the name is the layer, ``{e}`` the expert, whose tensors are stacked;
+    the shape's letters are in ``sizes``."""
 
     name: str
     shape: str
-    dtypes: tuple[str, ...] = FLOATS
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +77,12 @@ class Row:
     sources: tuple[Source, ...]
 
 
-_BYTES = ("U8",)
-_WORDS = ("U32",)
-
-
-def _copy(target: str, source: str, shape: str, dtypes: tuple[str, ...] = FLOATS) -> Row:
-    return Row(target, Transform.COPY, (Source(source, shape, dtypes),))
+def _copy(target: str, source: str, shape: str) -> Row:
+    return Row(target, Transform.COPY, (Source(source, shape),))
 
 
 def _join(transform: Transform, target: str, sources: dict[str, str]) -> Row:
     return Row(target, transform, tuple(Source(name, shape) for name, shape in sources.items()))
-
-
-def _words(target: str, source: str, shape: str) -> Row:
-    return Row(target, Transform.WORDS, (Source(source, shape, _BYTES),))
 
 
 _ATTENTION, _EXPERTS = "model.layers.{n}.self_attn", "model.layers.{n}.mlp.experts"
@@ -116,10 +112,8 @@ HUGGING_FACE: tuple[Row, ...] = (
     _copy("layers.{n}.post_attention_layernorm.weight", "model.layers.{n}.post_attention_layernorm.weight", "H"),
     _copy("layers.{n}.mlp.router.weight", "model.layers.{n}.mlp.router.weight", "E H"),
     _copy("layers.{n}.mlp.router.bias", "model.layers.{n}.mlp.router.bias", "E"),
-    _words("layers.{n}.mlp.experts.gate_up_proj.weight", f"{_EXPERTS}.gate_up_proj_blocks", "E 2I H/32 16"),
-    _copy("layers.{n}.mlp.experts.gate_up_proj.scales", f"{_EXPERTS}.gate_up_proj_scales", "E 2I H/32", _BYTES),
-    _words("layers.{n}.mlp.experts.down_proj.weight", f"{_EXPERTS}.down_proj_blocks", "E H I/32 16"),
-    _copy("layers.{n}.mlp.experts.down_proj.scales", f"{_EXPERTS}.down_proj_scales", "E H I/32", _BYTES),
+    _copy("layers.{n}.mlp.experts.gate_up_proj.weight", f"{_EXPERTS}.gate_up_proj", "E 2I H"),
+    _copy("layers.{n}.mlp.experts.down_proj.weight", f"{_EXPERTS}.down_proj", "E H I"),
     _join(
         Transform.COLUMNS,
         "layers.{n}.mlp.experts.bias",
@@ -129,21 +123,21 @@ HUGGING_FACE: tuple[Row, ...] = (
     _copy("lm_head.weight", "lm_head.weight", "V H"),
 )
 
-_MXFP4_SHAPES = {
-    "layers.{n}.mlp.experts.gate_up_proj.weight": "E 2I H/8",
-    "layers.{n}.mlp.experts.down_proj.weight": "E H I/8",
-}
-# The weights that --dense quantises. The router keeps its precision, as in OpenAI's: it decides which experts run.
-QUANTISED = (
+DENSE = (
     "embed_tokens.weight",
     "layers.{n}.self_attn.qkv_proj.weight",
     "layers.{n}.self_attn.o_proj.weight",
     "lm_head.weight",
 )
+"""The weights whose precision ``--dense`` chooses. The router keeps its own: it decides which experts run."""
+EXPERTS = ("layers.{n}.mlp.experts.gate_up_proj.weight", "layers.{n}.mlp.experts.down_proj.weight")
+"""The weights whose precision ``--experts`` chooses."""
+MATRICES = (*DENSE, "layers.{n}.mlp.router.weight", *EXPERTS)
+"""The weights that may be quantised."""
 
 
 def _joined_shape(row: Row) -> str:
-    """The shape of a row's target, for the rows that do not repack."""
+    """The shape of a row's target."""
     return {
         "layers.{n}.self_attn.qkv_proj.weight": "Q+2K H",
         "layers.{n}.self_attn.qkv_proj.bias": "Q+2K",
@@ -151,43 +145,30 @@ def _joined_shape(row: Row) -> str:
     }.get(row.target, row.sources[0].shape)
 
 
-# The layout that ``gptoss convert`` writes with --dense bf16: the parameters themselves, so loading moves nothing.
-MLX: tuple[Row, ...] = tuple(
-    _copy(row.target, row.target, _MXFP4_SHAPES[row.target], _WORDS)
-    if row.transform is Transform.WORDS
-    else _copy(row.target, row.target, _joined_shape(row), row.sources[0].dtypes)
-    for row in HUGGING_FACE
-)
+# The layout that ``gptoss convert`` writes: the parameters themselves, so loading moves nothing.
+MLX: tuple[Row, ...] = tuple(_copy(row.target, row.target, _joined_shape(row)) for row in HUGGING_FACE)
 
 
-def _quantised(rows: tuple[Row, ...]) -> Iterator[Row]:
-    """The MLX layout with affine-quantised dense layers, whose weights are words, scales and biases."""
-    for row in rows:
-        if row.target not in QUANTISED:
-            yield row
-            continue
-        module = row.target.removesuffix(".weight")
-        height, width = row.sources[0].shape.split()  # qkv's height is already the joined one
-        yield _copy(row.target, row.target, f"{height} {width}/words", _WORDS)
-        for part in ("scales", "biases"):
-            yield _copy(f"{module}.{part}", f"{module}.{part}", f"{height} {width}/group")
+def generic(target: str) -> str:
+    """The name of a parameter with ``{n}`` for the layer's number."""
+    return ".".join("{n}" if part.isdigit() else part for part in target.split("."))
 
 
-def mlx_layout(config: ModelConfig) -> tuple[Row, ...]:
-    """The layout that ``gptoss convert`` writes for a config, with or without a ``quantization`` block."""
-    return MLX if config.quantization is None else tuple(_quantised(MLX))
+def is_hugging_face(checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint is as OpenAI released it, with packed experts."""
+    return "model.layers.0.mlp.experts.gate_up_proj_blocks" in checkpoint.tensors
 
 
-def layout_of(checkpoint: Checkpoint, config: ModelConfig) -> tuple[Row, ...]:
+def layout_of(checkpoint: Checkpoint) -> tuple[Row, ...]:
     """The table that describes the checkpoint, recognised from its tensors.
 
     Raises:
         CheckpointError: the tensors are of no layout that is read directly.
     """
-    if "model.layers.0.mlp.experts.gate_up_proj_blocks" in checkpoint.tensors:
+    if is_hugging_face(checkpoint):
         return HUGGING_FACE
     if "layers.0.mlp.experts.gate_up_proj.weight" in checkpoint.tensors:
-        return mlx_layout(config)
+        return MLX
     raise CheckpointError(
         f"{checkpoint.directory}: the experts are not in a layout that is read directly; "
         f"convert it first: gptoss convert {checkpoint.directory}"
@@ -197,8 +178,7 @@ def layout_of(checkpoint: Checkpoint, config: ModelConfig) -> tuple[Row, ...]:
 def sizes(config: ModelConfig) -> dict[str, int]:
     """The size of each letter in the tables' shapes."""
     hidden, intermediate = config.hidden_size, config.intermediate_size
-    quantization = config.quantization
-    letters = {
+    return {
         "V": config.vocab_size,
         "H": hidden,
         "I": intermediate,
@@ -209,23 +189,56 @@ def sizes(config: ModelConfig) -> dict[str, int]:
         "K": config.key_value_size,
         "Q+2K": config.query_size + 2 * config.key_value_size,
         "2I+H": 2 * intermediate + hidden,
-        "16": 16,
     }
-    letters |= {
-        "H/8": hidden // 8,
-        "I/8": intermediate // 8,
-        "H/32": hidden // 32,
-        "I/32": intermediate // 32,
-    }
-    if quantization is not None:
-        for letter in ("H", "Q"):
-            letters[f"{letter}/words"] = letters[letter] * quantization.bits // 32
-            letters[f"{letter}/group"] = letters[letter] // quantization.group_size
-    return letters
+
+
+def shape_of(source: Source, letters: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape of a source's values; ``letters`` are :func:`sizes`."""
+    return tuple(letters[letter] for letter in source.shape.split())
+
+
+def named(source: Source, letters: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The name and shape of each tensor of a source: one, or one for each expert."""
+    shape = shape_of(source, letters)
+    if "{e}" not in source.name:
+        yield source.name, shape
+        return
+    for number in range(shape[0]):
+        yield source.name.replace("{e}", str(number)), shape[1:]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A stored tensor of a matrix: its weight (values, or words of 32 bits), its scales or its biases."""
+
+    name: str
+    """``weight``, ``scales`` or ``biases``."""
+    dtypes: tuple[str, ...]
+    """The dtypes that it may have; a conversion writes the first unless its source has another of them."""
+    shape: tuple[int, ...]
+
+
+def parts_of(shape: tuple[int, ...], form: Quantization | None) -> tuple[Part, ...]:
+    """The stored tensors of a matrix of that shape.
+
+    Raises:
+        ConfigError: its rows are not whole groups.
+    """
+    if form is None:
+        return (Part(name="weight", dtypes=FLOATS, shape=shape),)
+    *outer, width = shape
+    if width % form.group_size:
+        raise ConfigError(f"quantization in groups of {form.group_size} does not divide a width of {width}")
+    groups = (*outer, width // form.group_size)
+    words = Part(name="weight", dtypes=("U32",), shape=(*outer, width * form.bits // 32))
+    if form.mode != "affine":
+        return words, Part(name="scales", dtypes=("U8",), shape=groups)
+    return words, *(Part(name=name, dtypes=FLOATS, shape=groups) for name in ("scales", "biases"))
 
 
 def kept(config: ModelConfig, share: Share, target: str) -> dict[str, tuple[range, ...]]:
-    """The parts of each letter's axis that a share has of one parameter. A letter that is missing is not cut.
+    """The parts of each letter's axis that a share has of one parameter, counted in values. A letter that is
+    missing is not cut.
 
     Args:
         config: the whole model's.
@@ -239,20 +252,15 @@ def kept(config: ModelConfig, share: Share, target: str) -> dict[str, tuple[rang
     queries = _scaled(share.heads, heads * config.head_dim)
     groups = share.groups[int(target.split(".")[1]) - share.layers.start]
     gate_up = _scaled(groups, 2 * MXFP4_GROUP_SIZE)
-    parts: dict[str, tuple[range, ...]] = {
+    return {
         "A": (_scaled(share.heads, heads),),
         "Q": (queries,),
         "K": (keys,),
         "Q+2K": (queries, *(_moved(keys, config.query_size + n * config.key_value_size) for n in range(2))),
         "2I": (gate_up,),
         "2I+H": (gate_up, _moved(range(config.hidden_size), 2 * config.intermediate_size)),
-        "I/8": (_scaled(groups, MXFP4_GROUP_SIZE // 8),),
-        "I/32": (groups,),
+        "I": (_scaled(groups, MXFP4_GROUP_SIZE),),
     }
-    if config.quantization is not None:
-        parts["Q/words"] = (_divided(queries, 32 // config.quantization.bits),)
-        parts["Q/group"] = (_divided(queries, config.quantization.group_size),)
-    return parts
 
 
 def _scaled(part: range, factor: int) -> range:
@@ -263,41 +271,60 @@ def _moved(part: range, by: int) -> range:
     return range(part.start + by, part.stop + by)
 
 
-def _divided(part: range, by: int) -> range:
-    return range(part.start // by, part.stop // by)
-
-
 def expand(rows: tuple[Row, ...], config: ModelConfig) -> Iterator[Row]:
     """The rows with every layer's number filled in."""
     for row in rows:
         for n in range(config.num_hidden_layers) if "{n}" in row.target else (0,):
-            sources = tuple(Source(source.name.format(n=n), source.shape, source.dtypes) for source in row.sources)
-            yield Row(row.target.format(n=n), row.transform, sources)
+            sources = tuple(Source(source.name.replace("{n}", str(n)), source.shape) for source in row.sources)
+            yield Row(row.target.replace("{n}", str(n)), row.transform, sources)
 
 
-def check_tensors(checkpoint: Checkpoint, rows: tuple[Row, ...], config: ModelConfig) -> None:
-    """Checks every tensor of the checkpoint against the table.
+class _Tensor(Protocol):
+    """What is checked of a tensor."""
+
+    @property
+    def place(self) -> str:
+        """The file and the tensor's name, for messages."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its values."""
+
+    @property
+    def dtype(self) -> str:
+        """Of a float; of a quantised tensor a name that is none of a dtype."""
+
+    @property
+    def form(self) -> Quantization | None:
+        """None if it is floats."""
+
+
+def check_tensors(
+    tensors: Mapping[str, _Tensor], rows: tuple[Row, ...], config: ModelConfig, directory: object
+) -> None:
+    """Checks every tensor of a checkpoint against the table.
 
     Raises:
         CheckpointError: a tensor is missing, not named by any row, or of another dtype or shape.
     """
     letters = sizes(config)
-    expected: dict[str, Source] = {source.name: source for row in expand(rows, config) for source in row.sources}
-    for name, source in expected.items():
-        record = checkpoint.tensors.get(name)
-        if record is None:
-            raise CheckpointError(f"{checkpoint.directory}: tensor {name} is missing; download it again")
-        _check_tensor(record, source, tuple(letters[letter] for letter in source.shape.split()))
-    for name, record in checkpoint.tensors.items():
+    expected = {
+        name: (shape, generic(row.target) in MATRICES)
+        for row in expand(rows, config)
+        for source in row.sources
+        for name, shape in named(source, letters)
+    }
+    for name, (shape, is_matrix) in expected.items():
+        if name not in tensors:
+            raise CheckpointError(f"{directory}: tensor {name} is missing; download it again")
+        _check_tensor(tensors[name], shape, is_matrix)
+    for name, tensor in tensors.items():
         if name not in expected:
-            raise CheckpointError(f"{record.file}: tensor {name} is unknown; this is not a plain gpt-oss")
+            raise CheckpointError(f"{tensor.place} is unknown; this is not a plain gpt-oss")
 
 
-def _check_tensor(record: TensorRecord, source: Source, shape: tuple[int, ...]) -> None:
-    if record.dtype not in source.dtypes:
-        wanted = " or ".join(source.dtypes)
-        raise CheckpointError(f"{record.file}: tensor {record.name} is {record.dtype}; {wanted} is needed")
-    if record.shape != shape:
-        raise CheckpointError(
-            f"{record.file}: tensor {record.name} has shape {list(record.shape)}; config.json says {list(shape)}"
-        )
+def _check_tensor(tensor: _Tensor, shape: tuple[int, ...], is_matrix: bool) -> None:
+    if (tensor.form is None or not is_matrix) and tensor.dtype not in FLOATS:
+        raise CheckpointError(f"{tensor.place} is {tensor.dtype}; {' or '.join(FLOATS)} is needed")
+    if tensor.shape != shape:
+        raise CheckpointError(f"{tensor.place} has shape {list(tensor.shape)}; config.json says {list(shape)}")

@@ -8,6 +8,7 @@ Knows nothing of which tensors a model needs: see ``layouts``.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,8 @@ _MAX_HEADER_BYTES = 2 * 2**20
 # One object and two lists per tensor, and the enclosing objects.
 _MAX_CONTAINERS = 3 * _MAX_TENSORS + 2
 _MAX_DIMENSIONS = 8
+_MAX_SHARDS = 10_000
+_NUMBERED = re.compile(r".+-(?P<number>\d{1,5})-of-(?P<total>\d{1,5})\.safetensors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +93,7 @@ class Checkpoint:
             raise CheckpointError(f"{directory}: no such directory; name a checkpoint directory")
         index = directory / INDEX_NAME
         weight_map = _read_index(index) if index.exists() else None
-        names = sorted(set(weight_map.values())) if weight_map is not None else [_single_file(directory)]
+        names = sorted(set(weight_map.values())) if weight_map is not None else _shards(directory)
         tensors: dict[str, TensorRecord] = {}
         for name in names:
             for record in read_header(directory / name).values():
@@ -241,19 +244,29 @@ def _check_index(path: Path, weight_map: Mapping[str, str], tensors: Mapping[str
             raise CheckpointError(f"{record.file}: tensor {tensor!r} is not in the index")
 
 
-def _single_file(directory: Path) -> str:
-    """The one shard of a directory without an index."""
-    shards = sorted(path.name for path in directory.glob("*.safetensors"))
-    if SINGLE_NAME in shards:
-        return SINGLE_NAME
-    if len(shards) == 1:
-        return shards[0]
-    if shards:
-        raise CheckpointError(f"{directory}: {len(shards)} shards but no {INDEX_NAME}; download it too")
+def _shards(directory: Path) -> list[str]:
+    """The shards of a directory without an index. Hidden files, which some disks add, are none."""
+    names = sorted(path.name for path in directory.glob("*.safetensors") if not path.name.startswith("."))
+    if SINGLE_NAME in names:
+        return [SINGLE_NAME]
+    if not names:
+        raise CheckpointError(f"{directory}: {_what_it_is(directory)}")
+    numbered = [match for match in map(_NUMBERED.fullmatch, names) if match]
+    for total in {match["total"] for match in numbered}:
+        found = {int(match["number"]) for match in numbered if match["total"] == total}
+        missing = sorted(set(range(1, min(int(total), _MAX_SHARDS) + 1)) - found)  # OpenAI's are numbered from 0
+        if missing:
+            raise CheckpointError(
+                f"{directory}: shard {missing[0]:0{len(total)}} of {total} is missing; download it again"
+            )
+    return names
+
+
+def _what_it_is(directory: Path) -> str:
     pickles = next(_pickles(directory), None)
     if pickles is not None:
-        raise CheckpointError(f"{directory}: only {pickles.name}; pickles are never read, get the safetensors")
-    raise CheckpointError(f"{directory}: no safetensors files; this is not a checkpoint directory")
+        return f"only {pickles.name}; pickles are never read, get the safetensors"
+    return "no safetensors files; this is not a checkpoint directory"
 
 
 def _pickles(directory: Path) -> Iterator[Path]:

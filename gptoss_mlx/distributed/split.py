@@ -107,7 +107,8 @@ def _proportional(sizes: Sequence[int], memory: Sequence[int]) -> list[int]:
 
 
 def _tensor(config: ModelConfig, size: int) -> tuple[Share, ...]:
-    heads, groups = config.num_key_value_heads, config.intermediate_size // MXFP4_GROUP_SIZE
+    unit = _unit(config)
+    heads, groups = config.num_key_value_heads, config.intermediate_size // (unit * MXFP4_GROUP_SIZE)
     if size > min(heads, groups):
         raise InvalidRequest(
             f"{size} machines for {heads} key-value heads and {groups} groups of the experts' width; use at most "
@@ -123,7 +124,7 @@ def _tensor(config: ModelConfig, size: int) -> tuple[Share, ...]:
             size=size,
             layers=range(config.num_hidden_layers),
             heads=_even(heads, size)[rank],
-            groups=tuple(parts[rank] for parts in of_layer),
+            groups=tuple(range(parts[rank].start * unit, parts[rank].stop * unit) for parts in of_layer),
             embedding=vocabulary[rank],
             head=vocabulary[rank],
         )
@@ -131,14 +132,21 @@ def _tensor(config: ModelConfig, size: int) -> tuple[Share, ...]:
     )
 
 
+def _unit(config: ModelConfig) -> int:
+    """The groups of 32 of the experts' width that are kept together, so that no group of a quantisation is cut."""
+    forms = [config.experts, *(form for name, form in config.exceptions if ".experts." in name)]
+    return max([1, *(form.group_size // MXFP4_GROUP_SIZE for form in forms if form is not None)])
+
+
 def _check_columns(config: ModelConfig) -> None:
     """The output product is cut between heads: whole groups of its quantisation must be on either side."""
     width = config.query_size // config.num_key_value_heads
-    if config.quantization is not None and width % config.quantization.group_size:
-        raise InvalidRequest(
-            f"the query heads of one key-value head are {width} values wide, which is not a multiple of the "
-            f"quantisation's group of {config.quantization.group_size}; use split='pipeline'"
-        )
+    for form in (config.form(f"layers.{n}.self_attn.o_proj") for n in range(config.num_hidden_layers)):
+        if form is not None and width % form.group_size:
+            raise InvalidRequest(
+                f"the query heads of one key-value head are {width} values wide, which is not a multiple of the "
+                f"quantisation's group of {form.group_size}; use split='pipeline'"
+            )
 
 
 def _even(count: int, size: int) -> list[range]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 
 from ..cache.quantized import quantized_bytes
-from ..checkpoint.layouts import HUGGING_FACE, QUANTISED, Source, expand, kept, mlx_layout, sizes
+from ..checkpoint.layouts import DENSE, FLOATS, MATRICES, MLX, expand, generic, kept, parts_of, shape_of, sizes
 from ..checkpoint.safetensors import DTYPE_BYTES
 from ..config import ModelConfig, Precision, with_precision
 from ..share import Share, whole
@@ -42,34 +42,33 @@ def weight_bytes(
     """
     if precision is not None:
         config = with_precision(config, precision)
-    return sum(
-        values * (element_bytes if source.dtypes[0] == "BF16" else DTYPE_BYTES[source.dtypes[0]])
-        for source, values in _tensors(config, share)
-    )
+    return sum(nbytes for _, nbytes in _parameters(config, share, element_bytes))
 
 
-def _tensors(config: ModelConfig, share: Share | None) -> Iterator[tuple[Source, int]]:
-    """The tensors of a converted model, or what a share has of them, with the number of their elements."""
+def _parameters(config: ModelConfig, share: Share | None, element_bytes: int = 2) -> Iterator[tuple[str, int]]:
+    """The name and the bytes of each parameter, scales and biases included, or of what a share has of it."""
     letters = sizes(config)
     share = share or whole(config)
-    for row in expand(mlx_layout(config), config):
-        if share.has(row.target):
-            lengths = {letter: sum(map(len, parts)) for letter, parts in kept(config, share, row.target).items()}
-            for source in row.sources:
-                axes = source.shape.split()
-                yield source, math.prod(lengths.get(letter, letters[letter]) for letter in axes)
+    for row in expand(MLX, config):
+        if not share.has(row.target):
+            continue
+        (source,) = row.sources
+        lengths = {letter: sum(map(len, parts)) for letter, parts in kept(config, share, row.target).items()}
+        shape = shape_of(source, letters | lengths)
+        form = config.form(row.target.removesuffix(".weight")) if generic(row.target) in MATRICES else None
+        yield (
+            row.target,
+            sum(
+                math.prod(part.shape) * (element_bytes if part.dtypes == FLOATS else DTYPE_BYTES[part.dtypes[0]])
+                for part in parts_of(shape, form)
+            ),
+        )
 
 
 def parameter_count(config: ModelConfig) -> int:
-    """Parameters as they are usually counted: two to a byte of MXFP4, its scales not at all."""
+    """Values of all weights and biases; scales are not counted."""
     letters = sizes(config)
-    count = 0
-    for row in expand(HUGGING_FACE, config):
-        for source in row.sources:
-            if not source.name.endswith("_scales"):
-                values = math.prod(letters[letter] for letter in source.shape.split())
-                count += values * 2 if source.name.endswith("_blocks") else values
-    return count
+    return sum(math.prod(shape_of(source, letters)) for row in expand(MLX, config) for source in row.sources)
 
 
 def cache_bytes(config: ModelConfig, context: int) -> int:
@@ -113,7 +112,8 @@ def working_bytes(
     In attention a kernel that is not fused writes a score (4 bytes) and a weight (e) for each head, token and
     position, while two thirds of those rows are still held, in float32 all of them. That fits peaks on the CPU at
     chunks of 64 and 512 tokens and 1,500 and 6,000 positions (``tests/benchmarks/engine_memory.py``). Metal's
-    kernel keeps its scores to itself; half of the rows is added there, which is an estimate.
+    kernel keeps its scores to itself; half of the rows is added there, which is an estimate. On a CPU the floats
+    of one layer's experts are held in float32 while they are multiplied.
 
     Args:
         config: the model's.
@@ -128,6 +128,12 @@ def working_bytes(
     scores = (4 + element_bytes) * config.num_attention_heads * chunk * positions
     dequantised = 0 if kv_bits is None else 2 * config.key_value_size * positions * (4 + element_bytes)
     logits = config.vocab_size * (4 + element_bytes)
+    if (
+        not fused
+        and element_bytes != 4
+        and any(config.form(f"layers.0.mlp.experts.{name}") is None for name in ("gate_up_proj", "down_proj"))
+    ):
+        dequantised += 4 * config.num_local_experts * 2 * config.intermediate_size * config.hidden_size
     held = rows + rows // 2 if fused else max(rows, rows * (2 + element_bytes) // 6 + scores)
     return logits + held + dequantised
 
@@ -145,13 +151,11 @@ def bytes_per_token(
     """
     if precision is not None:
         config = with_precision(config, precision)
-    embedding = QUANTISED[0].removesuffix(".weight")
     read = 0
-    for source, values in _tensors(config, share):
-        nbytes = values * DTYPE_BYTES[source.dtypes[0]]
-        if source.name.startswith(embedding):
+    for target, nbytes in _parameters(config, share):
+        if target == DENSE[0]:  # the embedding
             continue
-        if ".experts." in source.name:
+        if ".experts." in target:
             nbytes = nbytes * config.num_experts_per_tok // config.num_local_experts
         read += nbytes
     return read + cache_bytes(config if share is None else share.config(config), context)

@@ -1,4 +1,4 @@
-"""The layers with a weight: dense, embedding, norm, and the MXFP4 weights of all experts.
+"""The layers with a weight: dense, embedding, norm, and the weights of all experts.
 
 Parameters have the names of a checkpoint in the MLX layout. They are placeholders that are never evaluated:
 ``load_weights`` replaces them.
@@ -6,16 +6,47 @@ Parameters have the names of a checkpoint in the MLX layout. They are placeholde
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
-from ..config import MXFP4_GROUP_SIZE, ModelConfig, Quantization
+from ..checkpoint.layouts import parts_of
+from ..config import ModelConfig, Quantization
 
-__all__ = ["Dense", "Embedding", "MXFP4Weight", "RMSNorm"]
+__all__ = ["Dense", "Embedding", "ExpertsWeight", "RMSNorm"]
 
 
-class Dense(Module):
-    """A linear layer, in floating point or affine-quantised.
+_PLACEHOLDERS: Mapping[str, mx.Dtype] = {"U32": mx.uint32, "U8": mx.uint8}
+
+
+class Weight(Module):
+    """A weight in floating point, or quantised: words in ``weight`` with ``scales`` and maybe ``biases``.
+
+    Args:
+        shape: of its values.
+        quantization: None for floating point.
+    """
+
+    def __init__(self, shape: tuple[int, ...], quantization: Quantization | None) -> None:
+        super().__init__()
+        self._quantization = quantization
+        self._options: dict[str, Any] = {}
+        if quantization is not None:
+            self._options = dataclasses.asdict(quantization)
+        for part in parts_of(shape, quantization):
+            setattr(self, part.name, mx.zeros(part.shape, dtype=_PLACEHOLDERS.get(part.dtypes[0], mx.float32)))
+
+    @property
+    def _biases(self) -> mx.array | None:
+        """Of an affine form; the other modes have none."""
+        return self.biases if "biases" in self else None
+
+
+class Dense(Weight):
+    """A linear layer.
 
     Args:
         height, width: of the weight.
@@ -24,26 +55,16 @@ class Dense(Module):
     """
 
     def __init__(self, height: int, width: int, *, bias: bool, quantization: Quantization | None) -> None:
-        super().__init__()
-        self._quantization = quantization
-        if quantization is None:
-            self.weight = mx.zeros((height, width))
-        else:
-            bits, group_size = quantization.bits, quantization.group_size
-            self.weight = mx.zeros((height, width * bits // 32), dtype=mx.uint32)
-            self.scales = mx.zeros((height, width // group_size))
-            self.biases = mx.zeros((height, width // group_size))
+        super().__init__((height, width), quantization)
         if bias:
             self.bias = mx.zeros((height,))
 
     def product(self, x: mx.array) -> mx.array:
         """x @ weight.T, without the bias: [..., width] -> [..., height]."""
-        quantization = self._quantization
-        if quantization is None:
-            return x @ self.weight.T
-        return mx.quantized_matmul(
-            x, self.weight, self.scales, self.biases, group_size=quantization.group_size, bits=quantization.bits
-        )
+        if self._quantization is None:
+            product: mx.array = x @ self.weight.T
+            return product
+        return mx.quantized_matmul(x, self.weight, self.scales, self._biases, **self._options)
 
     def __call__(self, x: mx.array, addend: mx.array | None = None) -> mx.array:
         """x @ weight.T + addend, which is the bias unless the caller has already added it to something."""
@@ -57,20 +78,16 @@ class Embedding(Dense):
     """Maps a token id to a row of the weight, which has all of the vocabulary or ``height`` rows of it."""
 
     def __init__(self, config: ModelConfig, height: int) -> None:
-        super().__init__(height, config.hidden_size, bias=False, quantization=config.quantization)
+        quantization = config.form("embed_tokens")
+        super().__init__(height, config.hidden_size, bias=False, quantization=quantization)
 
     def rows(self, tokens: mx.array) -> mx.array:
         """[...] -> [..., H]."""
-        quantization = self._quantization
-        if quantization is None:
-            return self.weight[tokens]
-        return mx.dequantize(
-            self.weight[tokens],
-            self.scales[tokens],
-            self.biases[tokens],
-            group_size=quantization.group_size,
-            bits=quantization.bits,
-        )
+        if self._quantization is None:
+            rows: mx.array = self.weight[tokens]
+            return rows
+        biases = None if self._biases is None else self._biases[tokens]
+        return mx.dequantize(self.weight[tokens], self.scales[tokens], biases, **self._options)
 
 
 class RMSNorm(Module):
@@ -85,13 +102,8 @@ class RMSNorm(Module):
         return mx.fast.rms_norm(x, self.weight, self._eps)
 
 
-class MXFP4Weight(Module):
-    """The weight of one product of all experts: 4-bit values, one shared exponent for 32 of them."""
-
-    def __init__(self, experts: int, height: int, width: int) -> None:
-        super().__init__()
-        self.weight = mx.zeros((experts, height, width // 8), dtype=mx.uint32)
-        self.scales = mx.zeros((experts, height, width // MXFP4_GROUP_SIZE), dtype=mx.uint8)
+class ExpertsWeight(Weight):
+    """The weight of one product of all experts: [E, height, width]."""
 
     def __call__(self, x: mx.array, experts: mx.array, rows: mx.array | None = None) -> mx.array:
         """Multiplies rows of x with the transposed weight of their expert.
@@ -104,14 +116,10 @@ class MXFP4Weight(Module):
         Returns:
             [..., 1, height].
         """
-        return mx.gather_qmm(
-            x,
-            self.weight,
-            self.scales,
-            lhs_indices=rows,
-            rhs_indices=experts,
-            group_size=MXFP4_GROUP_SIZE,
-            bits=4,
-            mode="mxfp4",
-            sorted_indices=rows is None,
-        )
+        order: dict[str, Any] = {"lhs_indices": rows, "rhs_indices": experts, "sorted_indices": rows is None}
+        if self._quantization is None:
+            # On a CPU MLX multiplies float32 only.
+            dtype = mx.float32 if mx.default_device() == mx.cpu else x.dtype
+            weight = self.weight.astype(dtype).swapaxes(-1, -2)
+            return mx.gather_mm(x.astype(dtype), weight, **order).astype(x.dtype)
+        return mx.gather_qmm(x, self.weight, self.scales, self._biases, **order, **self._options)

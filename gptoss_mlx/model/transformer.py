@@ -33,7 +33,7 @@ from ..cache.quantized import QuantizedStates
 from ..config import ModelConfig
 from ..share import whole
 from .attention import banded_attention, quantized_attention, sliding_mask
-from .layers import Dense, Embedding, MXFP4Weight, RMSNorm
+from .layers import Dense, Embedding, ExpertsWeight, RMSNorm
 from .peers import Peers
 from .rope import yarn_concentration, yarn_wavelengths
 from .weights import load_weights
@@ -52,13 +52,13 @@ Total = Callable[[mx.array], mx.array]
 class Attention(Module):
     """Grouped-query attention with rotary positions and one learned sink logit a query head."""
 
-    def __init__(self, config: ModelConfig, wavelengths: mx.array, total: Total | None = None) -> None:
+    def __init__(self, config: ModelConfig, name: str, wavelengths: mx.array, total: Total | None = None) -> None:
         super().__init__()
         self._total = total
-        queries, keys = config.query_size, config.key_value_size
-        dense = partial(Dense, bias=True, quantization=config.quantization)
-        self.qkv_proj = dense(queries + 2 * keys, config.hidden_size)
-        self.o_proj = dense(config.hidden_size, queries)
+        queries, keys, H = config.query_size, config.key_value_size, config.hidden_size
+        qkv, output = config.form(f"{name}.qkv_proj"), config.form(f"{name}.o_proj")
+        self.qkv_proj = Dense(queries + 2 * keys, H, bias=True, quantization=qkv)
+        self.o_proj = Dense(H, queries, bias=True, quantization=output)
         self.sinks = mx.zeros((config.num_attention_heads,))
         self._query_heads = config.num_attention_heads
         self._key_heads = config.num_key_value_heads
@@ -159,13 +159,13 @@ def swiglu(gate: mx.array, gate_bias: mx.array, up: mx.array, up_bias: mx.array,
 
 
 class Experts(Module):
-    """All experts of a layer, in MXFP4: two products over the rows that the router chose."""
+    """All experts of a layer: two products over the rows that the router chose."""
 
-    def __init__(self, config: ModelConfig, fuse: Fuse) -> None:
+    def __init__(self, config: ModelConfig, name: str, fuse: Fuse) -> None:
         super().__init__()
         E, H, I = config.num_local_experts, config.hidden_size, config.intermediate_size
-        self.gate_up_proj = MXFP4Weight(E, 2 * I, H)
-        self.down_proj = MXFP4Weight(E, H, I)
+        self.gate_up_proj = ExpertsWeight((E, 2 * I, H), config.form(f"{name}.gate_up_proj"))
+        self.down_proj = ExpertsWeight((E, H, I), config.form(f"{name}.down_proj"))
         self.bias = mx.zeros((E, 2 * I + H))
         self._intermediate_size = I
         self._limit = config.swiglu_limit
@@ -288,10 +288,11 @@ def combine_twice(
 class MoE(Module):
     """Mixture of experts: the router's best T, weighted by the softmax over those T."""
 
-    def __init__(self, config: ModelConfig, fuse: Fuse, total: Total | None = None) -> None:
+    def __init__(self, config: ModelConfig, name: str, fuse: Fuse, total: Total | None = None) -> None:
         super().__init__()
-        self.router = Dense(config.num_local_experts, config.hidden_size, bias=True, quantization=None)
-        self.experts = Experts(config, fuse)
+        router = config.form(f"{name}.router")
+        self.router = Dense(config.num_local_experts, config.hidden_size, bias=True, quantization=router)
+        self.experts = Experts(config, f"{name}.experts", fuse)
         self._active = config.num_experts_per_tok
         self._combine, self._combine_twice = fuse(combine), fuse(combine_twice)
         self._mix, self._total = fuse(mix), total
@@ -326,12 +327,14 @@ class MoE(Module):
 class TransformerBlock(Module):
     """Attention, then the mixture of experts, each on a normed input and added to the residual."""
 
-    def __init__(self, config: ModelConfig, wavelengths: mx.array, fuse: Fuse, total: Total | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, name: str, wavelengths: mx.array, fuse: Fuse, total: Total | None = None
+    ) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config)
-        self.self_attn = Attention(config, wavelengths, total)
+        self.self_attn = Attention(config, f"{name}.self_attn", wavelengths, total)
         self.post_attention_layernorm = RMSNorm(config)
-        self.mlp = MoE(config, fuse, total)
+        self.mlp = MoE(config, f"{name}.mlp", fuse, total)
 
     @property
     def output_bias(self) -> mx.array:
@@ -381,11 +384,13 @@ class Transformer(Module):
         if share.embedding:
             self.embed_tokens = Embedding(config, len(share.embedding))
         self.layers = [
-            TransformerBlock(share.config(config, layer), wavelengths, fuse, total) for layer in share.layers
+            TransformerBlock(share.config(config, layer), f"layers.{layer}", wavelengths, fuse, total)
+            for layer in share.layers
         ]
         if share.head:
             self.norm = RMSNorm(config)
-            self.lm_head = Dense(len(share.head), config.hidden_size, bias=False, quantization=config.quantization)
+            head = config.form("lm_head")
+            self.lm_head = Dense(len(share.head), config.hidden_size, bias=False, quantization=head)
         self._parts = [(block.enter, block.leave) for block in self.layers]
         compile_part: Fuse = mx.compile if compiled else _as_it_is
         self._parts_for_one_token = [(compile_part(enter), compile_part(leave)) for enter, leave in self._parts]
@@ -446,14 +451,14 @@ class Transformer(Module):
 
     def _input(self, tokens: mx.array) -> mx.array:
         """[N] -> [N, H]: the rows of the embedding, or what the layers before have computed."""
-        rows, peers = self._share.embedding, self._peers
+        rows, peers, dtype = self._share.embedding, self._peers, self.layers[0].input_layernorm.weight.dtype
         if peers is None or len(rows) == self.config.vocab_size:
-            return self.embed_tokens.rows(tokens)
+            # MLX dequantises modes without biases to bfloat16, which holds their values.
+            return self.embed_tokens.rows(tokens).astype(dtype)
         if not rows:
-            shape = tokens.size, self.config.hidden_size
-            return peers.received(shape, self.layers[0].input_layernorm.weight.dtype)
+            return peers.received((tokens.size, self.config.hidden_size), dtype)
         here = (tokens >= rows.start) & (tokens < rows.stop)
-        found = self.embed_tokens.rows(mx.where(here, tokens - rows.start, 0))
+        found = self.embed_tokens.rows(mx.where(here, tokens - rows.start, 0)).astype(dtype)
         return peers.total(mx.where(here[:, None], found, mx.array(0, found.dtype)))
 
     def hidden_states(self, tokens: mx.array | Sequence[int]) -> list[mx.array]:
@@ -474,8 +479,7 @@ class Transformer(Module):
         ids = tokens if isinstance(tokens, mx.array) else mx.array(list(tokens))
         ids = ids[None] if ids.ndim == 1 else ids
         B, L = ids.shape
-        embedded = self.embed_tokens.rows(ids.reshape(B * L))
-        outputs = [embedded, *self.layer_outputs(ids, self.make_cache())]
+        outputs = [self._input(ids.reshape(B * L)), *self.layer_outputs(ids, self.make_cache())]
         return [output.reshape(B, L, -1) for output in outputs]
 
     def make_cache(self) -> PromptCache:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
-from ..checkpoint.layouts import Source, Transform, check_tensors, expand, kept, layout_of
+from ..checkpoint.layouts import (
+    MATRICES,
+    Row,
+    Transform,
+    check_tensors,
+    expand,
+    generic,
+    kept,
+    layout_of,
+    sizes,
+)
 from ..checkpoint.safetensors import Checkpoint, TensorRecord
-from ..config import ModelConfig
+from ..checkpoint.tensors import StoredTensor, own_forms, stored_tensors
+from ..config import MXFP4, ModelConfig
 from ..errors import CheckpointError, ModelClosed
 from ..files.read import open_regular
 from ..share import Share, whole
@@ -44,9 +55,10 @@ def load_weights(
         ModelClosed: it was cancelled.
     """
     checkpoint = Checkpoint.open(directory)
-    rows = layout_of(checkpoint, config)
-    check_tensors(checkpoint, rows, config)
-    tensors = _read_tensors(checkpoint)
+    rows = layout_of(checkpoint)
+    stored = stored_tensors(checkpoint, own_forms(config.form, directory))
+    check_tensors(stored, rows, config, directory)
+    arrays = _read_arrays(checkpoint)
     share = share or whole(config)
     weights: dict[str, mx.array] = {}
     for row in expand(rows, config):
@@ -54,24 +66,40 @@ def load_weights(
             continue
         if cancelled():
             raise ModelClosed("the model was closed while it was loaded")
-        # Removing the sources from the table lets MLX free each as soon as it is joined.
-        parts = [tensors.pop(source.name) for source in row.sources]
-        if share.split == "tensor":
-            cuts = kept(config, share, row.target)
-            records = [checkpoint.tensors[source.name] for source in row.sources]
-            parts = [_cut(*of, cuts, config) for of in zip(parts, records, row.sources, strict=True)]
-        weight = _assemble(row.transform, parts, dtype)
-        if row.target.endswith("experts.bias") and share.rank > 0 and share.split == "tensor":
-            # The machines add their outputs, so that one of them alone has the bias of the sum.
-            weight[:, -config.hidden_size :] = 0
-        if row.target.endswith(_FACTORS) and mx.default_device() == mx.cpu:
-            weight = _by_columns(weight)
-        mx.eval(weight)
-        del parts
-        if row.target.endswith("_proj.scales") and weight.dtype == mx.uint8:
-            _refuse_nan_scales(weight, checkpoint.tensors[row.sources[0].name])
-        weights[_local_name(row.target, share)] = weight
+        for target, records in _parts(row, [stored[source.name] for source in row.sources], config):
+            # Removing the sources from the table lets MLX free each as soon as it is joined.
+            parts = [arrays.pop(record.name) for record in records]
+            if share.split == "tensor":
+                cuts = _cuts(config, share, row, records)
+                parts = [_cut(*of, config) for of in zip(parts, records, cuts, strict=True)]
+            weight = _assemble(row.transform, parts, dtype)
+            if target.endswith("experts.bias") and share.rank > 0 and share.split == "tensor":
+                # The machines add their outputs, so that one of them alone has the bias of the sum.
+                weight[:, -config.hidden_size :] = 0
+            if target.endswith(_FACTORS) and mx.default_device() == mx.cpu:
+                weight = _by_columns(weight)
+            mx.eval(weight)
+            del parts
+            if target.endswith(".scales") and config.form(target.removesuffix(".scales")) == MXFP4:
+                _refuse_nan_scales(weight, records[0])
+            weights[_local_name(target, share)] = weight
     return weights
+
+
+def _parts(
+    row: Row, tensors: list[StoredTensor], config: ModelConfig
+) -> Iterator[tuple[str, tuple[TensorRecord, ...]]]:
+    """The name of each stored part of a parameter, and the records that are joined to it.
+
+    Raises:
+        CheckpointError: a source has another form than config.json says.
+    """
+    module = row.target.removesuffix(".weight")
+    for tensor in tensors:
+        if generic(row.target) in MATRICES and tensor.form != config.form(module):
+            raise CheckpointError(f"{tensor.place} is not quantised as config.json says; convert the source again")
+    names = (row.target, f"{module}.scales", f"{module}.biases")
+    return zip(names, zip(*(tensor.records for tensor in tensors), strict=True), strict=False)
 
 
 def _local_name(target: str, share: Share) -> str:
@@ -82,31 +110,46 @@ def _local_name(target: str, share: Share) -> str:
     return f"layers.{int(number) - share.layers.start}.{rest}"
 
 
-def _read_tensors(checkpoint: Checkpoint) -> dict[str, mx.array]:
+def _read_arrays(checkpoint: Checkpoint) -> dict[str, mx.array]:
     """All tensors; MLX reads each when it is evaluated."""
-    tensors: dict[str, mx.array] = {}
+    arrays: dict[str, mx.array] = {}
     for file in checkpoint.files:
-        arrays = mx.load(str(file), format="safetensors")
-        assert isinstance(arrays, dict)
-        tensors |= arrays
-    return tensors
+        found = mx.load(str(file), format="safetensors")
+        assert isinstance(found, dict)
+        arrays |= found
+    return arrays
 
 
-def _cut(
-    tensor: mx.array,
-    record: TensorRecord,
-    source: Source,
-    cuts: Mapping[str, tuple[range, ...]],
-    config: ModelConfig,
-) -> mx.array:
-    """The parts of one tensor that a share has. No tensor is cut along more than one axis."""
-    for axis, letter in enumerate(source.shape.split()):
-        if letter in cuts:
-            if math.prod(record.shape[:axis]) <= config.num_local_experts:
-                return _read_rows(record, axis, cuts[letter])
-            slices = [mx.take(tensor, mx.arange(part.start, part.stop), axis=axis) for part in cuts[letter]]
-            return mx.concatenate(slices, axis=axis)
-    return tensor
+_Cut = tuple[int, tuple[range, ...]]
+"""An axis, and the parts of it that a share has, in order."""
+
+
+def _cuts(config: ModelConfig, share: Share, row: Row, records: tuple[TensorRecord, ...]) -> list[_Cut | None]:
+    """How each record of a parameter is cut; None if it is not. No tensor is cut along more than one axis."""
+    letters, cuts = sizes(config), kept(config, share, row.target)
+    found: list[_Cut | None] = []
+    for source, record in zip(row.sources, records, strict=True):
+        axes = [(axis, letter) for axis, letter in enumerate(source.shape.split()) if letter in cuts]
+        if not axes:
+            found.append(None)
+            continue
+        ((axis, letter),) = axes
+        # Along a row there are fewer words or groups than values.
+        values, stored = letters[letter], record.shape[axis]
+        parts = (range(part.start * stored // values, part.stop * stored // values) for part in cuts[letter])
+        found.append((axis, tuple(parts)))
+    return found
+
+
+def _cut(tensor: mx.array, record: TensorRecord, cut: _Cut | None, config: ModelConfig) -> mx.array:
+    """The parts of one tensor that a share has."""
+    if cut is None:
+        return tensor
+    axis, parts = cut
+    if math.prod(record.shape[:axis]) <= config.num_local_experts:
+        return _read_rows(record, axis, parts)
+    slices = [mx.take(tensor, mx.arange(part.start, part.stop), axis=axis) for part in parts]
+    return mx.concatenate(slices, axis=axis)
 
 
 _NUMPY = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "U8": "u1", "U32": "<u4"}
@@ -141,14 +184,13 @@ def _read_rows(record: TensorRecord, axis: int, parts: tuple[range, ...]) -> mx.
 
 
 def _assemble(transform: Transform, parts: list[mx.array], dtype: mx.Dtype) -> mx.array:
-    if transform is Transform.WORDS:
-        (blocks,) = parts
-        return blocks.view(mx.uint32).flatten(-2)
     joined = {
         Transform.COPY: lambda: parts[0],
         Transform.ROWS: lambda: mx.concatenate(parts, axis=0),
         Transform.COLUMNS: lambda: mx.concatenate(parts, axis=-1),
     }[transform]()
+    if joined.dtype == mx.uint8 and joined.ndim == 4:  # MXFP4 blocks: the words that MLX multiplies
+        return joined.view(mx.uint32).flatten(-2)
     return joined.astype(dtype) if mx.issubdtype(joined.dtype, mx.floating) else joined
 
 

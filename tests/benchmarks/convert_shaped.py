@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from gptoss_mlx.checkpoint.layouts import HUGGING_FACE, Source, expand, sizes
 from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES, INDEX_NAME
 from gptoss_mlx.config import GPT_OSS_20B
 from gptoss_mlx.hub.models import resolve
+from tests.checkpoints import hugging_face_tensors
 
 _CHUNK = 16 * 1024**2
 
@@ -31,24 +31,22 @@ def write_shaped(directory: Path, layers: int, *, shard_bytes: int = 5_000_000_0
     """Writes config.json, the shards, their index and the demo's tokenizer, which other programs can load too."""
     types = GPT_OSS_20B.layer_types[:layers]
     config = dataclasses.replace(GPT_OSS_20B, num_hidden_layers=layers, layer_types=types)
-    letters = sizes(config)
     directory.mkdir(parents=True)
     tensors = [
-        (source, tuple(letters[letter] for letter in source.shape.split()))
-        for row in expand(HUGGING_FACE, config)
-        for source in row.sources
+        (name, "U8" if name.endswith(("_blocks", "_scales")) else "BF16", shape)
+        for name, shape in hugging_face_tensors(config)
     ]
-    shards: list[list[tuple[Source, tuple[int, ...]]]] = [[]]
-    for source, shape in tensors:
-        if sum(_nbytes(*tensor) for tensor in shards[-1]) + _nbytes(source, shape) > shard_bytes:
+    shards: list[list[_Tensor]] = [[]]
+    for tensor in tensors:
+        if sum(map(_nbytes, shards[-1])) + _nbytes(tensor) > shard_bytes:
             shards.append([])
-        shards[-1].append((source, shape))
+        shards[-1].append(tensor)
     rng = np.random.default_rng(seed)
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards):
         name = f"model-{number:05}-of-{len(shards) - 1:05}.safetensors"  # numbered from 0, as OpenAI's are
         _write_shard(directory / name, shard, rng)
-        weight_map |= {source.name: name for source, _ in shard}
+        weight_map |= {tensor[0]: name for tensor in shard}
     (directory / INDEX_NAME).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (directory / "config.json").write_text(json.dumps(_config_json(layers), indent=2))
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -56,36 +54,38 @@ def write_shaped(directory: Path, layers: int, *, shard_bytes: int = 5_000_000_0
     return directory
 
 
-def _dtype(source: Source) -> str:
-    return source.dtypes[0]
+_Tensor = tuple[str, str, tuple[int, ...]]
+"""Name, dtype and shape."""
 
 
-def _nbytes(source: Source, shape: tuple[int, ...]) -> int:
-    return math.prod(shape) * DTYPE_BYTES[_dtype(source)]
+def _nbytes(tensor: _Tensor) -> int:
+    _, dtype, shape = tensor
+    return math.prod(shape) * DTYPE_BYTES[dtype]
 
 
-def _write_shard(path: Path, tensors: list[tuple[Source, tuple[int, ...]]], rng: np.random.Generator) -> None:
+def _write_shard(path: Path, tensors: list[_Tensor], rng: np.random.Generator) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
-    for source, shape in tensors:
-        end = position + _nbytes(source, shape)
-        header[source.name] = {"dtype": _dtype(source), "shape": list(shape), "data_offsets": [position, end]}
+    for tensor in tensors:
+        name, dtype, shape = tensor
+        end = position + _nbytes(tensor)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps(header).encode()
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for source, shape in tensors:
-            for chunk in _random(source, _nbytes(source, shape), rng):
+        for tensor in tensors:
+            for chunk in _random(tensor[0], _nbytes(tensor), rng):
                 file.write(chunk)
 
 
-def _random(source: Source, nbytes: int, rng: np.random.Generator) -> Iterator[bytes]:
+def _random(name: str, nbytes: int, rng: np.random.Generator) -> Iterator[bytes]:
     while nbytes:
         size = min(nbytes, _CHUNK)
         nbytes -= size
-        if source.name.endswith("_blocks"):
+        if name.endswith("_blocks"):
             yield rng.bytes(size)
-        elif source.name.endswith("_scales"):
+        elif name.endswith("_scales"):
             yield rng.integers(118, 122, size, dtype=np.uint8).tobytes()
         else:
             # bfloat16 of either sign between 1/128 and 1/8.

@@ -41,7 +41,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from gptoss_mlx.model.layers import MXFP4Weight
+from gptoss_mlx.model.layers import ExpertsWeight
 from gptoss_mlx.model.transformer import Transformer, load_transformer
 from tests.checkpoints import SHAPES, random_tokens, write_random_checkpoint
 from tests.model.oracle import products_rounded_once
@@ -157,7 +157,7 @@ def _peer_model(peer: Any, transformer: Transformer) -> Any:
     return model
 
 
-def _dequantized(weight: MXFP4Weight) -> mx.array:
+def _dequantized(weight: ExpertsWeight) -> mx.array:
     return mx.dequantize(weight.weight, weight.scales, group_size=32, bits=4, mode="mxfp4")
 
 

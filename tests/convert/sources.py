@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from gptoss_mlx.checkpoint.layouts import EXPERTS
 from gptoss_mlx.convert import convert_checkpoint
 from gptoss_mlx.convert.layouts import MLX_LM, ORIGINAL
 from gptoss_mlx.errors import GptOssError
@@ -94,6 +95,8 @@ def _original(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[s
             theirs = [source.name.format(n=n) for source in _hugging_face_sources(row.target)]
             if "qkv" in own:
                 renamed[own] = mx.concatenate([tensors[name] for name in theirs])
+            elif row.target in EXPERTS:
+                renamed |= {f"{own}.{part}": tensors[f"{theirs[0]}_{part}"] for part in ("blocks", "scales")}
             else:
                 renamed |= {name: tensors[there] for name, there in zip([own, *more], theirs, strict=True)}
     rope = config["rope_scaling"]
@@ -134,6 +137,7 @@ def _mlx_lm(tensors: Tensors) -> Tensors:
     sanitized: Tensors = Model.sanitize(None, dict(tensors))  # type: ignore[arg-type, no-untyped-call]
     mx.eval(sanitized)
     names = {source.name.split("{n}")[-1] for row in MLX_LM for source in row.sources}
+    names |= {name.replace(".weight", ".scales") for name in names if "experts" in name}
     assert all(any(name.endswith(end) for end in names) for name in sanitized)
     return sanitized
 

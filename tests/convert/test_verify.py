@@ -18,7 +18,7 @@ from gptoss_mlx.config import PRECISIONS
 from gptoss_mlx.convert import compare_logits, compare_weights, convert_checkpoint, verify_checkpoint
 from gptoss_mlx.errors import CheckpointError, ConversionError
 from tests import DEMO
-from tests.convert.sources import write_layout
+from tests.convert.sources import LOSSLESS, write_layout
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,27 @@ def test_a_changed_tensor_is_named(converted: Path) -> None:
     shard.write_bytes(data)
     (problem,) = verify_checkpoint(converted).problems
     assert problem == f"{shard}: tensor lm_head.biases differs"
+
+
+@pytest.mark.parametrize("place", [3, 40, 2000])
+def test_a_damaged_header_is_one_line(converted: Path, place: int) -> None:
+    (shard,) = converted.glob("*.safetensors")
+    data = bytearray(shard.read_bytes())
+    data[place : place + 4] = b"}}}}"
+    shard.write_bytes(data)
+    (problem,) = verify_checkpoint(converted).problems
+    assert problem.startswith(f"{shard}: ")
+    assert "\n" not in problem
+
+
+def test_many_changed_tensors_of_a_file_are_one_line(converted: Path) -> None:
+    (shard,) = converted.glob("*.safetensors")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2 :] = bytes(byte ^ 1 for byte in data[len(data) // 2 :])
+    shard.write_bytes(data)
+    (problem,) = verify_checkpoint(converted).problems
+    assert len(problem) < 400
+    assert problem.endswith("others")
 
 
 def test_missing_truncated_and_added_files_are_named(converted: Path) -> None:
@@ -116,7 +137,7 @@ class _Letters:
 
 
 def test_predictions_are_compared_on_a_text(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gptoss_mlx.tokenizer.Tokenizer.from_directory", lambda directory: _Letters())
+    monkeypatch.setattr("gptoss_mlx.convert.compare.Tokenizer.from_directory", lambda directory: _Letters())
     text = "Any text will do, if it is long enough."
     for dense in PRECISIONS:
         convert_checkpoint(source, tmp_path / dense, dense=dense)
@@ -127,6 +148,17 @@ def test_predictions_are_compared_on_a_text(source: Path, tmp_path: Path, monkey
     assert 0 < results["q8"].mean_kl < results["q4"].mean_kl
     with pytest.raises(ConversionError, match="the text is empty"):
         compare_logits(source, source, "")
+
+
+@pytest.mark.parametrize("layout", [*LOSSLESS, "mlx-lm-q4"])
+def test_predictions_of_every_source_can_be_compared(
+    layout: str, sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gptoss_mlx.convert.compare.Tokenizer.from_directory", lambda directory: _Letters())
+    convert_checkpoint(sources[layout], tmp_path / "out", dense=None if "q4" in layout else "bf16")
+    result = compare_logits(tmp_path / "out", sources[layout], "Any text will do.")
+    # The same kernels compute the same; those of floats round elsewhere than those of MXFP4.
+    assert result.largest_kl <= (0.01 if layout == "fine-tune" else 0)
 
 
 def test_keys_and_values_in_8_bits_change_predictions_little() -> None:

@@ -19,7 +19,7 @@ from unittest import mock
 import mlx.core as mx
 import numpy as np
 
-from gptoss_mlx.model.layers import MXFP4Weight
+from gptoss_mlx.model.layers import ExpertsWeight
 from tests import DATA
 from tests.checkpoints import SHAPES, load_shape, random_tokens
 
@@ -55,12 +55,14 @@ def products_rounded_once() -> Iterator[None]:
 
     MLX's CPU backend rounds every partial sum to bfloat16.
     """
-    product = MXFP4Weight.__call__
+    product = ExpertsWeight.__call__
 
-    def rounded_once(self: MXFP4Weight, x: mx.array, experts: mx.array, rows: mx.array | None = None) -> mx.array:
+    def rounded_once(
+        self: ExpertsWeight, x: mx.array, experts: mx.array, rows: mx.array | None = None
+    ) -> mx.array:
         return product(self, x.astype(mx.float32), experts, rows).astype(x.dtype)
 
-    with mock.patch.object(MXFP4Weight, "__call__", rounded_once):
+    with mock.patch.object(ExpertsWeight, "__call__", rounded_once):
         yield
 
 
