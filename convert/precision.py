@@ -72,8 +72,9 @@ def choose_forms(
     precision, reason = precision_for(config, source.dense, to, dense, device)
     as_they_are = dense is None and to != "hf" and source.dense
     for name, values in matrices.items():
-        if generic(name) in DENSE and not (as_they_are and values.quantization):
-            forms[name] = _dense_form(values, quantization_for(source.config, precision))
+        if generic(name) in DENSE and not as_they_are:
+            chosen = quantization_for(source.config, precision)
+            forms[name] = _as_halves(values) if chosen is None else _kept(values, chosen)
     errors = {
         name: ErrorSums()
         for name, form in forms.items()
@@ -126,14 +127,12 @@ def _expert_forms(
     return {name: values.quantization or (MXFP4 if name in on_grid else eight) for name, values in found.items()}
 
 
-def _dense_form(values: Values, quantization: Quantization | None) -> Form:
-    return _as_halves(values) if quantization is None else _kept(values, quantization)
-
-
 def _kept(values: Values, quantization: Quantization) -> Quantization:
-    """The form that was asked for, or the source's own if that is affine with as many bits in other groups."""
+    """The form that was asked for, or the source's own if that has as many bits in other groups."""
     own = values.quantization
-    return own if own is not None and (own.mode, own.bits) == ("affine", quantization.bits) else quantization
+    return (
+        own if own is not None and (own.mode, own.bits) == (quantization.mode, quantization.bits) else quantization
+    )
 
 
 def _as_halves(values: Values) -> Form:

@@ -415,7 +415,7 @@ class _Forms:
         table = fields.table("quantization")
         if table is None:
             return cls()
-        if any("." in name for name in table.names) or table.get("mode") not in (None, "affine"):
+        if any("." in name for name in table.names):
             raise ConfigError(
                 "quantization is mlx-lm's, layer by layer; re-pack it first: gptoss convert DIRECTORY"
             )

@@ -17,7 +17,7 @@ from ..arguments import checked_integer
 from ..cache.layers import most_capacity
 from ..cache.quantized import KV_BITS, group_size_of
 from ..cache.store import MAX_SNAPSHOT_BYTES, MAX_SNAPSHOTS
-from ..config import PRECISIONS, ModelConfig, precision_of, with_precision
+from ..config import MXFP4, PRECISIONS, ModelConfig, precision_of, with_precision
 from ..errors import ContextFull, NotEnoughMemory
 from ..files.units import format_bytes
 from ..share import Share
@@ -279,6 +279,15 @@ def _with_smaller_weights(budget: Budget) -> _Change | None:
     return found
 
 
+def _with_packed_experts(budget: Budget) -> _Change | None:
+    config = budget.config
+    if config.experts == MXFP4:
+        return None
+    dense = tuple((name, form) for name, form in config.exceptions if ".experts." not in name)
+    smaller = replace(budget, config=replace(config, experts=MXFP4, exceptions=dense))
+    return "gptoss convert SOURCE --experts mxfp4 --force", smaller
+
+
 def _with_raised_limit(budget: Budget) -> _Change | None:
     device = budget.device.with_raised_limit(budget.needed_bytes())
     return None if device is None else (wired_limit_command(device), replace(budget, device=device))
@@ -291,7 +300,13 @@ def _with_shorter_context(budget: Budget) -> _Change | None:
 
 
 # From the least loss to the most.
-_STEPS: Final = (_with_quantized_cache, _with_smaller_weights, _with_raised_limit, _with_shorter_context)
+_STEPS: Final = (
+    _with_quantized_cache,
+    _with_smaller_weights,
+    _with_packed_experts,
+    _with_raised_limit,
+    _with_shorter_context,
+)
 
 
 def _longest(limit: int, holds: Callable[[int], bool]) -> int:

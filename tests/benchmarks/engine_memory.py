@@ -34,6 +34,8 @@ import mlx.core as mx
 from gptoss_mlx.cache.layered import PromptCache
 from gptoss_mlx.cache.store import CacheEntry
 from gptoss_mlx.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
+from gptoss_mlx.convert import convert_checkpoint
+from gptoss_mlx.convert.precision import ExpertsPrecision
 from gptoss_mlx.engine.generate import Request, decode, prefill
 from gptoss_mlx.engine.sampler import make_sampler
 from gptoss_mlx.engine.steps import Pace, Steps
@@ -82,6 +84,13 @@ def main() -> None:
             directory = write_random_checkpoint(Path(place) / name, **(_HEADS | fields))
             print_peak(name, directory)
             print_peak(f"{name}, float32", directory, dtype=mx.float32)
+            (directory / "tokenizer.json").write_text("{}")
+            kinds: tuple[ExpertsPrecision, ...] = ("q8", "bf16") if name in ("wide", "large") else ()
+            for experts in kinds:
+                target = directory.with_name(f"{name}-{experts}")
+                convert_checkpoint(directory, target, dense="bf16", experts=experts)
+                print_peak(f"{name}, experts {experts}", target)
+                print_peak("the same, float32", target, dtype=mx.float32)
             if name == "wide":
                 print_peak("wide, chunks of 512", directory, chunk=512)
                 print_peak("the same, float32", directory, chunk=512, dtype=mx.float32)

@@ -13,7 +13,7 @@ from gptoss_mlx.cli.chat.first_start import offers
 from gptoss_mlx.cli.doctor import examine
 from gptoss_mlx.cli.info import describe
 from gptoss_mlx.cli.screen.spans import plain
-from gptoss_mlx.config import PRECISIONS, RELEASED, Precision, with_precision
+from gptoss_mlx.config import MXFP4, PRECISIONS, RELEASED, Precision, Quantization, with_precision
 from gptoss_mlx.errors import NotEnoughMemory
 from gptoss_mlx.memory.budget import Budget
 from gptoss_mlx.memory.device import DeviceInfo
@@ -22,7 +22,7 @@ from tests.memory.machines import MACS, mac, pc
 
 CONTEXTS = (4096, 32768, 131072)
 COMMAND = re.compile(
-    r"--context \d+|--kv-bits \d+|gptoss convert SOURCE --dense \w+ --force|sudo sysctl iogpu\.wired_limit_mb=\d+"
+    r"--context \d+|--kv-bits \d+|gptoss convert SOURCE --(?:dense|experts) \w+ --force|sudo sysctl iogpu\.wired_limit_mb=\d+"
 )
 
 
@@ -43,6 +43,8 @@ def obey(budget: Budget, command: str) -> Budget:
             return replace(budget, context=int(value))
         case "--kv-bits":
             return replace(budget, kv_bits=int(value))
+        case "gptoss" if "--experts mxfp4" in command:
+            return replace(budget, config=replace(budget.config, experts=MXFP4))
         case "gptoss":
             precision: Precision = next(name for name in PRECISIONS if f"--dense {name} " in command)
             return replace(budget, config=with_precision(budget.config, precision))
@@ -86,6 +88,15 @@ def test_every_remedy_in_a_refusal_works() -> None:
             assert all(loads(obey(budget, command)) for command in commands), said
             assert commands or "no setting makes it fit" in said
     assert refused > 100
+
+
+@pytest.mark.parametrize("experts", [None, Quantization(bits=8, group_size=64)])
+def test_experts_in_mxfp4_are_a_remedy_where_they_are_not(experts: Quantization | None) -> None:
+    config = replace(RELEASED["20b"], experts=experts)
+    budget = Budget(config=config, device=mac(24), context=8192)
+    with pytest.raises(NotEnoughMemory, match="gptoss convert SOURCE --experts mxfp4 --force") as caught:
+        budget.check_load()
+    assert loads(obey(budget, next(command for command in COMMAND.findall(str(caught.value)) if "--experts" in command)))
 
 
 def test_where_no_setting_helps_none_does() -> None:
