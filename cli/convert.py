@@ -137,11 +137,11 @@ def _show_plan(source: str, destination: Path | None, options: dict[str, Any], *
         content, verify = _plan_content(plan), _plan_verify(plan)
         errors = _error_rows(plan.measured_errors)
     except ModelNotFound:
-        repo_id = hub.repository_of(source)
-        if repo_id is None:
+        repository = hub.repository_of(source)
+        if repository is None:
             raise
         with _warnings():
-            found = downloads.plan_download(repo_id)
+            found = downloads.plan_download(repository.repo_id, repository.revision)
         target = destination or hub.converted_path(source)
         content = _download_content(target, options["to"], options["dense"], found)
         verify, errors = verify_command(target, source), []

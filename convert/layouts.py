@@ -15,7 +15,7 @@ from gptoss_mlx.checkpoint.layouts import EXPERTS, HUGGING_FACE, MLX, Row, Sourc
 from gptoss_mlx.config import MAX_LAYERS
 from gptoss_mlx.errors import ConfigError
 
-__all__ = ["FINE_TUNE", "LAYOUTS", "MLX_LM", "ORIGINAL", "Layout", "hugging_face_config", "recognise"]
+__all__ = ["FINE_TUNE", "LAYOUTS", "MLX_LM", "ORIGINAL", "Layout", "gguf_rows", "hugging_face_config", "recognise"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +112,59 @@ UNSLOTH = _renamed(
     ),
 )
 
+
+def gguf_rows(*, joined_qkv: bool, joined_gate_up: bool) -> tuple[Row, ...]:
+    """The table of llama.cpp's names.
+
+    Args:
+        joined_qkv: whether q, k and v are one tensor, as Ollama has them.
+        joined_gate_up: whether gate and up are one tensor with interleaved rows, as Ollama has them.
+    """
+    block = "blk.{n}"
+    modules = {
+        f"{_LAYER}.self_attn.{theirs}": f"{block}.{ours}"
+        for theirs, ours in {
+            "q_proj": "attn_q",
+            "k_proj": "attn_k",
+            "v_proj": "attn_v",
+            "o_proj": "attn_output",
+        }.items()
+    } | {f"{_LAYER}.mlp.router": f"{block}.ffn_gate_inp"}
+    names = {
+        f"{theirs}.{part}": f"{ours}.{part}" for theirs, ours in modules.items() for part in ("weight", "bias")
+    }
+    names |= {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "lm_head.weight": "output.weight",
+        "model.norm.weight": "output_norm.weight",
+        f"{_LAYER}.input_layernorm.weight": f"{block}.attn_norm.weight",
+        f"{_LAYER}.self_attn.sinks": f"{block}.attn_sinks",
+        f"{_LAYER}.post_attention_layernorm.weight": f"{block}.post_attention_norm.weight",
+        f"{_EXPERTS}.gate_up_proj": f"{block}.ffn_gate_up_exps.weight",
+        f"{_EXPERTS}.gate_up_proj_bias": f"{block}.ffn_gate_up_exps.bias",
+        f"{_EXPERTS}.down_proj": f"{block}.ffn_down_exps.weight",
+        f"{_EXPERTS}.down_proj_bias": f"{block}.ffn_down_exps.bias",
+    }
+    changed: dict[str, Row] = {}
+    if joined_qkv:
+        changed |= _row(f"{_QKV}.weight", Transform.COPY, **{f"{block}.attn_qkv.weight": "Q+2K H"})
+        changed |= _row(f"{_QKV}.bias", Transform.COPY, **{f"{block}.attn_qkv.bias": "Q+2K"})
+    if not joined_gate_up:
+        changed |= _separate(*(f"{block}.ffn_{part}_exps" for part in ("gate", "up", "down")))
+    return _renamed(names, changed)
+
+
+_PEFT = "base_model.model."
+
+
+def _prefixed(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """The table with the names that PEFT gives the tensors of a model that it wraps."""
+    return tuple(
+        Row(row.target, row.transform, tuple(Source(f"{_PEFT}{s.name}", s.shape) for s in row.sources))
+        for row in rows
+    )
+
+
 _FIRST = "model.layers.0.mlp.experts"
 LAYOUTS = (
     Layout(name="Hugging Face", signature=f"{_FIRST}.gate_up_proj_blocks", rows=HUGGING_FACE),
@@ -121,6 +174,8 @@ LAYOUTS = (
     Layout(name="unpacked fine-tune", signature=f"{_FIRST}.gate_up_proj", rows=FINE_TUNE),
     Layout(name="a layer for each expert", signature=f"{_FIRST}.0.gate_proj.weight", rows=PER_EXPERT),
     Layout(name="Unsloth's layer for each expert", signature=f"{_FIRST}.gate_up_projs.0.weight", rows=UNSLOTH),
+    Layout(name="PEFT", signature=f"{_PEFT}{_FIRST}.gate_up_proj_blocks", rows=_prefixed(HUGGING_FACE)),
+    Layout(name="PEFT, unpacked", signature=f"{_PEFT}{_FIRST}.gate_up_proj", rows=_prefixed(FINE_TUNE)),
 )
 
 

@@ -181,7 +181,7 @@ def _write(plan: ConversionPlan, staging: Path, progress: ConversionProgress | N
         writer.write_index(plan.shards)
         manifest = Manifest(
             source={
-                "name": Path(plan.reference).name if Path(plan.reference).is_dir() else plan.reference,
+                "name": Path(plan.reference).name if Path(plan.reference).exists() else plan.reference,
                 "revision": _revision(plan.source.directory),
                 "layout": plan.source.layout.name,
             },

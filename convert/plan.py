@@ -17,6 +17,7 @@ from gptoss_mlx.hub import models as hub
 from gptoss_mlx.memory.device import DeviceInfo
 from gptoss_mlx.memory.precision import token_bytes
 from gptoss_mlx.memory.sizes import bytes_per_token
+from gptoss_mlx.tokenizer import largest_id
 
 from .destination import DISK_RESERVE, check_apart, check_destination, check_parent, require_space
 from .precision import EXPERTS_PRECISIONS, ExpertsPrecision, choose_forms, experts_name
@@ -149,12 +150,13 @@ def _locate(
     """The source's directory; downloads it if that is allowed and needed, and both it and its conversion fit."""
     try:
         # A converted model can be exported by its name.
-        return hub.find_source(reference) if to == "mlx" else hub.resolve(reference)
+        converted = hub.find_converted(reference) if to != "mlx" else None
+        return converted or hub.find_source(reference)
     except ModelNotFound:
-        repo_id = hub.repository_of(reference)
-        if not download or repo_id is None:
+        repository = hub.repository_of(reference)
+        if not download or repository is None:
             raise
-    plan = downloads.plan_download(repo_id)
+    plan = downloads.plan_download(repository.repo_id, repository.revision)
     # The target is never larger than the source.
     needed = plan.nbytes + (plan.missing_bytes if downloads.shares_disk_with_cache(target) else 0)
     require_space(target, needed + DISK_RESERVE)
@@ -165,19 +167,32 @@ def _locate(
 def _small_files(model: SourceModel, to: TargetFormat, config: ModelConfig) -> dict[str, bytes]:
     """config.json and the files that are copied; the tokenizer of original/ is in the directory above."""
     files = {"config.json": (json.dumps(target_config(model, config, to), indent=2) + "\n").encode()}
+    files |= model.texts
     directories = [model.directory]
     if (model.directory / "dtypes.json").exists() or model.directory.name == "original":
         directories.append(model.directory.resolve().parent)
     for name in _COPIED:
         for directory in directories:
-            if (directory / name).is_file():
+            if name not in files and (directory / name).is_file():
                 files[name] = _read_small(directory / name)
                 break
-    if _TOKENIZER not in files:
+    if _TOKENIZER in files:
+        _check_vocabulary(files[_TOKENIZER], model)
+    else:
         raise CheckpointError(
             f"{model.directory / _TOKENIZER}: missing; copy that of openai/gpt-oss-20b beside the weights"
         )
     return files
+
+
+def _check_vocabulary(tokenizer: bytes, model: SourceModel) -> None:
+    """Refuses a tokenizer of another model, with which the result would not load."""
+    largest = largest_id(parse_json(tokenizer))
+    if largest >= model.config.vocab_size:
+        raise CheckpointError(
+            f"{model.directory}: tokenizer.json has ids up to {largest}, config.json vocab_size "
+            f"{model.config.vocab_size}; the two are of different models"
+        )
 
 
 def _read_small(path: Path) -> bytes:

@@ -1,8 +1,6 @@
 """The arithmetic of a conversion in row blocks: from any form of values to any that is written.
 
-A quantised tensor consists of two or three tensors that are computed together. The words are read first and
-streamed; the scales (and biases), a sixteenth of their size, are buffered until they are read, so that nothing is
-computed twice.
+A quantised tensor consists of two or three tensors that are computed together.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import numpy.typing as npt
 from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES
 from gptoss_mlx.config import MXFP4, Quantization
 
-from .readers import Block, Reader, read_size, row_count
+from .readers import Block, MadeTogether, Reader, read_size, row_count
 from .values import Float, Form, Values
 
 __all__ = [
@@ -290,85 +288,25 @@ def as_form(values: Values, form: Form, errors: ErrorSums | None = None) -> Valu
 
 
 def _quantised(values: Values, form: Quantization, errors: ErrorSums | None) -> Values:
+    assert not isinstance(values.form, Quantization)
+    (reader,), dtype = values.parts, values.form
+
+    def quantise(begin: int, end: int) -> Sequence[Block]:
+        block = reader.read(begin, end)
+        if form.mode == "affine":
+            parts: Sequence[Block] = affine_quantise(block, form.bits, form.group_size, dtype)
+        else:
+            options: dict[str, Any] = dataclasses.asdict(form)
+            parts = [_to_block(part) for part in mx.quantize(_to_mlx(block, dtype), **options)]
+        if errors is not None:
+            errors.add(_as_float32(block, dtype), _dequantise(parts, form, "BF16"))
+        return parts
+
     width = values.shape[-1]
     groups = width // form.group_size
-    widths = (2 * groups, 2 * groups) if form.mode == "affine" else (groups,)
-    buffer = _ScaleBuffer(values.parts[0].rows, widths)
-    words = _QuantisedWords(values, form, buffer, errors)
-    scales = [_BufferedScales(words, buffer, number) for number in range(len(widths))]
-    return dataclasses.replace(values, form=form, parts=(words, *scales), scale_dtype="BF16")
-
-
-class _ScaleBuffer:
-    """Scales (and biases), from when they are computed with the words until they are read."""
-
-    def __init__(self, rows: int, widths: tuple[int, ...]) -> None:
-        self.rows, self.widths = rows, widths
-        self.filled = 0
-        self._tensors: list[Block] = []
-
-    def store(self, begin: int, end: int, blocks: Sequence[Block]) -> None:
-        if not self._tensors:
-            self._tensors = [np.empty((self.rows, width), np.uint8) for width in self.widths]
-        for tensor, block in zip(self._tensors, blocks, strict=True):
-            tensor[begin:end] = block
-        if begin <= self.filled:
-            self.filled = max(self.filled, end)
-
-    def rows_of(self, number: int, begin: int, end: int) -> Block:
-        return self._tensors[number][begin:end]
-
-    def release(self) -> None:
-        self.filled = 0
-        self._tensors = []
-
-
-class _QuantisedWords:
-    """The words of floats that are quantised; the scales go to a buffer."""
-
-    def __init__(self, values: Values, form: Quantization, buffer: _ScaleBuffer, errors: ErrorSums | None) -> None:
-        assert not isinstance(values.form, Quantization)
-        self._dtype: Float = values.form
-        self._values, self._form, self._buffer, self._errors = values.parts[0], form, buffer, errors
-        self.rows, self.step = self._values.rows, self._values.step
-        self.row_bytes = values.shape[-1] * form.bits // 8
-        self.cost = self._values.cost
-
-    def read(self, begin: int, end: int) -> Block:
-        block = self._values.read(begin, end)
-        if self._form.mode == "affine":
-            parts: Sequence[Block] = affine_quantise(block, self._form.bits, self._form.group_size, self._dtype)
-        else:
-            options = dataclasses.asdict(self._form)
-            parts = [_to_block(part) for part in mx.quantize(_to_mlx(block, self._dtype), **options)]
-        if self._errors is not None:
-            restored = _dequantise(parts, self._form, "BF16")
-            self._errors.add(_as_float32(block, self._dtype), restored)
-        words, *scales = parts
-        self._buffer.store(begin, end, scales)
-        return words
-
-
-class _BufferedScales:
-    """The scales or biases of floats that are quantised. If the buffer lacks them, the words are made again."""
-
-    step = 1
-
-    def __init__(self, words: Reader, buffer: _ScaleBuffer, number: int) -> None:
-        self._words, self._buffer, self._number = words, buffer, number
-        self._last = number == len(buffer.widths) - 1
-        self.rows = buffer.rows
-        self.row_bytes = self.cost = buffer.widths[number]
-
-    def read(self, begin: int, end: int) -> Block:
-        size = read_size(self._words)
-        while self._buffer.filled < end:
-            self._words.read(self._buffer.filled, min(self._buffer.filled + size, self.rows))
-        block = self._buffer.rows_of(self._number, begin, end)
-        if self._last and end == self.rows:
-            block = block.copy()
-            self._buffer.release()
-        return block
+    scales = (2 * groups, 2 * groups) if form.mode == "affine" else (groups,)
+    made = MadeTogether(quantise, reader, (width * form.bits // 8, *scales))
+    return dataclasses.replace(values, form=form, parts=made.parts, scale_dtype="BF16")
 
 
 def _to_mlx(block: Block, dtype: Float) -> mx.array:

@@ -11,7 +11,7 @@ import bisect
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,11 +25,13 @@ __all__ = [
     "BLOCK_BYTES",
     "AlternateRows",
     "Block",
+    "CheckedScales",
     "ColumnSlice",
     "ExpertBiases",
     "InterleavedRows",
     "JoinedColumns",
     "JoinedRows",
+    "MadeTogether",
     "Reader",
     "RowSlice",
     "SourceFiles",
@@ -315,3 +317,92 @@ class Transposed:
             block = self._stored.read(number * self._inputs, (number + 1) * self._inputs)
             self._matrix, self._held = block.view(self._dtype), number
         return self._matrix
+
+
+class MadeTogether:
+    """Tensors whose rows are made together: the words of a quantised tensor with their scales (and biases).
+
+    The first, the largest, is read first and streamed. The others are kept from when they are made until they are
+    read, so that nothing is made twice; where they are not there, the first is made again.
+
+    Args:
+        make: the rows of all of them, from one row up to another.
+        source: what they are made from: has as many rows.
+        widths: the bytes of a row of each.
+        cost: bytes of memory needed to make a row; by default the source's.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int, int], Sequence[Block]],
+        source: Reader,
+        widths: Sequence[int],
+        cost: int | None = None,
+    ) -> None:
+        self.rows, self.step = source.rows, source.step
+        self.cost = source.cost if cost is None else cost
+        self._make, self.widths = make, tuple(widths)
+        self._kept: list[Block] = []
+        self._filled = 0
+        self.parts: tuple[Reader, ...] = (_First(self), *(_Other(self, n) for n in range(1, len(widths))))
+
+    def make(self, begin: int, end: int) -> Block:
+        """Makes rows, keeps those of the others, and returns the first's."""
+        first, *others = self._make(begin, end)
+        if not self._kept:
+            self._kept = [np.empty((self.rows, width), np.uint8) for width in self.widths[1:]]
+        for tensor, block in zip(self._kept, others, strict=True):
+            tensor[begin:end] = block
+        if begin <= self._filled:
+            self._filled = max(self._filled, end)
+        return first
+
+    def kept(self, number: int, begin: int, end: int) -> Block:
+        """Rows of one of the others. The last of them are the last rows read: nothing is kept after them."""
+        size = read_size(self.parts[0])
+        while self._filled < end:
+            self.make(self._filled, min(self._filled + size, self.rows))
+        block = self._kept[number - 1][begin:end]
+        if number == len(self._kept) and end == self.rows:
+            block = block.copy()
+            self._filled, self._kept = 0, []
+        return block
+
+
+class _First:
+    """The first of tensors that are made together."""
+
+    def __init__(self, together: MadeTogether) -> None:
+        self.rows, self.step, self.cost = together.rows, together.step, together.cost
+        self.row_bytes = together.widths[0]
+        self.read = together.make
+
+
+class _Other:
+    """Another of them."""
+
+    step = 1
+
+    def __init__(self, together: MadeTogether, number: int) -> None:
+        self._together, self._number = together, number
+        self.rows = together.rows
+        self.row_bytes = self.cost = together.widths[number]
+
+    def read(self, begin: int, end: int) -> Block:
+        return self._together.kept(self._number, begin, end)
+
+
+class CheckedScales:
+    """Scales in E8M0, refused if they hold its NaN (0xFF), which would turn every answer into noise."""
+
+    def __init__(self, scales: Reader, record: TensorRecord) -> None:
+        self._scales, self._record = scales, record
+        self.rows, self.row_bytes, self.step, self.cost = scales.rows, scales.row_bytes, scales.step, scales.cost
+
+    def read(self, begin: int, end: int) -> Block:
+        block = self._scales.read(begin, end)
+        if block.size and block.max() == 0xFF:
+            raise CheckpointError(
+                f"{self._record.file}: tensor {self._record.name} holds NaN scales; download it again"
+            )
+        return block

@@ -27,15 +27,16 @@ from gptoss_mlx.checkpoint.layouts import (
     shape_of,
     sizes,
 )
-from gptoss_mlx.checkpoint.safetensors import Checkpoint, TensorRecord
+from gptoss_mlx.checkpoint.safetensors import Checkpoint
 from gptoss_mlx.checkpoint.tensors import StoredTensor, own_forms, stored_tensors
 from gptoss_mlx.config import ModelConfig, Quantization
 from gptoss_mlx.errors import CheckpointError, ConfigError
 from gptoss_mlx.files.read import read_json
 
+from .gguf import gguf_stored, gguf_values, open_gguf
 from .layouts import ORIGINAL, Layout, hugging_face_config, recognise
 from .quantize import in_one_form
-from .readers import Block, Reader, SourceFiles, Stored, row_count
+from .readers import CheckedScales, Reader, SourceFiles, Stored, row_count
 from .values import (
     Float,
     Form,
@@ -55,6 +56,7 @@ class SourceModel:
     """A checkpoint in which every tensor belongs to a parameter."""
 
     directory: Path
+    """Or the GGUF file."""
     layout: Layout
     config: ModelConfig
     """The model's shape; the forms of its weights are those of ``parameters``."""
@@ -64,6 +66,8 @@ class SourceModel:
     parameters: Mapping[str, Values]
     """By the parameter's name."""
     files: SourceFiles
+    texts: Mapping[str, bytes]
+    """Files for beside the weights that are made from the source, by name."""
 
     @property
     def forms(self) -> dict[str, Form]:
@@ -83,14 +87,20 @@ class SourceModel:
         self.files.close()
 
 
-def open_source(directory: str | Path) -> SourceModel:
-    """Opens a checkpoint directory. No tensor is read yet.
+def open_source(place: str | Path) -> SourceModel:
+    """Opens a checkpoint: a directory, or a GGUF file. No tensor is read yet.
 
     Raises:
         CheckpointError: it is damaged, incomplete, in no known layout, or has a tensor that no table names.
-        ConfigError: config.json does not describe a gpt-oss.
+        ConfigError: config.json, or a GGUF file's metadata, does not describe a gpt-oss.
     """
-    directory = Path(directory)
+    place = Path(place)
+    return _open_gguf(place) if place.is_file() else _open_directory(place)
+
+
+def _open_directory(directory: Path) -> SourceModel:
+    if not (directory / "config.json").exists() and (directory / "original" / "config.json").exists():
+        directory = directory / "original"
     checkpoint = Checkpoint.open(directory)
     layout = recognise(checkpoint.tensors)
     if layout is None:
@@ -111,16 +121,47 @@ def open_source(directory: str | Path) -> SourceModel:
                 values.pop("quantization_config", None)  # mlx-lm repeats ``quantization`` there
         config = ModelConfig.from_dict(values)
         stored = stored_tensors(checkpoint, forms)
-    check_tensors(stored, layout.rows, config, directory)
     files = SourceFiles()
+    return _model(directory, layout, config, values, stored, _Tensors(stored, files), files)
+
+
+def _open_gguf(path: Path) -> SourceModel:
+    file = open_gguf(path)
+    layout = Layout(name="GGUF", signature="", rows=file.rows)
+    try:
+        config = ModelConfig.from_dict(file.config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    files = SourceFiles()
+    stored = {name: gguf_stored(record) for name, record in file.tensors.items()}
+
+    def values_of(name: str) -> Values:
+        return gguf_values(file.tensors[name], files)
+
+    texts = {"tokenizer.json": file.tokenizer}
+    return _model(path, layout, config, file.config, stored, values_of, files, texts)
+
+
+def _model(
+    place: Path,
+    layout: Layout,
+    config: ModelConfig,
+    config_values: Mapping[str, Any],
+    stored: Mapping[str, StoredTensor],
+    values_of: Callable[..., Values],
+    files: SourceFiles,
+    texts: Mapping[str, bytes] = MappingProxyType({}),
+) -> SourceModel:
+    check_tensors(stored, layout.rows, config, place)
     return SourceModel(
-        directory=directory,
+        directory=place,
         layout=layout,
         config=config,
-        config_values=MappingProxyType(values),
-        nbytes=sum(record.nbytes for record in checkpoint.tensors.values()),
-        parameters=MappingProxyType(dict(_parameters(layout.rows, config, _Tensors(stored, files)))),
+        config_values=MappingProxyType(dict(config_values)),
+        nbytes=sum(record.nbytes for tensor in stored.values() for record in tensor.records),
+        parameters=MappingProxyType(dict(_parameters(layout.rows, config, values_of))),
         files=files,
+        texts=texts,
     )
 
 
@@ -161,7 +202,7 @@ class _Tensors:
         tensor = self._stored[name]
         parts: list[Reader] = [Stored(record, self._files, rows) for record in tensor.records]
         if tensor.form is not None and tensor.form.mode in ("mxfp4", "mxfp8"):
-            parts[1] = _CheckedScales(parts[1], tensor.records[1])
+            parts[1] = CheckedScales(parts[1], tensor.records[1])
         scale_dtype = tensor.records[-1].dtype
         return Values(
             place=tensor.place,
@@ -211,19 +252,3 @@ def _values(source: Source, letters: Mapping[str, int], values_of: Callable[...,
     shape = shape_of(source, letters)
     rows = row_count(shape) // shape[0]
     return joined_rows(in_one_form([values_of(name, rows) for name in names]), shape)
-
-
-class _CheckedScales:
-    """Scales in E8M0, refused if they hold its NaN (0xFF), which would turn every answer into noise."""
-
-    def __init__(self, scales: Reader, record: TensorRecord) -> None:
-        self._scales, self._record = scales, record
-        self.rows, self.row_bytes, self.step, self.cost = scales.rows, scales.row_bytes, scales.step, scales.cost
-
-    def read(self, begin: int, end: int) -> Block:
-        block = self._scales.read(begin, end)
-        if block.size and block.max() == 0xFF:
-            raise CheckpointError(
-                f"{self._record.file}: tensor {self._record.name} holds NaN scales; download it again"
-            )
-        return block

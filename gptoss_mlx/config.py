@@ -202,6 +202,7 @@ class ModelConfig:
         fields = _Fields(values)
         fields.literal("model_type", "gpt_oss", required=True)
         fields.literal("hidden_act", "silu")
+        fields.literal("swiglu_alpha", 1.702)
         fields.literal("attention_bias", True)
         fields.literal("tie_word_embeddings", False)
         experts_per_token = fields.integer("num_experts_per_tok", 1, 64)

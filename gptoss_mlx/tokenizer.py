@@ -1,16 +1,18 @@
 """Text to tokens and back: a tiktoken Encoding built from the checkpoint's own tokenizer.json.
 
 Nothing is downloaded. Ids come from the file by name, so a checkpoint with a smaller vocabulary works the same
-way. Text is always encoded as ordinary text: ``<|end|>`` typed by a user never becomes a control token. Of
-harmony this module knows only the names of the control tokens.
+way. Text is always encoded as ordinary text: ``<|end|>`` typed by a user never becomes a control token. Words that
+a fine-tune added to its vocabulary are found in text as transformers finds them. Of harmony this module knows only
+the names of the control tokens.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +23,7 @@ from .arguments import checked_tokens
 from .errors import InvalidRequest, TokenizerError
 from .files.read import inside, parse_json, read_regular, short_repr
 
-__all__ = ["CONTROL_TOKENS", "O200K_PATTERN", "Tokenizer"]
+__all__ = ["CONTROL_TOKENS", "O200K_PATTERN", "AddedWord", "Tokenizer", "largest_id"]
 
 # harmony needs all of these.
 CONTROL_TOKENS = (
@@ -48,6 +50,8 @@ O200K_PATTERN = "|".join(
     ]
 )
 
+_CONTROL_SHAPE = re.compile(r"<\|.*\|>", re.DOTALL)
+"""Names that are control tokens whatever a file calls them."""
 _REPLACEMENT = "\ufffd".encode()
 _MAX_FILE_BYTES = 64 * 2**20  # gpt-oss's file has 28 MB
 _MAX_PATTERN = 4096
@@ -75,6 +79,44 @@ def _silent_panics() -> Iterator[None]:
         os.close(null)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddedWord:
+    """A token that a fine-tune added, found in text before the text is split."""
+
+    text: str
+    token: int
+    lstrip: bool = False
+    """Whether it takes the white space before it."""
+    rstrip: bool = False
+    single_word: bool = False
+    """Whether it is found between other characters than letters, digits and underscores only."""
+
+
+class _AddedWords:
+    """Finds added words: the leftmost, and of those that begin there the longest."""
+
+    def __init__(self, words: Iterable[AddedWord]) -> None:
+        self._words = {word.text: word for word in words}
+        longest_first = sorted(self._words, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(self._expression, longest_first)))
+
+    def _expression(self, text: str) -> str:
+        return rf"(?<!\w){re.escape(text)}(?!\w)" if self._words[text].single_word else re.escape(text)
+
+    def split(self, text: str) -> Iterator[str | int]:
+        """The text between added words, and their tokens."""
+        position = 0
+        for match in self._pattern.finditer(text):
+            word = self._words[match[0]]
+            before = text[position : match.start()]
+            yield before.rstrip() if word.lstrip else before
+            yield word.token
+            position = match.end()
+            if word.rstrip:
+                position = len(text) - len(text[position:].lstrip())
+        yield text[position:]
+
+
 class Tokenizer:
     """Encodes ordinary text, decodes tokens, and has the ids of the control tokens by name.
 
@@ -82,6 +124,7 @@ class Tokenizer:
         ranks: the bytes of every ordinary token and its id; merges are applied in the order of the ids.
         special: the name of every control token and its id.
         pattern: the regular expression that splits text before merging.
+        added: words of a fine-tune's own.
 
     Raises:
         TokenizerError: a byte without a token, an id used twice, or a control token of harmony missing.
@@ -96,9 +139,13 @@ class Tokenizer:
     """
 
     def __init__(
-        self, ranks: Mapping[bytes, int], special: Mapping[str, int], pattern: str = O200K_PATTERN
+        self,
+        ranks: Mapping[bytes, int],
+        special: Mapping[str, int],
+        pattern: str = O200K_PATTERN,
+        added: Sequence[AddedWord] = (),
     ) -> None:
-        _check_vocabulary(ranks, special)
+        _check_vocabulary(ranks, special, added)
         try:
             self._encoding = tiktoken.Encoding(
                 "gpt-oss", pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens=dict(special)
@@ -109,6 +156,8 @@ class Tokenizer:
         self._special_ids = frozenset(special.values())
         self._bytes: dict[int, bytes] = {token: piece for piece, token in ranks.items()}
         self._bytes.update({token: name.encode() for name, token in special.items()})
+        self._bytes.update({word.token: word.text.encode() for word in added})
+        self._added = _AddedWords(added) if added else None
         self.size = max(self._bytes) + 1
         # The published pattern matches every text. For any other pattern each text is checked.
         self._pattern_is_known = pattern == O200K_PATTERN
@@ -168,6 +217,14 @@ class Tokenizer:
             longest = max((len(run) for run in re.findall(r"\s+", text)), default=0)
             if longest > _MAX_WHITE_SPACE:
                 raise InvalidRequest(f"text has {longest} white space characters in a row; remove most of them")
+        if self._added is None:
+            return self._encode_piece(text)
+        tokens: list[int] = []
+        for part in self._added.split(text):
+            tokens += [part] if isinstance(part, int) else self._encode_piece(part)
+        return tokens
+
+    def _encode_piece(self, text: str) -> list[int]:
         return self._encoding.encode_ordinary(text) if self._pattern_is_known else self._encode_checked(text)
 
     def _encode_checked(self, text: str) -> list[int]:
@@ -224,14 +281,14 @@ class Tokenizer:
             raise InvalidRequest(f"no control token {name!r}; there are {', '.join(self.special)}") from None
 
 
-def _check_vocabulary(ranks: Mapping[bytes, int], special: Mapping[str, int]) -> None:
+def _check_vocabulary(ranks: Mapping[bytes, int], special: Mapping[str, int], added: Sequence[AddedWord]) -> None:
     missing = [value for value in range(256) if bytes([value]) not in ranks]
     if missing:
         raise TokenizerError(f"no token for the byte 0x{missing[0]:02x} ({len(missing)} of 256 missing)")
     absent = [name for name in CONTROL_TOKENS if name not in special]
     if absent:
         raise TokenizerError(f"no control token {absent[0]}; this is not gpt-oss's tokenizer")
-    ids = [*ranks.values(), *special.values()]
+    ids = [*ranks.values(), *special.values(), *(word.token for word in added)]
     if len(set(ids)) != len(ids):
         raise TokenizerError("two tokens have the same id")
     # tiktoken stores ids in 32 bits and aborts on larger ones.
@@ -239,8 +296,8 @@ def _check_vocabulary(ranks: Mapping[bytes, int], special: Mapping[str, int]) ->
         raise TokenizerError(f"token id {max(ids, key=abs)} is out of range (0 to {2**31 - 1})")
 
 
-def _parse_tokenizer_json(content: Any) -> tuple[dict[bytes, int], dict[str, int], str]:
-    """The ranks, control tokens and pattern of a parsed tokenizer.json."""
+def _parse_tokenizer_json(content: Any) -> tuple[dict[bytes, int], dict[str, int], str, list[AddedWord]]:
+    """The ranks, control tokens, pattern and added words of a parsed tokenizer.json."""
     model = content.get("model") if isinstance(content, dict) else None
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocabulary, dict):
@@ -248,11 +305,13 @@ def _parse_tokenizer_json(content: Any) -> tuple[dict[bytes, int], dict[str, int
     added = content.get("added_tokens")
     if not isinstance(added, list) or not all(isinstance(entry, dict) for entry in added):
         raise TokenizerError("added_tokens is missing; harmony's control tokens stand there")
-    special = {_text(entry, "content"): _id(entry.get("id"), entry.get("content")) for entry in added}
+    names = {_text(entry, "content"): _id(entry.get("id"), entry.get("content")) for entry in added}
+    words = [_added_word(entry) for entry in added if not _is_control(entry)]
+    special = {name: token for name, token in names.items() if name not in {word.text for word in words}}
     byte_of = _byte_level_alphabet()
     ranks: dict[bytes, int] = {}
     for piece, token in vocabulary.items():
-        if piece in special:
+        if piece in names:
             continue
         try:
             # Byte-level BPE writes each byte as one printable character.
@@ -261,7 +320,27 @@ def _parse_tokenizer_json(content: Any) -> tuple[dict[bytes, int], dict[str, int
             raise TokenizerError(
                 f"model.vocab entry {short_repr(piece)} is not in the byte-level alphabet"
             ) from None
-    return ranks, special, _split_pattern(content.get("pre_tokenizer"))
+    return ranks, special, _split_pattern(content.get("pre_tokenizer")), words
+
+
+def _is_control(entry: dict[str, Any]) -> bool:
+    return entry.get("special") is not False or _CONTROL_SHAPE.fullmatch(entry["content"]) is not None
+
+
+def _added_word(entry: dict[str, Any]) -> AddedWord:
+    flags = {name: entry.get(name) is True for name in ("lstrip", "rstrip", "single_word")}
+    return AddedWord(text=entry["content"], token=entry["id"], **flags)
+
+
+def largest_id(content: Any) -> int:
+    """The largest token id in a parsed tokenizer.json, as far as it has ids; −1 if it has none."""
+    if not isinstance(content, dict):
+        return -1
+    model, added = content.get("model"), content.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    ids += [entry.get("id") for entry in added if isinstance(entry, dict)] if isinstance(added, list) else []
+    return max((token for token in ids if type(token) is int), default=-1)
 
 
 def _id(value: Any, name: Any) -> int:

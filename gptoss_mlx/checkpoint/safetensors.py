@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +23,8 @@ __all__ = ["DTYPE_BYTES", "MAX_NAME_BYTES", "Checkpoint", "TensorRecord", "read_
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapters.safetensors")
+"""The weights of a LoRA adapter, as PEFT and mlx-lm name them."""
 
 DTYPE_BYTES: Mapping[str, int] = MappingProxyType(
     {
@@ -51,6 +54,7 @@ _MAX_HEADER_BYTES = 2 * 2**20
 _MAX_CONTAINERS = 3 * _MAX_TENSORS + 2
 _MAX_DIMENSIONS = 8
 _MAX_SHARDS = 10_000
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _NUMBERED = re.compile(r".+-(?P<number>\d{1,5})-of-(?P<total>\d{1,5})\.safetensors")
 
 
@@ -94,6 +98,7 @@ class Checkpoint:
         index = directory / INDEX_NAME
         weight_map = _read_index(index) if index.exists() else None
         names = sorted(set(weight_map.values())) if weight_map is not None else _shards(directory)
+        _check_is_base(directory, names)
         tensors: dict[str, TensorRecord] = {}
         for name in names:
             for record in read_header(directory / name).values():
@@ -146,7 +151,12 @@ def _read_header_json(path: Path) -> tuple[dict[str, Any], int, int]:
     try:
         file, file_bytes = open_regular(inside(path))
         with file:
-            length = int.from_bytes(file.read(8), "little")
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if start == _LFS_POINTER[:8]:
+                raise CheckpointError(
+                    f"{path}: is a git-lfs pointer, not the file itself; get it with: git lfs pull"
+                )
             if not 2 <= length <= _MAX_HEADER_BYTES or 8 + length > file_bytes:
                 raise CheckpointError(
                     f"{path}: a header of {length} bytes in a file of {file_bytes}; truncated or no safetensors"
@@ -158,7 +168,7 @@ def _read_header_json(path: Path) -> tuple[dict[str, Any], int, int]:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:  # a NUL
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
-    if len(text) != length or not text.startswith(b"{"):
+    if len(text) != length or not text.lstrip(b" ").startswith(b"{"):
         raise CheckpointError(f"{path}: no safetensors header; download it again")
     try:
         header = parse_json(text, containers=_MAX_CONTAINERS)
@@ -263,10 +273,29 @@ def _shards(directory: Path) -> list[str]:
 
 
 def _what_it_is(directory: Path) -> str:
+    """What a directory without safetensors is, and what to do about it."""
+    gguf = next((path for path in sorted(directory.glob("*.gguf")) if not path.name.startswith(".")), None)
+    if gguf is not None:
+        return f"only {gguf.name}, a GGUF file; convert it once: {shlex.join(['gptoss', 'convert', str(gguf)])}"
     pickles = next(_pickles(directory), None)
     if pickles is not None:
         return f"only {pickles.name}; pickles are never read, get the safetensors"
     return "no safetensors files; this is not a checkpoint directory"
+
+
+def _check_is_base(directory: Path, names: Collection[str]) -> None:
+    """Refuses an adapter, which is not a model, and one beside a model, which other programs would apply."""
+    beside = [name for name in ADAPTER_FILES if (directory / name).exists()]
+    if not beside:
+        return
+    if set(names) <= set(ADAPTER_FILES):
+        raise CheckpointError(
+            f"{directory}: is a LoRA adapter, not a model; merge it: gptoss convert BASE --adapter {directory}"
+        )
+    raise CheckpointError(
+        f"{directory}: {beside[0]} beside the weights is an adapter, which other programs apply; move it to a "
+        "directory of its own, and merge it: gptoss convert DIRECTORY --adapter THAT"
+    )
 
 
 def _pickles(directory: Path) -> Iterator[Path]:

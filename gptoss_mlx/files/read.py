@@ -26,6 +26,7 @@ MAX_CONTAINERS = 2**20
 MAX_JSON_BYTES = 2 * 2**20
 """Of a config or an index, which has a few hundred bytes a tensor."""
 _OUTSIDE_STRINGS = re.compile(rb'"[^"]*(?:"|\Z)|(?P<outside>[^"]+)')
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _NOT_STRUCTURAL = bytes(value for value in range(256) if value not in b'[{"')
 
 
@@ -66,8 +67,8 @@ def read_regular(path: Path, limit: int) -> bytes:
 def inside(path: Path) -> Path:
     """Returns the path itself, after checking that it is not a link out of its directory.
 
-    The Hub's cache consists of links: a snapshot's files point into ``blobs`` beside ``snapshots``. Those links
-    are allowed.
+    The Hub's cache consists of links: a snapshot's files point into ``blobs`` beside ``snapshots``, where they are
+    named by their hash. Those links are allowed, also where ``blobs`` was moved and is a link itself.
 
     Raises:
         OSError: it is such a link, or a link to itself.
@@ -80,12 +81,21 @@ def inside(path: Path) -> Path:
     except RuntimeError:
         raise OSError(errno.ELOOP, "is a link to itself") from None
     home = path.parent.resolve()
-    allowed = [home]
-    if home.parent.name == "snapshots":
-        allowed.append(home.parent.parent / "blobs")
-    if not any(target.is_relative_to(directory) for directory in allowed):
-        raise OSError(errno.EPERM, f"links out of the directory, to {short_repr(str(target))}")
-    return path
+    if target.is_relative_to(home) or (home.parent.name == "snapshots" and _is_blob(target, home.parent.parent)):
+        return path
+    raise OSError(
+        errno.EPERM,
+        f"links out of the directory, to {short_repr(str(target))}; put the file itself there",
+    )
+
+
+def _is_blob(target: Path, repository: Path) -> bool:
+    """Whether a file is in the ``blobs`` of a repository in the Hub's cache."""
+    try:
+        blobs = (repository / "blobs").resolve()
+    except RuntimeError:  # a link to itself
+        return False
+    return target.parent == blobs and _HASH.fullmatch(target.name) is not None
 
 
 def parse_json(content: bytes, *, containers: int = MAX_CONTAINERS) -> Any:

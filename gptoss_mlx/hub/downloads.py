@@ -59,6 +59,9 @@ class Download:
 
     repo_id: str
     revision: str
+    """The commit."""
+    branch: str
+    """The branch or tag that was asked for; or the commit."""
     files: tuple[str, ...]
     nbytes: int
     """The size of all the files."""
@@ -66,14 +69,14 @@ class Download:
     """The size of the files that are not yet in the Hub's cache."""
 
 
-def cached_snapshot(repo_id: str) -> Path | None:
-    """The newest revision of a repository in the Hub's cache, if every file needed is there.
+def cached_snapshot(repo_id: str, revision: str | None = None) -> Path | None:
+    """A revision of a repository in the Hub's cache, by default the main branch, if every file needed is there.
 
     The contents are not checked; reading the checkpoint does that.
     """
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(repo_id, "config.json")
+    config = try_to_load_from_cache(repo_id, "config.json", revision=revision)
     if not isinstance(config, str):
         return None
     directory = Path(config).parent
@@ -85,7 +88,7 @@ def _is_complete(directory: Path) -> bool:
     if not all((directory / name).exists() for name in ("config.json", "tokenizer.json")):
         return False
     if not (directory / _INDEX).exists():
-        return any(directory.glob("*.safetensors"))
+        return any(not path.name.startswith(".") for path in directory.glob("*.safetensors"))
     shards = _index_shards(directory / _INDEX)
     return bool(shards) and all((directory / shard).exists() for shard in shards)
 
@@ -118,6 +121,7 @@ def plan_download(repo_id: str, revision: str | None = None) -> Download:
     return Download(
         repo_id=repo_id,
         revision=info.sha,
+        branch=revision or "main",
         files=files,
         nbytes=sum(sizes[name] for name in files),
         missing_bytes=sum(sizes[name] for name in files if name not in cached),
@@ -156,20 +160,22 @@ def download(plan: Download, *, progress: Progress | None = None) -> Path:
     if missing or not _is_complete(directory):
         what = missing[0] if missing else "a shard or tokenizer.json"
         raise DownloadError(f"{plan.repo_id}: {what} did not arrive; run the same command again")
-    _record_main(plan)
+    _record_branch(plan)
     if progress is not None:
         progress(plan.nbytes, plan.nbytes)
     return directory
 
 
-def _record_main(plan: Download) -> None:
-    """Records this revision as ``main`` in the cache, as a download by branch name does."""
+def _record_branch(plan: Download) -> None:
+    """Records this commit as the branch's in the cache, as a download by branch name does."""
     from huggingface_hub import constants
 
-    refs = Path(constants.HF_HUB_CACHE) / f"models--{plan.repo_id.replace('/', '--')}" / "refs"
+    if plan.branch == plan.revision:
+        return
+    reference = Path(constants.HF_HUB_CACHE) / f"models--{plan.repo_id.replace('/', '--')}" / "refs" / plan.branch
     with contextlib.suppress(OSError, FileWriteError):
-        refs.mkdir(parents=True, exist_ok=True)
-        write_text(refs / "main", plan.revision)
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        write_text(reference, plan.revision)
 
 
 def free_space(path: Path) -> int:

@@ -1,7 +1,9 @@
 """Resolves a user's reference to a model into a directory on this machine.
 
-A reference is ``demo``, ``20b``, ``120b``, the name of a converted model, a directory, or a Hub repository id.
-Nothing is downloaded unless the caller asks for it. Knows nothing of what is in a checkpoint.
+A reference is ``demo``, ``20b``, ``120b``, the name of a converted model, a directory, or a Hub repository id or
+address, with ``@revision`` if need be. A source of a conversion may also be a GGUF file, ``ollama:NAME:TAG`` or
+``lmstudio:PUBLISHER/MODEL``. Nothing is downloaded unless the caller asks for it. Knows nothing of what is in a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +22,17 @@ from ..files.read import read_json
 from ..files.write import as_path
 from . import downloads
 from .downloads import Progress, cached_snapshot
+from .local import LM_STUDIO, OLLAMA, find_lm_studio, find_ollama, is_gguf
 
 __all__ = [
     "ALIASES",
     "InstalledModel",
+    "Repository",
     "clear_used",
     "converted_path",
     "data_directory",
     "default_model",
+    "find_converted",
     "find_source",
     "list_converted",
     "list_models",
@@ -43,6 +49,11 @@ DEMO = "demo"
 _DEMO_CHECKPOINT = Path(__file__).parents[1] / "demo" / "checkpoint"
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
+_REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,95}")
+_ADDRESS = re.compile(
+    r"(?:https?://)?(?:huggingface\.co|hf\.co)/(?P<name>[^/?#\s]+/[^/?#\s]+)"
+    r"(?:/(?:tree|blob|resolve|commit)/(?P<revision>[^/?#\s]+)[^\s]*)?/?(?:[?#]\S*)?"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +88,14 @@ def converted_path(reference: str) -> Path:
     Raises:
         ConversionError: the reference does not end in a valid name.
     """
+    repository = repository_of(reference)
+    if repository is not None and reference not in ALIASES:
+        reference = "-".join(part for part in (repository.repo_id, repository.revision) if part)
     name = Path(reference).name or Path(reference).resolve().name
+    if is_gguf(as_path(reference)):
+        name = Path(name).stem
+    if reference.startswith(OLLAMA):
+        name = name.removeprefix(OLLAMA).replace(":", "-")
     if name == DEMO:  # that name always means the embedded model
         name = f"{DEMO}-converted"
     if not _NAME.fullmatch(name):
@@ -101,11 +119,18 @@ def resolve(reference: str, *, download: bool = False, progress: Progress | None
     """
     if reference == DEMO:
         return _DEMO_CHECKPOINT
-    if _NAME.fullmatch(reference):
-        converted = data_directory() / reference
-        if (converted / MANIFEST_NAME).is_file():
-            return converted
-    return find_source(reference, allow_download=download, progress=progress)
+    found = find_converted(reference) or find_source(reference, allow_download=download, progress=progress)
+    if found.is_file():
+        raise ModelNotFound(
+            f"{reference}: is a GGUF file; convert it once: {shlex.join(['gptoss', 'convert', reference])}"
+        )
+    return found
+
+
+def find_converted(reference: str) -> Path | None:
+    """The directory of a converted model of that name."""
+    converted = data_directory() / reference
+    return converted if _NAME.fullmatch(reference) and (converted / MANIFEST_NAME).is_file() else None
 
 
 def find_source(reference: str, *, allow_download: bool = False, progress: Progress | None = None) -> Path:
@@ -117,25 +142,53 @@ def find_source(reference: str, *, allow_download: bool = False, progress: Progr
     """
     if reference == DEMO:
         return _DEMO_CHECKPOINT
+    if reference.startswith(OLLAMA):
+        return find_ollama(reference)
     path = as_path(reference)
-    if reference not in ALIASES and reference and path.is_dir():
+    if reference not in ALIASES and reference and (path.is_dir() or is_gguf(path)):
         return path
-    repo_id = repository_of(reference)
-    if repo_id is None:
+    studio = find_lm_studio(reference.removeprefix(LM_STUDIO))
+    if reference.startswith(LM_STUDIO) and studio is None:
+        raise ModelNotFound(
+            f"{reference}: LM Studio has no model of that name; write it as lmstudio:PUBLISHER/MODEL"
+        )
+    repository = repository_of(reference)
+    cached = repository and cached_snapshot(repository.repo_id, repository.revision)
+    if cached or studio:
+        return cached or studio or path
+    if repository is None:
         raise ModelNotFound(_unknown(reference, path))
-    cached = cached_snapshot(repo_id)
-    if cached is not None:
-        return cached
     if allow_download:
-        return downloads.download(downloads.plan_download(repo_id), progress=progress)
+        plan = downloads.plan_download(repository.repo_id, repository.revision)
+        return downloads.download(plan, progress=progress)
     raise ModelNotFound(f"{reference}: not on this machine; get it with: gptoss convert {reference}")
 
 
-def repository_of(reference: str) -> str | None:
-    """The Hub repository that a reference names; None if it can only be a path or a converted model's name."""
-    if reference in ALIASES:
-        return ALIASES[reference]
-    return reference if _REPO_ID.fullmatch(reference) and not _looks_like_path(reference) else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """A repository on the Hub, and the revision that is meant."""
+
+    repo_id: str
+    revision: str | None = None
+    """A branch, a tag or a commit; None is the main branch."""
+
+
+def repository_of(reference: str) -> Repository | None:
+    """The Hub repository that a reference names; None if it can only be a path or a converted model's name.
+
+    Args:
+        reference: ``org/name``, ``20b`` or ``120b``, with ``@revision`` if need be; or the address of a page.
+    """
+    name, _, revision = reference.partition("@")
+    address = _ADDRESS.fullmatch(reference)
+    if address is not None:
+        name, revision = address["name"], address["revision"] or ""
+    name = ALIASES.get(name, name)
+    if revision and not _REVISION.fullmatch(revision):
+        return None
+    if not _REPO_ID.fullmatch(name) or _looks_like_path(name) or (address is None and as_path(reference).exists()):
+        return None
+    return Repository(repo_id=name, revision=revision or None)
 
 
 def _looks_like_path(reference: str) -> bool:
@@ -146,7 +199,7 @@ def _unknown(reference: str, path: Path) -> str:
     if not reference:
         return "no model is named; try: demo, or get one with: gptoss convert 20b"
     if path.exists():
-        return f"{reference}: is not a directory; name the directory that contains config.json"
+        return f"{reference}: is neither a directory nor a GGUF file; name the directory that contains config.json"
     if _NAME.fullmatch(reference):
         return f"{reference}: no model of that name here; see 'gptoss models', or get one: gptoss convert 20b"
     return (

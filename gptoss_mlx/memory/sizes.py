@@ -133,7 +133,7 @@ def working_bytes(
         and element_bytes != 4
         and any(config.form(f"layers.0.mlp.experts.{name}") is None for name in ("gate_up_proj", "down_proj"))
     ):
-        dequantised += 4 * config.num_local_experts * 2 * config.intermediate_size * config.hidden_size
+        dequantised += 4 * config.num_local_experts * 3 * config.intermediate_size * config.hidden_size
     held = rows + rows // 2 if fused else max(rows, rows * (2 + element_bytes) // 6 + scores)
     return logits + held + dequantised
 

@@ -22,7 +22,8 @@ from tests.memory.machines import MACS, mac, pc
 
 CONTEXTS = (4096, 32768, 131072)
 COMMAND = re.compile(
-    r"--context \d+|--kv-bits \d+|gptoss convert SOURCE --(?:dense|experts) \w+ --force|sudo sysctl iogpu\.wired_limit_mb=\d+"
+    r"--context \d+|--kv-bits \d+|gptoss convert SOURCE --(?:dense|experts) \w+ --force|"
+    r"sudo sysctl iogpu\.wired_limit_mb=\d+"
 )
 
 
@@ -96,7 +97,9 @@ def test_experts_in_mxfp4_are_a_remedy_where_they_are_not(experts: Quantization 
     budget = Budget(config=config, device=mac(24), context=8192)
     with pytest.raises(NotEnoughMemory, match="gptoss convert SOURCE --experts mxfp4 --force") as caught:
         budget.check_load()
-    assert loads(obey(budget, next(command for command in COMMAND.findall(str(caught.value)) if "--experts" in command)))
+    assert loads(
+        obey(budget, next(command for command in COMMAND.findall(str(caught.value)) if "--experts" in command))
+    )
 
 
 def test_where_no_setting_helps_none_does() -> None:
