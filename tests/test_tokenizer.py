@@ -106,6 +106,52 @@ def test_the_demos_file_agrees_with_tokenizers() -> None:
     assert ours.special["<|start|>"] == reference.token_to_id("<|start|>")
 
 
+ADDED: list[dict[str, Any]] = [
+    {"content": "<tool>"},
+    {"content": "<tool>s"},
+    {"content": "wordly", "single_word": True},
+    {"content": "[L]", "lstrip": True},
+    {"content": "[R]", "rstrip": True},
+    {"content": "日本"},
+]
+ADDED_TEXTS = [
+    "a <tool>s and <tool> b",
+    "wordly wordlys swordly a-wordly,wordly_ wordly",
+    "x \t\n [L] y [R]  \n z",
+    "<tool><tool>s[L][L][R][R]",
+    "これは日本です wordly日本wordly",
+    " [R] [L] <too <tool",
+    "<|end|><tool><|start|>",
+]
+
+
+def test_added_words_are_encoded_as_transformers_encodes_them(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers", reason="comes with mlx-lm")
+    content = json.loads((DEMO / "tokenizer.json").read_text(encoding="utf-8"))
+    flags: dict[str, Any] = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    first = 1 + max(entry["id"] for entry in content["added_tokens"])
+    content["added_tokens"] += [flags | {"id": first + n} | entry for n, entry in enumerate(ADDED)]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    reference = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    ours = Tokenizer.from_directory(tmp_path)
+    assert not any(ours.is_special(first + n) for n in range(len(ADDED)))
+    for text in ADDED_TEXTS[:-1]:
+        assert ours.encode(text) == reference.encode(text, add_special_tokens=False).ids, text
+    tokens = ours.encode(ADDED_TEXTS[-1])
+    assert first in tokens
+    assert not any(map(ours.is_special, tokens))
+    assert ours.decode(tokens) == ADDED_TEXTS[-1]
+
+
+def test_a_control_token_stays_one_whatever_the_file_calls_it(tmp_path: Path) -> None:
+    content = json.loads((DEMO / "tokenizer.json").read_text(encoding="utf-8"))
+    for entry in content["added_tokens"]:
+        entry["special"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    ours = Tokenizer.from_directory(tmp_path)
+    assert not any(map(ours.is_special, ours.encode("<|start|>system<|message|>x<|end|>")))
+
+
 def damage(path: Path, change: Callable[[Any], None]) -> Path:
     content = json.loads((DEMO / "tokenizer.json").read_text(encoding="utf-8"))
     change(content)

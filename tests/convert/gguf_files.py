@@ -15,7 +15,7 @@ from gptoss_mlx.tokenizer import CONTROL_TOKENS
 __all__ = ["Floats", "float_tensors", "mxfp4_blocks", "write_gguf", "write_hugging_face"]
 
 Floats = dict[str, npt.NDArray[np.float32]]
-_TYPES = gguf.GGMLQuantizationType
+_TYPES: Any = gguf.GGMLQuantizationType
 _VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 _MODULES = {
     "self_attn.q_proj": "attn_q",
@@ -122,7 +122,8 @@ def _add_packed(writer: gguf.GGUFWriter, name: str, part: npt.NDArray[np.uint8],
         return
     # A type that the package does not know: as MXFP4, with the number changed afterwards.
     writer.add_tensor(name, part, raw_dtype=_TYPES.MXFP4)
-    writer.tensors[-1][name].dtype = _FirstOllama.MXFP4
+    number: Any = _FirstOllama.MXFP4
+    writer.tensors[-1][name].dtype = number
 
 
 class _FirstOllama(int):

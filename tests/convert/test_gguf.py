@@ -67,7 +67,7 @@ def test_ollamas_files_hold_the_same_experts(kind: str, small_source: Path, tmp_
 )
 def test_every_type_has_the_values_that_the_package_reads(number: int, tmp_path: Path) -> None:
     kind = gguf.GGMLQuantizationType(number)
-    name, values, nbytes = BLOCKS[number]
+    name, _, nbytes = BLOCKS[number]
     rng = np.random.default_rng(number)
     data = rng.integers(0, 256, (6, 2 * nbytes), dtype=np.uint8)
     halves = {"Q6_K": (208,), "MXFP4": ()}.get(name, (0, 2) if name in ("Q4_1", "Q5_1", "Q4_K", "Q5_K") else (0,))
