@@ -93,6 +93,10 @@ Seed = Annotated[int | None, typer.Option(help="The same seed gives the same ans
 MaxTokens = Annotated[int | None, typer.Option(help="Stop after this many tokens, thinking included.")]
 Context = Annotated[int | None, typer.Option(help="The most tokens of a conversation; fewer take less memory.")]
 KVBits = Annotated[int | None, typer.Option(help="8: keep the cache in 8 bits, which takes less memory.")]
+Adapter = Annotated[
+    str | None,
+    typer.Option(help="The directory of a LoRA adapter that changes attention; others: gptoss convert."),
+]
 Think = Annotated[
     str | None,
     typer.Option(
@@ -149,6 +153,7 @@ def chat(
     max_tokens: MaxTokens = None,
     context: Context = None,
     kv_bits: KVBits = None,
+    adapter: Adapter = None,
     think: Think = None,
     url: URL = None,
 ) -> None:
@@ -175,6 +180,7 @@ def chat(
         max_tokens=max_tokens,
         context=context,
         kv_bits=kv_bits,
+        adapter=adapter,
         think=think,
         url=url,
     )
@@ -206,6 +212,7 @@ def run(
     max_tokens: MaxTokens = None,
     context: Context = None,
     kv_bits: KVBits = None,
+    adapter: Adapter = None,
     think: Think = None,
     url: URL = None,
 ) -> None:
@@ -228,6 +235,7 @@ def run(
         max_tokens=max_tokens,
         context=context,
         kv_bits=kv_bits,
+        adapter=adapter,
         think=think,
         url=url,
     )
@@ -259,6 +267,7 @@ def serve(
     effort: Effort = None,
     context: Context = None,
     kv_bits: KVBits = None,
+    adapter: Adapter = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Answer programs: OpenAI's chat and Responses APIs, and Anthropic's Messages.
@@ -269,7 +278,7 @@ def serve(
     from .serve import serve as serve_model
     from .settings import load_settings
 
-    settings = load_settings(model=model, effort=effort, context=context, kv_bits=kv_bits)
+    settings = load_settings(model=model, effort=effort, context=context, kv_bits=kv_bits, adapter=adapter)
     address = Address(host=host, port=port, api_key=api_key or None, origins=tuple(allow_origin or ()))
     serve_model(address, settings, hide_thinking=hide_thinking, quiet=quiet)
 

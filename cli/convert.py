@@ -72,7 +72,13 @@ def register(app: typer.Typer) -> None:
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="20b, 120b, a Hub repository (org/name) or a directory.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="20b, 120b, a Hub repository (org/name) or its address, a directory, a GGUF file, "
+            "ollama:NAME:TAG or lmstudio:PUBLISHER/MODEL."
+        ),
+    ],
     destination: Annotated[
         Path | None, typer.Argument(help="Where to write; by default where 'gptoss chat' finds it by name.")
     ] = None,
@@ -90,6 +96,12 @@ def convert(
             "else q8."
         ),
     ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="The directory of a LoRA adapter, of PEFT or mlx-lm: merge it.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="A branch, tag or commit of the repository; also: org/name@revision.")
+    ] = None,
     to: Annotated[Target, typer.Option(help="The layout: for gptoss, Hugging Face or mlx-lm.")] = Target.mlx,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at the destination.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the space needed.")] = False,
@@ -99,13 +111,16 @@ def convert(
 
     Experts in MXFP4 stay as they are, bit for bit.
 
-    If it is interrupted, the destination is complete or absent; run the same command again.
+    If it is interrupted, the destination is complete or absent; run the same command again. A private repository
+    needs no option: log in once with hf auth login.
     """
     from gptoss_mlx.convert import carry_out, plan_conversion
 
+    source = source if revision is None else f"{source}@{revision}"
     options: dict[str, Any] = {
         "dense": dense.value if dense else None,
         "experts": experts.value if experts else None,
+        "adapter": adapter,
         "to": to.value,
         "force": force,
     }

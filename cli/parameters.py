@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 __all__ = ["CommandGroup", "PromptCommand"]
 
-_TEXTS = frozenset({"words", "model", "effort", "system", "think", "url"})
+_TEXTS = frozenset({"words", "model", "effort", "system", "adapter", "think", "url"})
 """Names of the parameters that are text."""
 
 

@@ -68,6 +68,7 @@ class Settings:
     max_tokens: int | None = None
     context: int | None = None
     kv_bits: int | None = None
+    adapter: str | None = None
     think: ThinkMode = "fold"
     url: str | None = None
     """Of a server that has the model."""
@@ -77,7 +78,7 @@ class Settings:
     @property
     def loading(self) -> dict[str, Any]:
         """The options of ``gptoss_mlx.load``."""
-        return {"context": self.context, "kv_bits": self.kv_bits}
+        return {"context": self.context, "kv_bits": self.kv_bits, "adapter": self.adapter}
 
     def sampling(self, stop: tuple[str, ...] = (), *, stop_loops: bool = False) -> SamplingParams:
         """How tokens are chosen, as the library takes it."""
@@ -112,6 +113,7 @@ _TYPES: Mapping[str, type] = {
     "max_tokens": int,
     "context": int,
     "kv_bits": int,
+    "adapter": str,
     "think": str,
     "url": str,
     "stats_line": str,

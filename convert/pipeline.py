@@ -90,6 +90,7 @@ def convert_checkpoint(
     *,
     dense: Precision | None = None,
     experts: ExpertsPrecision | None = None,
+    adapter: str | Path | None = None,
     to: TargetFormat = "mlx",
     force: bool = False,
     download: bool = False,
@@ -105,6 +106,8 @@ def convert_checkpoint(
             machine with 8,192 tokens of context, else q8, else q4; of a quantised source, as they are.
         experts: how experts are stored: ``mxfp4``, ``q8`` (affine) or ``bf16``; by default as they are if they are
             quantised, in MXFP4 if that changes no value, else in q8.
+        adapter: the directory of a LoRA adapter of PEFT or mlx-lm, which is merged: attention and routers exactly,
+            experts before they are stored as ``experts`` says.
         to: the layout: ``mlx`` for this library, ``hf`` for Hugging Face's, ``mlx-lm`` for mlx-lm's.
         force: whether to replace an existing destination.
         download: whether to download the source from the Hub if it is not on this machine.
@@ -123,6 +126,7 @@ def convert_checkpoint(
         destination,
         dense=dense,
         experts=experts,
+        adapter=adapter,
         to=to,
         force=force,
         download=download,

@@ -100,6 +100,7 @@ def plan_conversion(
     *,
     dense: Precision | None = None,
     experts: ExpertsPrecision | None = None,
+    adapter: str | Path | None = None,
     to: TargetFormat = "mlx",
     force: bool = False,
     download: bool = False,
@@ -124,7 +125,7 @@ def plan_conversion(
     check_parent(target)
     directory = _locate(reference, target, to, download=download, progress=progress)
     check_apart(target, directory)
-    model = open_source(directory)
+    model = open_source(directory, adapter)
     chosen = choose_forms(model, to, dense, experts, device)
     shards = tuple(plan_shards(target_tensors(chosen.config, chosen.parameters, to)))
     return ConversionPlan(

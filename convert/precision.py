@@ -74,7 +74,8 @@ def choose_forms(
     for name, values in matrices.items():
         if generic(name) in DENSE and not as_they_are:
             chosen = quantization_for(source.config, precision)
-            forms[name] = _as_halves(values) if chosen is None else _kept(values, chosen)
+            exact = name in source.merged
+            forms[name] = _kept(values, chosen) if chosen else values.form if exact else _as_halves(values)
     errors = {
         name: ErrorSums()
         for name, form in forms.items()

@@ -6,12 +6,14 @@ Headers, config and every tensor are checked first against the table of the layo
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
+from gptoss_mlx.checkpoint.adapter import Adapter, read_adapter
 from gptoss_mlx.checkpoint.layouts import (
     DENSE,
     FLOATS,
@@ -35,7 +37,7 @@ from gptoss_mlx.files.read import read_json
 
 from .gguf import gguf_stored, gguf_values, open_gguf
 from .layouts import ORIGINAL, Layout, hugging_face_config, recognise
-from .quantize import in_one_form
+from .quantize import as_floats, in_one_form
 from .readers import CheckedScales, Reader, SourceFiles, Stored, row_count
 from .values import (
     Float,
@@ -45,6 +47,7 @@ from .values import (
     interleaved,
     joined_columns,
     joined_rows,
+    merged,
     transposed,
 )
 
@@ -66,6 +69,8 @@ class SourceModel:
     parameters: Mapping[str, Values]
     """By the parameter's name."""
     files: SourceFiles
+    merged: frozenset[str] = frozenset()
+    """The parameters that an adapter changed: float32, and not rounded where floats are written."""
     texts: Mapping[str, bytes]
     """Files for beside the weights that are made from the source, by name."""
 
@@ -87,15 +92,29 @@ class SourceModel:
         self.files.close()
 
 
-def open_source(place: str | Path) -> SourceModel:
+def open_source(place: str | Path, adapter: str | Path | None = None) -> SourceModel:
     """Opens a checkpoint: a directory, or a GGUF file. No tensor is read yet.
+
+    Args:
+        place: of the checkpoint.
+        adapter: the directory of a LoRA adapter, which is added to the weights.
 
     Raises:
         CheckpointError: it is damaged, incomplete, in no known layout, or has a tensor that no table names.
         ConfigError: config.json, or a GGUF file's metadata, does not describe a gpt-oss.
     """
     place = Path(place)
-    return _open_gguf(place) if place.is_file() else _open_directory(place)
+    source = _open_gguf(place) if place.is_file() else _open_directory(place)
+    return source if adapter is None else _with_adapter(source, read_adapter(adapter, source.config))
+
+
+def _with_adapter(source: SourceModel, adapter: Adapter) -> SourceModel:
+    changed = {
+        name: merged(as_floats(source.parameters[name], "F32"), factors)
+        for name, factors in adapter.factors.items()
+    }
+    parameters = MappingProxyType(dict(source.parameters) | changed)
+    return dataclasses.replace(source, parameters=parameters, merged=frozenset(changed))
 
 
 def _open_directory(directory: Path) -> SourceModel:

@@ -12,12 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from gptoss_mlx.checkpoint.adapter import Factors
 from gptoss_mlx.checkpoint.layouts import parts_of
 from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES
 from gptoss_mlx.config import Quantization
 
 from .readers import (
     AlternateRows,
+    Block,
     ColumnSlice,
     ExpertBiases,
     InterleavedRows,
@@ -40,6 +44,7 @@ __all__ = [
     "interleaved",
     "joined_columns",
     "joined_rows",
+    "merged",
     "row_slice",
     "transposed",
 ]
@@ -133,6 +138,30 @@ def expert_biases(tensors: Sequence[Values], shape: tuple[int, ...]) -> Values:
 def transposed(tensor: Values, shape: tuple[int, ...]) -> Values:
     """Floats [E, in, out] as [E, out, in]."""
     return tensor.moved(shape, lambda part: Transposed(part, shape[0], tensor.element))
+
+
+def merged(floats: Values, factors: Factors) -> Values:
+    """Floats in float32 with the product of an adapter's factors added."""
+    return floats.moved(floats.shape, lambda part: _Merged(part, factors))
+
+
+class _Merged:
+    """Rows of float32 with those of a product added: of up [..., out, R] and down [..., R, in]."""
+
+    def __init__(self, whole: Reader, factors: Factors) -> None:
+        self._whole = whole
+        self._down, self._up = (part.reshape(-1, *part.shape[-2:]) for part in (factors.down, factors.up))
+        self.rows, self.row_bytes, self.step = whole.rows, whole.row_bytes, whole.step
+        self.cost = whole.cost + 2 * whole.row_bytes
+
+    def read(self, begin: int, end: int) -> Block:
+        values = self._whole.read(begin, end).view(np.float32).copy()
+        height = self._up.shape[1]
+        for number in range(begin // height, -(-end // height)):
+            first, last = max(begin, number * height), min(end, (number + 1) * height)
+            up = self._up[number, first - number * height : last - number * height]
+            values[first - begin : last - begin] += up @ self._down[number]
+        return values.view(np.uint8)
 
 
 def row_slice(whole: Values, first: int, shape: tuple[int, ...]) -> Values:

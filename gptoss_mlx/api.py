@@ -36,6 +36,7 @@ def load(
     context: int | None = None,
     max_cache_bytes: int | None = None,
     split: Split | None = None,
+    adapter: str | Path | None = None,
 ) -> GptOss:
     """Loads a model.
 
@@ -54,6 +55,8 @@ def load(
             proportion to its memory; ``tensor`` a part of every layer, which needs fast connections. The first
             machine gets the model; the others take part until it is closed, and then their processes end. All of
             them need the checkpoint. A process that is alone ignores it.
+        adapter: the directory of a LoRA adapter, of PEFT or mlx-lm, that changes attention or routers. One that
+            changes experts is merged by ``gptoss convert --adapter``.
 
     Raises:
         ModelNotFound: it is not on this machine; the message names the command that gets it.
@@ -84,6 +87,7 @@ def load(
         context=context,
         max_cache_bytes=max_cache_bytes,
         split=split,
+        adapter=adapter,
     )
     models.mark_used(directory)
     return model

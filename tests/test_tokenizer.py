@@ -128,7 +128,13 @@ ADDED_TEXTS = [
 def test_added_words_are_encoded_as_transformers_encodes_them(tmp_path: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers", reason="comes with mlx-lm")
     content = json.loads((DEMO / "tokenizer.json").read_text(encoding="utf-8"))
-    flags: dict[str, Any] = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    flags: dict[str, Any] = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": False,
+    }
     first = 1 + max(entry["id"] for entry in content["added_tokens"])
     content["added_tokens"] += [flags | {"id": first + n} | entry for n, entry in enumerate(ADDED)]
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))

@@ -19,6 +19,7 @@ from typing import Final, cast
 import mlx.core as mx
 import numpy as np
 
+from ..checkpoint.adapter import adapter_file
 from ..checkpoint.safetensors import Checkpoint, read_header
 from ..config import ModelConfig
 from ..errors import CacheFileError, CheckpointError
@@ -39,8 +40,10 @@ _Kind = tuple[tuple[int, ...], mx.Dtype]
 _Loaded = tuple[dict[str, mx.array], dict[str, str]]
 
 
-def model_fingerprint(directory: str | Path, dtype: str, kv_bits: int | None) -> str:
-    """A hash that differs between models, and between the dtypes and ``kv_bits`` of one model.
+def model_fingerprint(
+    directory: str | Path, dtype: str, kv_bits: int | None, adapter: str | Path | None = None
+) -> str:
+    """A hash that differs between models, and between the dtypes, ``kv_bits`` and adapters of one model.
 
     It covers the config, every tensor's name, shape and place, and the first and the last bytes of each, so that
     gigabytes need not be read. Any training changes some of those bytes.
@@ -51,9 +54,16 @@ def model_fingerprint(directory: str | Path, dtype: str, kv_bits: int | None) ->
     checkpoint = Checkpoint.open(directory)
     config = asdict(ModelConfig.from_directory(directory))
     digest = hashlib.sha256(json.dumps([config, dtype, kv_bits], sort_keys=True, default=str).encode())
-    for path in checkpoint.files:
+    files = [
+        (path, [tensor for tensor in checkpoint.tensors.values() if tensor.file == path])
+        for path in checkpoint.files
+    ]
+    if adapter is not None:
+        path = adapter_file(Path(adapter))
+        files.append((path, list(read_header(path).values())))
+    for path, records in files:
         with path.open("rb") as file:
-            for record in (tensor for tensor in checkpoint.tensors.values() if tensor.file == path):
+            for record in records:
                 digest.update(f"{record.name} {record.dtype} {record.shape}\n".encode())
                 for begin in {record.begin, max(record.begin, record.end - _SAMPLE_BYTES)}:
                     file.seek(begin)

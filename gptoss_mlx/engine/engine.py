@@ -59,6 +59,7 @@ class Engine:
         kv_bits: 8, or None to keep keys and values unquantised.
         context: the most positions of a conversation.
         max_cache_bytes: the most that all prompt caches together may take.
+        adapter: the directory of a LoRA adapter of attention and routers.
         compiled: whether MLX compiles what it can fuse; by default on a GPU only, because on a CPU it needs a C++
             compiler for that. The results are the same to rounding.
         split: how the machines that ``mlx.launch`` has started divide the model: ``pipeline`` or ``tensor``. The
@@ -92,6 +93,7 @@ class Engine:
         kv_bits: int | None = None,
         context: int | None = None,
         max_cache_bytes: int | None = None,
+        adapter: str | Path | None = None,
         compiled: bool | None = None,
         split: Split | None = None,
         device: DeviceInfo | None = None,
@@ -104,6 +106,9 @@ class Engine:
         group = None if split is None else join()
         self.directory = checked_path(directory)
         self.name = name or self.directory.name
+        self.adapter = None if adapter is None else checked_path(adapter)
+        if adapter is not None and split is not None:
+            raise InvalidRequest("adapter: several machines compute none; merge it: gptoss convert BASE --adapter")
         self.kv_bits = kv_bits
         self.config = ModelConfig.from_directory(self.directory)
         """The model's shape."""
@@ -134,6 +139,7 @@ class Engine:
             load_transformer,
             self.directory,
             _DTYPES[self.dtype],
+            adapter=self.adapter,
             compiled=compiled,
             peers=None if team is None else team.peers,
         )
@@ -359,7 +365,7 @@ class Engine:
 
     @functools.cached_property
     def _fingerprint(self) -> str:
-        return cache_file.model_fingerprint(self.directory, self.dtype, self.kv_bits)
+        return cache_file.model_fingerprint(self.directory, self.dtype, self.kv_bits, self.adapter)
 
 
 def _facts(budget: Budget, dtype: DTypeName | None, split: Split) -> dict[str, Any]:

@@ -59,6 +59,10 @@ class Dense(Weight):
         if bias:
             self.bias = mx.zeros((height,))
 
+    def adapt(self, down: mx.array, up: mx.array) -> None:
+        """Adds up @ down to the weight, [height, R] and [R, width], without changing it."""
+        self.adapter_down, self.adapter_up = down, up
+
     def product(self, x: mx.array) -> mx.array:
         """x @ weight.T, without the bias: [..., width] -> [..., height]."""
         if self._quantization is None:
@@ -69,6 +73,8 @@ class Dense(Weight):
     def __call__(self, x: mx.array, addend: mx.array | None = None) -> mx.array:
         """x @ weight.T + addend, which is the bias unless the caller has already added it to something."""
         addend = self.bias if addend is None else addend
+        if "adapter_up" in self:
+            addend = addend + (x @ self.adapter_down.T) @ self.adapter_up.T
         if self._quantization is None:
             return mx.addmm(addend, x, self.weight.T)
         return self.product(x) + addend

@@ -30,7 +30,9 @@ from mlx.nn.layers.base import Module
 from ..cache.layered import PromptCache
 from ..cache.layers import LayerCache, SlidingKVCache
 from ..cache.quantized import QuantizedStates
+from ..checkpoint.adapter import Adapter, read_adapter
 from ..config import ModelConfig
+from ..errors import CheckpointError
 from ..share import whole
 from .attention import banded_attention, quantized_attention, sliding_mask
 from .layers import Dense, Embedding, ExpertsWeight, RMSNorm
@@ -498,6 +500,7 @@ def load_transformer(
     directory: str | Path,
     dtype: mx.Dtype = mx.bfloat16,
     *,
+    adapter: str | Path | None = None,
     compiled: bool | None = None,
     cancelled: Callable[[], bool] = lambda: False,
     peers: Peers | None = None,
@@ -507,13 +510,14 @@ def load_transformer(
     Args:
         directory: in the Hugging Face layout or as ``gptoss convert`` writes it.
         dtype: bfloat16, or float32 for comparisons and on a CPU. float16 overflows in the deep layers.
+        adapter: the directory of a LoRA adapter of attention and routers, which is applied.
         compiled: see :class:`Transformer`; by default on a GPU only. On a CPU MLX calls the system's C++ compiler
             for every fused kernel: seconds before the first token, and an error where there is no compiler.
         cancelled: is asked before each parameter is read.
         peers: see :class:`Transformer`; only this machine's share is read.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read or trusted.
+        CheckpointError: checkpoint or adapter cannot be read or trusted, or the adapter changes experts.
         ModelClosed: it was cancelled.
     """
     config = ModelConfig.from_directory(directory)
@@ -521,5 +525,21 @@ def load_transformer(
     transformer = Transformer(config, compiled=compiled, peers=peers)
     weights = load_weights(directory, config, dtype, cancelled, None if peers is None else peers.share)
     transformer.load_weights(list(weights.items()), strict=True)
+    if adapter is not None:
+        _apply(transformer, read_adapter(adapter, config), dtype)
     transformer.eval()
     return transformer
+
+
+def _apply(transformer: Transformer, adapter: Adapter, dtype: mx.Dtype) -> None:
+    """Adds an adapter's factors to the layers that it changes."""
+    if adapter.changes_experts:
+        raise CheckpointError(
+            f"{adapter.directory}: changes experts, so it cannot be applied; "
+            f"merge it: gptoss convert BASE --adapter {adapter.directory}"
+        )
+    layers = dict(transformer.named_modules())
+    for name, factors in adapter.factors.items():
+        down, up = mx.array(factors.down).astype(dtype), mx.array(factors.up).astype(dtype)
+        mx.eval(down, up)
+        layers[name.removesuffix(".weight")].adapt(down, up)
