@@ -1,4 +1,4 @@
-"""What a checkpoint holds: safetensors headers, checked before MLX sees them, and tables of tensor names.
+"""The contents of checkpoints: safetensors and GGUF headers, checked before use, adapters, tables of tensor names.
 
 Imports no MLX and knows nothing of how a model is computed.
 """

@@ -134,14 +134,14 @@ def _write_mlx_lm(base: Path, root: Path, keys: list[str]) -> tuple[Path, Any]:
     from mlx_lm.utils import load_model
 
     source = convert_checkpoint(base, root / "mlx-lm", dense="bf16", to="mlx-lm").destination
-    model, _ = load_model(source)
+    model: Any = load_model(source)[0]
     model.set_dtype(mx.float32)
     parameters = {"rank": 4, "scale": 2.0, "dropout": 0.0, "keys": keys}
     linear_to_lora_layers(model, 2, dict(parameters))
     mx.random.seed(3)
     changed = {
         name: mx.random.normal(array.shape) * 0.2
-        for name, array in tree_flatten(model.trainable_parameters())
+        for name, array in dict(tree_flatten(model.trainable_parameters())).items()
         if name.endswith(("lora_a", "lora_b"))
     }
     model.load_weights(list(changed.items()), strict=False)
