@@ -313,8 +313,9 @@ def test_links_of_the_hub_cache_are_followed(checkpoint: Path, tmp_path: Path) -
     snapshot.parent.mkdir(parents=True)
     shutil.move(checkpoint, snapshot)
     (repo / "blobs").mkdir()
-    shutil.move(snapshot / "model.safetensors", repo / "blobs" / "0123")
-    (snapshot / "model.safetensors").symlink_to("../../blobs/0123")
+    blob = "0123456789" * 4
+    shutil.move(snapshot / "model.safetensors", repo / "blobs" / blob)
+    (snapshot / "model.safetensors").symlink_to(f"../../blobs/{blob}")
     assert Checkpoint.open(snapshot).tensors
 
 
