@@ -110,8 +110,8 @@ SIGNATURES = {
 OPTIONS = set(OF_ANSWER.split())
 DOCTESTED = """
 aio api chat.chat chat.options chat.stream chat.transcript config engine.engine engine.generation errors events
-harmony.messages model.transformer sampling structured.constraint structured.validator tokenizer tools.tool
-tools.toolbox
+harmony.messages model.transformer sampling structured.constraint structured.effort structured.validator
+tokenizer tools.tool tools.toolbox
 """.split()  # noqa: SIM905
 
 

@@ -91,9 +91,7 @@ class Reader:
         self._stop = stop
         self._tools = tools
         self._held = ""  # The end of the text, as long as it may be the beginning of a stop text.
-        self._beyond: list[
-            str
-        ] = []  # Of a preamble, or of an answer on commentary: the stop text and what follows.
+        self._beyond: list[str] = []  # Of a text on commentary that may be the answer: from the stop text on.
         self._current: Header | None = None  # Of the message whose text was streamed last.
         self._lead = ""  # What parts a preamble from the one before.
 

@@ -196,6 +196,13 @@ class Experts(Module):
         outputs = mx.split(down.reshape(N, -1), T, axis=1)
         return list(outputs), list(mx.split(bias.reshape(N, -1), self._ends, axis=1))[1::2]
 
+    def of_one(self, x: mx.array, experts: mx.array) -> mx.array:
+        """The outputs of one token's experts with their down biases: [T, H] in float32, for [1, H] and [1, T]."""
+        down, bias = self._in_place(x, experts)
+        T = experts.shape[1]
+        down_bias = bias.reshape(T, -1)[:, 2 * self._intermediate_size :]
+        return down.reshape(T, -1).astype(mx.float32) + down_bias.astype(mx.float32)
+
     def _in_place(self, x: mx.array, experts: mx.array) -> tuple[mx.array, mx.array]:
         """Both products, the rows in the order of the tokens.
 
@@ -298,6 +305,7 @@ class MoE(Module):
         self._active = config.num_experts_per_tok
         self._combine, self._combine_twice = fuse(combine), fuse(combine_twice)
         self._mix, self._total = fuse(mix), total
+        self._fuses = fuse is not _as_it_is
 
     def __call__(self, x: mx.array, residual: mx.array, next_bias: mx.array | None) -> tuple[mx.array, mx.array]:
         """Adds the mixture to the residual.
@@ -314,6 +322,11 @@ class MoE(Module):
         scores = self.router(x)  # [N, E]
         experts = mx.argpartition(scores, kth=-T, axis=-1)[:, -T:]  # [N, T]
         weights = mx.softmax(mx.take_along_axis(scores, experts, axis=-1), axis=-1, precise=True)
+        if len(x) == 1 and not self._fuses and self._total is None:
+            # Where nothing is fused, one product costs less than the parts of a sum.
+            outputs = self.experts.of_one(x, experts)
+            x = mx.addmm(residual.astype(mx.float32), weights.astype(mx.float32), outputs).astype(residual.dtype)
+            return x, x if next_bias is None else x + next_bias
         parts = list(mx.split(weights, T, axis=1)), *self.experts(x, experts)
         if self._total is not None:
             x = residual + self._total(self._mix(*parts))

@@ -28,7 +28,7 @@ class Effort:
     Example:
         >>> node = {"anyOf": [{"type": "null"}, {"properties": {"next": {"$ref": "#"}}}]}
         >>> Effort(node).of({"next": {"next": None}}, limit=1000)
-        9
+        11
     """
 
     def __init__(self, schema: dict[str, Any], *, tagged: bool = False) -> None:
