@@ -50,8 +50,8 @@ SETTINGS = f"{OF_CHAT} {SAMPLING}"
 ANSWER = f"{OF_ANSWER} {SAMPLING}"
 REQUEST = f"{OF_CHAT} {OF_ANSWER} {SAMPLING}"
 SIGNATURES = {
-    "load": "reference dtype download kv_bits context max_cache_bytes",
-    "load_async": "reference dtype download kv_bits context max_cache_bytes",
+    "load": "reference dtype download kv_bits context max_cache_bytes split adapter",
+    "load_async": "reference dtype download kv_bits context max_cache_bytes split adapter",
     "GptOss.ask": f"self prompt messages {REQUEST}",
     "GptOss.stream": f"self prompt messages {REQUEST}",
     "GptOss.chat": f"self messages {SETTINGS}",
