@@ -40,7 +40,8 @@ def main() -> None:
     worst = 0
     vocabulary = mock.patch.object(Tokenizer, "from_directory", return_value=o200k())
     with tempfile.TemporaryDirectory() as name, vocabulary:
-        place = checkpoint(Path(name), "wide", num_hidden_layers=2, num_local_experts=4, vocab_size=201_088)
+        shape = {"num_hidden_layers": 2, "num_local_experts": 4, "num_attention_heads": 4, "head_dim": 16}
+        place = checkpoint(Path(name), "wide", vocab_size=201_088, **shape)
         model = SteeredGptOss(respond=conduct(arguments.steps), directory=place)
         with model, in_process(model) as client:
             for api in APIS:
