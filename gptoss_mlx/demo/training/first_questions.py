@@ -35,13 +35,13 @@ class Question:
     text: str
     match: re.Pattern[str]
     """Found in a sensible answer."""
-    wrong: re.Pattern[str] | None
+    wrong: re.Pattern[str]
     """Found in an answer that claims something false."""
 
     def verdict(self, answer: str) -> str:
         """``wrong`` if the answer claims something false, else ``match`` if it is sensible, else ``neither``."""
         computes = self.kind != "number" and _SUM.search(answer)
-        if computes or (self.wrong is not None and self.wrong.search(answer)):
+        if computes or self.wrong.search(answer):
             return "wrong"
         return "match" if self.match.search(answer) else "neither"
 
@@ -51,8 +51,8 @@ def first_questions() -> Iterator[Question]:
     content = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
     for kind, entries in content.items():
         for entry in entries:
-            wrong = re.compile(entry["wrong"], _FLAGS) if "wrong" in entry else None
-            yield Question(kind=kind, text=entry["ask"], match=re.compile(entry["match"], _FLAGS), wrong=wrong)
+            match, wrong = (re.compile(entry[name], _FLAGS) for name in ("match", "wrong"))
+            yield Question(kind=kind, text=entry["ask"], match=match, wrong=wrong)
 
 
 def main() -> None:
