@@ -184,6 +184,7 @@ def test_the_readme_runs(
             here = block.replace('"20b"', '"demo"').replace('load("demo")', 'load("demo", context=1024)')
             here = here.replace('load("demo", ', 'load("demo", dtype="float32", ')
             here = here.replace("http://127.0.0.1:8080", url)
+            here = here.replace("openai/gpt-oss-20b", str(DEMO)).replace("--iters 200", "--iters 1")
             exec(compile(here, "README.md", "exec"), names)
     shown = capsys.readouterr().out
     assert "tokens to compute at high effort\n" in shown
