@@ -236,7 +236,7 @@ def _summary(path: Path, changed: int, _size: int) -> SavedChat:
             return SavedChat(
                 path=path,
                 modified=modified,
-                title=str(content["title"] or "(no title)"),
+                title=" ".join(str(content["title"] or "(no title)").split()),
                 turns=sum(role == "user" for role, _ in turns),
                 model=str(content.get("model") or ""),
                 text="\n".join(text for _, text in turns if text)[:_SEARCHED],
