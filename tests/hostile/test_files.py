@@ -222,7 +222,7 @@ ALLOWED = {
     "convert/compare.py": {"tempfile.TemporaryFile"},
     "convert/destination.py": {"target.parent.mkdir", "path.unlink"},
     # The Hub's own cache: a directory for files.write_text.
-    "hub/downloads.py": {"refs.mkdir", "write_text"},
+    "hub/downloads.py": {"reference.parent.mkdir", "write_text"},
     # An empty marker whose time is what it says.
     "hub/models.py": {"marker.parent.mkdir", "marker.touch", "_marker(name).unlink"},
     # Deleting a model or a chat, when asked to.
