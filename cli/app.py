@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from . import bench, convert
 from .errors import EdgeGroup, leave, open_missing_streams
-from .parameters import CommandGroup, PromptCommand
+from .parameters import CommandGroup, HostfileOption, PromptCommand, SplitOption
 
 __all__ = ["app", "main"]
 
@@ -156,6 +157,8 @@ def chat(
     adapter: Adapter = None,
     think: Think = None,
     url: URL = None,
+    hostfile: HostfileOption = None,
+    split: SplitOption = None,
 ) -> None:
     """Chat in the terminal."""
     from ..errors import InvalidRequest
@@ -188,7 +191,13 @@ def chat(
 
     text = " ".join(words or ())
     beginning = Beginning(question="" if resume else text, resume=text if resume else None, last=last, model=model)
-    start_chat(settings, beginning)
+    if hostfile is None and split is None:
+        start_chat(settings, beginning)
+        return
+    from .machines import on_machines
+
+    with on_machines(settings, hostfile, split) as settings:
+        start_chat(settings, beginning)
 
 
 @app.command()
@@ -215,6 +224,8 @@ def run(
     adapter: Adapter = None,
     think: Think = None,
     url: URL = None,
+    hostfile: HostfileOption = None,
+    split: SplitOption = None,
 ) -> None:
     """Answer one question: the answer on standard output, thinking on standard error."""
     from ..errors import InvalidRequest
@@ -246,7 +257,13 @@ def run(
         schema=schema,
         stop=tuple(stop or ()),
     )
-    answer(request, settings)
+    if hostfile is None and split is None:
+        answer(request, settings)
+        return
+    from .machines import on_machines
+
+    with on_machines(settings, hostfile, split) as settings:
+        answer(request, settings)
 
 
 @app.command()
@@ -257,7 +274,11 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8080,
     api_key: Annotated[
-        str | None, typer.Option(envvar="GPTOSS_API_KEY", help="Answer only requests that have this key.")
+        str | None,
+        typer.Option(
+            envvar="GPTOSS_API_KEY",
+            help="Answer only requests that have this key; - reads it from standard input.",
+        ),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
@@ -268,19 +289,24 @@ def serve(
     context: Context = None,
     kv_bits: KVBits = None,
     adapter: Adapter = None,
+    split: SplitOption = None,
+    owner: Annotated[int | None, typer.Option(hidden=True, help="End with this process.")] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Answer programs: OpenAI's chat and Responses APIs, and Anthropic's Messages.
 
     Requests are answered one after another. None can load, download or change a model.
     """
+    from .machines import split_of
     from .serve import Address
     from .serve import serve as serve_model
     from .settings import load_settings
 
     settings = load_settings(model=model, effort=effort, context=context, kv_bits=kv_bits, adapter=adapter)
+    if api_key == "-":
+        api_key = sys.stdin.readline().strip()
     address = Address(host=host, port=port, api_key=api_key or None, origins=tuple(allow_origin or ()))
-    serve_model(address, settings, hide_thinking=hide_thinking, quiet=quiet)
+    serve_model(address, settings, hide_thinking=hide_thinking, quiet=quiet, split=split_of(split), owner=owner)
 
 
 @app.command()

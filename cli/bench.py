@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .machines import SplitOption, split_of
+from .parameters import SplitOption
 from .screen.spans import DIM, Span
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def bench(
     from ..errors import InvalidRequest
     from ..tokenizer import Tokenizer
     from .bench_report import content, show
+    from .machines import split_of
     from .screen.terminal import Terminal
 
     chosen = {"depths": _parsed_depths(depths), "tokens": tokens, "rounds": rounds, "turns": turns}

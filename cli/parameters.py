@@ -8,14 +8,33 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Final
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["CommandGroup", "PromptCommand"]
+__all__ = ["IN_THE_CLEAR", "CommandGroup", "HostfileOption", "PromptCommand", "SplitOption"]
 
-_TEXTS = frozenset({"words", "model", "effort", "system", "adapter", "think", "url"})
+_TEXTS = frozenset({"hostfile", "words", "model", "split", "effort", "system", "adapter", "think", "url"})
 """Names of the parameters that are text."""
+IN_THE_CLEAR: Final = "they speak in the clear: use a cable between them, or a network that you trust"
+
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="How several machines divide the model: pipeline (whole layers) or tensor (a part of every layer).",
+        metavar="FORM",
+    ),
+]
+HostfileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--hostfile",
+        help="Use the machines of this file of mlx.launch together; mlx.distributed_config writes it.",
+        metavar="FILE",
+    ),
+]
 
 
 class PromptCommand(TyperCommand):

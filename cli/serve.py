@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import signal
 import sys
+import threading
+import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import typer
 
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, MachineLost
 from .chat.first_start import choose_model
 from .errors import INTERRUPTED
+from .parameters import IN_THE_CLEAR
 from .screen.spans import BOLD, DIM
 from .screen.terminal import Terminal
 from .settings import Settings
 
+if TYPE_CHECKING:
+    from ..share import Split
+
 __all__ = ["Address", "serve"]
+
+_LAST_WORDS_SECONDS: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +48,28 @@ class Address:
             return False
 
 
-def serve(address: Address, settings: Settings, *, hide_thinking: bool, quiet: bool) -> None:
-    """Serves until Ctrl-C or SIGTERM.
+def serve(
+    address: Address,
+    settings: Settings,
+    *,
+    hide_thinking: bool,
+    quiet: bool,
+    split: Split | None = None,
+    owner: int | None = None,
+) -> None:
+    """Serves until Ctrl-C or SIGTERM. Of several machines the first one serves.
+
+    Args:
+        address: where it listens.
+        settings: the model and how it is loaded.
+        hide_thinking: whether no answer shows the analysis.
+        quiet: whether nothing but errors is printed.
+        split: how the machines that ``mlx.launch`` has started divide the model.
+        owner: a process of this machine; when it has ended, so does this.
 
     Raises:
         InvalidRequest: others could reach it without a key, or it cannot listen there.
+        MachineLost: a machine was lost.
         typer.Exit: Ctrl-C ended it.
     """
     if not address.is_local and not address.api_key:
@@ -53,16 +80,25 @@ def serve(address: Address, settings: Settings, *, hide_thinking: bool, quiet: b
     out, err = Terminal(sys.stdout), Terminal(sys.stderr)
     reference = choose_model(settings.model, err, interactive=False)
     from .. import load
+    from ..distributed.launched import launched
     from ..server import create_app
     from ..server.about import welcome
     from ..server.run import listen, run
 
+    if launched()[0] > 0:
+        load(reference, split=split, **settings.loading)  # takes part until the first machine has ended
+    lost: list[MachineLost] = []
     with listen(address.host, address.port) as listener:
         name = f"[{address.host}]" if ":" in address.host else address.host
         url = f"http://{name}:{listener.getsockname()[1]}"
         if not quiet:
             err.line(f"loading {reference}", DIM)
-        with load(reference, **settings.loading) as model:
+        if split is not None and not quiet:
+            err.line(f"{launched()[1]} machines ({split}): {IN_THE_CLEAR}", DIM)
+        with load(reference, split=split, **settings.loading) as model:
+            model.when_lost(lambda error: _end_after(lost, error))
+            if owner is not None:
+                threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
             app = create_app(
                 model,
                 effort=settings.effort,
@@ -81,8 +117,29 @@ def serve(address: Address, settings: Settings, *, hide_thinking: bool, quiet: b
                         out.line(line, DIM)
 
             ended_by = run(app, listener, ready)
+    if lost:
+        raise lost[0]
     if ended_by == signal.SIGINT:
         raise typer.Exit(INTERRUPTED)
+
+
+def _end_after(lost: list[MachineLost], error: MachineLost) -> None:
+    """Ends the server once the running requests have ended with the error."""
+    lost.append(error)
+    ending = threading.Timer(_LAST_WORDS_SECONDS, os.kill, (os.getpid(), signal.SIGTERM))
+    ending.daemon = True
+    ending.start()
+
+
+def _end_with(owner: int) -> None:
+    """Ends the server when another process has ended."""
+    while True:
+        time.sleep(1.0)
+        try:
+            os.kill(owner, 0)
+        except ProcessLookupError:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
 
 
 def _log_to_stderr() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from ..cache import file as cache_file
 from ..cache.layered import check_kv_bits
 from ..config import ModelConfig
 from ..distributed.group import join
-from ..errors import CheckpointError, InvalidRequest
+from ..errors import CheckpointError, InvalidRequest, MachineLost
 from ..files.read import read_json, short_repr
 from ..memory.budget import Budget
 from ..memory.device import DeviceInfo
@@ -342,6 +342,15 @@ class Engine:
                 store.adopt(loaded.cache, loaded.tokens, loaded.snapshots)
 
         self._runner.call(load)
+
+    def when_lost(self, call: Callable[[MachineLost], None]) -> None:
+        """Sets what is called when a machine that computes the model with this one is lost, from any thread. Every
+        request then ends with the same error.
+
+        Example:
+            >>> model.when_lost(print)
+        """
+        self._runner.when_lost = call
 
     def close(self) -> None:
         """Stops what runs and frees the memory. May be called twice.

@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from ..cache.layered import PromptCache
 from ..cache.store import CacheEntry, CacheStore
-from ..errors import InvalidRequest, ModelClosed
+from ..errors import InvalidRequest, MachineLost, ModelClosed
 from ..memory.budget import Budget
 from ..memory.metal import MemorySettings
 from ..memory.sizes import window_bytes
@@ -67,6 +67,8 @@ class ModelRunner:
         budget.check_load()
         self.budget = budget
         self._team = team
+        self.when_lost: Callable[[MachineLost], None] = lambda error: None
+        """Is called when a machine of the team is lost, from any thread."""
         snapshot_bytes = window_bytes(budget.part, budget.element_bytes)
         self._make_cache = functools.partial(PromptCache, budget.part, budget.kv_bits)
         make_store = CacheStore if team is None else team.store
@@ -82,7 +84,7 @@ class ModelRunner:
         try:
             stop = threading.Event()
             transformer = self._worker.submit(lambda: load(stop.is_set), stop.set).result()
-            self._steps = Steps(transformer) if team is None else team.lead(transformer, self._worker.fail)
+            self._steps = Steps(transformer) if team is None else team.lead(transformer, self._lose)
         except BaseException:
             self.close()
             raise
@@ -209,6 +211,11 @@ class ModelRunner:
             return False
 
         self._worker.submit_idle(work)
+
+    def _lose(self, error: MachineLost) -> None:
+        """Every request ends with the error, and so does each that comes."""
+        self._worker.fail(error)
+        self.when_lost(error)
 
     def close(self) -> None:
         """Stops what runs and frees the memory. May be called twice."""
