@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["create_app"]
 
 _LOGGER: Final = logging.getLogger(__name__)
-_BODY_SECONDS: Final = 60.0
 
 
 def create_app(
@@ -125,11 +124,9 @@ def _routes() -> list[Route]:
 
 async def _body(request: Request) -> Fields:
     """The JSON object of a request."""
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            return parse(await request.body())
-    except TimeoutError:
-        raise Refused(408, "the body did not come in time") from None
+    async with _service(request).reading():
+        body = await request.body()
+    return parse(body)
 
 
 async def _answer(

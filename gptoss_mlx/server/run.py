@@ -7,19 +7,22 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import InvalidRequest
 from .service import Service
 
-__all__ = ["listen", "run"]
+__all__ = ["Server", "listen", "run"]
 
 _CONNECTIONS: Final = 256
 _CLOSING_SECONDS: Final = 1
+_REQUEST_SECONDS: Final = 20.0  # for a request's line and headers
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -52,36 +55,50 @@ def run(app: Starlette, listener: socket.socket, ready: Callable[[], None]) -> i
     Returns:
         The signal that ended it.
     """
-    config = uvicorn.Config(
-        app,
-        access_log=False,
-        log_config=None,
-        lifespan="on",
-        ws="none",
-        server_header=False,
-        limit_concurrency=_CONNECTIONS,
-        timeout_graceful_shutdown=_CLOSING_SECONDS,
-    )
-    server = _Server(config, app.state.service, ready)
+    server = Server(app, ready)
     server.run(sockets=[listener])
     return server.ended_by
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]) -> None:
+class Server(uvicorn.Server):
+    """uvicorn with this server's limits. In another thread than the main one no signal ends it.
+
+    Args:
+        app: as :func:`create_app` returns it.
+        ready: is called once requests are answered.
+    """
+
+    def __init__(self, app: Starlette, ready: Callable[[], None] = lambda: None) -> None:
+        config = uvicorn.Config(
+            app,
+            access_log=False,
+            log_config=None,
+            lifespan="on",
+            http=_Connection,
+            ws="none",
+            server_header=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=_CLOSING_SECONDS,
+        )
         super().__init__(config)
         self.ended_by: int | None = None
-        self._service = service
+        self._service: Service = app.state.service
         self._ready = ready
-        self._closing: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._service.close()
+        await super().shutdown(sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._end, number)
@@ -95,4 +112,28 @@ class _Server(uvicorn.Server):
         self.force_exit = self.should_exit  # the second signal does not wait for the answers' ends
         self.should_exit = True
         self.ended_by = number
-        self._closing = asyncio.ensure_future(self._service.close())
+
+
+class _Connection(H11Protocol):
+    """Closes a connection on which no request is complete up to its body after some seconds."""
+
+    _timer: asyncio.TimerHandle
+    _seen: object = None  # The last request when the timer was set.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._set_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _set_timer(self) -> None:
+        self._timer = self.loop.call_later(_REQUEST_SECONDS, self._check)
+
+    def _check(self) -> None:
+        if self.cycle is self._seen and (self.cycle is None or self.cycle.response_complete):
+            self.transport.close()
+            return
+        self._seen = self.cycle
+        self._set_timer()

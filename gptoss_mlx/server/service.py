@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Service"]
 
 _LOGGER: Final = logging.getLogger(__name__)
+_BODY_SECONDS: Final = 60.0
 _MAX_REMEMBERED: Final = 16_384
 _REMEMBERED_CHARACTERS: Final = 64 * 2**20
 
@@ -56,6 +57,7 @@ class Service:
         self._hides_thinking = hide_thinking
         self._max_waiting = max_waiting
         self._running: set[Answer] = set()
+        self._reading: set[asyncio.Timeout] = set()
         self._closing = False
 
     def recall(self, identity: str) -> Said | None:
@@ -68,6 +70,25 @@ class Service:
         said = Said(messages=messages[: last + 1])
         for identity in identities:
             self._said.put(identity, said, said.size)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncGenerator[None]:
+        """Surrounds the reading of a body, and ends it when that takes long, or when the server ends.
+
+        Raises:
+            Refused: it was ended.
+        """
+        try:
+            async with asyncio.timeout(_BODY_SECONDS) as limit:
+                self._reading.add(limit)
+                try:
+                    yield
+                finally:
+                    self._reading.discard(limit)
+        except TimeoutError:
+            if self._closing:
+                raise _ending() from None
+            raise Refused(408, "the body did not come in time") from None
 
     async def answer(
         self, question: Question, writer: Writer, then: Callable[[Answer], None] = lambda answer: None
@@ -84,7 +105,7 @@ class Service:
             GptOssError: the model cannot be asked this.
         """
         if self._closing:
-            raise Refused(503, "the server is ending")
+            raise _ending()
         if len(self._running) >= self._max_waiting:
             raise Refused(429, f"{len(self._running)} requests run or wait already; try again later")
         answer = Answer(self, question, writer, then)
@@ -103,6 +124,8 @@ class Service:
     async def close(self) -> None:
         """Ends what runs and refuses what comes."""
         self._closing = True
+        for limit in self._reading:
+            limit.reschedule(asyncio.get_running_loop().time())
         await asyncio.gather(*(answer.close() for answer in tuple(self._running)))
 
     @property
@@ -262,3 +285,7 @@ class Answer:
             name=name,
             arguments=event.arguments.strip() or "{}",
         )
+
+
+def _ending() -> Refused:
+    return Refused(503, "the server is ending")

@@ -69,7 +69,9 @@ def test_what_it_prints_is_what_its_root_shows() -> None:
             connection.request("GET", "/")
             shown = connection.getresponse().read().decode()
         process.send_signal(signal.SIGTERM)
-        printed, log = process.communicate(timeout=20)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        printed, log = process.stdout.read(), process.stderr.read()
     assert [line.strip() for line in printed.splitlines() if line.strip()] == [
         line.strip() for line in shown.splitlines()[1:] if line.strip()
     ]

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import uvicorn
 from starlette.testclient import TestClient
 
 from gptoss_mlx.api import GptOss
+from gptoss_mlx.server import create_app
+from gptoss_mlx.server.run import Server, listen
 
-__all__ = ["Event", "events_of", "in_process", "listening", "port_of"]
+__all__ = ["Event", "events_of", "in_process", "listening"]
 
 
 class Event(NamedTuple):
@@ -36,8 +35,6 @@ def in_process(model: GptOss, **options: Any) -> Iterator[TestClient]:
         model: to serve.
         options: of ``create_app``.
     """
-    from gptoss_mlx.server import create_app
-
     with TestClient(create_app(model, **options), base_url="http://127.0.0.1:8080") as client:
         yield client
 
@@ -50,32 +47,17 @@ def listening(model: GptOss, **options: Any) -> Iterator[str]:
         model: to serve.
         options: of ``create_app``.
     """
-    from gptoss_mlx.server import create_app
-
-    config = uvicorn.Config(
-        create_app(model, **options), host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    listener, ready = listen("127.0.0.1", 0), threading.Event()
+    server = Server(create_app(model, **options), ready.set)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        deadline = time.monotonic() + 20
-        while not server.started:
-            assert thread.is_alive(), "the server ended while it started"
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{port_of(server)}"
+        assert ready.wait(20), "the server did not start"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive(), "the server did not end"
-
-
-def port_of(server: uvicorn.Server) -> int:
-    """The port that a running server listens on."""
-    listener: socket.socket = server.servers[0].sockets[0]
-    port: int = listener.getsockname()[1]
-    return port
 
 
 def events_of(text: str) -> list[Event]:

@@ -7,12 +7,15 @@ import json
 import logging
 import os
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import pytest
 
+from gptoss_mlx.server import run, service
 from tests.server.apis import APIS, CHAT, MESSAGES, Api
 from tests.server.hostile import RAW, changed_request, connected, http, leave_early, malformed_body
 from tests.server.scripted import ScriptedGptOss, answer, endless, think, turn
@@ -127,6 +130,32 @@ def test_a_client_that_goes_away_stops_its_generation(api: Api, stream: bool) ->
             connection.sendall(http(api.path, body))
             assert eventually(lambda: model.running == 1)
         assert eventually(lambda: model.running == 0, 3)
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/resp", http("/health", method="GET") + b"GET /he"])
+def test_a_request_that_does_not_come_closes_its_connection(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_REQUEST_SECONDS", 0.1)
+    with listening(ScriptedGptOss()) as url, connected(url) as connection:
+        connection.sendall(sent)
+        while connection.recv(1000):
+            pass
+
+
+def test_a_body_that_does_not_come_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_BODY_SECONDS", 0.1)
+    with listening(ScriptedGptOss()) as url, connected(url) as connection:
+        connection.sendall(http("/v1/responses", b"{", content_length="100"))
+        assert connection.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_a_server_that_ends_refuses_the_body_that_it_reads(quiet: pytest.LogCaptureFixture) -> None:
+    with listening(ScriptedGptOss()) as url:
+        connection = socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), timeout=10)
+        connection.sendall(http("/v1/responses", b"{", content_length="100"))
+        time.sleep(0.2)
+    with connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 503")
+    assert quiet.records == []
 
 
 def test_a_slow_client_does_not_keep_others_waiting() -> None:
