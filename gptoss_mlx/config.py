@@ -140,6 +140,8 @@ class ModelConfig:
         True
         >>> config.key_value_size == config.num_key_value_heads * config.head_dim
         True
+        >>> config.form("layers.0.mlp.experts.down_proj").mode, config.form("lm_head")
+        ('mxfp4', None)
     """
 
     vocab_size: int
