@@ -35,9 +35,12 @@ if TYPE_CHECKING:
     from gptoss_mlx.convert.quantize import QuantizationError
     from gptoss_mlx.convert.targets import TargetFormat
     from gptoss_mlx.hub.downloads import Download
+    from gptoss_mlx.hub.models import Repository
 
 __all__ = ["register"]
 
+_COST = ("bytes_to_download", "bytes_on_disk", "seconds", "rate")
+"""The keys of :func:`_cost`."""
 _DAMAGED = 3  # the exit code of a model that is missing or damaged
 
 
@@ -129,6 +132,7 @@ def convert(
         return
     with _progress() as bars, _warnings():
         progress = _stages(bars)
+        _announce(source, destination, options)
         plan = plan_conversion(source, destination, **options, download=True, progress=progress)
         rows = precision_rows(_plan_precision(plan), _plan_verify(plan))
         for name, value in rows + _error_rows(plan.measured_errors):
@@ -140,11 +144,62 @@ def convert(
         _print_report(report)
 
 
+def _announce(source: str, destination: Path | None, options: dict[str, Any]) -> None:
+    """Says what a download will take, before it begins."""
+    from gptoss_mlx.errors import ModelNotFound
+    from gptoss_mlx.hub import models as hub
+
+    try:
+        hub.find_source(source)
+    except ModelNotFound:
+        repository = hub.repository_of(source)
+        if repository is not None:
+            for name, value in _cost_rows(_not_here(repository, source, destination, options)):
+                _remark(f"{name}: {value}")
+
+
+def _not_here(
+    repository: Repository, source: str, destination: Path | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    """The plan for a source that is described by the Hub's list of its files."""
+    from gptoss_mlx.hub import downloads
+    from gptoss_mlx.hub import models as hub
+
+    found = downloads.plan_download(repository.repo_id, repository.revision)
+    return _download_content(destination or hub.converted_path(source), options["to"], options["dense"], found)
+
+
+def _cost(target: Path, download: int, source: int, result: int) -> dict[str, Any]:
+    """What a conversion takes: bytes of the network and of the disk, and seconds."""
+    from gptoss_mlx.convert.destination import measured_rate
+
+    rate = measured_rate(target)
+    return {
+        "bytes_to_download": download,
+        "bytes_on_disk": source + result,
+        "seconds": result / rate,
+        "rate": rate,
+    }
+
+
+def _cost_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
+    download = content["bytes_to_download"]
+    seconds, rate = content["seconds"], content["rate"]
+    time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return [
+        ("download", format_bytes(download) if download else "nothing"),
+        ("on disk", f"{format_bytes(content['bytes_on_disk'])}, source and result together"),
+        (
+            "time",
+            f"about {time} at {format_bytes(rate)}/s, measured here" + (", and the download" if download else ""),
+        ),
+    ]
+
+
 def _show_plan(source: str, destination: Path | None, options: dict[str, Any], *, as_json: bool) -> None:
     """``--dry-run``. A source that is not on this machine is described by the Hub's list of its files."""
     from gptoss_mlx.convert import plan_conversion
     from gptoss_mlx.errors import ModelNotFound
-    from gptoss_mlx.hub import downloads
     from gptoss_mlx.hub import models as hub
 
     try:
@@ -156,10 +211,8 @@ def _show_plan(source: str, destination: Path | None, options: dict[str, Any], *
         if repository is None:
             raise
         with _warnings():
-            found = downloads.plan_download(repository.repo_id, repository.revision)
-        target = destination or hub.converted_path(source)
-        content = _download_content(target, options["to"], options["dense"], found)
-        verify, errors = verify_command(target, source), []
+            content = _not_here(repository, source, destination, options)
+        verify, errors = verify_command(Path(content["destination"]), source), []
     if as_json:
         _print_json(content)
         return
@@ -175,8 +228,11 @@ def _error_rows(errors: Mapping[str, QuantizationError]) -> list[tuple[str, str]
 
 def _plan_rows(content: dict[str, Any], verify: str) -> list[tuple[str, str]]:
     rows = [
-        (name.replace("_", " "), _cell(name, value)) for name, value in content.items() if name not in PRECISION
+        (name.replace("_", " "), _cell(name, value))
+        for name, value in content.items()
+        if name not in (*PRECISION, *_COST)
     ]
+    rows = _cost_rows(content) + rows
     return rows + (precision_rows(content, verify) if "dense" in content else [])
 
 
@@ -204,7 +260,7 @@ def _plan_content(plan: ConversionPlan) -> dict[str, Any]:
         "bytes_out": plan.nbytes,
         "bytes_needed": plan.disk_bytes,
         "bytes_free": free_space(plan.destination.parent),
-        "bytes_to_download": 0,
+        **_cost(plan.destination, 0, plan.source.nbytes, plan.nbytes),
     }
 
 
@@ -221,18 +277,18 @@ def _download_content(target: Path, to: TargetFormat, dense: Precision | None, p
         "source": f"{plan.repo_id} on the Hub, revision {plan.revision}",
         "destination": str(target),
         "files": len(plan.files),
-        "bytes_to_download": plan.missing_bytes,
         "bytes_free": downloads.free_space(target.parent),
     }
     released = next((name for name, repo_id in hub.ALIASES.items() if repo_id == plan.repo_id), None)
     if released is None:
         # Dense layers shrink or stay: a conversion is no larger than its source.
-        return content | {"bytes_out": plan.nbytes}
+        return content | {"bytes_out": plan.nbytes} | _cost(target, plan.missing_bytes, plan.nbytes, plan.nbytes)
     config = RELEASED[released]
     precision, reason = precision_for(config, (), to, dense, DeviceInfo.current())
     loss = loss_of(precision)
     chosen = precision_content(precision, reason, [loss] if loss else [], token_bytes(config))
-    return content | chosen | {"bytes_out": weight_bytes(config, precision)}
+    result = weight_bytes(config, precision)
+    return content | chosen | {"bytes_out": result} | _cost(target, plan.missing_bytes, plan.nbytes, result)
 
 
 def verify(

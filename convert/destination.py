@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +18,8 @@ from gptoss_mlx.files.write import explained
 from gptoss_mlx.hub import downloads
 from gptoss_mlx.hub import models as hub
 
+from .uncached import UncachedFile
+
 __all__ = [
     "DISK_RESERVE",
     "check_apart",
@@ -22,11 +27,13 @@ __all__ = [
     "check_parent",
     "exclusive",
     "make_parent",
+    "measured_rate",
     "require_space",
 ]
 
 DISK_RESERVE = 64 * 1024**2
 """Free space that must be left, in bytes."""
+_SAMPLE_BYTES = 64 * 1024**2
 
 
 def check_destination(target: Path, *, force: bool) -> None:
@@ -109,6 +116,26 @@ def exclusive(target: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink()
         lock.release()
+
+
+def measured_rate(target: Path) -> float:
+    """Bytes a second that a conversion writes there: 64 MB are written to a file of its own, hashed, and deleted.
+
+    Raises:
+        FileWriteError, NotEnoughDisk: nothing can be written there.
+    """
+    directory = next(parent for parent in target.absolute().parents if parent.is_dir())
+    data = memoryview(bytes(_SAMPLE_BYTES))
+    with explained(target), tempfile.TemporaryDirectory(dir=directory, prefix=".gptoss-rate-") as place:
+        began = time.perf_counter()
+        file = UncachedFile(Path(place) / "sample")
+        try:
+            file.write(data)
+            hashlib.sha256(data).digest()
+            file.finish()
+        finally:
+            file.close()
+        return _SAMPLE_BYTES / (time.perf_counter() - began)
 
 
 def require_space(target: Path, nbytes: int) -> None:

@@ -189,7 +189,9 @@ def _write(plan: ConversionPlan, staging: Path, progress: ConversionProgress | N
                 "revision": _revision(plan.source.directory),
                 "layout": plan.source.layout.name,
             },
-            options={"to": plan.target, "dense": plan.dense} | _experts_option(plan.experts),
+            options={"to": plan.target, "dense": plan.dense}
+            | _experts_option(plan.experts)
+            | _adapter_option(plan.adapter),
             files=dict(writer.files),
             tensors=dict(writer.tensors),
         )
@@ -200,6 +202,10 @@ def _write(plan: ConversionPlan, staging: Path, progress: ConversionProgress | N
 def _experts_option(experts: str) -> dict[str, str]:
     """Of the manifest: nothing for MXFP4, which all had before there was a choice."""
     return {} if experts == "mxfp4" else {"experts": experts}
+
+
+def _adapter_option(adapter: Path | None) -> dict[str, str]:
+    return {} if adapter is None else {"adapter": adapter.resolve().name}
 
 
 def _revision(directory: Path) -> str | None:

@@ -52,6 +52,8 @@ class ConversionPlan:
     source: SourceModel
     destination: Path
     target: TargetFormat
+    adapter: Path | None
+    """The directory of the LoRA adapter that is merged."""
     config: ModelConfig
     """Of the result, with the forms of its weights."""
     dense: Precision
@@ -133,6 +135,7 @@ def plan_conversion(
         source=model,
         destination=target,
         target=to,
+        adapter=None if adapter is None else Path(adapter),
         config=chosen.config,
         dense=chosen.dense,
         reason=chosen.reason,
@@ -158,7 +161,7 @@ def _locate(
         if not download or repository is None:
             raise
     plan = downloads.plan_download(repository.repo_id, repository.revision)
-    # The target is never larger than the source.
+    # As large as the source, as most are; the plan's own size is required before anything is written.
     needed = plan.nbytes + (plan.missing_bytes if downloads.shares_disk_with_cache(target) else 0)
     require_space(target, needed + DISK_RESERVE)
     report = None if progress is None else (lambda done, total: progress("download", done, total))

@@ -199,7 +199,7 @@ def _unknown(reference: str, path: Path) -> str:
     if not reference:
         return "no model is named; try: demo, or get one with: gptoss convert 20b"
     if path.exists():
-        return f"{reference}: is neither a directory nor a GGUF file; name the directory that contains config.json"
+        return f"{reference}: is not a directory, nor a GGUF file; name the directory that contains config.json"
     if _NAME.fullmatch(reference):
         return f"{reference}: no model of that name here; see 'gptoss models', or get one: gptoss convert 20b"
     return (
@@ -272,8 +272,9 @@ def _installed(name: str, path: Path, converted: bool) -> InstalledModel:
 def _precision(path: Path) -> str:
     try:
         quantization = read_json(path / "config.json").get("quantization")
-        return "bf16" if quantization is None else f"q{int(quantization['bits'])}"
-    except (CheckpointError, ValueError, OverflowError, KeyError, TypeError):
+        bits = None if quantization is None else quantization.get("bits")
+        return "bf16" if bits is None else f"q{int(bits)}"
+    except (CheckpointError, ValueError, OverflowError, AttributeError, TypeError):
         return "?"
 
 

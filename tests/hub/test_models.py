@@ -239,7 +239,16 @@ def test_the_command_tells_of_retries_in_its_own_words(
     assert [
         line for line in remarks if line.startswith("the Hub: Error while downloading from model.safetensors: ")
     ]
-    chosen = ("dense layers: ", "experts: ", "reason: ", "loses: ", "read for a token: ")
+    chosen = (
+        "download: ",
+        "on disk: ",
+        "time: ",
+        "dense layers: ",
+        "experts: ",
+        "reason: ",
+        "loses: ",
+        "read for a token: ",
+    )
     assert all(line.startswith(("the Hub: ", *chosen)) for line in remarks)
     assert capfd.readouterr().err == ""
 
