@@ -239,7 +239,13 @@ class ModelConfig:
         """How the weight of a module is quantised; None if it is floats.
 
         Args:
-            module: its name, for example ``layers.0.self_attn.qkv_proj``.
+            module: its name.
+
+        Example:
+            >>> model.config.form("layers.0.mlp.experts.down_proj").mode
+            'mxfp4'
+            >>> model.config.form("layers.0.mlp.router") is None
+            True
         """
         for name, exception in self.exceptions:
             if name == module:

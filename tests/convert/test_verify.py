@@ -8,6 +8,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from typer import Typer
@@ -18,7 +19,9 @@ from gptoss_mlx.config import PRECISIONS
 from gptoss_mlx.convert import compare_logits, compare_weights, convert_checkpoint, verify_checkpoint
 from gptoss_mlx.errors import CheckpointError, ConversionError
 from tests import DEMO
-from tests.convert.sources import LOSSLESS, write_layout
+from tests.checkpoints import load_shape
+from tests.convert.gguf_files import write_gguf
+from tests.convert.sources import LOSSLESS, load_tensors, write_layout
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +229,42 @@ def test_a_dry_run_writes_nothing(app: Typer, source: Path, tmp_path: Path) -> N
     assert (plan["dense"], plan["losses"]) == ("bf16", [])
     assert plan["bytes_per_token"]["bf16"] > plan["bytes_per_token"]["q8"] > plan["bytes_per_token"]["q4"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_begins_with_what_it_costs(app: Typer, source: Path, tmp_path: Path) -> None:
+    plan = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out"), "--dry-run"]).stdout
+    title, download, disk, time, *_ = plan.splitlines()
+    assert "Plan" in title
+    assert re.fullmatch(r" +download +nothing", download)
+    assert re.fullmatch(r" +on disk +[\d.]+ .B, source and result together", disk)
+    assert re.fullmatch(r" +time +about \d+ s at [\d.]+ .B/s, measured here", time)
+
+
+def test_experts_to_mxfp4_show_the_error_of_each_tensor_first(app: Typer, tmp_path: Path) -> None:
+    source = write_layout("fine-tune", tmp_path / "source", num_hidden_layers=1)
+    tensors = load_tensors(source)
+    name = "model.layers.0.mlp.experts.down_proj"
+    tensors[name] = tensors[name] * 1.1
+    mx.eval(tensors)
+    mx.save_safetensors(str(source / "model.safetensors"), tensors)
+    arguments = ["convert", str(source), str(tmp_path / "out"), "--experts", "mxfp4"]
+    for text in (
+        CliRunner().invoke(app, [*arguments, "--dry-run"]).stdout,
+        CliRunner().invoke(app, arguments).stderr,
+    ):
+        (line,) = [line for line in text.splitlines() if "down_proj" in line]
+        assert re.search(r"layers.0.mlp.experts.down_proj.weight:? +relative error \d+\.\d+%, largest", line)
+        assert "gate_up" not in text  # stays on the grid
+
+
+def test_verify_takes_a_gguf_file_as_the_source(app: Typer, tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "x.gguf", load_shape(tmp_path / "small", "small"), "Q8_0")
+    target = str(tmp_path / "out")
+    assert CliRunner().invoke(app, ["convert", str(file), target]).exit_code == 0
+    result = CliRunner().invoke(app, ["verify", target, "--against", str(file), "--prompt", "any text"])
+    assert result.exit_code == 0
+    assert "nothing was lost" in result.stdout
+    assert re.search(r"largest KL divergence +0 nats", result.stdout)
 
 
 def test_the_report_names_the_next_command(

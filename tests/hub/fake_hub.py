@@ -27,6 +27,8 @@ class FakeHub:
         self.url = ""
         self.requested: list[str] = []
         """Files whose content was asked for, in order."""
+        self.paths: list[str] = []
+        """Of every request, in order."""
         self.statuses: dict[str, list[int]] = {}
         """File name, or ``api`` → statuses of the next answers; the last one stays."""
         self.cuts: dict[str, int] = {}
@@ -84,6 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         path = urlsplit(self.path).path
+        self.hub.paths.append(path)
         if path.startswith("/api/models/"):
             self._api(path.removeprefix("/api/models/"))
             return

@@ -221,6 +221,26 @@ def test_conversion_downloads_and_records_the_revision(server: FakeHub, homes: P
     assert manifest["source"] == {"name": REPO, "revision": REVISION, "layout": "Hugging Face"}
 
 
+@pytest.mark.parametrize("reference", [f"{REPO}@v1", f"https://huggingface.co/{REPO}/tree/v1"])
+def test_a_revision_is_asked_for_and_found_again(reference: str, server: FakeHub, homes: Path) -> None:
+    report = convert_checkpoint(reference, dense="q8", download=True)
+    assert report.destination == homes / "data" / "small-gpt-oss-v1"
+    assert any(f"/{REPO}/revision/v1" in path for path in server.paths)
+    requests = len(server.paths)
+    assert hub.find_source(reference).name == REVISION
+    assert len(server.paths) == requests
+    with pytest.raises(ModelNotFound, match="not on this machine"):
+        hub.find_source(f"{REPO}@v2")
+
+
+def test_the_command_takes_a_revision(server: FakeHub, homes: Path) -> None:
+    done = CliRunner().invoke(app, ["convert", REPO, str(homes / "out"), "--revision", "v1"])
+    assert done.exit_code == 0
+    assert any(f"/{REPO}/revision/v1" in path for path in server.paths)
+    # The cost is said before the download.
+    assert done.stderr.startswith("download: ")
+
+
 def test_a_cut_connection_is_taken_up_again(server: FakeHub, source: Path) -> None:
     server.cuts["model.safetensors"] = 2
     directory = hub.resolve(REPO, download=True)
