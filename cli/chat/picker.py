@@ -18,6 +18,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import BufferControl, FormattedTextControl, HSplit, Layout, Window
 from prompt_toolkit.layout.processors import BeforeInput
 from prompt_toolkit.output.color_depth import ColorDepth
+from rich.cells import cell_len
 
 from ...errors import GptOssError
 from ..screen.spans import BOLD, CYAN, DIM, YELLOW, Row, Span, row_width, shorten, visible
@@ -79,18 +80,24 @@ def picker_rows(
         selected: the place in ``found`` of the entry that Enter takes.
         width: cells of each row, exactly.
     """
-    columns = [max(map(len, column)) for column in zip(*(entry.facts for entry in entries), strict=True)]
+    facts = [[_one_line(fact) for fact in entry.facts] for entry in entries]
+    columns = [max(map(cell_len, column)) for column in zip(*facts, strict=True)]
     while columns and width - 2 - sum(columns) - 2 * len(columns) < _NARROWEST_TITLE:
         columns.pop()
     room = max(width - 2 - sum(columns) - 2 * len(columns), 1)
     rows: list[Row] = []
     for place, position in enumerate(found):
-        entry, chosen = entries[position], place == selected
-        title = shorten(_marked(" ".join(visible(entry.title).split()), query, CYAN if chosen else ""), room)
+        chosen = place == selected
+        title = shorten(_marked(_one_line(entries[position].title), query, CYAN if chosen else ""), room)
         gap = Span(" " * (room - row_width(title)))
-        facts = "".join(f"  {visible(fact):>{column}}" for fact, column in zip(entry.facts, columns, strict=False))
-        rows.append((Span("❯ " if chosen else "  ", CYAN), *title, gap, Span(facts, DIM)))
+        beside = zip(facts[position], columns, strict=False)
+        cells = "".join(f"{' ' * (2 + column - cell_len(fact))}{fact}" for fact, column in beside)
+        rows.append((Span("❯ " if chosen else "  ", CYAN), *title, gap, Span(cells, DIM)))
     return rows
+
+
+def _one_line(text: str) -> str:
+    return " ".join(visible(text).split())
 
 
 def _marked(text: str, query: str, style: str) -> Row:
@@ -104,7 +111,7 @@ def _marked(text: str, query: str, style: str) -> Row:
 
 def _passage(entry: Entry, query: str, width: int) -> Row:
     """The place in the entry's text where the first word stands that its title lacks; else how the text ends."""
-    text = " ".join(visible(entry.text).split())
+    text = _one_line(entry.text)
     missing = [word for word in query.lower().split() if word not in entry.title.lower()]
     at = text.lower().find(missing[0]) if missing else -1
     begin = max(at - min(_AROUND, width // 3), 0) if at >= 0 else max(len(text) - width + 8, 0)

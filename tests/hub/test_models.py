@@ -119,7 +119,7 @@ def test_a_config_that_cannot_be_read_is_listed_all_the_same(what: str, source: 
 
 
 def test_a_file_is_no_model(source: Path) -> None:
-    with pytest.raises(ModelNotFound, match="is not a directory"):
+    with pytest.raises(ModelNotFound, match="is neither a directory nor a GGUF file"):
         hub.resolve(str(source / "config.json"))
 
 

@@ -19,7 +19,7 @@ from tests.cli.pty_session import CHAT, FAKE, Person, chats, start
 
 ENTRIES = (
     Entry(title="A trip to Oslo", facts=("2 h", "1 turn", "20b"), text="by train or by plane?"),
-    Entry(title="東京で三日間の旅程を考えて、京都にも一日は行きたい", facts=("11 d", "12 turns", "demo")),
+    Entry(title="東京で三日間の旅程を考えて、京都にも一日は行きたい", facts=("11 d", "12 turns", "模型\x1b[2J")),
     Entry(title="Plans\x1b]0;owned\x07 for\u202e June, which are many and long", facts=("now", "3 turns", "120b")),
     Entry(title="Bread", facts=("4 wk", "2 turns", "demo"), text="And the trip? Not to OSLO."),
 )
@@ -51,7 +51,7 @@ def test_rows_fill_the_width_and_hold_no_hidden_character(width: int) -> None:
 
 def test_facts_that_do_not_fit_are_left_out_from_the_last() -> None:
     shown = {width: plain(picker_rows(ENTRIES, [0], 0, "", width)[0]) for width in (79, 40, 30, 20)}
-    assert shown[79].endswith("2 h    1 turn   20b")
+    assert shown[79].endswith("2 h    1 turn       20b")
     assert ("2 h" in shown[40], "turn" in shown[40]) == (True, False)
     assert "2 h" not in shown[20]
 
