@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import bench, convert
 from .errors import EdgeGroup, leave, open_missing_streams
 from .parameters import CommandGroup, HostfileOption, PromptCommand, SplitOption
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 __all__ = ["app", "main"]
 
@@ -50,7 +53,7 @@ def _saved(incomplete: str) -> list[tuple[str, str]]:
     return [(chat.name, chat.title) for chat in saved_chats() if chat.name.startswith(incomplete)]
 
 
-def _settings(incomplete: str) -> list[str]:
+def _setting_names(incomplete: str) -> list[str]:
     from .settings import DEFAULTS
 
     return [name for name in DEFAULTS if name.startswith(incomplete)]
@@ -111,6 +114,13 @@ URL = Annotated[
 ]
 
 
+def _settings(ctx: typer.Context) -> Settings:
+    """The settings, in which the flags of the command come first."""
+    from .settings import DEFAULTS, load_settings
+
+    return load_settings(**{name: value for name, value in ctx.params.items() if name in DEFAULTS})
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from .doctor import show_version
@@ -130,6 +140,7 @@ def gptoss(
 
 @app.command(cls=PromptCommand)
 def chat(
+    ctx: typer.Context,
     words: Annotated[
         list[str] | None,
         typer.Argument(
@@ -162,7 +173,6 @@ def chat(
 ) -> None:
     """Chat in the terminal."""
     from ..errors import InvalidRequest
-    from .settings import load_settings
 
     if resume and last:
         raise InvalidRequest("--resume and --continue: only one can be used at a time; leave one out")
@@ -171,22 +181,7 @@ def chat(
 
         show_list()
         return
-    settings = load_settings(
-        model=model,
-        effort=effort,
-        system=system,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        seed=seed,
-        max_tokens=max_tokens,
-        context=context,
-        kv_bits=kv_bits,
-        adapter=adapter,
-        think=think,
-        url=url,
-    )
+    settings = _settings(ctx)
     from .chat.loop import Beginning, start_chat
 
     text = " ".join(words or ())
@@ -202,6 +197,7 @@ def chat(
 
 @app.command()
 def run(
+    ctx: typer.Context,
     question: Annotated[list[str] | None, typer.Argument(help="The question; words are joined.")] = None,
     file: Annotated[list[Path] | None, typer.Option("-f", "--file", help="A file as context; repeatable.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the whole reply as one JSON object.")] = False,
@@ -230,26 +226,10 @@ def run(
     """Answer one question: the answer on standard output, thinking on standard error."""
     from ..errors import InvalidRequest
     from .chat.run import Request, answer
-    from .settings import load_settings
 
     if json and jsonl:
         raise InvalidRequest("--json and --jsonl: only one can be used at a time; leave one out")
-    settings = load_settings(
-        model=model,
-        effort=effort,
-        system=system,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        seed=seed,
-        max_tokens=max_tokens,
-        context=context,
-        kv_bits=kv_bits,
-        adapter=adapter,
-        think=think,
-        url=url,
-    )
+    settings = _settings(ctx)
     request = Request(
         question=" ".join(question or ()),
         files=tuple(file or ()),
@@ -268,6 +248,7 @@ def run(
 
 @app.command()
 def serve(
+    ctx: typer.Context,
     model: Model = None,
     host: Annotated[
         str, typer.Option(help="The address to listen at; one that other machines reach needs a key.")
@@ -300,9 +281,8 @@ def serve(
     from .machines import split_of
     from .serve import Address
     from .serve import serve as serve_model
-    from .settings import load_settings
 
-    settings = load_settings(model=model, effort=effort, context=context, kv_bits=kv_bits, adapter=adapter)
+    settings = _settings(ctx)
     if api_key == "-":
         api_key = sys.stdin.readline().strip()
     address = Address(host=host, port=port, api_key=api_key or None, origins=tuple(allow_origin or ()))
@@ -379,7 +359,7 @@ def config_show() -> None:
 @config_app.command("set")
 def config_set(
     key: Annotated[
-        str, typer.Argument(help="A setting, as gptoss config show lists them.", autocompletion=_settings)
+        str, typer.Argument(help="A setting, as gptoss config show lists them.", autocompletion=_setting_names)
     ],
     value: Annotated[str, typer.Argument(help="Its value from now on.")],
 ) -> None:
@@ -391,7 +371,7 @@ def config_set(
 
 @config_app.command("unset")
 def config_unset(
-    key: Annotated[str, typer.Argument(help="A setting.", autocompletion=_settings)],
+    key: Annotated[str, typer.Argument(help="A setting.", autocompletion=_setting_names)],
 ) -> None:
     """Remove a setting from the settings file: its default holds again."""
     from .doctor import change_config
