@@ -138,12 +138,19 @@ def mentioned(question: str) -> tuple[list[Attachment], list[str]]:
     for quoted, plain in _MENTION.findall(question):
         word = quoted or re.sub(r"\\(.)", r"\1", plain)
         names = (word, word.rstrip(".,;:!?)'"))  # a sentence may go on behind the path
-        path = next((path for name in names if name and (path := as_path(name)).is_file()), None)
+        path = next(filter(None, map(_file_named, names)), None)
         if path is not None:
             files.append(read_file(path))
         elif "/" in word or ("\n" not in question and _EXTENSION.search(word)):  # not a decorator in code
             missing.append(word)
     return files, missing
+
+
+def _file_named(name: str) -> Path | None:
+    with contextlib.suppress(InvalidRequest):  # a name that no file can have
+        path = as_path(name)
+        return path if name and path.is_file() else None
+    return None
 
 
 def read_piped() -> str:

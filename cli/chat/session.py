@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ...arguments import Effort
-from ...errors import GptOssError
+from ...errors import GptOssError, InvalidRequest
 from ..errors import INTERRUPTED, error_line
 from ..screen.keyboard import Keyboard
 from ..screen.spans import DIM, RED, YELLOW, Span, visible
@@ -257,7 +257,11 @@ class ChatSession:
         """
         from .history import last_question
 
-        self._attach_mentioned(typed)
+        try:
+            self._attach_mentioned(typed)
+        except InvalidRequest:
+            self.typed = question  # to be changed, and not to be typed again
+            raise
         text = with_files(question, self.attachments)
         chat = self.chat
         stream = chat.stream_edit(last_question(chat)[0], text) if self.editing else chat.stream(text)

@@ -223,6 +223,11 @@ def test_a_file_is_attached_by_its_name_in_the_question(tmp_path: Path) -> None:
     person.send(f"\x1b[200~@{tmp_path}/other.md\n{'@app.get' * 200}\x1b[201~")
     person.wait_for("[pasted 1 ·")
     ask(person, ", @no/such and @me")
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\xff")
+    person.enter(f"and @{tmp_path}/image.png, @~nobody/x?")
+    person.wait_for("is not UTF-8 text")
+    person.wait_for_count("image.png, @~nobody/x?", 2)  # in the prompt again
+    person.send("\x03")
     assert "attached: [my notes.md · 1 line]" in person.text()
     assert "@no/such: no such file; sent as text" in person.text()
     text = saved(tmp_path)[0]["content"][0]["text"]
