@@ -63,7 +63,7 @@ def slow_connections(url: str) -> list[socket.socket]:
     return connections
 
 
-def attack(url: str, requests: int, seed: int) -> Counter[str]:
+def attack(url: str, model: ScriptedGptOss, requests: int, seed: int) -> Counter[str]:
     """Sends requests; how often there was which status."""
     statuses: Counter[str] = Counter()
     slow = slow_connections(url)
@@ -88,6 +88,7 @@ def attack(url: str, requests: int, seed: int) -> Counter[str]:
                 for connection in slow:
                     with contextlib.suppress(OSError):
                         connection.sendall(b"a")
+            model.forget()
             if number % 500 == 0:
                 assert client.get("/health").status_code == 200
                 print(f"{number:6} requests: {resident_megabytes():.1f} MB resident", flush=True)
@@ -105,7 +106,7 @@ def main() -> None:
     logging.getLogger().addHandler(errors)
     model = ScriptedGptOss(respond=lambda prompt: turn(think("Hm."), answer('{"city": "Oslo"}')))
     with listening(model) as url:
-        statuses = attack(url, arguments.requests, arguments.seed)
+        statuses = attack(url, model, arguments.requests, arguments.seed)
     print(dict(statuses.most_common()), f"{len(errors.records)} errors logged")
     print("\n".join(errors.records[:3]))
     raise SystemExit(bool(errors.records or any(status.startswith("5") for status in statuses)))

@@ -210,6 +210,11 @@ class ScriptedGptOss(GptOss):
         """The prompts as text."""
         return [self.tokenizer.decode(prompt) for prompt in self.prompts]
 
+    def forget(self) -> None:
+        """Drops the records of requests, for long runs that measure the memory."""
+        for record in (self.prompts, self.samplings, self.options, self.computed, self.generations, self._seen):
+            record.clear()
+
     def cached_length(self, tokens: Sequence[int]) -> int:
         with self._lock:
             longest = max((_shared(tokens, seen) for seen in self._seen), default=0)
