@@ -2,6 +2,7 @@
 
     python -m tests.clients              # all of them
     python -m tests.clients codex llm    # some
+    python -m tests.clients --newest     # in their newest versions
 
 Each client talks to a scripted model on a loopback port, as a user configures it, and calls a tool where it has
 tools. Clients that are written in JavaScript are left out where there is no node. Printed is a table: the client,
@@ -37,6 +38,8 @@ class Client:
     name: str
     package: str
     """As its registry names it."""
+    version: str
+    """That was last run."""
     environment: str
     """Clients of one environment are installed together."""
     run: str | Callable[[Path, str, Path], list[str]]
@@ -49,26 +52,75 @@ class Client:
         """Whether it is written in JavaScript, or comes with npm."""
         return self.environment == "node"
 
+    @property
+    def requirement(self) -> str:
+        """The package in its version, as pip or npm is asked for it."""
+        return f"{self.package}{'@' if self.is_node else '=='}{self.version}"
+
 
 CLIENTS: Final = (
-    Client(name="openai-agents", package="openai-agents", environment="python", run="with_openai_agents.py"),
     Client(
-        name="pydantic-ai", package="pydantic-ai-slim[openai]", environment="python", run="with_pydantic_ai.py"
+        name="openai-agents",
+        package="openai-agents",
+        version="0.24.0",
+        environment="python",
+        run="with_openai_agents.py",
     ),
-    Client(name="langchain-openai", package="langchain-openai", environment="python", run="with_langchain.py"),
-    Client(name="litellm", package="litellm", environment="python", run="with_litellm.py"),
-    Client(name="instructor", package="instructor", environment="python", run="with_instructor.py"),
-    Client(name="llm", package="llm", environment="python", run=commands.llm, command="llm"),
-    Client(name="aider", package="aider-chat", environment="aider", run=commands.aider, command="aider"),
-    Client(name="openai-node", package="openai", environment="node", run="with_openai.mjs"),
-    Client(name="openai-agents-js", package="@openai/agents", environment="node", run="with_openai_agents.mjs"),
-    Client(name="codex", package="@openai/codex", environment="node", run=commands.codex, command="codex"),
     Client(
-        name="codex --oss", package="@openai/codex", environment="node", run=commands.codex_oss, command="codex"
+        name="pydantic-ai",
+        package="pydantic-ai-slim[openai]",
+        version="2.38.0",
+        environment="python",
+        run="with_pydantic_ai.py",
+    ),
+    Client(
+        name="langchain-openai",
+        package="langchain-openai",
+        version="1.7.4",
+        environment="python",
+        run="with_langchain.py",
+    ),
+    Client(name="litellm", package="litellm", version="1.110.2", environment="python", run="with_litellm.py"),
+    Client(
+        name="instructor", package="instructor", version="1.17.0", environment="python", run="with_instructor.py"
+    ),
+    Client(name="llm", package="llm", version="0.36", environment="python", run=commands.llm, command="llm"),
+    Client(
+        name="aider",
+        package="aider-chat",
+        version="0.86.2",
+        environment="aider",
+        run=commands.aider,
+        command="aider",
+    ),
+    Client(name="openai-node", package="openai", version="7.57.0", environment="node", run="with_openai.mjs"),
+    Client(
+        name="openai-agents-js",
+        package="@openai/agents",
+        version="0.20.0",
+        environment="node",
+        run="with_openai_agents.mjs",
+    ),
+    Client(
+        name="codex",
+        package="@openai/codex",
+        version="0.169.0",
+        environment="node",
+        run=commands.codex,
+        command="codex",
+    ),
+    Client(
+        name="codex --oss",
+        package="@openai/codex",
+        version="0.169.0",
+        environment="node",
+        run=commands.codex_oss,
+        command="codex",
     ),
     Client(
         name="claude-code",
         package="@anthropic-ai/claude-code",
+        version="2.1.197",
         environment="node",
         run=commands.claude_code,
         command="claude",
@@ -86,10 +138,17 @@ class Environments:
     def __init__(self, place: Path) -> None:
         self._place = place
 
-    def install(self, clients: Sequence[Client]) -> None:
-        """Installs clients that are not there yet."""
+    def install(self, clients: Sequence[Client], *, newest: bool) -> None:
+        """Installs clients.
+
+        Args:
+            clients: those that will run.
+            newest: whether in their newest versions, in place of those that were last run.
+        """
         for name in dict.fromkeys(client.environment for client in clients):
-            packages = [client.package for client in clients if client.environment == name]
+            chosen = [client for client in clients if client.environment == name]
+            packages = [client.package if newest else client.requirement for client in chosen]
+            upgrade = ["--upgrade"] if newest else []
             print(f"{name}: installing {', '.join(packages)}", file=sys.stderr)
             directory = self._place / name
             directory.mkdir(parents=True, exist_ok=True)
@@ -99,7 +158,7 @@ class Environments:
                 if not (directory / "bin").exists():
                     _run(sys.executable, "-m", "venv", directory)
                     _run(directory / "bin" / "python", "-m", "pip", "install", "--quiet", "--upgrade", "pip")
-                _run(directory / "bin" / "python", "-m", "pip", "install", "--quiet", *packages)
+                _run(directory / "bin" / "python", "-m", "pip", "install", "--quiet", *upgrade, *packages)
 
     def command(self, client: Client) -> Path:
         """The path of a client's command."""
@@ -160,6 +219,7 @@ def run(client: Client, environments: Environments, url: str) -> tuple[bool, str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="CLIENT", help=", ".join(client.name for client in CLIENTS))
+    parser.add_argument("--newest", action="store_true")
     parser.add_argument("--place", type=Path, default=Path(tempfile.gettempdir()) / "gptoss-clients")
     arguments = parser.parse_args()
     chosen = [client for client in CLIENTS if not arguments.names or client.name in arguments.names]
@@ -167,7 +227,7 @@ def main() -> None:
         print("node is missing: clients that are written in JavaScript are left out", file=sys.stderr)
         chosen = [client for client in chosen if not client.is_node]
     environments = Environments(arguments.place)
-    environments.install(chosen)
+    environments.install(chosen, newest=arguments.newest)
     failed = 0
     print("| client | version | what was done | result |\n|---|---|---|---|")
     for client in chosen:
