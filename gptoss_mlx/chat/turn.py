@@ -30,6 +30,7 @@ from ..harmony import Channel, Message, ParserState, StreamParser
 from ..sampling import SamplingParams
 from ..structured.guide import GuidePlan, guide_for
 from ..tools.calls import meant
+from ..tools.toolbox import Cancellation
 from .options import ChatSettings, TurnOptions, guide_plan, sampling_of
 from .prompt import Prompt
 from .reader import Reader, Tally
@@ -158,6 +159,7 @@ class Turn:
         self._unfinished = unfinished
         self._tally = Tally()
         self._cancelled = False
+        self._calling = Cancellation()
         self._generation = step.start(engine, Prompt.of(settings, messages))
         self.messages = [*messages, *([] if unfinished is None else [unfinished])]
         """The conversation; it grows while the turn runs."""
@@ -171,6 +173,7 @@ class Turn:
         """Makes :meth:`events` end at once with what there is."""
         self._cancelled = True
         self._generation.cancel()
+        self._calling.cancel()
 
     def events(self) -> Iterator[Event]:
         """Everything that happens, then Done."""
@@ -244,7 +247,7 @@ class Turn:
         assert call.recipient is not None
         settings = self._settings
         outcome = settings.toolbox.call(
-            call.recipient, call.text, settings.before_call, settings.after_call, TOOL_LOOP.get()
+            call.recipient, call.text, settings.before_call, settings.after_call, TOOL_LOOP.get(), self._calling
         )
         result = ToolResult(name=call.recipient, output=outcome.output, error=outcome.error)
         self._keep([call.answer(result.output)])

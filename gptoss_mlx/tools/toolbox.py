@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import json
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
@@ -33,7 +34,7 @@ from ..harmony import ToolNamespace
 from .recipients import declared_tool
 from .tool import MAX_NAME, Tool, as_tool
 
-__all__ = ["AfterCall", "BeforeCall", "Tool", "ToolBox", "ToolOutcome", "as_tool", "result_text"]
+__all__ = ["AfterCall", "BeforeCall", "Cancellation", "Tool", "ToolBox", "ToolOutcome", "as_tool", "result_text"]
 
 BeforeCall: TypeAlias = Callable[[ToolCall], ToolCall | str | Awaitable[ToolCall | str | None] | None]
 """Runs before every call. None allows the call, a ToolCall replaces it, a str rejects it and is the result for the
@@ -53,6 +54,36 @@ class ToolOutcome:
 
     output: str
     error: bool = False
+
+
+class Cancellation:
+    """Ends the async functions of calls. A plain function cannot be ended, and hooks are not."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._end: Callable[[], object] | None = None
+
+    def cancel(self) -> None:
+        """Cancels what is awaited now, and whatever is awaited later. From any thread."""
+        with self._lock:
+            self._cancelled = True
+            if self._end is not None:
+                self._end()
+
+    async def awaited(self, result: Awaitable[Any]) -> Any:
+        """Awaits a result, until :meth:`cancel`."""
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        with self._lock:
+            self._end = functools.partial(loop.call_soon_threadsafe, task.cancel)
+            if self._cancelled:
+                self._end()
+        try:
+            return await result
+        finally:
+            with self._lock:
+                self._end = None
 
 
 class ToolBox:
@@ -152,6 +183,7 @@ b: this argument is missing
         before_call: BeforeCall | None = None,
         after_call: AfterCall | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
+        cancellation: Cancellation | None = None,
     ) -> ToolOutcome:
         """Runs a call. Mistakes of the model and exceptions of the function are returned, never raised.
 
@@ -162,6 +194,7 @@ b: this argument is missing
             after_call: may change the result.
             loop: the event loop in which async functions run while this thread waits; by default, and if it is
                 not running, they run in a new one.
+            cancellation: ends async functions.
 
         Raises:
             InvalidRequest: a hook returned a value of the wrong type. Exceptions of hooks are not caught.
@@ -172,7 +205,7 @@ b: this argument is missing
             outcome = ToolOutcome(output=decision, error=True)
         else:
             call = _hooked(decision, call, ToolCall, "before_call")
-            outcome = self._answer(call, loop)
+            outcome = self._answer(call, loop, cancellation or Cancellation())
         if after_call is not None:
             result = ToolResult(name=call.name, output=outcome.output, error=outcome.error)
             changed = _finished(after_call(call, result), loop)
@@ -181,15 +214,17 @@ b: this argument is missing
             outcome = ToolOutcome(output=result.output, error=result.error)
         return replace(outcome, output=_encodable(outcome.output))
 
-    def _answer(self, call: ToolCall, loop: asyncio.AbstractEventLoop | None) -> ToolOutcome:
+    def _answer(self, call: ToolCall, loop: asyncio.AbstractEventLoop | None, ends: Cancellation) -> ToolOutcome:
         try:
             tool, arguments = self._checked(call.name, call.arguments)
             if tool.function is None:
                 raise ToolError("this tool has no function to run")
-            return ToolOutcome(output=_as_text(_call(tool.function, arguments, loop)))
+            return ToolOutcome(output=_as_text(_finished(tool.function(**arguments), loop, ends)))
         except GptOssError as error:
             return ToolOutcome(output=f"Error: {call.name}: {error}", error=True)
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
+        except (CancelledError, asyncio.CancelledError):
+            return ToolOutcome(output=f"Error: {call.name}: the call was cancelled", error=True)
+        except (Exception, SystemExit) as error:
             # Whatever the caller's function raises, the conversation continues.
             reason = ": ".join(filter(None, (type(error).__name__, str(error))))
             return ToolOutcome(output=f"Error: {call.name}: {reason}", error=True)
@@ -237,17 +272,9 @@ def _hooked(decision: Any, unchanged: Any, kind: type[Any], hook: str) -> Any:
     return decision
 
 
-def _call(function: Callable[..., Any], arguments: dict[str, Any], loop: asyncio.AbstractEventLoop | None) -> Any:
-    return _finished(function(**arguments), loop)
-
-
-def _finished(result: Any, loop: asyncio.AbstractEventLoop | None) -> Any:
+def _finished(result: Any, loop: asyncio.AbstractEventLoop | None, ends: Cancellation | None = None) -> Any:
     """The result of a function, awaited if the function is async."""
-    return _wait(_awaited(result), loop) if inspect.isawaitable(result) else result
-
-
-async def _awaited(result: Any) -> Any:
-    return await result
+    return _wait((ends or Cancellation()).awaited(result), loop) if inspect.isawaitable(result) else result
 
 
 def _wait(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop | None) -> Any:
