@@ -113,12 +113,22 @@ URL = Annotated[
     typer.Option("--url", help="Use the model that gptoss serve has there; its key is in GPTOSS_API_KEY."),
 ]
 
+MCP = Annotated[
+    str | None,
+    typer.Option("--mcp", metavar="FILE", help="Servers of MCP: the JSON that Claude Desktop and Cursor have."),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TOOL", help="A tool that runs without a question: time.*; repeatable."),
+]
+
 
 def _settings(ctx: typer.Context) -> Settings:
     """The settings, in which the flags of the command come first."""
     from .settings import DEFAULTS, load_settings
 
-    return load_settings(**{name: value for name, value in ctx.params.items() if name in DEFAULTS})
+    given = {name: value for name, value in ctx.params.items() if name in DEFAULTS and value != []}
+    return load_settings(**given)
 
 
 def _version(wanted: bool) -> None:
@@ -170,6 +180,8 @@ def chat(
     url: URL = None,
     hostfile: HostfileOption = None,
     split: SplitOption = None,
+    mcp: MCP = None,
+    allow: Allow = None,
 ) -> None:
     """Chat in the terminal."""
     from ..errors import InvalidRequest
@@ -222,6 +234,8 @@ def run(
     url: URL = None,
     hostfile: HostfileOption = None,
     split: SplitOption = None,
+    mcp: MCP = None,
+    allow: Allow = None,
 ) -> None:
     """Answer one question: the answer on standard output, thinking on standard error."""
     from ..errors import InvalidRequest
@@ -272,6 +286,8 @@ def serve(
     adapter: Adapter = None,
     split: SplitOption = None,
     owner: Annotated[int | None, typer.Option(hidden=True, help="End with this process.")] = None,
+    mcp: MCP = None,
+    allow: Allow = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Answer programs: OpenAI's chat and Responses APIs, and Anthropic's Messages.

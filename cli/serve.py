@@ -16,9 +16,10 @@ import typer
 
 from ..errors import InvalidRequest, MachineLost
 from .chat.first_start import choose_model
+from .chat.tools import Tools
 from .errors import INTERRUPTED
 from .parameters import IN_THE_CLEAR
-from .screen.spans import BOLD, DIM
+from .screen.spans import BOLD, DIM, YELLOW
 from .screen.terminal import Terminal
 from .settings import Settings
 
@@ -95,12 +96,17 @@ def serve(
             err.line(f"loading {reference}", DIM)
         if split is not None and not quiet:
             err.line(f"{launched()[1]} machines ({split}): {IN_THE_CLEAR}", DIM)
-        with load(reference, split=split, **settings.loading) as model:
+        with Tools(settings) as tools, load(reference, split=split, **settings.loading) as model:
             model.when_lost(lambda error: _end_after(lost, error))
             if owner is not None:
                 threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
+            options = tools.options(err)
+            for notice in tools.notices():
+                err.line(notice, YELLOW)
             app = create_app(
                 model,
+                tools=options.get("tools", ()),
+                before_call=options.get("before_call"),
                 effort=settings.effort,
                 hide_thinking=hide_thinking,
                 api_key=address.api_key,

@@ -74,6 +74,14 @@ class Settings:
     """Of a server that has the model."""
     stats_line: StatsLine = "short"
     """The figures after an answer of ``chat``."""
+    mcp: str | None = None
+    """The file with the servers of MCP."""
+    allow: tuple[str, ...] = ()
+    """Patterns of the tools that run without a question."""
+    ask: tuple[str, ...] = ()
+    """Patterns of the tools that run only after a question, whatever ``allow`` says."""
+    deny: tuple[str, ...] = ()
+    """Patterns of the tools that never run."""
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -117,8 +125,17 @@ _TYPES: Mapping[str, type] = {
     "think": str,
     "url": str,
     "stats_line": str,
+    "mcp": str,
+    "allow": tuple,
+    "ask": tuple,
+    "deny": tuple,
 }
-_KINDS: Mapping[type, str] = {str: "text", int: "a whole number", float: "a number"}
+_KINDS: Mapping[type, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    tuple: "a list of texts",
+}
 _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "effort": EFFORTS,
     "think": THINK_MODES,
@@ -224,6 +241,9 @@ def write_setting(name: str, value: Any) -> Path:
 
 def toml_line(name: str, value: Any) -> str:
     """A setting as a line of the settings file."""
+    if isinstance(value, tuple | list):
+        items = (toml_line("", item).removeprefix(" = ") for item in value)
+        return f"{name} = [{', '.join(items)}]"
     if not isinstance(value, str):
         return f"{name} = {value}"
     quoted = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -259,6 +279,8 @@ def _reason(error: Exception) -> str:
 
 
 def _converted(name: str, text: str, where: str) -> Any:
+    if _TYPES[name] is tuple:
+        return text.replace(",", " ").split()
     try:
         return _TYPES[name](text)
     except ValueError as error:
@@ -269,9 +291,11 @@ def _checked(name: str, value: Any, where: str) -> Any:
     expected = _TYPES[name]
     if expected is float and type(value) is int:
         value = float(value)
+    if expected is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = tuple(value)
     if type(value) is not expected:
         raise InvalidRequest(f"{where} is {short_repr(value)}; {_KINDS[expected]} is needed")
-    if isinstance(value, str) and not is_utf8(value):
+    if not all(map(is_utf8, value if isinstance(value, tuple) else [str(value)])):
         raise InvalidRequest(f"{where} is {value}, which is not UTF-8 text")
     choices = _CHOICES.get(name)
     if choices is not None and isinstance(value, str):

@@ -52,9 +52,11 @@ def project() -> dict[str, Any]:
     return table
 
 
-def declared() -> set[str]:
-    """Distributions that installing the package installs by name."""
-    names = (re.match(r"[\w.-]+", requirement) for requirement in project()["dependencies"])
+def declared(extra: str = "") -> set[str]:
+    """Distributions that installing the package, or an extra of it, installs by name."""
+    table = project()
+    requirements = table["optional-dependencies"][extra] if extra else table["dependencies"]
+    names = (re.match(r"[\w.-]+", requirement) for requirement in requirements)
     return {normal(name[0]) for name in names if name}
 
 
@@ -64,9 +66,23 @@ def test_every_import_is_declared() -> None:
     missing = {
         name
         for name in modules - sys.stdlib_module_names - {"gptoss_mlx"}
-        if not {normal(distribution) for distribution in distributions[name]} & declared()
+        if not {normal(distribution) for distribution in distributions[name]} & (declared() | declared("mcp"))
     }
     assert not missing
+
+
+def test_the_extra_for_servers_is_imported_by_their_client_alone() -> None:
+    distributions = metadata.packages_distributions()
+    client = ROOT / "gptoss_mlx" / "tools" / "mcp"
+    own = declared("mcp") - declared()
+    importing = {
+        path
+        for path in sources()
+        for name in imported(path)
+        if own & {normal(distribution) for distribution in distributions.get(name, ())}
+    }
+    assert importing
+    assert all(path.is_relative_to(client) for path in importing)
 
 
 def test_everything_declared_is_imported() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ...errors import InvalidRequest
 from ..screen.spans import BOLD, CYAN, DIM, Row, Span, row_width, wrap
 from ..settings import EFFORTS, STATS_LINES, THINK_MODES
-from . import actions, chats
+from . import actions, chats, mcp
 from .input import Word
 from .session import ChatSession
 from .stats import FULL_LINE
@@ -347,6 +347,17 @@ _MODEL = (
             "again."
         ),
         act=actions.trace,
+    ),
+    Command(
+        name="mcp",
+        usage="[on|off|log NAME, reload]",
+        summary="Show the servers of MCP and their tools",
+        details=(
+            "on and off start and end a server; reload reads their file again; log shows what a server wrote to "
+            "standard error. --mcp FILE or the setting mcp names the file."
+        ),
+        act=mcp.mcp,
+        values=("on", "off", "reload", "log"),
     ),
 )
 

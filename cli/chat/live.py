@@ -9,6 +9,8 @@ import itertools
 import queue
 import threading
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from ...events import Done, Event, Preamble, Progress, Reply, Text, Thinking, ToolCall, ToolResult
@@ -18,9 +20,11 @@ from ..screen.plain import PlainStream
 from ..screen.spans import BLUE, DIM, ITALIC, RED, Row, Span, shorten, visible
 from ..screen.terminal import Terminal
 from ..settings import ThinkMode
+from .approval import Answer, Question, ask_person
 
 if TYPE_CHECKING:
     from ...chat.stream import Stream
+    from .tools import Tools
 
 __all__ = ["TurnView", "show_live"]
 
@@ -149,8 +153,13 @@ class TurnView:
         self._rows += rows
 
 
-def show_live(stream: Stream, terminal: Terminal, keyboard: Keyboard, view: TurnView) -> Reply:
+def show_live(
+    stream: Stream, terminal: Terminal, keyboard: Keyboard, view: TurnView, tools: Tools | None = None
+) -> Reply:
     """Draw ``stream`` until it ends. Ctrl-C cancels it; the rows drawn until then stay.
+
+    Args:
+        tools: whose calls are asked about; None: nobody is asked.
 
     Raises:
         whatever the stream raises; KeyboardInterrupt at the second Ctrl-C.
@@ -162,17 +171,31 @@ def show_live(stream: Stream, terminal: Terminal, keyboard: Keyboard, view: Turn
         if next(interrupts) > 1:
             raise KeyboardInterrupt
 
-    events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
+    def ask(question: Question) -> None:
+        keyboard.toggles()  # keys that were typed before the question are no answer to it
+        with terminal.paused():
+            terminal.rows(view.rows(_width(terminal)))
+            try:
+                question.answer(ask_person(question, terminal))
+            except KeyboardInterrupt:
+                stream.cancel()
+                question.answer(Answer(runs=False))
+
+    events: queue.SimpleQueue[_Item] = queue.SimpleQueue()
     fetcher = threading.Thread(target=_fetch, args=(stream, events), daemon=True)
-    with on_interrupt(interrupted), keyboard.quiet(), terminal.live():
+    asking = nullcontext() if tools is None else tools.approval.asks(events.put)
+    with on_interrupt(interrupted), keyboard.quiet(), terminal.live(), asking:
         fetcher.start()
-        reply = _draw(events, terminal, keyboard, view)
+        reply = _draw(events, terminal, keyboard, view, ask)
         terminal.rows(view.rows(_width(terminal)))
     fetcher.join()
     return reply
 
 
-def _fetch(stream: Stream, events: queue.SimpleQueue[Event | BaseException]) -> None:
+_Item = Event | Question | BaseException
+
+
+def _fetch(stream: Stream, events: queue.SimpleQueue[_Item]) -> None:
     try:
         with stream:
             for event in stream:
@@ -182,7 +205,11 @@ def _fetch(stream: Stream, events: queue.SimpleQueue[Event | BaseException]) -> 
 
 
 def _draw(
-    events: queue.SimpleQueue[Event | BaseException], terminal: Terminal, keyboard: Keyboard, view: TurnView
+    events: queue.SimpleQueue[_Item],
+    terminal: Terminal,
+    keyboard: Keyboard,
+    view: TurnView,
+    ask: Callable[[Question], None],
 ) -> Reply:
     """Frame after frame, until the last event."""
     began = time.monotonic()
@@ -194,7 +221,9 @@ def _draw(
             event = None
         if isinstance(event, BaseException):
             raise event
-        if event is not None:
+        if isinstance(event, Question):
+            ask(event)
+        elif event is not None:
             view.add(event, _width(terminal))
             if isinstance(event, Done):
                 return event.reply

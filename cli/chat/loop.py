@@ -25,6 +25,7 @@ from .input import ChatPrompt, Line, LineReader, Reader
 from .loading import Loader
 from .saved import chat_names, chats_named, find_chat, saved_chat
 from .session import ChatSession
+from .tools import Tools
 
 __all__ = ["Beginning", "start_chat", "talk"]
 
@@ -54,9 +55,10 @@ def start_chat(settings: Settings, beginning: Beginning) -> None:
     path = _saved_chat(beginning, interactive)
     own = _own_model(path) if path is not None and beginning.model is None else None
     model = settings.url or choose_model(own or settings.model, terminal, interactive)
-    session = ChatSession(terminal, Loader(model, settings.loading), settings, interactive)
+    tools = Tools(settings)
+    session = ChatSession(terminal, Loader(model, settings.loading), settings, interactive, tools)
     try:
-        with keys_as_sent() if interactive else nullcontext():
+        with tools, keys_as_sent() if interactive else nullcontext():
             raise typer.Exit(talk(session, path, beginning.question))
     finally:
         session.loader.close()

@@ -22,6 +22,7 @@ from ..settings import Settings, is_utf8
 from .attachments import read_file, read_piped, with_files
 from .first_start import choose_model
 from .loading import open_model
+from .tools import Tools
 
 if TYPE_CHECKING:
     from ...chat.options import AnswerOptions
@@ -56,12 +57,17 @@ def answer(request: Request, settings: Settings) -> None:
     prompt = _prompt(request, err)
     form: AnswerOptions = {} if request.schema is None else {"schema": _schema(request.schema)}
     reference = settings.url or choose_model(settings.model, err, interactive=False)
-    with open_model(reference, settings.loading) as model:
+    with Tools(settings) as tools, open_model(reference, settings.loading) as model:
         chat = model.chat(
-            effort=settings.effort, instructions=settings.system, sampling=settings.sampling(request.stop)
+            effort=settings.effort,
+            instructions=settings.system,
+            sampling=settings.sampling(request.stop),
+            **tools.options(err),
         )
         stream = chat.stream(prompt, **form)
         reply = _show(stream, request.form, out, err, settings)
+    for line in (*tools.notices(), *tools.approval.remedies):
+        err.line(line, YELLOW)
     if reply.finish_reason == "cancelled":
         raise typer.Exit(INTERRUPTED)
     if remark := _remark(reply, settings):

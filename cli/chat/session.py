@@ -29,6 +29,7 @@ from .endings import ending, remedy
 from .loading import Loader, is_url
 from .saved import new_chat_path, read_chat
 from .stats import SessionStats, full_line, memory_in_use, short_line
+from .tools import Tools
 
 if TYPE_CHECKING:
     from ...api import GptOss
@@ -48,12 +49,20 @@ class ChatSession:
         interactive: whether a person types; otherwise lines come from a pipe, and remarks go to standard error.
     """
 
-    def __init__(self, terminal: Terminal, loader: Loader, settings: Settings, interactive: bool) -> None:
+    def __init__(
+        self,
+        terminal: Terminal,
+        loader: Loader,
+        settings: Settings,
+        interactive: bool,
+        tools: Tools | None = None,
+    ) -> None:
         self.terminal = terminal
         self.errors = Terminal(sys.stderr)
         self.loader = loader
         self.settings = settings
         self.interactive = interactive
+        self.tools = tools or Tools(settings)
         self.think: ThinkMode = settings.think
         self.unfolded = False
         """Whether the thinking before the last answer is on the screen."""
@@ -99,6 +108,7 @@ class ChatSession:
                 effort=self._effort,
                 sampling=self.settings.sampling(stop_loops=True),
                 date=datetime.date.today().isoformat(),
+                **self.tools.options(self.terminal),
             )
         return self._chat
 
@@ -138,6 +148,7 @@ class ChatSession:
         from .history import make_title
 
         self._effort = self.effort if chat is None else chat.effort
+        self.tools.approval.forget_chat()
         if path is None or path != self.path:
             self.written.clear()
         self._chat, self.path = chat, path
@@ -201,10 +212,17 @@ class ChatSession:
             sampling=self.settings.sampling(stop_loops=True),
             date=source.date,
             messages=source.messages,
+            **self.tools.options(self.terminal),
         )
         # A file may hold text that cannot be saved again.
         chat.title = visible(source.title) if source.title else None
         return chat
+
+    def tools_changed(self) -> None:
+        """The next answer has the tools that there are now."""
+        self.tools.changed()
+        if self._chat is not None:
+            self._chat.tools = self.tools.options(self.terminal).get("tools", ())
 
     def set_sampling(self, **values: Any) -> None:
         """Change how tokens are chosen, from the next answer on."""
@@ -310,7 +328,7 @@ class ChatSession:
 
         view, keyboard = TurnView(self.think, apart=True), Keyboard()
         try:
-            reply = show_live(stream, self.terminal, keyboard, view)
+            reply = show_live(stream, self.terminal, keyboard, view, self.tools)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         finally:
@@ -328,7 +346,9 @@ class ChatSession:
         return show_plain(stream, self.terminal, self.errors, "hide" if self.think == "fold" else self.think)
 
     def _remarks(self, reply: Reply, fork: Chat | None) -> None:
-        """Say why the answer ended, if it was cut short, and show its figures."""
+        """Say why the answer ended, if it was cut short, what happened to servers, and show its figures."""
+        for notice in self.tools.notices():
+            self.say(notice, YELLOW)
         if not reply.text and reply.finish_reason == "stop" and not self.writes_thoughts:
             for line in reply.thinking.splitlines():
                 self.say(line)

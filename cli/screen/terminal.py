@@ -122,6 +122,15 @@ class Terminal:
         finally:
             self._emit(self._erase() + _PLAIN_PASTES + _SHOW_CURSOR)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside :meth:`live`, leave the window to a prompt."""
+        self._emit(self._erase() + _PLAIN_PASTES + _SHOW_CURSOR)
+        try:
+            yield
+        finally:
+            self._emit(_HIDE_CURSOR + _BRACKET_PASTES)
+
     def copy(self, text: str) -> None:
         """Ask the terminal to put ``text`` on its clipboard (OSC 52: base64, so it carries no escapes)."""
         if self.interactive:

@@ -33,6 +33,7 @@ __all__ = [
     "RequestOptions",
     "SamplingOptions",
     "Setting",
+    "ToolOptions",
     "TurnOptions",
     "checked_text",
     "guide_plan",
@@ -70,23 +71,34 @@ class SamplingOptions(TypedDict, total=False):
     logit_bias: Mapping[int, float] | None
 
 
-class ChatOptions(SamplingOptions, total=False):
-    """The keywords of ``GptOss.chat``, which ``ask``, ``stream``, ``load_chat`` and ``Chat.fork`` take too."""
+class ToolOptions(TypedDict, total=False):
+    """The keywords of a chat that concern its tools.
 
-    instructions: str | None
-    """The developer message. It ranks below the system message and above the user."""
-    effort: Effort
-    """How long the model thinks: ``low``, ``medium`` or ``high``."""
+    Example:
+        >>> options: ToolOptions = {"tools": [{"name": "lamp", "function": lambda: "on"}], "max_steps": 4}
+        >>> model.chat(effort="low", **options).max_steps
+        4
+    """
+
     tools: Sequence[Any]
     """Functions that the model may call."""
-    date: str | None
-    """The current date for the system message, YYYY-MM-DD; by default it has none."""
     before_call: BeforeCall | None
     """Is called with every call before it runs and may change or veto it."""
     after_call: AfterCall | None
     """Is called with every result and may change it."""
     max_steps: int
     """How often the model may generate in one turn; each time but the last it may call tools."""
+
+
+class ChatOptions(ToolOptions, SamplingOptions, total=False):
+    """The keywords of ``GptOss.chat``, which ``ask``, ``stream``, ``load_chat`` and ``Chat.fork`` take too."""
+
+    instructions: str | None
+    """The developer message. It ranks below the system message and above the user."""
+    effort: Effort
+    """How long the model thinks: ``low``, ``medium`` or ``high``."""
+    date: str | None
+    """The current date for the system message, YYYY-MM-DD; by default it has none."""
 
 
 class AnswerOptions(TypedDict, Generic[Parsed], total=False):

@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..arguments import Effort, checked_effort
 from ..chat.prompt import Prompt
 from ..errors import GptOssError
+from ..tools.toolbox import BeforeCall, ToolBox
 from . import about, anthropic_messages, openai_chat, openai_responses
 from .anthropic_messages import MessagesWriter
 from .errors import Refused
@@ -53,6 +54,8 @@ def create_app(
     hosts: Collection[str] | None = (),
     origins: Collection[str] = (),
     max_waiting: int = 64,
+    tools: Sequence[Any] = (),
+    before_call: BeforeCall | None = None,
 ) -> Starlette:
     """The endpoints of OpenAI and Anthropic over a loaded model, as an ASGI app.
 
@@ -65,9 +68,12 @@ def create_app(
             allows all, which is for servers that have a key.
         origins: of web pages that may ask, such as ``http://localhost:3000``.
         max_waiting: the most requests that run or wait at a time; the next is answered with 429.
+        tools: functions that run here, as ``model.chat`` takes them. Every request may call them, beside its own
+            tools; clients see neither the calls nor their results.
+        before_call: is called with every call of these before it runs and may change or veto it.
 
     Raises:
-        InvalidRequest: an unknown effort.
+        InvalidRequest: an unknown effort. ToolError: a tool that cannot be declared.
 
     Example:
         >>> from starlette.testclient import TestClient
@@ -76,7 +82,14 @@ def create_app(
         >>> client.post("/v1/chat/completions", json=asked).json()["object"]
         'chat.completion'
     """
-    service = Service(model, effort=checked_effort(effort), hide_thinking=hide_thinking, max_waiting=max_waiting)
+    service = Service(
+        model,
+        effort=checked_effort(effort),
+        hide_thinking=hide_thinking,
+        max_waiting=max_waiting,
+        tools=tools if isinstance(tools, ToolBox) else ToolBox(tools),
+        before_call=before_call,
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -9,16 +9,18 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ..aio import AsyncStream
 from ..arguments import Effort
+from ..chat.options import MAX_STEPS, ChatSettings
 from ..chat.stream import Stream
 from ..chat.turn import Step, Turn
 from ..errors import GptOssError, ModelClosed, OutputError
 from ..events import Done, Event, Preamble, Reply, Text, Thinking, ToolCall, ToolResult
 from ..harmony import Message
+from ..tools.toolbox import BeforeCall, ToolBox
 from .bounded import Bounded
 from .errors import Refused
 from .metrics import Metrics
@@ -45,9 +47,20 @@ class Service:
         effort: where a request names none.
         hide_thinking: whether no answer shows the analysis.
         max_waiting: the most requests that run or wait at a time.
+        tools: those that run here, beside the tools of a request.
+        before_call: of these tools.
     """
 
-    def __init__(self, model: GptOss, *, effort: Effort, hide_thinking: bool, max_waiting: int) -> None:
+    def __init__(
+        self,
+        model: GptOss,
+        *,
+        effort: Effort,
+        hide_thinking: bool,
+        max_waiting: int,
+        tools: ToolBox,
+        before_call: BeforeCall | None,
+    ) -> None:
         self.model = model
         self.effort = effort
         self.responses = Bounded[str, Stored](count=_MAX_REMEMBERED, size=_REMEMBERED_CHARACTERS)
@@ -56,9 +69,22 @@ class Service:
         self._said = Bounded[str, Said](count=_MAX_REMEMBERED, size=_REMEMBERED_CHARACTERS)
         self._hides_thinking = hide_thinking
         self._max_waiting = max_waiting
+        self._tools = tools
+        self._before_call = before_call
         self._running: set[Answer] = set()
         self._reading: set[asyncio.Timeout] = set()
         self._closing = False
+
+    def with_tools(self, settings: ChatSettings) -> ChatSettings:
+        """The settings of a request, with the tools that run here."""
+        if not len(self._tools):
+            return settings
+        tools = settings.toolbox.joined(self._tools)
+        return settings.changed({"tools": tools, "before_call": self._before_call, "max_steps": MAX_STEPS})
+
+    def runs(self, name: str) -> bool:
+        """Whether the tool of this full name runs here."""
+        return name in self._tools.names
 
     def recall(self, identity: str) -> Said | None:
         """What the model said when it made a call, by the call's id."""
@@ -173,8 +199,9 @@ class Answer:
         model, question = self.service.model, self.question
 
         def begin() -> Stream:
-            step = Step.of(question.options, question.settings)
-            turn = Turn(model, question.settings, question.messages, step)
+            settings = self.service.with_tools(question.settings)
+            step = Step.of(question.options, settings)
+            turn = Turn(model, settings, question.messages, step)
             self.prompt_tokens = turn.prompt_tokens
             return Stream(turn.events(), turn.cancel)
 
@@ -251,7 +278,8 @@ class Answer:
         if isinstance(event, ToolCall):
             self._held.append(event)
         elif isinstance(event, ToolResult):
-            self._rejected = self._held.pop(0)
+            call = self._held.pop(0)
+            self._rejected = self._rejected if self.service.runs(call.name) else call
         elif isinstance(event, Done):
             return self._ended(event.reply)
         return ()
@@ -262,6 +290,8 @@ class Answer:
         self.reply = reply
         if reply.finish_reason == "tool_calls" and not self._held and self._rejected is not None:
             self._held.append(self._rejected)  # the model did not write a better one
+        if reply.finish_reason == "tool_calls" and not self._held:
+            reply = self.reply = replace(reply, finish_reason="length")  # its steps went to tools that run here
         for event in self._held:
             call = self._call(event)
             self.calls[call.identity] = event.name

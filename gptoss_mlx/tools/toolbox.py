@@ -126,6 +126,15 @@ b: this argument is missing
                 self._descriptions.setdefault(tool.namespace, None)
                 yield tool
 
+    def joined(self, others: ToolBox) -> ToolBox:
+        """These tools, and those of another box whose names are free."""
+        made = ToolBox()
+        made._descriptions = {**others._descriptions, **self._descriptions}
+        made._tools = self._tools | {
+            name: others._tools[name] for name in others._tools if name not in self._tools
+        }
+        return made
+
     def __len__(self) -> int:
         return len(self._tools)
 

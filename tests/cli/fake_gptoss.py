@@ -2,8 +2,9 @@
 
 ``python tests/cli/fake_gptoss.py chat -m demo`` behaves as ``gptoss`` would. The answer to a question is the
 question itself, ``think N`` thinks in N pieces first, ``silent N`` only thinks, ``aside`` answers in a preamble,
-``prefill N`` reads in N steps, ``file PATH`` answers with a file of the home directory, ``fail`` fails. The
-pieces, of seven characters each, come every ``GPTOSS_FAKE_DELAY`` seconds.
+``prefill N`` reads in N steps, ``call TOOL ARGUMENTS`` calls a tool and then answers with its result, ``file
+PATH`` answers with a file of the home directory, ``fail`` fails. The pieces, of seven characters each, come
+every ``GPTOSS_FAKE_DELAY`` seconds.
 """
 
 from __future__ import annotations
@@ -75,7 +76,11 @@ class FakeModel(ScriptedModel):
         if words == ["fail"]:
             channel.items.put(ZeroDivisionError("of the script"))
         left = sampling.max_tokens or 1 << 30
-        for piece in _pieces(question, words, begun=not text.endswith("<|start|>assistant")):
+        if words[:1] == ["call"]:
+            pieces = iter([_called(question, text)])
+        else:
+            pieces = _pieces(question, words, begun=not text.endswith("<|start|>assistant"))
+        for piece in pieces:
             for token in wire(piece, self.tokenizer)[:left]:
                 channel.items.put(token)
                 left -= 1
@@ -87,6 +92,15 @@ class FakeModel(ScriptedModel):
 def _wait(channel: TokenChannel) -> bool:
     """Let some time pass; whether the request was cancelled."""
     return channel.cancelled.wait(DELAY) if DELAY else channel.cancelled.is_set()
+
+
+def _called(question: str, prompt: str) -> str:
+    """A call, or, after its result, the answer."""
+    last = prompt.rpartition("<|message|>")[2].partition("<|end|>")[0]
+    if last != question:
+        return f"<|channel|>final<|message|>It says: {last}<|return|>"
+    _, tool, arguments = question.split(" ", 2)
+    return f"<|channel|>commentary to=functions.{tool} <|constrain|>json<|message|>{arguments}<|call|>"
 
 
 def _pieces(question: str, words: list[str], begun: bool) -> Iterator[str]:

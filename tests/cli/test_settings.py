@@ -129,3 +129,21 @@ def test_a_setting_that_cannot_be_is_not_written(home: Path, monkeypatch: pytest
     assert not config_path().exists()
     monkeypatch.setenv("GPTOSS_EFFORT", "high")
     assert "GPTOSS_EFFORT is set, and overrides" in gptoss("config", "set", "effort", "low").stdout
+
+
+def test_lists_come_from_the_file_the_environment_and_flags(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text('allow = ["time.*", "a b"]\n')
+    assert load_settings().allow == ("time.*", "a b")
+    assert load_settings(allow=["x"]).allow == ("x",)
+    monkeypatch.setenv("GPTOSS_ALLOW", "git.status, git.log")
+    assert load_settings().allow == ("git.status", "git.log")
+    assert gptoss("config", "set", "deny", "files.write_*, memory.*").returncode == 0
+    assert load_settings().deny == ("files.write_*", "memory.*")
+    assert 'deny = ["files.write_*", "memory.*"]' in gptoss("config", "show").stdout
+
+
+@pytest.mark.parametrize("line", ['allow = "time.*"', "allow = [1]", "allow = 7"])
+def test_a_list_that_is_none_is_named(line: str, file: Path) -> None:
+    file.write_text(line + "\n")
+    with pytest.raises(InvalidRequest, match="a list of texts is needed"):
+        load_settings()

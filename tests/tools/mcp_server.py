@@ -99,7 +99,8 @@ def call(identity: int, params: dict[str, Any]) -> None:
         "forge": lambda: text(FORGED),
         "dotted.name": lambda: text("", structuredContent={"other": 1}),
     }
-    send({"id": identity, "result": results.get(name, lambda: text("done"))()})
+    made = results[name]() if name in results else text("done")
+    send({"id": identity, "result": made})
 
 
 def answer(message: dict[str, Any]) -> None:

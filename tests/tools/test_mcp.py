@@ -173,16 +173,15 @@ def test_a_server_that_answers_again_may_die_again() -> None:
             assert call(box, "plain_echo", text="back").output == "back"
 
 
-def census() -> tuple[int, int, set[str]]:
-    """This process's children, open files and threads."""
+def census() -> tuple[int, int, int]:
+    """This process's children, open files, and threads for servers."""
     children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(os.getpid())], capture_output=True, check=False)
-    threads = {
-        thread.name for thread in threading.enumerate() if thread.name.startswith(("gptoss-mcp", "waitpid"))
-    }
+    names = [thread.name for thread in threading.enumerate()]
+    threads = sum("waitpid" in name or name.startswith("gptoss-mcp") for name in names)
     return len(children.stdout.split()), len(os.listdir("/proc/self/fd")), threads
 
 
-def settled_census(expected: tuple[int, int, set[str]]) -> tuple[int, int, set[str]]:
+def settled_census(expected: tuple[int, int, int]) -> tuple[int, int, int]:
     until = time.monotonic() + 5
     while (found := census()) != expected and time.monotonic() < until:
         time.sleep(0.02)

@@ -1,0 +1,125 @@
+"""The tools of a session: the servers of MCP that the settings name, and a person's yes before a call.
+
+Knows settings and servers; the chat runs the calls.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ...events import ToolCall
+from ..screen.spans import DIM, Span
+from ..screen.terminal import Terminal
+from ..settings import Settings
+from .approval import Approval
+
+if TYPE_CHECKING:
+    from ...chat.options import ToolOptions
+    from ...tools.mcp import MCPServers
+    from ...tools.tool import Tool
+    from ...tools.toolbox import ToolBox
+
+__all__ = ["Tools"]
+
+
+class Tools:
+    """What the model may call. As a context manager it starts the servers, and ends them.
+
+    Args:
+        settings: name them, and have the rules.
+
+    Raises:
+        InvalidRequest: the file of the servers cannot be read.
+        ToolError: the package for them is not installed.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.servers: MCPServers | None = None
+        if settings.mcp is not None:
+            from ...tools.mcp import MCPServers
+
+            self.servers = MCPServers.from_file(
+                settings.mcp, on_notice=lambda line: self._notices.put(line), on_progress=self._note
+            )
+        self.approval = Approval(settings, self._found, self._reads_only)
+        self.progress = ""
+        """Of the call that runs, in a line."""
+        self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._offered: list[Any] | None = None
+        self._box: ToolBox | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether there may be tools."""
+        return self.servers is not None
+
+    def options(self, terminal: Terminal) -> ToolOptions:
+        """The options of a chat with these tools.
+
+        Args:
+            terminal: shows what is waited for.
+        """
+        if not self.any:
+            return {}
+        self._wait(terminal)
+        return {"tools": self._current(), "before_call": self.approval}
+
+    def changed(self) -> None:
+        """The tools are others than before."""
+        self._offered = self._box = None
+
+    def notices(self) -> list[str]:
+        """What happened to the servers since the last call."""
+        lines = []
+        while not self._notices.empty():
+            lines.append(self._notices.get())
+        return lines
+
+    def __enter__(self) -> Self:
+        if self.servers is not None:
+            self.servers.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.servers is not None:
+            self.servers.close()
+
+    def _current(self) -> list[Any]:
+        """The tools now, as a chat takes them."""
+        if self._offered is None:
+            self._offered = [] if self.servers is None else list(self.servers.tools)
+        return self._offered
+
+    def _wait(self, terminal: Terminal) -> None:
+        """Wait until no server is starting; the terminal shows which are."""
+        began = time.monotonic()
+        with terminal.live():
+            while names := self._starting():
+                seconds = time.monotonic() - began
+                if seconds > 0.3:
+                    terminal.frame((), [(Span(f"starting {', '.join(names)} {seconds:.0f} s", DIM),)])
+                time.sleep(0.05)
+
+    def _starting(self) -> list[str]:
+        servers = self.servers.servers if self.servers is not None else ()
+        return [server.name for server in servers if server.state == "starting"]
+
+    def _found(self, call: ToolCall) -> Tool | None:
+        """The tool that a call names, if it would run."""
+        if self._box is None:
+            from ...tools.toolbox import ToolBox
+
+            self._box = ToolBox(self._current())
+        return self._box.declared(call.name) if self._box.meant(call.name, call.arguments) == call.name else None
+
+    def _reads_only(self, name: str) -> bool:
+        servers = self.servers.servers if self.servers is not None else ()
+        return any(name in server.read_only for server in servers)
+
+    def _note(self, _tool: str, line: str) -> None:
+        self.progress = line
