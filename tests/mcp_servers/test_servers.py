@@ -42,7 +42,7 @@ def check(entry: dict[str, Any], calls: Calls) -> None:
     with MCPServers({"mcpServers": {"s": entry}}) as servers:
         found = {tool.declared_name.removeprefix("s.") for tool in servers.tools}
         assert servers.servers[0].state == "ready", servers.servers[0].reason
-        assert listed == found == {tool for tool, *_ in calls}
+        assert found == {tool for tool, *_ in calls}
         for (tool, _, part, error), result in zip(calls, outputs(servers, calls), strict=True):
             assert (result.error, part in result.output) == (error, True), (tool, part, result.output)
 
@@ -165,11 +165,8 @@ def test_time(python: Entry) -> None:
 
 def test_a_server_over_http(http_server: tuple[str, subprocess.Popen[bytes]]) -> None:
     url, process = http_server
-    check(
-        {"url": url, "headers": {"X-Key": "a"}},
-        [("get_weather", {"city": "Oslo"}, "rain", False)],
-        {"get_weather"},
-    )
+    entry = {"url": url, "headers": {"X-Key": "a"}}
+    check(entry, [("get_weather", {"city": "Oslo"}, "rain", False)])
     with MCPServers({"mcpServers": {"s": {"url": url}}}, call_seconds=5) as servers:
         assert servers.tools
         process.kill()
