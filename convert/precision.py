@@ -67,7 +67,7 @@ def choose_forms(
     forms = source.forms
     matrices = {name: source.parameters[name] for name in forms}
     on_grid = _find_on_grid(matrices) if experts in (None, "mxfp4") else frozenset()
-    forms |= _expert_forms(source.config, matrices, on_grid, to, experts)
+    forms |= _expert_forms(source, matrices, on_grid, to, experts)
     config = config_of(source.config, forms)
     precision, reason = precision_for(config, source.dense, to, dense, device)
     as_they_are = dense is None and to != "hf" and source.dense
@@ -105,7 +105,7 @@ def _find_on_grid(matrices: Mapping[str, Values]) -> frozenset[str]:
 
 
 def _expert_forms(
-    config: ModelConfig,
+    source: SourceModel,
     matrices: Mapping[str, Values],
     on_grid: frozenset[str],
     to: TargetFormat,
@@ -118,10 +118,12 @@ def _expert_forms(
         packed = all(name in on_grid or values.form == MXFP4 for name, values in found.items())
         experts = experts or ("mxfp4" if packed else "bf16")
     if experts == "bf16":
-        return {name: _as_halves(values) for name, values in found.items()}
+        return {
+            name: values.form if name in source.merged else _as_halves(values) for name, values in found.items()
+        }
     if experts == "mxfp4":
         return dict.fromkeys(found, MXFP4)
-    widths = (config.hidden_size, config.intermediate_size)
+    widths = (source.config.hidden_size, source.config.intermediate_size)
     eight = Quantization(bits=8, group_size=64 if all(width % 64 == 0 for width in widths) else 32)
     if experts == "q8":
         return {name: _kept(values, eight) for name, values in found.items()}

@@ -285,17 +285,25 @@ def _what_it_is(directory: Path) -> str:
 
 def _check_is_base(directory: Path, names: Collection[str]) -> None:
     """Refuses an adapter, which is not a model, and one beside a model, which other programs would apply."""
-    beside = [name for name in ADAPTER_FILES if (directory / name).exists()]
+    beside = [name for name in (*ADAPTER_FILES, "adapter_model.bin") if (directory / name).exists()]
     if not beside:
         return
     if set(names) <= set(ADAPTER_FILES):
-        raise CheckpointError(
-            f"{directory}: is a LoRA adapter, not a model; merge it: gptoss convert BASE --adapter {directory}"
-        )
+        command = shlex.join(["gptoss", "convert", _base_of(directory), "--adapter", str(directory)])
+        raise CheckpointError(f"{directory}: is a LoRA adapter, not a model; merge it: {command}")
     raise CheckpointError(
         f"{directory}: {beside[0]} beside the weights is an adapter, which other programs apply; move it to a "
         "directory of its own, and merge it: gptoss convert DIRECTORY --adapter THAT"
     )
+
+
+def _base_of(adapter: Path) -> str:
+    """The model that an adapter says it is for, as far as it says so in plain text."""
+    try:
+        name = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
+    except CheckpointError:
+        name = None
+    return name if isinstance(name, str) and name.isprintable() and 0 < len(name) <= MAX_NAME_BYTES else "BASE"
 
 
 def _pickles(directory: Path) -> Iterator[Path]:

@@ -175,12 +175,16 @@ def _lfs_pointer(source: Path) -> None:
 
 def _adapter(source: Path) -> None:
     (source / "model.safetensors").unlink()
-    (source / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (source / "adapter_config.json").write_text('{"base_model_name_or_path": "openai/gpt-oss-20b"}')
     _save(source, {"base_model.model.a.lora_A.weight": mx.zeros((2, 2))}, "adapter_model.safetensors")
 
 
 def _adapter_beside(source: Path) -> None:
     _save(source, {"base_model.model.a.lora_A.weight": mx.zeros((2, 2))}, "adapter_model.safetensors")
+
+
+def _pickled_adapter_beside(source: Path) -> None:
+    (source / "adapter_model.bin").write_bytes(b"")
 
 
 def _gguf(source: Path) -> None:
@@ -194,8 +198,9 @@ def _pickle(source: Path) -> None:
 
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a git-lfs pointer": (_lfs_pointer, "is a git-lfs pointer, .* git lfs pull"),
-    "a LoRA adapter": (_adapter, "is a LoRA adapter, .* gptoss convert BASE --adapter"),
+    "a LoRA adapter": (_adapter, "is a LoRA adapter, .* gptoss convert openai/gpt-oss-20b --adapter"),
     "an adapter beside the weights": (_adapter_beside, "adapter_model.safetensors beside the weights"),
+    "a pickled adapter beside the weights": (_pickled_adapter_beside, "adapter_model.bin beside the weights"),
     "a GGUF file in a directory": (_gguf, "only model.gguf, a GGUF file; .*gptoss convert"),
     "a pickle": (_pickle, "only pytorch_model.bin; pickles are never read"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from gptoss_mlx.config import (
     RELEASED,
     ModelConfig,
     Precision,
+    Quantization,
     with_precision,
 )
 from gptoss_mlx.distributed.split import bytes_sent, divide
@@ -52,6 +54,15 @@ def test_the_shares_add_up_to_the_model(name: str, machines: int, precision: Pre
     tensor = [weight_bytes(config, share=share) for share in divide(config, "tensor", [MAC] * machines)]
     assert sum(pipeline) == total
     assert sum(tensor) == total + (machines - 1) * repeated_bytes(config)
+
+
+@pytest.mark.parametrize("machines", MACHINES)
+def test_no_group_of_quantised_experts_is_cut(machines: int) -> None:
+    config = replace(GPT_OSS_20B, experts=Quantization(bits=8, group_size=64))
+    shares = divide(config, "tensor", [MAC] * machines)
+    assert all(part.start % 2 == part.stop % 2 == 0 for share in shares for part in share.groups)
+    total = sum(weight_bytes(config, share=share) for share in shares)
+    assert total == weight_bytes(config) + (machines - 1) * repeated_bytes(config)
 
 
 @of_the_released
