@@ -241,7 +241,7 @@ def _plan_precision(plan: ConversionPlan) -> dict[str, Any]:
 
 
 def _plan_verify(plan: ConversionPlan) -> str:
-    return verify_command(plan.destination, plan.reference)
+    return verify_command(plan.destination, plan.reference, plan.adapter)
 
 
 def _plan_content(plan: ConversionPlan) -> dict[str, Any]:
@@ -296,6 +296,9 @@ def verify(
     against: Annotated[
         str | None, typer.Option(help="The source it was made from: report the largest difference of its tensors.")
     ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="With --against: the LoRA adapter that was merged into it.")
+    ] = None,
     prompt: Annotated[
         str | None, typer.Option(help="With --against or --kv-bits: a text to compare predictions on.")
     ] = None,
@@ -314,6 +317,8 @@ def verify(
 
     if prompt is not None and against is None and kv_bits is None:
         raise typer.BadParameter("needs --against: the model to compare with", param_hint="--prompt")
+    if adapter is not None and against is None:
+        raise typer.BadParameter("needs --against: the model it was merged into", param_hint="--adapter")
     if kv_bits is not None and prompt is None:
         raise typer.BadParameter("needs --prompt: a text to compare on", param_hint="--kv-bits")
     path = hub.resolve(directory)
@@ -322,9 +327,9 @@ def verify(
         weights, logits = None, None
         source = path if against is None else hub.find_source(against)
         if against is not None and report.ok:
-            weights = compare_weights(path, source, progress=_stage(bars, "comparing"))
+            weights = compare_weights(path, source, adapter=adapter, progress=_stage(bars, "comparing"))
         if prompt is not None and report.ok:
-            logits = compare_logits(path, source, prompt, kv_bits=kv_bits)
+            logits = compare_logits(path, source, prompt, kv_bits=kv_bits, adapter=adapter)
     if as_json:
         _print_json(_verify_content(report, weights, logits))
     else:
@@ -386,7 +391,7 @@ def _print_report(report: ConversionReport) -> None:
         ("source", f"{report.source} ({report.layout})"),
         ("tensors", str(report.tensors)),
         ("bytes in, out", f"{format_bytes(report.bytes_in)}, {format_bytes(report.bytes_out)}"),
-        *precision_rows(report.as_dict(), verify_command(report.destination, report.source)),
+        *precision_rows(report.as_dict(), verify_command(report.destination, report.source, report.adapter)),
         ("time", f"{report.seconds:.1f} s"),
         ("rate", f"{format_bytes(report.rate)}/s"),
         ("peak memory", format_bytes(report.peak_memory)),

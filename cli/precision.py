@@ -60,9 +60,10 @@ def precision_rows(content: Mapping[str, Any], verify: str) -> list[tuple[str, s
     ]
 
 
-def verify_command(destination: Path, source: str) -> str:
-    """The command that compares a conversion with its source."""
-    return shlex.join(["gptoss", "verify", model_name(destination), "--against", source])
+def verify_command(destination: Path, source: str, adapter: Path | None = None) -> str:
+    """The command that compares a conversion with its source, and with the adapter that was merged."""
+    merged = [] if adapter is None else ["--adapter", str(adapter)]
+    return shlex.join(["gptoss", "verify", model_name(destination), "--against", source, *merged])
 
 
 def model_name(directory: Path) -> str:

@@ -67,15 +67,25 @@ class LogitsComparison:
 
 
 def compare_weights(
-    directory: str | Path, against: str | Path, *, progress: Callable[[int, int], None] | None = None
+    directory: str | Path,
+    against: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Comparison]:
     """Compares the values of two checkpoints, as each stores them, in float32, for each kind of tensor.
+
+    Args:
+        directory: of the first.
+        against: the reference.
+        adapter: the directory of a LoRA adapter that is added to the reference.
+        progress: called with the bytes compared so far and the total.
 
     Raises:
         CheckpointError: either cannot be read.
         ConversionError: their configurations differ.
     """
-    with open_source(directory) as ours, open_source(against) as theirs:
+    with open_source(directory) as ours, open_source(against, adapter) as theirs:
         if ours.config != theirs.config:
             raise ConversionError(
                 f"{against}: config.json describes another model than {directory}; name its source"
@@ -121,7 +131,12 @@ def _are_equal(ours: Values, theirs: Values, begin: int, end: int) -> bool:
 
 
 def compare_logits(
-    directory: str | Path, against: str | Path, text: str, *, kv_bits: int | None = None
+    directory: str | Path,
+    against: str | Path,
+    text: str,
+    *,
+    kv_bits: int | None = None,
+    adapter: str | Path | None = None,
 ) -> LogitsComparison:
     """Runs both models over a text, one after the other, and compares their next-token distributions.
 
@@ -129,6 +144,7 @@ def compare_logits(
         directory: of the first model, in any layout that can be converted.
         against: of the reference; may be the same directory.
         text: the text, of any length.
+        adapter: the directory of a LoRA adapter that is added to the reference.
         kv_bits: 8 lets the first model, and only the first, keep its keys and values in 8 bits.
 
     Raises:
@@ -149,7 +165,7 @@ def compare_logits(
             for ours in _log_probabilities(directory, tokens, kv_bits):
                 file.write(ours.data)
             file.seek(0)
-            for reference in _log_probabilities(against, tokens, None):
+            for reference in _log_probabilities(against, tokens, None, adapter):
                 ours = np.frombuffer(file.read(reference.nbytes), np.float32).reshape(reference.shape)
                 kl.append(np.sum(np.exp(reference) * (reference - ours), axis=-1))
                 agreeing += int(np.sum(np.argmax(ours, axis=-1) == np.argmax(reference, axis=-1)))
@@ -167,10 +183,10 @@ def compare_logits(
 
 
 def _log_probabilities(
-    directory: str | Path, tokens: list[int], kv_bits: int | None
+    directory: str | Path, tokens: list[int], kv_bits: int | None, adapter: str | Path | None = None
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Yields arrays of shape [positions, vocabulary]; frees the model at the end, because two may not fit."""
-    with open_source(directory) as source:
+    with open_source(directory, adapter) as source:
         config = config_of(source.config, source.forms)
         Budget(config=config, device=DeviceInfo.current(), kv_bits=kv_bits, context=len(tokens)).check_load()
         transformer = load_source(source)

@@ -35,6 +35,8 @@ class ConversionReport:
     revision: str | None
     layout: str
     """The source's layout."""
+    adapter: Path | None
+    """The directory of the LoRA adapter that was merged."""
     destination: Path
     target: TargetFormat
     dense: Precision
@@ -67,6 +69,7 @@ class ConversionReport:
             "source": self.source,
             "revision": self.revision,
             "layout": self.layout,
+            "adapter": None if self.adapter is None else str(self.adapter),
             "destination": str(self.destination),
             "target": self.target,
             "dense": self.dense,
@@ -151,6 +154,7 @@ def carry_out(plan: ConversionPlan, *, progress: ConversionProgress | None = Non
         source=plan.reference,
         revision=_revision(plan.source.directory),
         layout=plan.source.layout.name,
+        adapter=plan.adapter,
         destination=target,
         target=plan.target,
         dense=plan.dense,

@@ -90,6 +90,8 @@ def read_adapter(directory: str | Path, config: ModelConfig) -> Adapter:
         CheckpointError: it is damaged, for another model, or changes what is not read here.
     """
     directory = Path(directory)
+    if not (directory / _CONFIG).exists():
+        raise CheckpointError(f"{directory}: has no {_CONFIG}; name the directory of a LoRA adapter")
     settings = read_json(directory / _CONFIG)
     file = adapter_file(directory)
     records = read_header(file)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
 from gptoss_mlx.checkpoint.adapter import read_adapter
+from gptoss_mlx.cli.app import app
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.convert import convert_checkpoint, plan_conversion
 from gptoss_mlx.engine.engine import Engine
@@ -191,6 +195,19 @@ def _write_peft(directory: Path, config: dict[str, Any], **tensors: Any) -> Path
     return directory
 
 
+def test_the_command_that_a_plan_prints_finds_no_difference_from_base_and_adapter(tmp_path: Path) -> None:
+    adapter = _write_peft(tmp_path / "adapter", {})
+    arguments = ["convert", "demo", str(tmp_path / "out"), "--adapter", str(adapter), "--dense", "bf16"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0
+    command = re.search(r"'gptoss (verify .*?)' reports 0", done.stdout)
+    assert command is not None
+    assert "nothing was lost" in CliRunner().invoke(app, shlex.split(command[1])).stdout
+    without = CliRunner().invoke(app, shlex.split(command[1].partition(" --adapter")[0]))
+    assert "nothing was lost" not in without.stdout
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["options"]["adapter"] == "adapter"
+
+
 def test_the_library_applies_an_adapter(tmp_path: Path) -> None:
     adapter = _write_peft(tmp_path / "adapter", {"lora_alpha": 400})
     with Engine(DEMO, adapter=adapter) as changed, Engine(DEMO) as plain:
@@ -235,7 +252,7 @@ def test_what_an_adapter_changes_besides_is_refused(name: str, tmp_path: Path) -
 
 
 def test_a_directory_without_adapter_says_so(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"adapter_config.json: missing"):
+    with pytest.raises(CheckpointError, match=r"has no adapter_config.json; name the directory"):
         read_adapter(tmp_path, ModelConfig.from_directory(DEMO))
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.bin").write_bytes(b"")
