@@ -10,6 +10,8 @@ On a CPU (Linux, 2026-11-26, mlx 0.32.4) predictions were off by:
 
                         bfloat16   float32
     wide                 −1.0 %    −0.1 %
+    wide, experts q8     −0.5 %    −0.1 %
+    wide, experts bf16   −0.2 %    +0.1 %
     wide, chunks of 512  +3.0 %   +11.9 % (the measured peak varies by 10 % between runs)
     wide, long           −0.8 %
     the same, 8 bits     −0.6 %
