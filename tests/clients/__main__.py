@@ -147,7 +147,7 @@ class Environments:
         """
         for name in dict.fromkeys(client.environment for client in clients):
             chosen = [client for client in clients if client.environment == name]
-            packages = [client.package if newest else client.requirement for client in chosen]
+            packages = sorted({client.package if newest else client.requirement for client in chosen})
             upgrade = ["--upgrade"] if newest else []
             print(f"{name}: installing {', '.join(packages)}", file=sys.stderr)
             directory = self._place / name
