@@ -331,8 +331,15 @@ def info(
         str, typer.Argument(help="As for chat; 20b and 120b work without a download.", autocompletion=_describable)
     ] = "20b",
     json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    hostfile: HostfileOption = None,
+    split: SplitOption = None,
 ) -> None:
     """Show a model's architecture, the memory it needs, and whether it fits this machine."""
+    if hostfile is not None:
+        from .hosts import show_shares
+
+        show_shares(model, Path(hostfile), split, as_json=json)
+        return
     from .info import show_info
 
     show_info(model, as_json=json)

@@ -35,7 +35,7 @@ def show_info(reference: str, *, as_json: bool) -> None:
     device = DeviceInfo.current()
     directory = None if reference in RELEASED else resolve(reference)
     config = RELEASED[reference] if directory is None else ModelConfig.from_directory(directory)
-    content = describe(config, device)
+    content = describe(config, device) | {"directory": _place(reference)}
     if directory is None or _is_source(reference, directory, config):
         content["convert"] = describe_conversion(reference, config, device)
     terminal = Terminal(sys.stdout)
@@ -60,6 +60,7 @@ def describe(config: ModelConfig, device: DeviceInfo) -> dict[str, Any]:
             "name": device.name,
             "memory_bytes": device.memory_bytes,
             "gpu_bytes": device.gpu_bytes,
+            "is_mac": device.is_mac,
             "bandwidth": bandwidth,
         },
         "precisions": {
@@ -95,6 +96,14 @@ def _is_source(reference: str, directory: Path, config: ModelConfig) -> bool:
     except ConversionError:
         return False
     return True
+
+
+def _place(reference: str) -> str | None:
+    """The directory of a model on this machine; None if it is not here."""
+    try:
+        return str(resolve(reference))
+    except ModelNotFound:
+        return None
 
 
 def _is_here(reference: str) -> bool:

@@ -20,11 +20,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast, get_args
+from typing import TYPE_CHECKING, Final
 
 from ..errors import GptOssError, InvalidRequest, MachineLost
+from .hosts import checked_split, hosts_of
 from .parameters import IN_THE_CLEAR
 from .screen.spans import DIM, Span
 from .screen.terminal import Terminal
@@ -33,26 +34,14 @@ if TYPE_CHECKING:
     from ..share import Split
     from .settings import Settings
 
-__all__ = ["Host", "hosts_of", "on_machines", "served", "split_of"]
+__all__ = ["on_machines", "served", "split_of"]
 
-_MAX_HOSTFILE: Final = 2**20
 _HEALTH_SECONDS: Final = 3.0
 _ENDING_SECONDS: Final = 10.0
+_WORDS_SECONDS: Final = 5.0
+_SETTLING_SECONDS: Final = 3.0
+"""After an error, until it is clear whether a machine was lost."""
 _STARTING_PORT: Final = 32323
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
-    """A machine of a hostfile."""
-
-    ssh: str
-    """Its name for ssh."""
-    ips: tuple[str, ...]
-
-    @property
-    def is_this_machine(self) -> bool:
-        """Whether ``mlx.launch`` starts its process without ssh."""
-        return self.ssh == "127.0.0.1"
 
 
 def split_of(split: str | None) -> Split | None:
@@ -67,36 +56,7 @@ def split_of(split: str | None) -> Split | None:
     from ..distributed.launched import default_split
 
     default = default_split()
-    return default if default is None or split is None else _checked_split(split)
-
-
-def _checked_split(split: str) -> Split:
-    from ..share import Split
-
-    if split not in get_args(Split):
-        raise InvalidRequest(f"--split is {split!r}; {' or '.join(get_args(Split))} is needed")
-    return cast("Split", split)
-
-
-def hosts_of(path: Path) -> list[Host]:
-    """The machines of a hostfile.
-
-    Raises:
-        InvalidRequest: it cannot be read, or is no hostfile.
-    """
-    from ..files.read import parse_json, read_regular
-
-    try:
-        content: Any = parse_json(read_regular(path, _MAX_HOSTFILE))
-        listed = content["hosts"] if isinstance(content, dict) else content
-        hosts = [Host(ssh=str(entry["ssh"]), ips=tuple(entry.get("ips", ()))) for entry in listed]
-    except OSError as error:
-        raise InvalidRequest(f"{path}: {(error.strerror or str(error)).lower()}; name a hostfile") from error
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidRequest(f"{path}: is no hostfile of mlx.launch; mlx.distributed_config writes one") from error
-    if len(hosts) < 2:
-        raise InvalidRequest(f"{path}: names {len(hosts)} machines; two or more are needed")
-    return hosts
+    return default if default is None or split is None else checked_split(split)
 
 
 @contextlib.contextmanager
@@ -118,7 +78,7 @@ def on_machines(settings: Settings, hostfile: str | None, split: str | None) -> 
     terminal = Terminal(sys.stderr)
     arguments = ["--model", choose_model(settings.model, terminal, interactive=False)]
     if split is not None:
-        arguments += ["--split", _checked_split(split)]
+        arguments += ["--split", checked_split(split)]
     for name in ("context", "kv_bits"):
         if (value := getattr(settings, name)) is not None:
             arguments += [f"--{name.replace('_', '-')}", str(value)]
@@ -213,8 +173,11 @@ class _Launcher:
         Args:
             after: an error that this may have caused; a lost machine may not be known yet.
         """
-        deadline = time.monotonic() + (_ENDING_SECONDS if isinstance(after, GptOssError) and self._ready else 0)
-        while self._lost is None and time.monotonic() < deadline and not self._is_healthy(_HEALTH_SECONDS):
+        began = time.monotonic()
+        while self._lost is None and self._ready and type(after) is GptOssError:
+            passed = time.monotonic() - began
+            if passed > 2 * _ENDING_SECONDS or (passed > _SETTLING_SECONDS and self._is_healthy(_HEALTH_SECONDS)):
+                break
             time.sleep(0.1)
         if self._lost is not None:
             raise MachineLost(self._lost) from after
@@ -245,11 +208,17 @@ class _Launcher:
             failures = 0 if self._is_healthy(_HEALTH_SECONDS) else failures + 1
         if self._ending:
             return
-        self._reader.join(1.0)
+        self._wait_for_words()
         self._lost = self._said() or "machine 0 (this one) has ended, or does not answer"
         time.sleep(1.0)  # in which an answer that was cut off is shown and saved
         if not self._ending:
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def _wait_for_words(self) -> None:
+        """What the first machine has said comes through ssh and mlx.launch, and when they end."""
+        deadline = time.monotonic() + _WORDS_SECONDS
+        while self._said() is None and self._reader.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.1)
 
     def _is_healthy(self, seconds: float) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=seconds)

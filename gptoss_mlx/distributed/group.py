@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
@@ -102,6 +103,7 @@ class Group:
         except (OSError, RuntimeError) as error:  # of the sockets, or of MLX
             raise MachineLost(f"the machines of the group do not find each other ({error})") from error
         if self.leads:
+            self._outlive_the_launcher()
             difference = self._difference(facts)
             self.tell("refused" if difference else "met", difference or self._machines_by_rank())
             if difference:
@@ -301,6 +303,19 @@ class Group:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(LOST_EXIT_CODE)
+
+    def _outlive_the_launcher(self) -> None:
+        """``mlx.launch`` sends SIGTERM as soon as a machine has ended: then this one first says which."""
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(
+                signal.SIGTERM, lambda *_: threading.Thread(target=self._terminated, daemon=True).start()
+            )
+
+    def _terminated(self) -> None:
+        if self._verdict.wait(_LAST_WORDS_SECONDS):
+            time.sleep(3 * _LAST_WORDS_SECONDS)
+        os._exit(LOST_EXIT_CODE if self._lost is not None else 128 + signal.SIGTERM)
 
     def _take(self) -> tuple[int, Message]:
         found = self._heard.get()

@@ -148,8 +148,11 @@ def _cut(tensor: mx.array, record: TensorRecord, cut: _Cut | None, config: Model
     axis, parts = cut
     if math.prod(record.shape[:axis]) <= config.num_local_experts:
         return _read_rows(record, axis, parts)
-    slices = [mx.take(tensor, mx.arange(part.start, part.stop), axis=axis) for part in parts]
-    return mx.concatenate(slices, axis=axis)
+    before = (slice(None),) * axis
+    # Copied, because a slice keeps the whole tensor alive.
+    return mx.contiguous(
+        mx.concatenate([tensor[(*before, slice(part.start, part.stop))] for part in parts], axis=axis)
+    )
 
 
 _NUMPY = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "U8": "u1", "U32": "<u4"}

@@ -14,7 +14,7 @@ from pathlib import Path
 from gptoss_mlx import GptOss
 from tests.groups.launched import started
 
-__all__ = ["Loss", "lose"]
+__all__ = ["Loss", "lose", "runs"]
 
 _WAIT = 60
 
@@ -56,7 +56,7 @@ def lose(model: GptOss, split: str, machines: int, rank: int, sign: signal.Signa
             os.kill(pids[rank], sign)
             lost = next((line for line in lines if line.startswith("lost")), "lost 0 nothing").split(maxsplit=2)
             deadline = time.monotonic() + 10
-            while (left := sum(map(_runs, pids))) and time.monotonic() < deadline:
+            while (left := sum(map(runs, pids))) and time.monotonic() < deadline:
                 time.sleep(0.1)
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
@@ -69,7 +69,7 @@ def lose(model: GptOss, split: str, machines: int, rank: int, sign: signal.Signa
         )
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
     """Whether a process is there and not only waits to be collected."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()

@@ -40,7 +40,7 @@ def started(machines: int, *command: str, **environment: str) -> Iterator[subpro
     """A group while it runs. Whatever is left of it afterwards is killed."""
     process = subprocess.Popen(
         launch_command(machines, *command),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # stays open: without it mlx.launch spins
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -52,7 +52,7 @@ def started(machines: int, *command: str, **environment: str) -> Iterator[subpro
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, 9)
-        process.wait()
+        process.communicate()
 
 
 def launch(machines: int, *command: str, **environment: str) -> str:
