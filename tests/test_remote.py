@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.server
 import json
@@ -124,22 +125,64 @@ def test_what_needs_the_model_here_says_so(scripted: tuple[ScriptedGptOss, Remot
     model.queue(turn(answer("Yes.")))
     chat = remote.chat(max_tokens=9)
     chat.send("Hi")
-    tool = [{"name": "f", "parameters": {"type": "object"}}]
-    for refused in (
-        chat.trace,
-        chat.prefill,
-        lambda: remote.chat(tools=tool).send("Hi"),
-    ):
+    for refused in (chat.trace, chat.prefill):
         with pytest.raises(InvalidRequest, match="needs a model that is loaded on this machine"):
             refused()
     assert len(chat.messages) == 2
+
+
+def test_tools_run_here(demo: tuple[gptoss.GptOss, str]) -> None:
+    def get_weather(city: str) -> str:
+        """Get the weather."""
+        return "rain"
+
+    model, url = demo
+    options: Any = {"tools": [get_weather], "effort": "medium", "temperature": 0}
+    here = model.chat(**options)
+    with connect(url) as remote:
+        there = remote.chat(**options)
+        for question in ("What is the weather in Oslo?", "Who are you?", "What is the weather in Rome?"):
+            expected, reply = here.send(question), there.send(question)
+            assert (reply.text, reply.thinking, reply.tool_calls) == (
+                expected.text,
+                expected.thinking,
+                expected.tool_calls,
+            )
+            assert reply.usage.completion_tokens == expected.usage.completion_tokens
+    assert [message.text for message in there.messages] == [message.text for message in here.messages]
+
+
+def test_calls_that_are_left_to_the_caller_go_on(scripted: tuple[ScriptedGptOss, RemoteModel]) -> None:
+    model, remote = scripted
+    model.queue(turn(think("Look."), call("lamp")), turn(answer("It is on.")), turn(answer("Still.")))
+    lamp = {"name": "lamp", "parameters": {"type": "object"}}
+    chat = remote.chat(tools=[lamp])
+    assert chat.send("Is it on?").finish_reason == "tool_calls"
+    assert [pending.name for pending in chat.pending_calls] == ["functions.lamp"]
+    assert chat.send_results("on").text == "It is on."
+    assert "Look." in model.shown[1]
+    assert chat.send("And now?").text == "Still."
+    assert "functions.lamp to=assistant<|channel|>commentary<|message|>on<|end|>" in model.shown[2]
+
+
+def test_a_call_that_runs_here_is_cancelled(scripted: tuple[ScriptedGptOss, RemoteModel]) -> None:
+    model, remote = scripted
+    model.queue(turn(call("wait")))
+
+    async def wait() -> str:
+        await asyncio.sleep(60)
+        return "done"
+
+    with remote.chat(tools=[wait]).stream("Go") as stream:
+        threading.Timer(0.3, stream.cancel).start()
+        assert stream.finish().finish_reason == "cancelled"
 
 
 def test_errors_are_the_servers(scripted: tuple[ScriptedGptOss, RemoteModel]) -> None:
     model, remote = scripted
     with pytest.raises(InvalidRequest, match="context"):
         remote.chat().send("word " * 140_000)
-    model.queue(turn(call("f")), *[turn(call("f"))] * 9)
+    model.queue(*[turn(call("f"))] * 100)
     assert remote.chat().send("Hi").text == ""
     with listening(ScriptedGptOss(), api_key="right") as url:
         with pytest.raises(InvalidRequest, match="GPTOSS_API_KEY"):
