@@ -107,6 +107,7 @@ def serve(
                 model,
                 tools=options.get("tools", ()),
                 before_call=options.get("before_call"),
+                after_call=options.get("after_call"),
                 effort=settings.effort,
                 hide_thinking=hide_thinking,
                 api_key=address.api_key,

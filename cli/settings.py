@@ -82,6 +82,10 @@ class Settings:
     """Patterns of the tools that run only after a question, whatever ``allow`` says."""
     deny: tuple[str, ...] = ()
     """Patterns of the tools that never run."""
+    max_steps: int = 32
+    """How often the model may generate in one answer; each time but the last it may call tools."""
+    tool_seconds: int = 600
+    """After so long no more calls of an answer begin."""
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -129,6 +133,8 @@ _TYPES: Mapping[str, type] = {
     "allow": tuple,
     "ask": tuple,
     "deny": tuple,
+    "max_steps": int,
+    "tool_seconds": int,
 }
 _KINDS: Mapping[type, str] = {
     str: "text",
@@ -303,6 +309,8 @@ def _checked(name: str, value: Any, where: str) -> Any:
     if choices is not None and value not in choices:
         which = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
         raise InvalidRequest(f"{where} is {short_repr(value)}; {which} is needed")
+    if name in ("max_steps", "tool_seconds") and value < 1:
+        raise InvalidRequest(f"{where} is {value}; a number from 1 on is needed")
     if name in _SAMPLING:
         _check_sampling(name, value, where)
     return value

@@ -8,8 +8,10 @@ from __future__ import annotations
 import fnmatch
 import glob
 import json
+import math
 import queue
 import shlex
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -106,6 +108,13 @@ class Approval:
         self._granted: set[str] = set()
         self._post: Callable[[Question], None] | None = None
         self._waiting: Question | None = None
+        self._seconds = settings.tool_seconds
+        self._ends = math.inf
+        """When no more calls begin, on the monotonic clock."""
+
+    def begin(self) -> None:
+        """An answer begins, and its time for calls."""
+        self._ends = time.monotonic() + self._seconds
 
     def __call__(self, call: ToolCall) -> str | None:
         """None: the call may run. A text: it may not, and the model reads this."""
@@ -113,6 +122,10 @@ class Approval:
         if tool is None:
             return None  # it does not run: the toolbox answers with what is wrong
         name = tool.declared_name
+        if time.monotonic() > self._ends:
+            return (
+                f"Not run: the {self._seconds} s for calls in this answer are used up. Answer with what you know."
+            )
         decision = self.rules.decision(name)
         if decision == "deny":
             return f"Not run: a rule of the user denies {name}. Do not call it again; go on without it."
@@ -125,8 +138,11 @@ class Approval:
                 "without it, and say what you could not do."
             )
         question = self._waiting = Question(tool=tool, arguments=call.arguments, reads_only=self._reads_only(name))
+        asked = time.monotonic()
         self._post(question)
-        return self._settled(name, question.wait())
+        answer = question.wait()
+        self._ends += time.monotonic() - asked  # a person may take their time
+        return self._settled(name, answer)
 
     @contextmanager
     def asks(self, post: Callable[[Question], None]) -> Iterator[None]:

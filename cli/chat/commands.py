@@ -349,6 +349,12 @@ _MODEL = (
         act=actions.trace,
     ),
     Command(
+        name="stop",
+        summary="Stop an answer: type it while the model answers",
+        details="Ctrl-C does the same. What came until then stays.",
+        act=lambda session, _argument: session.say("no answer is generated now"),
+    ),
+    Command(
         name="mcp",
         usage="[on|off|log NAME, reload]",
         summary="Show the servers of MCP and their tools",

@@ -20,6 +20,8 @@ def ending(reply: Reply, max_tokens: int | None) -> str:
         return f"cut off at {max_tokens:,} tokens (finish_reason: length)"
     if reply.finish_reason == "loop":
         return "stopped: the thinking repeated itself (finish_reason: loop)"
+    if reply.finish_reason == "tool_calls":
+        return "stopped: the steps for calls of tools are used up (finish_reason: tool_calls)"
     return "" if reply.text else "no answer: the model wrote no text (finish_reason: stop)"
 
 
@@ -31,4 +33,6 @@ def remedy(reply: Reply, max_tokens: int | None) -> str:
         return "/undo takes a turn back, /new starts a new chat"
     if reply.finish_reason == "length":
         return "/continue goes on, /max-tokens changes the limit"
+    if reply.finish_reason == "tool_calls":
+        return "/continue goes on, the setting max_steps changes the limit"
     return "/retry starts again"

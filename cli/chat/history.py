@@ -27,6 +27,8 @@ __all__ = [
 ]
 
 _TITLE_LENGTH = 60
+_RESULT_ROWS = 10
+"""Of the result of a call, beside the thinking."""
 
 
 def turns(chat: Chat) -> Iterator[tuple[str, str]]:
@@ -77,12 +79,19 @@ def last_answer(chat: Chat) -> str:
 
 
 def last_thoughts(chat: Chat) -> str:
-    """The thinking since the last question; empty: there is none."""
+    """The thinking since the last question, with the calls and the beginnings of their results; empty: there is
+    none."""
     thoughts: list[str] = []
     for message in reversed(chat.messages):
         if message.author.role == "user":
             break
-        if message.channel == "analysis" and message.recipient is None:
+        if message.author.role == "tool":
+            lines = message.text.strip().splitlines()
+            more = [f"… {len(lines) - _RESULT_ROWS:,} more lines"] if len(lines) > _RESULT_ROWS else []
+            thoughts.append("\n".join(["← " + "\n  ".join(lines[:_RESULT_ROWS]), *more]))
+        elif message.callee is not None:
+            thoughts.append(f"→ {message.callee} {message.text}")
+        elif message.channel == "analysis":
             thoughts.append(message.text.strip())
     return "\n\n".join(filter(None, reversed(thoughts)))
 

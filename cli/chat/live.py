@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["TurnView", "show_live"]
 
 TAIL_ROWS = 6
+RESULT_ROWS = 10
+"""Of the result of a call that is written out."""
 _FRAME = 0.05
 """Seconds between frames, at least."""
 _SHARE = 50
@@ -42,10 +44,14 @@ class TurnView:
     Args:
         think: how thinking is shown.
         apart: whether an answer without thinking starts with a blank row.
+        progress: the progress of the call that runs, in a line.
     """
 
-    def __init__(self, think: ThinkMode, *, apart: bool = False) -> None:
+    def __init__(self, think: ThinkMode, *, apart: bool = False, progress: Callable[[], str] = lambda: "") -> None:
         self.think = think
+        self._progress = progress
+        self._called = 0.0
+        """When the call began that runs; 0: none runs."""
         self._apart = apart
         self._section: MarkdownStream | PlainStream | None = None
         self._kind = ""
@@ -82,10 +88,10 @@ class TurnView:
         elif isinstance(event, ToolCall):
             self._begin("tool", width)
             self._line(width, Span("→ ", BLUE), Span(f"{event.name} {event.arguments}", DIM))
-            self._status = f"running {event.name}"
+            self._status, self._called = f"running {event.name.removeprefix('functions.')}", time.monotonic()
         elif isinstance(event, ToolResult):
             self._begin("tool", width)
-            self._line(width, Span("← ", RED if event.error else BLUE), Span(event.output, DIM))
+            self._add_result(event, width)
         elif isinstance(event, Done):
             self._begin("", width)
 
@@ -106,10 +112,28 @@ class TurnView:
                 _spinner(f"thinking {elapsed:.0f} s · Ctrl-T shows it", elapsed),
             ]
         rows = self._section.tail(width, TAIL_ROWS) if self._section is not None else []
+        if not rows and self._kind == "tool" and self._called:
+            running = f"{self._status} {time.monotonic() - self._called:.0f} s · Ctrl-C stops it"
+            return [_spinner(" · ".join(filter(None, (running, self._progress()))), elapsed)]
         if not rows and self._kind in ("", "tool", "thinking"):
             status = "thinking" if self._kind == "thinking" else self._status
             rows = [_spinner(f"{status} {elapsed:.0f} s" if elapsed >= 1 else status, elapsed)]
         return rows
+
+    def _add_result(self, result: ToolResult, width: int) -> None:
+        """The first line of a result, or the first few where thinking is written out; how many it has, and how
+        long it took."""
+        lines = result.output.rstrip().splitlines() or [""]
+        shown = lines[:RESULT_ROWS] if self.expanded else lines[:1]
+        arrow = Span("← ", RED if result.error else BLUE)
+        for number, line in enumerate(shown):
+            self._line(width, Span("  ") if number else arrow, Span(line[: 4 * width], DIM))
+        seconds = time.monotonic() - self._called
+        parts = [f"{len(lines):,} lines"] if len(lines) > len(shown) else []
+        parts += [f"{seconds:.1f} s"] if seconds >= 1 else []
+        if parts:
+            self._push([(Span(f"  {' · '.join(parts)}", DIM),)])
+        self._status, self._called = "working", 0.0
 
     def _add_thinking(self, delta: str, width: int) -> None:
         if self._kind != "thinking":
@@ -186,7 +210,7 @@ def show_live(
     asking = nullcontext() if tools is None else tools.approval.asks(events.put)
     with on_interrupt(interrupted), keyboard.quiet(), terminal.live(), asking:
         fetcher.start()
-        reply = _draw(events, terminal, keyboard, view, ask)
+        reply = _draw(events, terminal, keyboard, view, ask, stream.cancel)
         terminal.rows(view.rows(_width(terminal)))
     fetcher.join()
     return reply
@@ -210,6 +234,7 @@ def _draw(
     keyboard: Keyboard,
     view: TurnView,
     ask: Callable[[Question], None],
+    stop: Callable[[], None],
 ) -> Reply:
     """Frame after frame, until the last event."""
     began = time.monotonic()
@@ -232,6 +257,8 @@ def _draw(
             continue
         for _ in range(keyboard.toggles()):
             view.toggle()
+        if keyboard.stops():
+            stop()
         cost = time.thread_time()
         width = _width(terminal)
         terminal.frame(view.rows(width), view.tail(width, now - began))

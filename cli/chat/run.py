@@ -64,6 +64,7 @@ def answer(request: Request, settings: Settings) -> None:
             sampling=settings.sampling(request.stop),
             **tools.options(err),
         )
+        tools.approval.begin()
         stream = chat.stream(prompt, **form)
         reply = _show(stream, request.form, out, err, settings)
     for line in (*tools.notices(), *tools.approval.remedies):

@@ -312,6 +312,7 @@ class ChatSession:
         """
         if fork is None:
             self.stop_editing()
+        self.tools.approval.begin()
         try:
             reply = self._show_interactive(stream) if self.interactive else self._show_plain(stream)
         finally:
@@ -326,7 +327,7 @@ class ChatSession:
     def _show_interactive(self, stream: Stream) -> Reply:
         from .live import TurnView, show_live
 
-        view, keyboard = TurnView(self.think, apart=True), Keyboard()
+        view, keyboard = TurnView(self.think, apart=True, progress=lambda: self.tools.progress), Keyboard()
         try:
             reply = show_live(stream, self.terminal, keyboard, view, self.tools)
         except KeyboardInterrupt:

@@ -10,10 +10,11 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ...events import ToolCall
+from ...events import ToolCall, ToolResult
+from ...tools.limit import ResultLimit
 from ..screen.spans import DIM, Span
 from ..screen.terminal import Terminal
-from ..settings import Settings
+from ..settings import Settings, data_path
 from .approval import Approval
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Tools:
                 settings.mcp, on_notice=lambda line: self._notices.put(line), on_progress=self._note
             )
         self.approval = Approval(settings, self._found, self._reads_only)
+        self._limit = ResultLimit(data_path("results"))
+        self._max_steps = settings.max_steps
         self.progress = ""
         """Of the call that runs, in a line."""
         self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -65,7 +68,12 @@ class Tools:
         if not self.any:
             return {}
         self._wait(terminal)
-        return {"tools": self._current(), "before_call": self.approval}
+        return {
+            "tools": self._current(),
+            "before_call": self.approval,
+            "after_call": self._after,
+            "max_steps": self._max_steps,
+        }
 
     def changed(self) -> None:
         """The tools are others than before."""
@@ -116,6 +124,10 @@ class Tools:
 
             self._box = ToolBox(self._current())
         return self._box.declared(call.name) if self._box.meant(call.name, call.arguments) == call.name else None
+
+    def _after(self, call: ToolCall, result: ToolResult) -> str | None:
+        self.progress = ""
+        return self._limit(call, result)
 
     def _reads_only(self, name: str) -> bool:
         servers = self.servers.servers if self.servers is not None else ()

@@ -105,6 +105,13 @@ class Keyboard:
         self._typed = self._typed.replace(CTRL_T, "")
         return count
 
+    def stops(self) -> bool:
+        """Whether ``/stop`` was typed, as a line of its own, among the keys that were read."""
+        before, found, after = f"\r{self._typed}".partition("\r/stop\r")
+        if found:
+            self._typed = f"{before}\r{after}"[1:]
+        return bool(found)
+
     def typed(self) -> str:
         """The keys typed ahead, as the terminal sent them: Enter is a carriage return."""
         typed, self._typed = self._typed, ""

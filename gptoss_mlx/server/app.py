@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..arguments import Effort, checked_effort
 from ..chat.prompt import Prompt
 from ..errors import GptOssError
-from ..tools.toolbox import BeforeCall, ToolBox
+from ..tools.toolbox import AfterCall, BeforeCall, ToolBox
 from . import about, anthropic_messages, openai_chat, openai_responses
 from .anthropic_messages import MessagesWriter
 from .errors import Refused
@@ -56,6 +56,7 @@ def create_app(
     max_waiting: int = 64,
     tools: Sequence[Any] = (),
     before_call: BeforeCall | None = None,
+    after_call: AfterCall | None = None,
 ) -> Starlette:
     """The endpoints of OpenAI and Anthropic over a loaded model, as an ASGI app.
 
@@ -71,6 +72,7 @@ def create_app(
         tools: functions that run here, as ``model.chat`` takes them. Every request may call them, beside its own
             tools; clients see neither the calls nor their results.
         before_call: is called with every call of these before it runs and may change or veto it.
+        after_call: is called with every result of these and may change it.
 
     Raises:
         InvalidRequest: an unknown effort. ToolError: a tool that cannot be declared.
@@ -88,7 +90,7 @@ def create_app(
         hide_thinking=hide_thinking,
         max_waiting=max_waiting,
         tools=tools if isinstance(tools, ToolBox) else ToolBox(tools),
-        before_call=before_call,
+        hooks={"before_call": before_call, "after_call": after_call},
     )
 
     @contextlib.asynccontextmanager

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..aio import AsyncStream
 from ..arguments import Effort
-from ..chat.options import MAX_STEPS, ChatSettings
+from ..chat.options import MAX_STEPS, ChatSettings, ToolOptions
 from ..chat.stream import Stream
 from ..chat.turn import Step, Turn
 from ..errors import GptOssError, ModelClosed, OutputError
 from ..events import Done, Event, Preamble, Reply, Text, Thinking, ToolCall, ToolResult
 from ..harmony import Message
-from ..tools.toolbox import BeforeCall, ToolBox
+from ..tools.toolbox import ToolBox
 from .bounded import Bounded
 from .errors import Refused
 from .metrics import Metrics
@@ -48,7 +48,7 @@ class Service:
         hide_thinking: whether no answer shows the analysis.
         max_waiting: the most requests that run or wait at a time.
         tools: those that run here, beside the tools of a request.
-        before_call: of these tools.
+        hooks: the ``before_call`` and ``after_call`` of these tools.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Service:
         hide_thinking: bool,
         max_waiting: int,
         tools: ToolBox,
-        before_call: BeforeCall | None,
+        hooks: ToolOptions,
     ) -> None:
         self.model = model
         self.effort = effort
@@ -70,7 +70,7 @@ class Service:
         self._hides_thinking = hide_thinking
         self._max_waiting = max_waiting
         self._tools = tools
-        self._before_call = before_call
+        self._hooks = hooks
         self._running: set[Answer] = set()
         self._reading: set[asyncio.Timeout] = set()
         self._closing = False
@@ -80,7 +80,7 @@ class Service:
         if not len(self._tools):
             return settings
         tools = settings.toolbox.joined(self._tools)
-        return settings.changed({"tools": tools, "before_call": self._before_call, "max_steps": MAX_STEPS})
+        return settings.changed({"tools": tools, "max_steps": MAX_STEPS, **self._hooks})
 
     def runs(self, name: str) -> bool:
         """Whether the tool of this full name runs here."""

@@ -204,6 +204,55 @@ def test_keys_typed_before_a_question_are_no_answer_to_it(servers: str, home: Pa
     person.wait_for("the user said no")
 
 
+def test_a_call_is_shown_with_its_time_and_its_result_is_folded(servers: str, home: Path) -> None:
+    text = json.dumps({"text": "".join(f"line {number}\n" for number in range(50))})
+    person = start(home, GPTOSS_MCP=servers, GPTOSS_ALLOW="box.*")
+    person.enter(f"call box_echo {text}")
+    person.wait_for("50 lines")
+    person.wait_for_prompt()
+    before = person.text().partition("It says")[0]
+    assert "← line 0" in before
+    assert "← line 1" not in before
+    person.send("\x14")
+    person.wait_for("… 40 more lines")
+    assert "→ functions.box_echo" in person.text()
+    person.enter('call box_wait {"number": 60}')
+    person.wait_for("running box_wait 1 s")
+    person.send("/stop\r")
+    person.wait_for("interrupted")
+    person.wait_for_prompt()
+    assert "/stop" not in person.text()
+    assert person.leave() == 0
+
+
+def test_the_time_for_calls_ends_and_a_person_may_take_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    decides = approval(tool(), tool("files.write"), allow=("files.read",), tool_seconds=10)
+    decides.begin()
+    assert decides(call()) is None
+
+    def slowly(question: Question) -> None:
+        now[0] += 100
+        question.answer(Answer(runs=True))
+
+    with decides.asks(slowly):
+        assert decides(call("files_write")) is None
+    assert decides(call()) is None
+    now[0] += 11
+    assert "the 10 s for calls in this answer are used up" in str(decides(call()))
+    decides.begin()
+    assert decides(call()) is None
+
+
+def test_the_steps_of_an_answer_end(servers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTOSS_MAX_STEPS", "1")
+    script = 'call box_echo {"text": "hi"}\n/continue\n'
+    done = gptoss("chat", "-m", "demo", "--mcp", servers, "--allow", "*", stdin=script)
+    assert "the steps for calls of tools are used up" in done.stderr
+    assert "It says: hi" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("flags", "said", "code"),
     [

@@ -18,7 +18,7 @@ def test_every_command_has_help_and_a_handler() -> None:
     sampling = "temperature top-p top-k min-p seed max-tokens"
     answers = "effort think thinking system retry edit undo continue file copy compare trace stats model"
     conversations = "new chats load history fork rename delete save export"
-    assert set(f"{sampling} {answers} {conversations} mcp help quit".split()) == set(COMMANDS)
+    assert set(f"{sampling} {answers} {conversations} mcp stop help quit".split()) == set(COMMANDS)
     assert all(command.summary for command in COMMANDS.values())
 
 
