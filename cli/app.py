@@ -117,6 +117,10 @@ MCP = Annotated[
     str | None,
     typer.Option("--mcp", metavar="FILE", help="Servers of MCP: the JSON that Claude Desktop and Cursor have."),
 ]
+ToolFile = Annotated[
+    str | None,
+    typer.Option("--tools", metavar="FILE", help="A file of Python: its functions are tools, and run as you."),
+]
 Allow = Annotated[
     list[str] | None,
     typer.Option(metavar="TOOL", help="A tool that runs without a question: time.*; repeatable."),
@@ -181,6 +185,7 @@ def chat(
     hostfile: HostfileOption = None,
     split: SplitOption = None,
     mcp: MCP = None,
+    tools: ToolFile = None,
     allow: Allow = None,
 ) -> None:
     """Chat in the terminal."""
@@ -235,6 +240,7 @@ def run(
     hostfile: HostfileOption = None,
     split: SplitOption = None,
     mcp: MCP = None,
+    tools: ToolFile = None,
     allow: Allow = None,
 ) -> None:
     """Answer one question: the answer on standard output, thinking on standard error."""
@@ -287,6 +293,7 @@ def serve(
     split: SplitOption = None,
     owner: Annotated[int | None, typer.Option(hidden=True, help="End with this process.")] = None,
     mcp: MCP = None,
+    tools: ToolFile = None,
     allow: Allow = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
 ) -> None:

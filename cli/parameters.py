@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 __all__ = ["IN_THE_CLEAR", "CommandGroup", "HostfileOption", "PromptCommand", "SplitOption"]
 
 _TEXTS = frozenset(
-    {"hostfile", "words", "model", "split", "effort", "system", "adapter", "think", "url", "mcp", "allow"}
+    {"hostfile", "words", "model", "split", "effort", "system", "adapter", "think", "url", "mcp", "tools", "allow"}
 )
 """Names of the parameters that are text."""
 IN_THE_CLEAR: Final = "they speak in the clear: use a cable between them, or a network that you trust"

@@ -76,6 +76,8 @@ class Settings:
     """The figures after an answer of ``chat``."""
     mcp: str | None = None
     """The file with the servers of MCP."""
+    tools: str | None = None
+    """A file of Python, whose functions the model may call."""
     allow: tuple[str, ...] = ()
     """Patterns of the tools that run without a question."""
     ask: tuple[str, ...] = ()
@@ -130,6 +132,7 @@ _TYPES: Mapping[str, type] = {
     "url": str,
     "stats_line": str,
     "mcp": str,
+    "tools": str,
     "allow": tuple,
     "ask": tuple,
     "deny": tuple,

@@ -1,4 +1,4 @@
-"""The tools of a session: the servers of MCP that the settings name, and a person's yes before a call.
+"""The tools of a session: servers of MCP and functions that the settings name, and a person's yes before a call.
 
 Knows settings and servers; the chat runs the calls.
 """
@@ -11,11 +11,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ...events import ToolCall, ToolResult
+from ...files.write import as_path
 from ...tools.limit import ResultLimit
 from ..screen.spans import DIM, Span
 from ..screen.terminal import Terminal
 from ..settings import Settings, data_path
 from .approval import Approval
+from .functions import read_functions
 
 if TYPE_CHECKING:
     from ...chat.options import ToolOptions
@@ -33,7 +35,7 @@ class Tools:
         settings: name them, and have the rules.
 
     Raises:
-        InvalidRequest: the file of the servers cannot be read.
+        InvalidRequest: a file cannot be read.
         ToolError: the package for them is not installed.
     """
 
@@ -45,6 +47,7 @@ class Tools:
             self.servers = MCPServers.from_file(
                 settings.mcp, on_notice=lambda line: self._notices.put(line), on_progress=self._note
             )
+        self._functions = [] if settings.tools is None else read_functions(as_path(settings.tools))
         self.approval = Approval(settings, self._found, self._reads_only)
         self._limit = ResultLimit(data_path("results"))
         self._max_steps = settings.max_steps
@@ -57,7 +60,7 @@ class Tools:
     @property
     def any(self) -> bool:
         """Whether there may be tools."""
-        return self.servers is not None
+        return self.servers is not None or bool(self._functions)
 
     def options(self, terminal: Terminal) -> ToolOptions:
         """The options of a chat with these tools.
@@ -100,7 +103,7 @@ class Tools:
     def _current(self) -> list[Any]:
         """The tools now, as a chat takes them."""
         if self._offered is None:
-            self._offered = [] if self.servers is None else list(self.servers.tools)
+            self._offered = [*self._functions, *(() if self.servers is None else self.servers.tools)]
         return self._offered
 
     def _wait(self, terminal: Terminal) -> None:
