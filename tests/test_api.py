@@ -44,7 +44,7 @@ load_async
 """.split()  # noqa: SIM905
 
 SAMPLING = "sampling temperature top_p top_k min_p repetition_penalty seed max_tokens stop stop_loops logit_bias"
-OF_CHAT = "instructions effort tools date before_call after_call max_steps"
+OF_CHAT = "instructions effort date tools before_call after_call max_steps"
 OF_ANSWER = "schema regex choices max_thinking_tokens tool_choice logprobs top_logprobs logits_processor"
 SETTINGS = f"{OF_CHAT} {SAMPLING}"
 ANSWER = f"{OF_ANSWER} {SAMPLING}"

@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from ...events import ToolCall
 from ...files.read import parse_json
 from ..screen.spans import BOLD, DIM, YELLOW, Row, Span, visible, wrap
 from ..screen.terminal import Terminal
 from ..settings import Settings, explain_settings, write_setting
 
 if TYPE_CHECKING:
+    from ...events import ToolCall
     from ...tools.tool import Tool
 
 __all__ = ["Answer", "Approval", "Question", "Rules", "answered", "ask_person", "question_rows"]

@@ -10,7 +10,6 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ...events import ToolCall, ToolResult
 from ...files.write import as_path
 from ...tools.limit import ResultLimit
 from ..screen.spans import DIM, Span
@@ -21,6 +20,7 @@ from .functions import read_functions
 
 if TYPE_CHECKING:
     from ...chat.options import ToolOptions
+    from ...events import ToolCall, ToolResult
     from ...tools.mcp import MCPServers
     from ...tools.tool import Tool
     from ...tools.toolbox import ToolBox

@@ -249,9 +249,13 @@ def lists_options(*options: type) -> Callable[[Verb], Verb]:
 
 
 def _listed(options: type) -> Iterator[tuple[str, Any]]:
-    """The keywords of a TypedDict and their types, those of sampling last."""
-    of_sampling = SamplingOptions.__annotations__
-    yield from sorted(options.__annotations__.items(), key=lambda item: item[0] in of_sampling)
+    """The keywords of a TypedDict and their types: those of a chat, of tools, of an answer and of sampling."""
+    inherited = ToolOptions.__annotations__, AnswerOptions.__annotations__, SamplingOptions.__annotations__
+
+    def place(item: tuple[str, Any]) -> int:
+        return next((number for number, names in enumerate(inherited, 1) if item[0] in names), 0)
+
+    yield from sorted(options.__annotations__.items(), key=place)
 
 
 def sampling_of(options: Mapping[str, Any], default: SamplingParams) -> SamplingParams:

@@ -10,11 +10,13 @@ import itertools
 import re
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..errors import GptOssError
-from ..events import ToolCall, ToolResult
 from ..files.write import private_directory, write_text
+
+if TYPE_CHECKING:
+    from ..events import ToolCall, ToolResult
 
 __all__ = ["ResultLimit"]
 
