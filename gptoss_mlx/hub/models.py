@@ -199,7 +199,7 @@ def _unknown(reference: str, path: Path) -> str:
     if not reference:
         return "no model is named; try: demo, or get one with: gptoss convert 20b"
     if path.exists():
-        return f"{reference}: is not a directory, nor a GGUF file; name the directory that contains config.json"
+        return f"{reference}: is neither a directory nor a GGUF file; name the directory that contains config.json"
     if _NAME.fullmatch(reference):
         return f"{reference}: no model of that name here; see 'gptoss models', or get one: gptoss convert 20b"
     return (

@@ -345,7 +345,7 @@ def test_an_existing_path_with_one_slash_is_no_repository(tmp_path: Path, monkey
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b").write_text("not a model")
     assert hub.repository_of("a/b") is None
-    with pytest.raises(GptOssError, match="a/b: is not a directory, nor a GGUF file"):
+    with pytest.raises(GptOssError, match="a/b: is neither a directory nor a GGUF file"):
         hub.find_source("a/b")
 
 
