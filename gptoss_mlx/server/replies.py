@@ -20,6 +20,7 @@ __all__ = ["EventStream", "refusal", "while_connected"]
 
 Result = TypeVar("Result")
 _KEEP_ALIVE_SECONDS: Final = 10.0
+_STALLED_SECONDS: Final = 60.0
 _RETRY_SECONDS: Final = "5"
 
 
@@ -77,7 +78,8 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with contextlib.suppress(ClientDisconnect):
+            # A client that reads nothing any more must not keep its place.
+            with contextlib.suppress(ClientDisconnect, TimeoutError):
                 await while_connected(receive, self._sent(send))
         finally:
             await self._answer.close()
@@ -96,7 +98,8 @@ class EventStream(Response):
                 if done:
                     following = None
                 text = self._answer.writer.keep_alive if frame is None else frame.encoded()
-                await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                async with asyncio.timeout(_STALLED_SECONDS):
+                    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             if following is not None:

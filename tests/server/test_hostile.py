@@ -167,3 +167,13 @@ def test_a_slow_client_does_not_keep_others_waiting() -> None:
             body = json.dumps(MESSAGES.body(MESSAGES.user("Go"), (), None)).encode()
             third.sendall(http(MESSAGES.path, body))
             assert third.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_that_reads_nothing_does_not_keep_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gptoss_mlx.server.replies._STALLED_SECONDS", 0.3)
+    model = ScriptedGptOss(endless(" and so on" * 200))
+    with listening(model) as url, connected(url) as connection:
+        body = json.dumps(CHAT.body(CHAT.user("Go"), (), None) | {"stream": True}).encode()
+        connection.sendall(http(CHAT.path, body))
+        assert eventually(lambda: model.running == 1)
+        assert eventually(lambda: model.running == 0, 30)
