@@ -82,6 +82,11 @@ class Group:
         """Whether this process decides and speaks."""
         return self.rank == 0
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether a machine was lost."""
+        return self._lost is not None
+
     def meet(self, facts: Mapping[str, Any], device: DeviceInfo) -> list[DeviceInfo]:
         """Connects the machines with each other.
 

@@ -87,6 +87,11 @@ class Team:
         """Whether this machine decides and speaks."""
         return self._group.leads
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether a machine was lost, so that nothing can be computed any more."""
+        return self._group.is_lost
+
     def store(
         self, make_cache: Callable[[], PromptCache], cache_bytes: Callable[[int], int], snapshot_bytes: int
     ) -> CacheStore:

@@ -223,9 +223,11 @@ class ModelRunner:
             return
         self._worker.close()
         self._steps = None
-        self.store.clear()
         if self._team is not None:
             self._team.close()
+            if self._team.is_lost:  # MLX may wait for a lost machine without end
+                return
+        self.store.clear()
         self._release_memory()
         mx.clear_cache()
 
