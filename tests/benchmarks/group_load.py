@@ -3,6 +3,9 @@
 python -m tests.benchmarks.group_load [--layers 4] [--machines 2]
 
 Each share is loaded in a process of its own. Its peak must be at most the share and the largest tensor.
+
+2026-11-26, four layers (4.2 GB), two machines, in GB: shares of 2.11; MLX's peak 2.12 and 3.27 (pipeline), 2.69
+(tensor); growth of the process 2.07 and 3.23, 3.22; limit 3.27.
 """
 
 from __future__ import annotations
