@@ -121,6 +121,10 @@ ToolFile = Annotated[
     str | None,
     typer.Option("--tools", metavar="FILE", help="A file of Python: its functions are tools, and run as you."),
 ]
+PythonCommand = Annotated[
+    str | None,
+    typer.Option("--python", metavar="COMMAND", help="Starts Python for the model's code, and isolates it."),
+]
 Allow = Annotated[
     list[str] | None,
     typer.Option(metavar="TOOL", help="A tool that runs without a question: time.*; repeatable."),
@@ -186,6 +190,7 @@ def chat(
     split: SplitOption = None,
     mcp: MCP = None,
     tools: ToolFile = None,
+    python: PythonCommand = None,
     allow: Allow = None,
 ) -> None:
     """Chat in the terminal."""
@@ -241,6 +246,7 @@ def run(
     split: SplitOption = None,
     mcp: MCP = None,
     tools: ToolFile = None,
+    python: PythonCommand = None,
     allow: Allow = None,
 ) -> None:
     """Answer one question: the answer on standard output, thinking on standard error."""
@@ -294,6 +300,7 @@ def serve(
     owner: Annotated[int | None, typer.Option(hidden=True, help="End with this process.")] = None,
     mcp: MCP = None,
     tools: ToolFile = None,
+    python: PythonCommand = None,
     allow: Allow = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
 ) -> None:

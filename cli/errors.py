@@ -168,7 +168,11 @@ def _report_usage(error: Exception) -> None:
     """Report a wrong use of the command line, unless help has been shown instead."""
     context = getattr(error, "ctx", None)
     message = error.format_message() if hasattr(error, "format_message") else ""
-    if message and type(error).__name__ != "NoArgsIsHelpError":
+    if getattr(error, "option_name", None) == "--python":
+        from ..tools.python import missing_command
+
+        _report(missing_command())
+    elif message and type(error).__name__ != "NoArgsIsHelpError":
         message = message.replace("Value error, ", "").rstrip(".")
         see = " See" if message.endswith("?") else "; see"
         help_ = f"{see} {context.command_path} --help" if context is not None else ""

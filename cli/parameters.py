@@ -16,7 +16,10 @@ from typer.core import TyperCommand, TyperGroup
 __all__ = ["IN_THE_CLEAR", "CommandGroup", "HostfileOption", "PromptCommand", "SplitOption"]
 
 _TEXTS = frozenset(
-    {"hostfile", "words", "model", "split", "effort", "system", "adapter", "think", "url", "mcp", "tools", "allow"}
+    {
+        *("words", "model", "effort", "system", "adapter", "think", "url", "hostfile", "split"),
+        *("mcp", "tools", "python", "allow"),
+    }
 )
 """Names of the parameters that are text."""
 IN_THE_CLEAR: Final = "they speak in the clear: use a cable between them, or a network that you trust"

@@ -78,6 +78,8 @@ class Settings:
     """The file with the servers of MCP."""
     tools: str | None = None
     """A file of Python, whose functions the model may call."""
+    python: str | None = None
+    """The command that starts Python for the model's code."""
     allow: tuple[str, ...] = ()
     """Patterns of the tools that run without a question."""
     ask: tuple[str, ...] = ()
@@ -133,6 +135,7 @@ _TYPES: Mapping[str, type] = {
     "stats_line": str,
     "mcp": str,
     "tools": str,
+    "python": str,
     "allow": tuple,
     "ask": tuple,
     "deny": tuple,

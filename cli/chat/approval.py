@@ -129,8 +129,8 @@ class Approval:
         decision = self.rules.decision(name)
         if decision == "deny":
             return f"Not run: a rule of the user denies {name}. Do not call it again; go on without it."
-        if decision == "allow" or name in self._granted:
-            return None
+        if decision == "allow" or name in self._granted or (tool.builtin is not None and decision is None):
+            return None  # who gave the command of a built-in tool said yes to it
         if self._post is None:
             self.refused[name] = decision
             return (

@@ -1,4 +1,4 @@
-"""The tools of a session: servers of MCP and functions that the settings name, and a person's yes before a call.
+"""The tools of a session: servers of MCP, functions and Python that the settings name, and a person's yes.
 
 Knows settings and servers; the chat runs the calls.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import queue
 import time
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ...files.write import as_path
-from ...tools.limit import ResultLimit
 from ..screen.spans import DIM, Span
 from ..screen.terminal import Terminal
 from ..settings import Settings, data_path
@@ -21,6 +21,7 @@ from .functions import read_functions
 if TYPE_CHECKING:
     from ...chat.options import ToolOptions
     from ...events import ToolCall, ToolResult
+    from ...tools.limit import ResultLimit
     from ...tools.mcp import MCPServers
     from ...tools.tool import Tool
     from ...tools.toolbox import ToolBox
@@ -47,9 +48,15 @@ class Tools:
             self.servers = MCPServers.from_file(
                 settings.mcp, on_notice=lambda line: self._notices.put(line), on_progress=self._note
             )
-        self._functions = [] if settings.tools is None else read_functions(as_path(settings.tools))
+        self._functions: list[Any] = [] if settings.tools is None else read_functions(as_path(settings.tools))
+        self._open = ExitStack()
+        if settings.python is not None:
+            from ...tools.python import python_tool
+
+            tool = python_tool(settings.python, data_path("figures"))
+            self._functions = [self._open.enter_context(tool), *self._functions]
         self.approval = Approval(settings, self._found, self._reads_only)
-        self._limit = ResultLimit(data_path("results"))
+        self._limit: ResultLimit | None = None
         self._max_steps = settings.max_steps
         self.progress = ""
         """Of the call that runs, in a line."""
@@ -97,6 +104,7 @@ class Tools:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._open.close()
         if self.servers is not None:
             self.servers.close()
 
@@ -129,7 +137,10 @@ class Tools:
         return self._box.declared(call.name) if self._box.meant(call.name, call.arguments) == call.name else None
 
     def _after(self, call: ToolCall, result: ToolResult) -> str | None:
+        from ...tools.limit import ResultLimit
+
         self.progress = ""
+        self._limit = self._limit or ResultLimit(data_path("results"))
         return self._limit(call, result)
 
     def _reads_only(self, name: str) -> bool:

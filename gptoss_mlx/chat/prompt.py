@@ -48,6 +48,8 @@ class Prompt:
     instructions: str | None = None
     date: str | None = None
     tools: tuple[ToolNamespace, ...] = ()
+    builtins: tuple[ToolNamespace, ...] = ()
+    """The tools that the model was trained with; these are in the system message."""
     response_format: ResponseFormat | None = None
 
     @classmethod
@@ -59,12 +61,17 @@ class Prompt:
             instructions=settings.instructions,
             date=settings.date,
             tools=settings.toolbox.namespaces(),
+            builtins=settings.toolbox.builtins(),
         )
 
     @property
     def conversation(self) -> Conversation:
         """The whole prompt as harmony's messages."""
-        system = SystemContent(reasoning_effort=ReasoningEffort(self.effort), conversation_start_date=self.date)
+        system = SystemContent(
+            reasoning_effort=ReasoningEffort(self.effort),
+            conversation_start_date=self.date,
+            tools=self.builtins,
+        )
         head = [Message.system(system)]
         developer = DeveloperContent(
             instructions=self.instructions or None,

@@ -348,7 +348,7 @@ class Turn:
             if not text and tool is None:
                 continue
             channel = message.channel or (Channel.FINAL if tool is None else Channel.COMMENTARY)
-            if tool in tools.names:
+            if tool in tools.schemas:
                 channel = Channel.COMMENTARY
             if stop is not None and tool is None and channel is not Channel.ANALYSIS:
                 text, truncated, stop = text.partition(stop)[0], False, None

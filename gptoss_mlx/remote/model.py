@@ -107,6 +107,8 @@ class RemoteChat(Chat):
     ) -> RemoteTurn:
         if unfinished is not None:
             raise InvalidRequest(f"to continue an answer {_HERE}; /retry asks again")
+        if settings.toolbox.builtins():
+            raise InvalidRequest(f"the tool python {_HERE}")
         model: Any = self.model
         return RemoteTurn(model.respond, self._count, settings, messages, step)
 

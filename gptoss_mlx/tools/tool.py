@@ -16,7 +16,7 @@ import pydantic
 
 from ..errors import RenderError, ToolError
 from ..files.read import short_repr
-from ..harmony import ToolDescription
+from ..harmony import ToolDescription, ToolNamespace
 from .signature import ArgumentCheck, check_by_schema, declare_function, declare_type
 
 __all__ = ["FUNCTIONS", "MAX_NAME", "Tool", "as_tool"]
@@ -62,6 +62,9 @@ class Tool:
     """The name as it was declared, if harmony does not allow it; by default ``name``."""
     namespace: str = FUNCTIONS
     """The harmony namespace in which the tool is declared; the model calls it as ``NAMESPACE.NAME``."""
+    builtin: ToolNamespace | None = None
+    """The declaration of a tool that the model was trained with, for the system message. The model calls it by its
+    name alone, with text that the function takes, and its calls stay on the channel that the model chose."""
 
     def __post_init__(self) -> None:
         for part, value in (("function", self.function), ("check", self.check)):
@@ -69,6 +72,8 @@ class Tool:
                 raise ToolError(
                     f"tool {self.name!r}: {part} is {short_repr(value)}, which cannot be called; give a function"
                 )
+        if self.check is None and self.builtin is not None:
+            object.__setattr__(self, "check", lambda text: {"code": text})
         if self.check is None:
             if self.parameters is None and self.function is not None:
                 declared = declare_function(self.function, str(self.name))
@@ -87,7 +92,7 @@ class Tool:
             >>> Tool(name="lamp").recipient
             'functions.lamp'
         """
-        return f"{self.namespace}.{self.name}"
+        return self.name if self.builtin is not None else f"{self.namespace}.{self.name}"
 
     def description_for_harmony(self) -> ToolDescription:
         """The declaration that the model reads.

@@ -140,8 +140,8 @@ b: this argument is missing
 
     @property
     def schemas(self) -> dict[str, Mapping[str, Any] | None]:
-        """The schema of each tool's arguments, by the names under which the tools are called."""
-        return {name: tool.parameters for name, tool in self._tools.items()}
+        """The schema of each function's arguments, by the names under which the functions are called."""
+        return {name: tool.parameters for name, tool in self._tools.items() if tool.builtin is None}
 
     @property
     def names(self) -> frozenset[str]:
@@ -179,11 +179,17 @@ b: this argument is missing
         made = []
         for name, description in self._descriptions.items():
             tools = tuple(
-                tool.description_for_harmony() for tool in self._tools.values() if tool.namespace == name
+                tool.description_for_harmony()
+                for tool in self._tools.values()
+                if tool.namespace == name and tool.builtin is None
             )
             if tools:
                 made.append(ToolNamespace(name=name, description=description, tools=tools))
         return tuple(made)
+
+    def builtins(self) -> tuple[ToolNamespace, ...]:
+        """The tools that the model was trained with, for the system message."""
+        return tuple(tool.builtin for tool in self._tools.values() if tool.builtin is not None)
 
     def call(
         self,

@@ -2,9 +2,9 @@
 
 ``python tests/cli/fake_gptoss.py chat -m demo`` behaves as ``gptoss`` would. The answer to a question is the
 question itself, ``think N`` thinks in N pieces first, ``silent N`` only thinks, ``aside`` answers in a preamble,
-``prefill N`` reads in N steps, ``call TOOL ARGUMENTS`` calls a tool and then answers with its result, ``file
-PATH`` answers with a file of the home directory, ``fail`` fails. The pieces, of seven characters each, come
-every ``GPTOSS_FAKE_DELAY`` seconds.
+``prefill N`` reads in N steps, ``call TOOL ARGUMENTS`` calls a tool and then answers with its result, ``python
+CODE`` too, ``file PATH`` answers with a file of the home directory, ``fail`` fails. The pieces, of seven
+characters each, come every ``GPTOSS_FAKE_DELAY`` seconds.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class FakeModel(ScriptedModel):
         if words == ["fail"]:
             channel.items.put(ZeroDivisionError("of the script"))
         left = sampling.max_tokens or 1 << 30
-        if words[:1] == ["call"]:
+        if words[:1] in (["call"], ["python"]):
             pieces = iter([_called(question, text)])
         else:
             pieces = _pieces(question, words, begun=not text.endswith("<|start|>assistant"))
@@ -99,6 +99,8 @@ def _called(question: str, prompt: str) -> str:
     last = prompt.rpartition("<|message|>")[2].partition("<|end|>")[0]
     if last != question:
         return f"<|channel|>final<|message|>It says: {last}<|return|>"
+    if question.startswith("python "):
+        return f"<|channel|>analysis to=python code<|message|>{question.removeprefix('python ')}<|call|>"
     _, tool, arguments = question.split(" ", 2)
     return f"<|channel|>commentary to=functions.{tool} <|constrain|>json<|message|>{arguments}<|call|>"
 

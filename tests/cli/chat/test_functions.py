@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 from gptoss_mlx.cli.chat.functions import read_functions
 from gptoss_mlx.errors import InvalidRequest
+from gptoss_mlx.tools.python import RECIPES
 from tests.cli.program import gptoss
 
 FILE = '''
@@ -79,4 +82,21 @@ def test_functions_run_under_the_rules(home: Path, file: Path) -> None:
     assert (
         "It says: later"
         in gptoss("run", "call later {}", "-m", "demo", "--tools", str(file), "--allow", "l*").stdout
+    )
+
+
+def test_python_without_a_command_is_refused_with_recipes(home: Path) -> None:
+    for words in (("--python", ""), ("--python",)):
+        done = gptoss("run", "Hi", "-m", "demo", *words)
+        assert done.returncode == 2
+        assert all(recipe in done.stderr for recipe in RECIPES)
+
+
+def test_the_command_of_python_is_the_yes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = f"{shlex.quote(sys.executable)} -S"
+    done = gptoss("run", "python 6*7", "-m", "demo", "--python", command)
+    assert "It says: 42" in done.stdout
+    monkeypatch.setenv("GPTOSS_DENY", "python")
+    assert (
+        "a rule of the user denies python" in gptoss("run", "python 6*7", "-m", "demo", "--python", command).stdout
     )
