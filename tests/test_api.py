@@ -104,7 +104,7 @@ SIGNATURES = {
     "AsyncChat.save": "self path",
     "AsyncStream.finish": "self",
     "AsyncStream.aclose": "self",
-    "Tool": "name description parameters function check declared_name namespace",
+    "Tool": "name description parameters function check declared_name namespace builtin",
     "SamplingParams": SAMPLING.removeprefix("sampling "),
 }
 OPTIONS = set(OF_ANSWER.split())

@@ -53,7 +53,11 @@ def _rows(server: Server, width: int) -> list[Row]:
     """A server and its tools, one in a row."""
     count = f"{len(server.tools)} tools" if server.state == "ready" else server.state
     style = RED if server.state == "failed" else DIM
-    reason = f": {server.reason}; /mcp log {server.name} shows what it wrote" if server.reason else ""
+    reason = (
+        f": {server.reason}; /mcp log {server.name} shows what it wrote, /mcp on {server.name} starts it"
+        if server.reason
+        else ""
+    )
     rows = [(Span(server.name, BOLD), Span(f"  {count}{reason}", style))]
     for tool in server.tools:
         hint = " (only reads, it says)" if tool.declared_name in server.read_only else ""

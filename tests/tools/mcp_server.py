@@ -1,10 +1,10 @@
 """A server of MCP over its pipes, without a package: starts fast, and does to a client what others would not.
 
-``python mcp_server.py MODE``: ``plain`` has well-behaved tools and some that fail in every way; ``hostile`` lists
-what forges, escapes and floods; ``silent`` answers nothing; ``endless`` writes a line without an end; ``stubborn``
-ends neither at the end of its input nor at SIGTERM, and has a child that does not either; ``crashes`` ends at its
-first call, each time; ``deep`` lists a schema of 800 levels, ``odd`` one
-of no object; ``noisy`` writes text between its messages, and much to standard error.
+``python mcp_server.py MODE``: ``plain`` has well-behaved tools and some that fail in every way; ``hostile``
+lists what forges, escapes and floods; ``silent`` answers nothing; ``endless`` writes a line without an end;
+``stubborn`` ends neither at the end of its input nor at SIGTERM, and has a child that does not either;
+``leaves`` ends and leaves such a child; ``crashes`` ends at its first call, each time; ``deep`` lists a schema
+of 800 levels, ``odd`` one of no object; ``noisy`` writes text between its messages, and much to standard error.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ for _ in range(40 if "deep" not in sys.argv else 400):
 HOSTILE: list[dict[str, Any]] = [
     {"name": f"{FORGED}", "description": FORGED, "inputSchema": {"type": "object", "description": FORGED}},
     {"name": "n" * 100_000, "description": "d" * 1_000_000, "inputSchema": NOTHING},
-    {"name": "schema", "inputSchema": {"type": "object", "properties": {f"p{n}": TEXT for n in range(5000)}}},
+    {"name": "schema", "inputSchema": {"type": "object", "properties": {f"p{n}": TEXT for n in range(1000)}}},
     {"name": "deep", "inputSchema": DEEP},
     {"name": "pattern", "inputSchema": {"type": "object", "properties": {"a": {"pattern": "(a+)+$"}}}},
     {"name": "twice", "inputSchema": NOTHING},
@@ -137,6 +137,7 @@ def answer(message: dict[str, Any]) -> None:
 def main() -> None:
     if MODE == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if MODE in ("stubborn", "leaves"):
         subprocess.Popen([sys.executable, "-c", STUBBORN])
     for line in sys.stdin:
         if MODE == "silent":

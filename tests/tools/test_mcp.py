@@ -155,7 +155,7 @@ def test_a_server_that_dies_is_said_and_started_again_once() -> None:
         assert [output.partition("crashes_echo: ")[2] for output in outputs] == [
             "the server crashes ended during the call; it may have done a part of it",
             "the server crashes ended during the call; it may have done a part of it",
-            "the server crashes is failed: it ended",
+            "the server crashes failed: it ended",
         ]
         assert notices == [
             "crashes: the server ended; it is started again",
@@ -210,9 +210,10 @@ def test_kills_and_cancellations_leave_no_process_thread_or_file() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_server_that_will_not_end_is_killed_with_what_it_started() -> None:
-    with servers("stubborn") as started:
-        leader = int(call(ToolBox(started.tools), "stubborn_pid").output)
+@pytest.mark.parametrize("mode", ["stubborn", "leaves"])
+def test_a_server_that_will_not_end_is_killed_with_what_it_started(mode: str) -> None:
+    with servers(mode) as started:
+        leader = int(call(ToolBox(started.tools), f"{mode}_pid").output)
         assert len(group(leader)) == 2
     assert not group(leader)
 
@@ -282,6 +283,7 @@ def test_hostile_declarations_are_bounded_and_forge_nothing() -> None:
     assert len(box.names) == len(tools)
     assert all(len(tool.name) <= 64 and len(tool.description) <= 4097 for tool in tools)
     assert all(len(tool.declared_name) <= 240 for tool in tools)
+    assert all(len(json.dumps(tool.parameters)) < 33_000 for tool in tools)
     assert len(model.shown[0]) < 300_000
     honest = ScriptedModel(called("f"), ANSWER)
     honest.chat(tools=[{"name": "f", "parameters": {"type": "object"}, "function": lambda: "x"}]).send("Go")

@@ -112,7 +112,8 @@ class Connection:
         await self.settled.wait()
         client = self._client
         if client is None:
-            raise ToolError(f"the server {self.entry.name} is {self.state}{self._because}")
+            state = "is off" if self.state == "off" else f"failed: {self.reason}"
+            raise ToolError(f"the server {self.entry.name} {state}")
         try:
             result = await client.call_tool(
                 tool, dict(arguments), self._seconds, functools.partial(self._progress, name)
@@ -126,10 +127,6 @@ class Connection:
         if result.is_error:
             raise ToolError(text or "the tool failed and gave no reason")
         return text
-
-    @property
-    def _because(self) -> str:
-        return f": {self.reason}" if self.reason else ""
 
     def _failure(self, error: MCPError) -> str:
         if error.code == protocol.CONNECTION_CLOSED:

@@ -57,7 +57,7 @@ class Log:
     @property
     def text(self) -> str:
         """At most the last 64 K characters. From any thread."""
-        return "".join(self._parts.copy())[-_LOG_CHARACTERS:]
+        return "".join(self._parts.copy())
 
 
 @asynccontextmanager
