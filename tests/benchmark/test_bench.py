@@ -74,6 +74,8 @@ SCHEMA = closed(
         python=TEXT,
         mlx=TEXT,
         date=TEXT,
+        machines=COUNT,
+        split={"enum": [None, "pipeline", "tensor"]},
     ),
     plan=closed(depths=each(COUNT), tokens=COUNT, rounds=COUNT, turns=COUNT),
     skipped=each(closed(depth=COUNT, reason=TEXT)),
