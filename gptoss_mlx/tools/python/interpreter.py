@@ -15,9 +15,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from ...errors import ToolError
 from . import driver
@@ -104,14 +104,14 @@ class Interpreter:
         self._process = process
         assert process.stdout is not None
         assert process.stderr is not None
-        for function, stream in ((_read_frames, process.stdout), (self._read_errors, process.stderr)):
-            arguments = (stream, self._frames) if function is _read_frames else (stream,)
-            threading.Thread(target=function, args=arguments, name="gptoss-python", daemon=True).start()
+        _started(_read_frames, process.stdout, self._frames)
+        errors = _started(self._read_errors, process.stderr)
         text = f"{inspect.getsource(driver)}\nrun()\n"
         encoded = base64.b64encode(text.encode()).decode()
         self._write_line(process, f"exec(__import__('base64').b64decode('{encoded}').decode())\n")
         if self._next(_START_SECONDS)[0] != b"G":
             self.kill()
+            errors.join(_INTERRUPT_SECONDS)  # what it said last may not be read yet
             said = " ".join(bytes(self._errors).decode(errors="replace").replace(">>>", "").split())[-500:]
             raise ToolError(f"{' '.join(self._command[:-3])[:200]} starts no Python: {said or 'it ended'}")
         return process
@@ -200,6 +200,13 @@ class _Collected:
     def text(self) -> str:
         middle = f"\n[… {self._left:,} bytes are left out here …]\n".encode() if self._left else b""
         return bytes(self._head + middle + self._tail).decode(errors="replace")
+
+
+def _started(function: Callable[..., None], *arguments: Any) -> threading.Thread:
+    """A thread that runs a function."""
+    thread = threading.Thread(target=function, args=arguments, name="gptoss-python", daemon=True)
+    thread.start()
+    return thread
 
 
 def _read_frames(stdout: IO[bytes], frames: queue.Queue[tuple[bytes, bytes]]) -> None:
