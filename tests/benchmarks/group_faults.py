@@ -4,8 +4,8 @@ python -m tests.benchmarks.group_faults [--kills 100] [--stops 20]
 
 Every loss must be named by the leader within 10 seconds, with no process left and a saved chat that can be read.
 
-2026-11-26, on a busy machine: 25 kills, named after at most 0.34 s; 6 stops, after at most 5.93 s; none unnamed,
-no process left, no chat unreadable.
+2026-11-26, on a busy machine: of 100 kills 99 were named, after at most 0.24 s, and one was not; 20 stops were all
+named, after at most 6.0 s. No process was left and no chat unreadable.
 """
 
 from __future__ import annotations
