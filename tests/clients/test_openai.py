@@ -226,10 +226,16 @@ def test_the_demo_writes_the_form_that_is_asked_for(demo_client: openai.OpenAI) 
         response_format=City,
         reasoning_effort="low",
         max_completion_tokens=2000,
+        temperature=0,
     )
     assert isinstance(completion.choices[0].message.parsed, City)
     with demo_client.responses.stream(
-        model=MODEL, input="Oslo has 4 degrees.", text_format=City, reasoning={"effort": "low"}, tools=[FLAT]
+        model=MODEL,
+        input="Oslo has 4 degrees.",
+        text_format=City,
+        reasoning={"effort": "low"},
+        tools=[FLAT],
+        temperature=0,
     ) as stream:
         response = stream.get_final_response()
     calls = [item for item in response.output if item.type == "function_call"]
