@@ -134,6 +134,7 @@ def test_a_key_may_be_sent_in_either_way() -> None:
 def test_the_demo_answers(demo_url: str) -> None:
     with anthropic.Anthropic(base_url=demo_url, api_key="none", max_retries=0) as client:
         message = client.messages.create(
-            **asked(messages=[{"role": "user", "content": "How many layers does gpt-oss-20b have?"}])
+            **asked(messages=[{"role": "user", "content": "How many layers does gpt-oss-20b have?"}]),
+            extra_body={"temperature": 0},
         )
     assert "24" in message.content[-1].text
