@@ -78,7 +78,7 @@ def serve(
             f"--host {address.host} lets other machines ask; give --api-key KEY, or set GPTOSS_API_KEY, so that "
             "only requests with that key are answered"
         )
-    out, err = Terminal(sys.stdout), Terminal(sys.stderr)
+    err = Terminal(sys.stderr)
     reference = choose_model(settings.model, err, interactive=False)
     from .. import load
     from ..distributed.launched import launched
@@ -114,20 +114,24 @@ def serve(
                 hosts=(address.host,) if address.is_local else None,
                 origins=address.origins,
             )
-
-            def ready() -> None:
-                if not quiet:
-                    _log_to_stderr()
-                    first, *rest = welcome(url, model, with_key=address.api_key is not None).splitlines()
-                    out.line(first, BOLD)
-                    for line in rest:  # as they are, because they are there to be copied
-                        out.line(line, DIM)
-
-            ended_by = run(app, listener, ready)
+            text = "" if quiet else welcome(url, model, with_key=address.api_key is not None)
+            ended_by = run(app, listener, lambda: _announce(text))
     if lost:
         raise lost[0]
     if ended_by == signal.SIGINT:
         raise typer.Exit(INTERRUPTED)
+
+
+def _announce(text: str) -> None:
+    """Shows what to paste where, and from now on a line for each request; without a text nothing."""
+    if not text:
+        return
+    _log_to_stderr()
+    out = Terminal(sys.stdout)
+    first, *rest = text.splitlines()
+    out.line(first, BOLD)
+    for line in rest:  # as they are, because they are there to be copied
+        out.line(line, DIM)
 
 
 def _end_after(lost: list[MachineLost], error: MachineLost) -> None:

@@ -25,13 +25,16 @@ from ..arguments import Effort, checked_effort
 from ..chat.prompt import Prompt
 from ..errors import GptOssError
 from ..tools.toolbox import AfterCall, BeforeCall, ToolBox
-from . import about, anthropic_messages, openai_chat, openai_responses
+from .about import model_entry, model_list, model_names, ollama_tags, welcome
 from .anthropic_messages import MessagesWriter
+from .anthropic_messages import read as read_messages
 from .errors import Refused
 from .fields import Fields, parse
 from .guard import Guard
 from .openai_chat import ChatWriter
+from .openai_chat import read as read_chat
 from .openai_responses import ResponsesWriter, Stored
+from .openai_responses import read as read_responses
 from .question import Question
 from .replies import EventStream, refusal, while_connected
 from .service import Answer, Service
@@ -174,7 +177,7 @@ async def _answer(
 
 async def _chat(request: Request) -> Response:
     service, body = _service(request), await _body(request)
-    question = await asyncio.to_thread(openai_chat.read, body, service.recall, service.effort)
+    question = await asyncio.to_thread(read_chat, body, service.recall, service.effort)
     options = body.fields("stream_options")
     writer = ChatWriter(
         model=_name(service),
@@ -188,9 +191,7 @@ async def _responses(request: Request) -> Response:
     service, body = _service(request), await _body(request)
     identity = body.text("previous_response_id")
     previous = None if identity is None else _kept(service, identity)
-    question, history = await asyncio.to_thread(
-        openai_responses.read, body, service.recall, service.effort, previous
-    )
+    question, history = await asyncio.to_thread(read_responses, body, service.recall, service.effort, previous)
     writer = ResponsesWriter(
         model=_name(service), body=body, effort=question.settings.effort, tokenizer=service.model.tokenizer
     )
@@ -226,7 +227,7 @@ async def _stored_response(request: Request) -> Response:
 
 async def _messages(request: Request) -> Response:
     service, body = _service(request), await _body(request)
-    question = await asyncio.to_thread(anthropic_messages.read, body, service.recall, service.effort)
+    question = await asyncio.to_thread(read_messages, body, service.recall, service.effort)
     writer = MessagesWriter(model=_name(service))
     return await _answer(request, question, writer, streamed=body.flag("stream"))
 
@@ -235,7 +236,7 @@ async def _count_tokens(request: Request) -> Response:
     service, body = _service(request), await _body(request)
 
     def count() -> int:
-        question = anthropic_messages.read(body, service.recall, service.effort)
+        question = read_messages(body, service.recall, service.effort)
         prompt = Prompt.of(question.settings, question.messages)
         return len(prompt.rendered(service.model.tokenizer, "assistant").tokens)
 
@@ -247,19 +248,19 @@ async def _completions(request: Request) -> Response:
 
 
 async def _models(request: Request) -> Response:
-    return JSONResponse(about.model_list(_service(request).model))
+    return JSONResponse(model_list(_service(request).model))
 
 
 async def _model(request: Request) -> Response:
     model, name = _service(request).model, request.path_params["name"]
-    if name not in about.model_names(model):
-        raise Refused(404, f"there is no model {name[:80]!r} here, only {about.model_names(model)[0]}")
-    return JSONResponse(about.model_entry(name, model))
+    if name not in model_names(model):
+        raise Refused(404, f"there is no model {name[:80]!r} here, only {model_names(model)[0]}")
+    return JSONResponse(model_entry(name, model))
 
 
 async def _welcome(request: Request) -> Response:
     url = str(request.base_url).rstrip("/")
-    return PlainTextResponse(about.welcome(url, _service(request).model, with_key=request.app.state.with_key))
+    return PlainTextResponse(welcome(url, _service(request).model, with_key=request.app.state.with_key))
 
 
 async def _health(request: Request) -> Response:
@@ -279,7 +280,7 @@ async def _ollama_version(request: Request) -> Response:
 
 
 async def _ollama_tags(request: Request) -> Response:
-    return JSONResponse(about.ollama_tags(_service(request).model))
+    return JSONResponse(ollama_tags(_service(request).model))
 
 
 def _service(request: Request) -> Service:
@@ -288,7 +289,7 @@ def _service(request: Request) -> Service:
 
 
 def _name(service: Service) -> str:
-    return about.model_names(service.model)[0]
+    return model_names(service.model)[0]
 
 
 async def _refused(request: Request, error: Exception) -> Response:
