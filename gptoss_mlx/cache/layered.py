@@ -54,6 +54,7 @@ class PromptCache:
             SlidingKVCache(config.sliding_window) if kind == "sliding_attention" else full()
             for kind in config.layer_types
         ]
+        self._watched: tuple[int, ...] = ()
 
     @property
     def offset(self) -> int:
@@ -84,13 +85,19 @@ class PromptCache:
         Args:
             positions: ascending.
         """
+        self._watched = tuple(positions)
         for window in self.windows:
             window.watch(positions)
 
     def passed(self) -> list[Snapshot]:
         """The snapshots that :meth:`watch` asked for, in order; they are returned once."""
-        taken = zip(*(window.passed() for window in self.windows), strict=True)
-        return [Snapshot(offset=windows[0].offset, windows=windows) for windows in taken]
+        positions, self._watched = self._watched, ()
+        # One machine of several may have full layers only: its snapshots are positions without windows.
+        windows = [window.passed() for window in self.windows]
+        return [
+            Snapshot(offset=position, windows=tuple(passed[n] for passed in windows))
+            for n, position in enumerate(positions)
+        ]
 
     def rewind(self, snapshot: Snapshot) -> None:
         """Drops everything after the snapshot.
@@ -131,6 +138,7 @@ class PromptCache:
             layer.copied(snapshot.offset, room) if isinstance(layer, GrowingKVCache) else next(windows).fork()
             for layer in self.layers
         ]
+        twin._watched = ()
         mx.eval(twin.arrays())
         return twin
 

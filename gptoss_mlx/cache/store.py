@@ -104,7 +104,7 @@ class CacheEntry:
 
     def snapshot_at(self, position: int) -> Snapshot:
         """The snapshot at a position; at the end of the tokens one is made."""
-        return self.snapshots.get(position) or self.cache.snapshot()
+        return self.cache.snapshot() if position == len(self.tokens) else self.snapshots[position]
 
     def rewind(self, position: int) -> None:
         """Drops every token after a position that has a snapshot, or that is 0 or the end."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -248,6 +249,20 @@ def test_whatever_happens_each_entry_holds_its_tokens_and_the_bound_is_kept(seed
         conversations[n] = [*prompt, *generated][: chance.randrange(len(prompt), len(prompt) + 13)]
     for entry in store.entries:
         check(entry)
+
+
+@pytest.mark.parametrize("kind", ["full_attention", "sliding_attention"])
+def test_a_machine_with_layers_of_one_kind_carries_out_the_plans_of_another(kind: str) -> None:
+    leader = make_store()
+    part = replace(CONFIG, num_hidden_layers=1, layer_types=(kind,))
+    follower = CacheStore(lambda: PromptCache(part), cache_bytes, 0)
+    for prompt in (PROMPT, [*PROMPT[:40], 7, 7], [*PROMPT[:20], 9, 9], [*PROMPT[:40], 7, 8, 9], PROMPT):
+        plan = leader.plan(prompt, [10, 20, 40], PLENTY)
+        for store in (leader, follower):
+            entry = store.carry_out(plan)
+            compute(entry, prompt, [5, 5])
+            check(entry)
+            assert tuple(entry.snapshots) == plan.snapshots
 
 
 def test_the_furthest_entry_is_the_one_that_shares_most() -> None:
