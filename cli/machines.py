@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..share import Split
     from .settings import Settings
 
-__all__ = ["on_machines", "served", "split_of"]
+__all__ = ["ended_first", "on_machines", "served", "split_of"]
 
 _HEALTH_SECONDS: Final = 3.0
 _ENDING_SECONDS: Final = 10.0
@@ -209,7 +209,8 @@ class _Launcher:
         if self._ending:
             return
         self._wait_for_words()
-        self._lost = self._said() or "machine 0 (this one) has ended, or does not answer"
+        silent = "machine 0 (this one) has ended, or does not answer"
+        self._lost = self._said() or ended_first(tuple(self._lines)) or silent
         time.sleep(1.0)  # in which an answer that was cut off is shown and saved
         if not self._ending:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -247,6 +248,17 @@ class _Launcher:
         kinds = [kind for kind, code in _EXIT_CODES if str(code) in codes and issubclass(kind, GptOssError)]
         kind = kinds[0] if kinds else GptOssError
         return kind(text or f"the machines do not start: {' '.join(lines[-3:]) or 'without a word'}")
+
+
+def ended_first(lines: Iterable[str]) -> str | None:
+    """The machine that ``mlx.launch`` saw end first, as a sentence. It may end without passing on what the first
+    machine has said of it.
+
+    Args:
+        lines: the launcher's.
+    """
+    found = re.search(r"Node with rank (\d+) (?:exited with code -|was killed)", "\n".join(lines))
+    return f"machine {found[1]} has ended" if found else None
 
 
 def _free_ports(count: int, *, first: int) -> int:

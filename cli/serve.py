@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import typer
@@ -66,7 +66,8 @@ def serve(
         hide_thinking: whether no answer shows the analysis.
         quiet: whether nothing but errors is printed.
         split: how the machines that ``mlx.launch`` has started divide the model.
-        owner: a process of this machine; when it has ended, so does this.
+        owner: a process of this machine that asks for the answers and runs the tools of its chat itself; when it
+            has ended, so does this.
 
     Raises:
         InvalidRequest: others could reach it without a key, or it cannot listen there.
@@ -78,6 +79,8 @@ def serve(
             f"--host {address.host} lets other machines ask; give --api-key KEY, or set GPTOSS_API_KEY, so that "
             "only requests with that key are answered"
         )
+    if owner is not None:
+        settings = replace(settings, mcp=None, tools=None, python=None)
     err = Terminal(sys.stderr)
     reference = choose_model(settings.model, err, interactive=False)
     from .. import load

@@ -29,7 +29,7 @@ def main() -> None:
     chance = random.Random(options.seed)
     with GptOss(DEMO, dtype="float32") as model:
         for sign, count in ((signal.SIGSTOP, options.stops), (signal.SIGKILL, options.kills)):
-            seconds, unnamed, left, unread = [0.0], 0, 0, 0
+            seconds, unnamed, dropped, left, unread = [0.0], 0, 0, 0, 0
             for _ in range(count):
                 split = chance.choice(["pipeline", "tensor"])
                 machines = 2 if split == "tensor" else chance.choice([2, 3])
@@ -38,11 +38,12 @@ def main() -> None:
                 named = loss.said.startswith(f"machine {rank} (")
                 seconds.append(loss.seconds if named else 0.0)
                 unnamed += not named
+                dropped += named and not loss.relayed
                 left += loss.left > 0
                 unread += loss.messages == 0
             print(
                 f"{count} x {sign.name}: named after at most {max(seconds):.2f} s, {unnamed} unnamed, "
-                f"{left} with a process left, {unread} chats unreadable",
+                f"{dropped} not passed on by mlx.launch, {left} with a process left, {unread} chats unreadable",
                 flush=True,
             )
 

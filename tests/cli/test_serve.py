@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from gptoss_mlx.cli.machines import ended_first
 from gptoss_mlx.tokenizer import Tokenizer
 from tests import DEMO
 from tests.cli.program import gptoss
@@ -76,6 +77,26 @@ def test_what_it_prints_is_what_its_root_shows() -> None:
         line.strip() for line in shown.splitlines()[1:] if line.strip()
     ]
     assert re.search(r"GET / status=200 seconds=[\d.]+$", log, re.MULTILINE)
+
+
+def test_tools_that_the_owner_runs_are_not_started_again() -> None:
+    with serving("--owner", str(os.getpid()), "--tools", "nowhere.py") as (_, port):
+        assert port
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            ["[WARN] Node with rank 1 exited with code -9 ", "[WARN] Node with rank 0 exited with code 6"],
+            "machine 1",
+        ),
+        (["[WARN] Node with rank 0 exited with code 6", "[WARN] Node with rank 2 was killed"], "machine 2"),
+        (["[ring] Socket 3 was closed by the peer"], None),
+    ],
+)
+def test_a_machine_that_the_launcher_saw_end_is_named(lines: list[str], said: str | None) -> None:
+    assert ended_first(lines) == (said and f"{said} has ended")
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,11 @@ def main(split: Any, saved: str, pids: str) -> None:
             if turn % 20 == 19:
                 chat = model.chat(effort="low", sampling=chat.sampling)
     except MachineLost as error:
+        said = f"lost {time.time()} {error}"
+        # Also in a file, because mlx.launch may end between reading this output and writing it.
+        (Path(pids) / "said").write_text(said)
         chat.save(saved)
-        print(f"lost {time.time()} {error}", flush=True)
+        print(said, flush=True)
         sys.exit(6)
 
 

@@ -26,6 +26,8 @@ class Loss:
     seconds: float
     """Until the leader said so."""
     said: str
+    relayed: bool
+    """Whether mlx.launch passed on what the leader said."""
     left: int
     """Processes that were there 10 seconds later."""
     messages: int
@@ -54,7 +56,9 @@ def lose(model: GptOss, split: str, machines: int, rank: int, sign: signal.Signa
             pids = [int((Path(home) / str(number)).read_text()) for number in range(machines)]
             sent = time.time()
             os.kill(pids[rank], sign)
-            lost = next((line for line in lines if line.startswith("lost")), "lost 0 nothing").split(maxsplit=2)
+            relayed = any(line.startswith("lost") for line in lines)
+            said = Path(home) / "said"
+            lost = (said.read_text() if said.exists() else "lost 0 nothing").split(maxsplit=2)
             deadline = time.monotonic() + 10
             while (left := sum(map(runs, pids))) and time.monotonic() < deadline:
                 time.sleep(0.1)
@@ -64,6 +68,7 @@ def lose(model: GptOss, split: str, machines: int, rank: int, sign: signal.Signa
         return Loss(
             seconds=float(lost[1]) - sent,
             said=lost[2].strip(),
+            relayed=relayed,
             left=left,
             messages=len(model.load_chat(saved).messages),
         )
