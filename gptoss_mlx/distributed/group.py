@@ -36,6 +36,8 @@ Value = TypeVar("Value")
 LOST_EXIT_CODE: Final = 6
 _MEETING_SECONDS: Final = 60.0
 _LAST_WORDS_SECONDS: Final = 1.0
+_BLAME_SECONDS: Final = 0.5
+"""After a machine failed, until it is clear that it did not fail because of another one."""
 _INVITATION_BYTES: Final = 512
 _MACHINE: Final = {"facts": dict, "device": dict, "host": str, "pid": int}
 _MAX_GREETING: Final = 64 * 1024
@@ -70,7 +72,9 @@ class Group:
         self._links: dict[int, Link] = {}
         self._machines: dict[int, dict[str, Any]] = {}
         self._heard: queue.SimpleQueue[tuple[int, Message]] = queue.SimpleQueue()
+        self._ending = threading.Lock()
         self._lost: MachineLost | None = None
+        self._failed: set[int] = set()
         self._gone: int | None = None
         self._verdict = threading.Event()
         self._closed = False
@@ -260,12 +264,19 @@ class Group:
         return Link(
             connection,
             lambda message: self._receive(rank, message),
-            lambda reason: self._end(MachineLost(f"machine {rank} ({self._name(rank)}) {reason}"), rank),
+            lambda reason: self._disconnected(rank, reason),
         )
+
+    def _disconnected(self, rank: int, reason: str) -> None:
+        if rank not in self._failed:
+            self._end(MachineLost(f"machine {rank} ({self._name(rank)}) {reason}"), rank)
 
     def _receive(self, rank: int, message: Message) -> None:
         if message[0] == "failed":
-            self._end(MachineLost(f"machine {rank} ({self._name(rank)}) cannot go on: {message[1]}"), rank)
+            error = MachineLost(f"machine {rank} ({self._name(rank)}) cannot go on: {message[1]}")
+            # If MLX failed there because another machine has ended, that one's connection is lost too by now.
+            self._failed.add(rank)
+            _later(_BLAME_SECONDS, lambda: self._end(error, rank))
         elif message == ["end"]:
             self._end(MachineLost("the leader has ended the group"), rank)
         else:
@@ -276,9 +287,10 @@ class Group:
     def _end(self, error: MachineLost, rank: int | None = None) -> None:
         """Ends all machines after one was lost. On the leader the error goes on to whoever waits; a machine that
         follows ends at once, because it may wait in MLX for one that will never answer."""
-        if self._closed or self._lost is not None:
-            return
-        self._lost = error
+        with self._ending:
+            if self._closed or self._lost is not None:
+                return
+            self._lost = error
         if not self.leads:
             self._leave()
         self._verdict.set()
@@ -288,9 +300,7 @@ class Group:
         self._gone = rank
         self.on_lost(error)
         # Whoever started the machines may end this one as soon as another has ended: first it says what it has to.
-        ending = threading.Timer(_LAST_WORDS_SECONDS, self._end_others)
-        ending.daemon = True
-        ending.start()
+        _later(_LAST_WORDS_SECONDS, self._end_others)
 
     def _end_others(self) -> None:
         """Ends the other machines after one was lost."""
@@ -335,6 +345,12 @@ class Group:
 
     def _machines_by_rank(self) -> list[dict[str, Any]]:
         return [self._machines[rank] for rank in range(self.size)]
+
+
+def _later(seconds: float, call: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, call)
+    timer.daemon = True
+    timer.start()
 
 
 def _is_machine(value: Any) -> bool:

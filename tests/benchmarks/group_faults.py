@@ -38,6 +38,11 @@ def main() -> None:
                 named = loss.said.startswith(f"machine {rank} (")
                 seconds.append(loss.seconds if named else 0.0)
                 unnamed += not named
+                if not named:
+                    print(
+                        f"machine {rank} of {machines} ({split}) was lost; the leader said: {loss.said}",
+                        flush=True,
+                    )
                 dropped += named and not loss.relayed
                 left += loss.left > 0
                 unread += loss.messages == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import pickle
 import queue
@@ -125,6 +126,21 @@ def test_who_closes_a_connection_does_not_lose_it(ends: tuple[socket.socket, soc
     threading.Timer(0.05, ends[1].close).start()
     link.close()
     assert events.empty()
+
+
+@pytest.mark.parametrize(("ended", "named"), [([1, 2], "machine 2"), ([2, 1], "machine 2"), ([1], "machine 1")])
+def test_a_machine_that_fails_because_of_another_is_not_named(
+    ended: list[int], named: str, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of three fails in MLX when the third has been killed, and both connections are lost."""
+    monkeypatch.setattr(atexit, "register", lambda function: None)
+    said: queue.SimpleQueue[str] = queue.SimpleQueue()
+    group.on_lost = lambda error: said.put(str(error))
+    group._receive(1, ["failed", "RuntimeError: [ring] a socket was closed"])
+    for rank in ended:
+        group._disconnected(rank, "has closed its connection")
+    assert said.get(timeout=5).startswith(named)
+    assert said.empty()
 
 
 def greeting(secret: str, rank: object = 1, **changes: Any) -> bytes:
