@@ -4,8 +4,8 @@ python -m tests.benchmarks.group_faults [--kills 100] [--stops 20]
 
 Every loss must be named by the leader within 10 seconds, with no process left and a saved chat that can be read.
 
-2026-11-26, on a busy machine: of 100 kills 99 were named, after at most 0.24 s, and one was not; 20 stops were all
-named, after at most 6.0 s. No process was left and no chat unreadable.
+2026-11-26, on a busy machine: 100 kills were all named, after at most 2.1 s, and 20 stops after at most 6.1 s.
+No process was left and no chat unreadable.
 """
 
 from __future__ import annotations
