@@ -123,7 +123,7 @@ def _parsed_depths(text: str | None) -> tuple[int, ...] | None:
 
 
 def _subject(model: str, split: Split | None = None) -> Subject:
-    from ..config import ModelConfig
+    from ..checkpoint.tensors import open_model
     from ..distributed.launched import launched
     from ..hub import models as hub
     from ..memory.bandwidth import memory_bandwidth
@@ -132,7 +132,7 @@ def _subject(model: str, split: Split | None = None) -> Subject:
     from .bench_report import Subject
 
     directory = hub.resolve(model)
-    config, device = ModelConfig.from_directory(directory), DeviceInfo.current()
+    config, device = open_model(directory).config, DeviceInfo.current()
     machines = 1 if split is None else launched()[1]
     if split is None:
         Budget(config=config, device=device).check_load()

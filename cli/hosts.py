@@ -110,7 +110,8 @@ def show_shares(reference: str, hostfile: Path, split: str | None, *, as_json: b
 
 def _model(reference: str) -> tuple[ModelConfig, str | None]:
     """The model's config, and where it is on this machine."""
-    from ..config import RELEASED, ModelConfig
+    from ..checkpoint.tensors import open_model
+    from ..config import RELEASED
     from ..errors import ModelNotFound
     from ..hub.models import resolve
 
@@ -120,7 +121,7 @@ def _model(reference: str) -> tuple[ModelConfig, str | None]:
         if reference not in RELEASED:
             raise
         return RELEASED[reference], None
-    return ModelConfig.from_directory(directory), str(directory)
+    return open_model(directory).config, str(directory)
 
 
 def _ask(host: Host, reference: str) -> _Answer:

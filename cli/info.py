@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.tensors import open_model
 from ..config import PRECISIONS, RELEASED, ModelConfig, Precision, precision_of, with_precision
-from ..errors import ConversionError, ModelNotFound
+from ..errors import CheckpointError, ConversionError, ModelNotFound
 from ..files.units import format_bytes
 from ..hub.models import DEMO, MANIFEST_NAME, converted_path, find_source, resolve
 from ..memory.bandwidth import stated_bandwidth
@@ -34,7 +35,7 @@ def show_info(reference: str, *, as_json: bool) -> None:
     """
     device = DeviceInfo.current()
     directory = None if reference in RELEASED else resolve(reference)
-    config = RELEASED[reference] if directory is None else ModelConfig.from_directory(directory)
+    config = RELEASED[reference] if directory is None else _config(directory)
     content = describe(config, device) | {"directory": _place(reference)}
     if directory is None or _is_source(reference, directory, config):
         content["convert"] = describe_conversion(reference, config, device)
@@ -44,6 +45,14 @@ def show_info(reference: str, *, as_json: bool) -> None:
         return
     for row in _rows(reference, content):
         terminal.paragraph(*row[1:], mark=row[0] if row else None)
+
+
+def _config(directory: Path) -> ModelConfig:
+    """The config with the forms of the weights; that of config.json alone, where they cannot be read directly."""
+    try:
+        return open_model(directory).config
+    except CheckpointError:
+        return ModelConfig.from_directory(directory)
 
 
 def describe(config: ModelConfig, device: DeviceInfo) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss_mlx.cache.layered import PromptCache
+from gptoss_mlx.checkpoint.layouts import config_of
 from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES
 from gptoss_mlx.errors import ConversionError, FileWriteError
 from gptoss_mlx.memory.budget import Budget
@@ -24,7 +25,7 @@ from gptoss_mlx.tokenizer import Tokenizer
 from .quantize import ErrorSums, as_floats
 from .readers import BLOCK_BYTES, blocks
 from .source import SourceModel, open_source
-from .targets import TargetTensor, config_of, target_tensors
+from .targets import TargetTensor, target_tensors
 from .values import Values
 
 __all__ = ["Comparison", "LogitsComparison", "compare_logits", "compare_weights", "load_source"]

@@ -1,50 +1,31 @@
-"""The layouts that can be read and written besides the model's own: each is a table of exact names.
+"""The layouts that only a conversion reads and writes: each is a table of exact names.
 
-The Hugging Face table and the model's own are in ``gptoss_mlx.checkpoint.layouts``. A table says which tensors
+Those that can be loaded directly are in ``gptoss_mlx.checkpoint.layouts``. A table says which tensors
 make up a parameter of the model; read backwards it says into which tensors an export cuts the parameter. A tensor
 that no row names is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from gptoss_mlx.checkpoint.layouts import EXPERTS, HUGGING_FACE, MLX, Row, Source, Transform
+from gptoss_mlx.checkpoint.layouts import (
+    DIRECT,
+    EXPERTS,
+    HUGGING_FACE,
+    Layout,
+    Row,
+    Source,
+    Transform,
+    make_row,
+    renamed,
+    separate,
+)
 from gptoss_mlx.config import MAX_LAYERS
 from gptoss_mlx.errors import ConfigError
 
-__all__ = ["FINE_TUNE", "LAYOUTS", "MLX_LM", "ORIGINAL", "Layout", "gguf_rows", "hugging_face_config", "recognise"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """A way to name and arrange the model's tensors."""
-
-    name: str
-    """Shown to the user."""
-    signature: str
-    """A tensor that only this layout has."""
-    rows: tuple[Row, ...]
-
-
-def _renamed(names: Mapping[str, str], changed: Mapping[str, Row]) -> tuple[Row, ...]:
-    """The Hugging Face table with other source names, and with other rows for some targets."""
-    rows = []
-    for row in HUGGING_FACE:
-        if row.target in changed:
-            rows.append(changed[row.target])
-            continue
-        sources = tuple(Source(names.get(s.name, s.name), s.shape) for s in row.sources)
-        rows.append(Row(row.target, row.transform, sources))
-    return tuple(rows)
-
-
-def _row(target: str, transform: Transform, **sources: str) -> dict[str, Row]:
-    """A row by its target; the sources are names and shapes."""
-    return {target: Row(target, transform, tuple(Source(name, shape) for name, shape in sources.items()))}
-
+__all__ = ["FINE_TUNE", "LAYOUTS", "ORIGINAL", "gguf_rows", "hugging_face_config"]
 
 _LAYER = "model.layers.{n}"
 _EXPERTS = f"{_LAYER}.mlp.experts"
@@ -53,7 +34,7 @@ _GATE_UP, _DOWN = EXPERTS
 _BIAS = "layers.{n}.mlp.experts.bias"
 
 # OpenAI's own layout: q, k and v are already one tensor.
-ORIGINAL = _renamed(
+ORIGINAL = renamed(
     {
         "model.embed_tokens.weight": "embedding.weight",
         "lm_head.weight": "unembedding.weight",
@@ -70,42 +51,28 @@ ORIGINAL = _renamed(
         f"{_EXPERTS}.down_proj": "block.{n}.mlp.mlp2_weight",
         f"{_EXPERTS}.down_proj_bias": "block.{n}.mlp.mlp2_bias",
     },
-    _row(f"{_QKV}.weight", Transform.COPY, **{"block.{n}.attn.qkv.weight": "Q+2K H"})
-    | _row(f"{_QKV}.bias", Transform.COPY, **{"block.{n}.attn.qkv.bias": "Q+2K"}),
+    make_row(f"{_QKV}.weight", Transform.COPY, **{"block.{n}.attn.qkv.weight": "Q+2K H"})
+    | make_row(f"{_QKV}.bias", Transform.COPY, **{"block.{n}.attn.qkv.bias": "Q+2K"}),
 )
 
-
-def _separate(gate: str, up: str, down: str) -> dict[str, Row]:
-    """Rows for gate and up that are tensors of their own, by their names without ``weight`` and ``bias``."""
-    biases = {f"{gate}.bias": "E I", f"{up}.bias": "E I", f"{down}.bias": "E H"}
-    return (
-        _row(_GATE_UP, Transform.INTERLEAVED, **{f"{gate}.weight": "E I H", f"{up}.weight": "E I H"})
-        | _row(_DOWN, Transform.COPY, **{f"{down}.weight": "E H I"})
-        | _row(_BIAS, Transform.EXPERT_BIASES, **biases)
-    )
-
-
-# mlx-lm and mlx-community: gate and up are separate.
-MLX_LM = _renamed({}, _separate(f"{_EXPERTS}.gate_proj", f"{_EXPERTS}.up_proj", f"{_EXPERTS}.down_proj"))
-
 # Fine-tunes saved without packing: experts are floats with the input axis before the output axis.
-FINE_TUNE = _renamed(
+FINE_TUNE = renamed(
     {},
-    _row(_GATE_UP, Transform.TRANSPOSED, **{f"{_EXPERTS}.gate_up_proj": "E H 2I"})
-    | _row(_DOWN, Transform.TRANSPOSED, **{f"{_EXPERTS}.down_proj": "E I H"}),
+    make_row(_GATE_UP, Transform.TRANSPOSED, **{f"{_EXPERTS}.gate_up_proj": "E H 2I"})
+    | make_row(_DOWN, Transform.TRANSPOSED, **{f"{_EXPERTS}.down_proj": "E I H"}),
 )
 
 # A linear layer for each expert, as llm-compressor and others unpack them.
-PER_EXPERT = _renamed(
-    {}, _separate(f"{_EXPERTS}.{{e}}.gate_proj", f"{_EXPERTS}.{{e}}.up_proj", f"{_EXPERTS}.{{e}}.down_proj")
+PER_EXPERT = renamed(
+    {}, separate(f"{_EXPERTS}.{{e}}.gate_proj", f"{_EXPERTS}.{{e}}.up_proj", f"{_EXPERTS}.{{e}}.down_proj")
 )
 
 # The same as Unsloth does it: gate and up stay interleaved.
-UNSLOTH = _renamed(
+UNSLOTH = renamed(
     {},
-    _row(_GATE_UP, Transform.COPY, **{f"{_EXPERTS}.gate_up_projs.{{e}}.weight": "E 2I H"})
-    | _row(_DOWN, Transform.COPY, **{f"{_EXPERTS}.down_projs.{{e}}.weight": "E H I"})
-    | _row(
+    make_row(_GATE_UP, Transform.COPY, **{f"{_EXPERTS}.gate_up_projs.{{e}}.weight": "E 2I H"})
+    | make_row(_DOWN, Transform.COPY, **{f"{_EXPERTS}.down_projs.{{e}}.weight": "E H I"})
+    | make_row(
         _BIAS,
         Transform.COLUMNS,
         **{f"{_EXPERTS}.gate_up_projs.{{e}}.bias": "E 2I", f"{_EXPERTS}.down_projs.{{e}}.bias": "E H"},
@@ -147,11 +114,11 @@ def gguf_rows(*, joined_qkv: bool, joined_gate_up: bool) -> tuple[Row, ...]:
     }
     changed: dict[str, Row] = {}
     if joined_qkv:
-        changed |= _row(f"{_QKV}.weight", Transform.COPY, **{f"{block}.attn_qkv.weight": "Q+2K H"})
-        changed |= _row(f"{_QKV}.bias", Transform.COPY, **{f"{block}.attn_qkv.bias": "Q+2K"})
+        changed |= make_row(f"{_QKV}.weight", Transform.COPY, **{f"{block}.attn_qkv.weight": "Q+2K H"})
+        changed |= make_row(f"{_QKV}.bias", Transform.COPY, **{f"{block}.attn_qkv.bias": "Q+2K"})
     if not joined_gate_up:
-        changed |= _separate(*(f"{block}.ffn_{part}_exps" for part in ("gate", "up", "down")))
-    return _renamed(names, changed)
+        changed |= separate(*(f"{block}.ffn_{part}_exps" for part in ("gate", "up", "down")))
+    return renamed(names, changed)
 
 
 _PEFT = "base_model.model."
@@ -167,9 +134,7 @@ def _prefixed(rows: tuple[Row, ...]) -> tuple[Row, ...]:
 
 _FIRST = "model.layers.0.mlp.experts"
 LAYOUTS = (
-    Layout(name="Hugging Face", signature=f"{_FIRST}.gate_up_proj_blocks", rows=HUGGING_FACE),
-    Layout(name="gptoss-mlx", signature="layers.0.mlp.experts.gate_up_proj.weight", rows=MLX),
-    Layout(name="mlx-lm", signature=f"{_FIRST}.gate_proj.weight", rows=MLX_LM),
+    *DIRECT,
     Layout(name="OpenAI original", signature="block.0.mlp.mlp1_weight.blocks", rows=ORIGINAL),
     Layout(name="unpacked fine-tune", signature=f"{_FIRST}.gate_up_proj", rows=FINE_TUNE),
     Layout(name="a layer for each expert", signature=f"{_FIRST}.0.gate_proj.weight", rows=PER_EXPERT),
@@ -177,12 +142,6 @@ LAYOUTS = (
     Layout(name="PEFT", signature=f"{_PEFT}{_FIRST}.gate_up_proj_blocks", rows=_prefixed(HUGGING_FACE)),
     Layout(name="PEFT, unpacked", signature=f"{_PEFT}{_FIRST}.gate_up_proj", rows=_prefixed(FINE_TUNE)),
 )
-
-
-def recognise(names: Iterable[str]) -> Layout | None:
-    """The layout of a checkpoint, recognised from the names of its tensors; None if it is not a known one."""
-    known = set(names)
-    return next((layout for layout in LAYOUTS if layout.signature in known), None)
 
 
 def hugging_face_config(original: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gptoss_mlx.checkpoint.layouts import DENSE, EXPERTS, generic
+from gptoss_mlx.checkpoint.layouts import DENSE, EXPERTS, config_of, generic
 from gptoss_mlx.config import MXFP4, ModelConfig, Precision, Quantization, precision_of, quantization_for
 from gptoss_mlx.errors import ConversionError
 from gptoss_mlx.memory.device import DeviceInfo
@@ -15,7 +15,7 @@ from gptoss_mlx.memory.precision import choose_precision, loss_of
 
 from .quantize import ErrorSums, QuantizationError, as_form, is_exact, measured_error, on_mxfp4_grid
 from .source import SourceModel
-from .targets import TargetFormat, config_of
+from .targets import TargetFormat
 from .values import Form, Values
 
 __all__ = ["EXPERTS_PRECISIONS", "Chosen", "ExpertsPrecision", "choose_forms", "experts_name", "precision_for"]

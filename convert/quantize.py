@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES
+from gptoss_mlx.checkpoint.tensors import joined_form, pack, unpack
 from gptoss_mlx.config import MXFP4, Quantization
 
 from .readers import Block, MadeTogether, Reader, read_size, row_count
@@ -32,8 +33,6 @@ __all__ = [
     "is_exact",
     "measured_error",
     "on_mxfp4_grid",
-    "pack",
-    "unpack",
 ]
 
 _Part = TypeVar("_Part")
@@ -162,18 +161,13 @@ def is_exact(form: Form, dtype: Float) -> bool:
 
 
 def in_one_form(tensors: Sequence[Values]) -> list[Values]:
-    """The tensors in one form that holds the values of each, for joining them.
-
-    Affine forms differ in mixed quantisations: the values of fewer bits are values of more bits too, and a scale
-    of many values is the scale of each part of them.
-    """
+    """The tensors in one form that holds the values of each, for joining them: see :func:`joined_form`."""
     forms = [tensor.form for tensor in tensors]
-    quantised = [form for form in forms if isinstance(form, Quantization)]
-    if len(quantised) == len(forms) and all(form.mode == "affine" for form in quantised):
-        bits, size = max(form.bits for form in quantised), min(form.group_size for form in quantised)
+    joined = joined_form([tensor.quantization for tensor in tensors])
+    if joined is not None and joined.mode == "affine":
         scale_dtypes = {tensor.scale_dtype for tensor in tensors}
         dtype: Float = scale_dtypes.pop() if len(scale_dtypes) == 1 else "F32"
-        return [_widened(tensor, Quantization(bits=bits, group_size=size), dtype) for tensor in tensors]
+        return [_widened(tensor, joined, dtype) for tensor in tensors]
     if len(set(forms)) == 1:
         return list(tensors)
     common: Float = next(dtype for dtype in ("BF16", "F16", "F32") if all(is_exact(form, dtype) for form in forms))
@@ -200,22 +194,6 @@ def _widened(values: Values, form: Quantization, scale_dtype: Float) -> Values:
 
 def _repeated(block: Block, dtype: Float, repeats: int, to: Float) -> Block:
     return _from_float32(np.repeat(_as_float32(block, dtype), repeats, axis=1), to)
-
-
-def unpack(words: Block, bits: int) -> Block:
-    """The codes in rows of words: a stream of bits, the lowest first."""
-    if bits == 8:
-        return words
-    stream = np.unpackbits(words, axis=1, bitorder="little").reshape(len(words), -1, bits)
-    return np.packbits(stream, axis=2, bitorder="little")[:, :, 0]
-
-
-def pack(codes: Block, bits: int) -> Block:
-    """The inverse of :func:`unpack`."""
-    if bits == 8:
-        return codes
-    stream = np.unpackbits(codes[:, :, None], axis=2, count=bits, bitorder="little")
-    return np.packbits(stream.reshape(len(codes), -1), axis=1, bitorder="little")
 
 
 class _Mapped:

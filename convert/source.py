@@ -19,6 +19,7 @@ from gptoss_mlx.checkpoint.layouts import (
     FLOATS,
     MATRICES,
     MLX,
+    Layout,
     Row,
     Source,
     Transform,
@@ -26,17 +27,18 @@ from gptoss_mlx.checkpoint.layouts import (
     expand,
     generic,
     named,
+    recognise,
     shape_of,
     sizes,
 )
 from gptoss_mlx.checkpoint.safetensors import Checkpoint
-from gptoss_mlx.checkpoint.tensors import StoredTensor, own_forms, stored_tensors
+from gptoss_mlx.checkpoint.tensors import StoredTensor, mlx_lm_forms, own_forms, stored_tensors
 from gptoss_mlx.config import ModelConfig, Quantization
 from gptoss_mlx.errors import CheckpointError, ConfigError
 from gptoss_mlx.files.read import read_json
 
 from .gguf import gguf_stored, gguf_values, open_gguf
-from .layouts import ORIGINAL, Layout, hugging_face_config, recognise
+from .layouts import LAYOUTS, ORIGINAL, hugging_face_config
 from .quantize import as_floats, in_one_form
 from .readers import CheckedScales, Reader, SourceFiles, Stored, row_count
 from .values import (
@@ -121,7 +123,7 @@ def _open_directory(directory: Path) -> SourceModel:
     if not (directory / "config.json").exists() and (directory / "original" / "config.json").exists():
         directory = directory / "original"
     checkpoint = Checkpoint.open(directory)
-    layout = recognise(checkpoint.tensors)
+    layout = recognise(checkpoint.tensors, LAYOUTS)
     if layout is None:
         raise CheckpointError(
             f"{directory}: no gpt-oss experts among its {len(checkpoint.tensors)} tensors; "
@@ -135,7 +137,7 @@ def _open_directory(directory: Path) -> SourceModel:
         if layout.rows is MLX:
             forms = own_forms(ModelConfig.from_dict(values | {"quantization": quantization}).form, directory)
         else:
-            forms = _MlxLmForms(quantization)
+            forms = mlx_lm_forms(quantization)
             if quantization is not None:
                 values.pop("quantization_config", None)  # mlx-lm repeats ``quantization`` there
         config = ModelConfig.from_dict(values)
@@ -190,19 +192,6 @@ def _naming_config(directory: Path) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(f"{directory / 'config.json'}: {error}") from error
-
-
-class _MlxLmForms:
-    """The forms of quantised modules in mlx-lm's ``quantization``: common settings, and entries for modules."""
-
-    def __init__(self, quantization: Any) -> None:
-        self._table = quantization
-
-    def __call__(self, module: str) -> Quantization:
-        if not isinstance(self._table, dict):
-            raise ConfigError(f"quantization is missing, but {module} is quantised")
-        own = self._table.get(module)
-        return Quantization.from_values(own if isinstance(own, dict) else self._table)
 
 
 class _Tensors:

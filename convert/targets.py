@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from gptoss_mlx.checkpoint.layouts import (
-    DENSE,
     EXPERTS,
     HUGGING_FACE,
     MATRICES,
     MLX,
+    MLX_LM,
     Transform,
     expand,
     generic,
@@ -29,12 +28,12 @@ from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES
 from gptoss_mlx.checkpoint.tensors import packed_parts
 from gptoss_mlx.config import MXFP4, ModelConfig, Quantization, RopeConfig
 
-from .layouts import FINE_TUNE, MLX_LM
+from .layouts import FINE_TUNE
 from .readers import Reader, row_count
 from .source import SourceModel
-from .values import Form, Values, alternate_rows, columns, row_slice, transposed
+from .values import Values, alternate_rows, columns, row_slice, transposed
 
-__all__ = ["TARGETS", "TargetFormat", "TargetTensor", "config_of", "target_config", "target_tensors"]
+__all__ = ["TARGETS", "TargetFormat", "TargetTensor", "target_config", "target_tensors"]
 
 TargetFormat = Literal["mlx", "hf", "mlx-lm"]
 TARGETS: tuple[TargetFormat, ...] = ("mlx", "hf", "mlx-lm")
@@ -67,19 +66,6 @@ class TargetTensor:
     def nbytes(self) -> int:
         """Size in bytes."""
         return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
-
-
-def config_of(config: ModelConfig, forms: Mapping[str, Form]) -> ModelConfig:
-    """The config of a model whose matrices have these forms: the most frequent ones, and the exceptions."""
-    quantised = {name: form if isinstance(form, Quantization) else None for name, form in forms.items()}
-    dense, experts = (
-        Counter(form for name, form in quantised.items() if generic(name) in names).most_common(1)[0][0]
-        for names in (DENSE, EXPERTS)
-    )
-    common = dataclasses.replace(config, quantization=dense, experts=experts, exceptions=())
-    modules = ((name.removesuffix(".weight"), form) for name, form in sorted(quantised.items()))
-    exceptions = tuple((module, form) for module, form in modules if form != common.form(module))
-    return dataclasses.replace(common, exceptions=exceptions)
 
 
 def target_tensors(

@@ -281,7 +281,10 @@ def quantization_for(config: ModelConfig, precision: Precision) -> Quantization 
 
 
 def with_precision(config: ModelConfig, precision: Precision) -> ModelConfig:
-    """The config of a conversion to that precision: of dense layers only, all of them alike."""
+    """The config of a conversion to that precision: of dense layers only, all of them alike. A config of that
+    precision is returned as it is."""
+    if precision == precision_of(config):
+        return config
     kept = tuple((name, form) for name, form in config.exceptions if ".mlp." in name)
     return dataclasses.replace(config, quantization=quantization_for(config, precision), exceptions=kept)
 

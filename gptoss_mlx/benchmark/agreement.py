@@ -19,6 +19,7 @@ import numpy.typing as npt
 from mlx.utils import tree_flatten
 
 from ..cache.layered import PromptCache
+from ..checkpoint.tensors import open_model
 from ..config import RELEASED, ModelConfig, Precision, with_precision
 from ..model.transformer import Transformer, load_transformer
 from ..tokenizer import Tokenizer
@@ -158,7 +159,7 @@ def measure_demo(case: str, directory: Path, *, kv_bits: int | None = None) -> I
     def load(dtype: mx.Dtype) -> Model:
         return load_transformer(directory, dtype)
 
-    return measure_agreement(case, ModelConfig.from_directory(directory), load, tokens, kv_bits=kv_bits)
+    return measure_agreement(case, open_model(directory).config, load, tokens, kv_bits=kv_bits)
 
 
 def measure_widths(case: str, dense: Precision, *, kv_bits: int | None = None) -> Iterator[Agreement]:

@@ -20,7 +20,8 @@ import mlx.core as mx
 import numpy as np
 
 from ..checkpoint.adapter import adapter_file
-from ..checkpoint.safetensors import Checkpoint, read_header
+from ..checkpoint.safetensors import read_header
+from ..checkpoint.tensors import open_model
 from ..config import ModelConfig
 from ..errors import CacheFileError, CheckpointError
 from ..files.read import short_repr
@@ -51,8 +52,8 @@ def model_fingerprint(
     Raises:
         CheckpointError: the checkpoint is no longer there.
     """
-    checkpoint = Checkpoint.open(directory)
-    config = asdict(ModelConfig.from_directory(directory))
+    model = open_model(directory)
+    checkpoint, config = model.checkpoint, asdict(model.config)
     digest = hashlib.sha256(json.dumps([config, dtype, kv_bits], sort_keys=True, default=str).encode())
     files = [
         (path, [tensor for tensor in checkpoint.tensors.values() if tensor.file == path])

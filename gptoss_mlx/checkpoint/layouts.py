@@ -7,7 +7,10 @@ another dtype or shape, is an error that names it. ``gptoss convert`` uses the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -19,22 +22,29 @@ from .safetensors import Checkpoint
 
 __all__ = [
     "DENSE",
+    "DIRECT",
     "EXPERTS",
     "FLOATS",
     "HUGGING_FACE",
     "MATRICES",
     "MLX",
+    "MLX_LM",
+    "Layout",
     "Row",
     "Source",
     "Transform",
     "check_tensors",
+    "config_of",
     "expand",
     "generic",
-    "is_hugging_face",
     "kept",
     "layout_of",
+    "make_row",
     "named",
     "parts_of",
+    "recognise",
+    "renamed",
+    "separate",
     "shape_of",
     "sizes",
 ]
@@ -50,13 +60,12 @@ class Transform(Enum):
     """The sources joined along the first axis."""
     COLUMNS = "columns"
     """The sources joined along the last axis."""
-    # Only ``gptoss convert`` does the following.
     INTERLEAVED = "interleaved"
     """Gate and up rows interleaved."""
     EXPERT_BIASES = "expert_biases"
     """Gate and up elements interleaved, then down."""
     TRANSPOSED = "transposed"
-    """One matrix per expert, transposed."""
+    """One matrix per expert, transposed; only ``gptoss convert`` does this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,17 @@ class Row:
     target: str
     transform: Transform
     sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """A way to name and arrange the model's tensors."""
+
+    name: str
+    """Shown to the user."""
+    signature: str
+    """A tensor that only this layout has."""
+    rows: tuple[Row, ...]
 
 
 def _copy(target: str, source: str, shape: str) -> Row:
@@ -149,30 +169,70 @@ def _joined_shape(row: Row) -> str:
 MLX: tuple[Row, ...] = tuple(_copy(row.target, row.target, _joined_shape(row)) for row in HUGGING_FACE)
 
 
+def renamed(names: Mapping[str, str], changed: Mapping[str, Row]) -> tuple[Row, ...]:
+    """The Hugging Face table with other source names, and with other rows for some targets."""
+    rows = []
+    for row in HUGGING_FACE:
+        if row.target in changed:
+            rows.append(changed[row.target])
+            continue
+        sources = tuple(Source(names.get(s.name, s.name), s.shape) for s in row.sources)
+        rows.append(Row(row.target, row.transform, sources))
+    return tuple(rows)
+
+
+def make_row(target: str, transform: Transform, **sources: str) -> dict[str, Row]:
+    """A row by its target; the sources are names and shapes."""
+    return {target: _join(transform, target, sources)}
+
+
+def separate(gate: str, up: str, down: str) -> dict[str, Row]:
+    """Rows for gate and up that are tensors of their own, by their names without ``weight`` and ``bias``."""
+    gate_up, down_proj = EXPERTS
+    biases = {f"{gate}.bias": "E I", f"{up}.bias": "E I", f"{down}.bias": "E H"}
+    return (
+        make_row(gate_up, Transform.INTERLEAVED, **{f"{gate}.weight": "E I H", f"{up}.weight": "E I H"})
+        | make_row(down_proj, Transform.COPY, **{f"{down}.weight": "E H I"})
+        | make_row("layers.{n}.mlp.experts.bias", Transform.EXPERT_BIASES, **biases)
+    )
+
+
+# mlx-lm, mlx-community and LM Studio: gate and up are separate.
+MLX_LM = renamed({}, separate(f"{_EXPERTS}.gate_proj", f"{_EXPERTS}.up_proj", f"{_EXPERTS}.down_proj"))
+
+_FIRST = "model.layers.0.mlp.experts"
+DIRECT = (
+    Layout(name="Hugging Face", signature=f"{_FIRST}.gate_up_proj_blocks", rows=HUGGING_FACE),
+    Layout(name="gptoss-mlx", signature="layers.0.mlp.experts.gate_up_proj.weight", rows=MLX),
+    Layout(name="mlx-lm", signature=f"{_FIRST}.gate_proj.weight", rows=MLX_LM),
+)
+"""The layouts that can be loaded without a conversion."""
+
+
+def recognise(names: Iterable[str], layouts: tuple[Layout, ...] = DIRECT) -> Layout | None:
+    """The layout of a checkpoint, recognised from the names of its tensors; None if it is none of these."""
+    known = set(names)
+    return next((layout for layout in layouts if layout.signature in known), None)
+
+
+def layout_of(checkpoint: Checkpoint) -> Layout:
+    """The layout of a checkpoint that can be loaded without a conversion.
+
+    Raises:
+        CheckpointError: it is of another.
+    """
+    layout = recognise(checkpoint.tensors)
+    if layout is None:
+        raise CheckpointError(
+            f"{checkpoint.directory}: the experts are not in a layout that is read directly; "
+            f"convert it first: {shlex.join(['gptoss', 'convert', str(checkpoint.directory)])}"
+        )
+    return layout
+
+
 def generic(target: str) -> str:
     """The name of a parameter with ``{n}`` for the layer's number."""
     return ".".join("{n}" if part.isdigit() else part for part in target.split("."))
-
-
-def is_hugging_face(checkpoint: Checkpoint) -> bool:
-    """Whether the checkpoint is as OpenAI released it, with packed experts."""
-    return "model.layers.0.mlp.experts.gate_up_proj_blocks" in checkpoint.tensors
-
-
-def layout_of(checkpoint: Checkpoint) -> tuple[Row, ...]:
-    """The table that describes the checkpoint, recognised from its tensors.
-
-    Raises:
-        CheckpointError: the tensors are of no layout that is read directly.
-    """
-    if is_hugging_face(checkpoint):
-        return HUGGING_FACE
-    if "layers.0.mlp.experts.gate_up_proj.weight" in checkpoint.tensors:
-        return MLX
-    raise CheckpointError(
-        f"{checkpoint.directory}: the experts are not in a layout that is read directly; "
-        f"convert it first: gptoss convert {checkpoint.directory}"
-    )
 
 
 def sizes(config: ModelConfig) -> dict[str, int]:
@@ -234,6 +294,24 @@ def parts_of(shape: tuple[int, ...], form: Quantization | None) -> tuple[Part, .
     if form.mode != "affine":
         return words, Part(name="scales", dtypes=("U8",), shape=groups)
     return words, *(Part(name=name, dtypes=FLOATS, shape=groups) for name in ("scales", "biases"))
+
+
+def config_of(config: ModelConfig, forms: Mapping[str, Quantization | str | None]) -> ModelConfig:
+    """The config of a model whose matrices have these forms: the most frequent ones, and the exceptions.
+
+    Args:
+        config: gives everything else.
+        forms: by the parameter's name; all that are not a :class:`Quantization` stand for floats.
+    """
+    quantised = {name: form if isinstance(form, Quantization) else None for name, form in forms.items()}
+    dense, experts = (
+        Counter(form for name, form in quantised.items() if generic(name) in names).most_common(1)[0][0]
+        for names in (DENSE, EXPERTS)
+    )
+    common = dataclasses.replace(config, quantization=dense, experts=experts, exceptions=())
+    modules = ((name.removesuffix(".weight"), form) for name, form in sorted(quantised.items()))
+    exceptions = tuple((module, form) for module, form in modules if form != common.form(module))
+    return dataclasses.replace(common, exceptions=exceptions)
 
 
 def kept(config: ModelConfig, share: Share, target: str) -> dict[str, tuple[range, ...]]:

@@ -1,19 +1,46 @@
 """The tensors of a checkpoint by their values: words with their scales (and biases) are one tensor.
 
-Knows the names that programs give the parts of a quantised tensor, and no layout.
+Knows the names that programs give the parts of a quantised tensor, and where config.json has their forms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from ..config import MXFP4, Quantization
-from ..errors import CheckpointError
-from .layouts import parts_of
+import numpy as np
+import numpy.typing as npt
+
+from ..config import MXFP4, ModelConfig, Quantization
+from ..errors import CheckpointError, ConfigError
+from ..files.read import read_json
+from .layouts import (
+    MATRICES,
+    MLX_LM,
+    Layout,
+    check_tensors,
+    config_of,
+    expand,
+    generic,
+    layout_of,
+    parts_of,
+)
 from .safetensors import Checkpoint, TensorRecord
 
-__all__ = ["StoredTensor", "own_forms", "packed_parts", "stored_tensors"]
+__all__ = [
+    "StoredModel",
+    "StoredTensor",
+    "joined_form",
+    "mlx_lm_forms",
+    "open_model",
+    "own_forms",
+    "pack",
+    "packed_parts",
+    "stored_tensors",
+    "unpack",
+]
 
 Forms = Callable[[str], Quantization]
 """The form of a quantised module by its name."""
@@ -125,3 +152,94 @@ def own_forms(form: Callable[[str], Quantization | None], directory: object) -> 
         return found
 
     return of
+
+
+def mlx_lm_forms(quantization: Any) -> Forms:
+    """The forms in mlx-lm's ``quantization``: common settings, and entries for modules."""
+
+    def of(module: str) -> Quantization:
+        if not isinstance(quantization, dict):
+            raise ConfigError(f"quantization is missing, but {module} is quantised")
+        own = quantization.get(module)
+        return Quantization.from_values(own if isinstance(own, dict) else quantization)
+
+    return of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredModel:
+    """A checkpoint that can be loaded without a conversion; every tensor's name, shape and form was checked."""
+
+    checkpoint: Checkpoint
+    layout: Layout
+    config: ModelConfig
+    """With the forms that the parameters have once they are loaded."""
+    tensors: Mapping[str, StoredTensor]
+    """By the layout's names."""
+
+
+def open_model(directory: str | Path) -> StoredModel:
+    """Opens a checkpoint that can be loaded without a conversion; reads config.json and the headers.
+
+    Raises:
+        CheckpointError: it is damaged or incomplete, or must be converted first.
+        ConfigError: config.json does not describe a gpt-oss, or not the forms of its weights.
+    """
+    checkpoint = Checkpoint.open(directory)
+    layout = layout_of(checkpoint)
+    path = checkpoint.directory / "config.json"
+    values = read_json(path)
+    try:
+        quantization = values.pop("quantization", None) if layout.rows is MLX_LM else None
+        config = ModelConfig.from_dict(values)
+        is_own = layout.rows is not MLX_LM
+        forms = own_forms(config.form, directory) if is_own else mlx_lm_forms(quantization)
+        tensors = stored_tensors(checkpoint, forms)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    check_tensors(tensors, layout.rows, config, directory)
+    found: dict[str, Quantization | None] = {}
+    for row in expand(layout.rows, config):
+        if generic(row.target) in MATRICES:
+            sources = [tensors[source.name] for source in row.sources]
+            found[row.target] = joined_form([tensor.form for tensor in sources])
+            if is_own and found[row.target] != config.form(row.target.removesuffix(".weight")):
+                raise CheckpointError(
+                    f"{sources[0].place} is not quantised as config.json says; convert the source again"
+                )
+    return StoredModel(
+        checkpoint=checkpoint,
+        layout=layout,
+        config=config if is_own else config_of(config, found),
+        tensors=tensors,
+    )
+
+
+def joined_form(forms: Sequence[Quantization | None]) -> Quantization | None:
+    """The form of a parameter that several tensors are joined to; None, floats, if no other holds all values.
+
+    Affine forms differ in mixed quantisations: the values of fewer bits are values of more bits too, and a scale
+    of many values is the scale of each part of them.
+    """
+    if len(set(forms)) == 1:
+        return forms[0]
+    affine = [form for form in forms if form is not None and form.mode == "affine"]
+    if len(affine) < len(forms):
+        return None
+    return Quantization(bits=max(form.bits for form in affine), group_size=min(form.group_size for form in affine))
+
+
+def unpack(words: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
+    """The codes in rows of words: a stream of bits, the lowest first."""
+    if bits == 8:
+        return words
+    stream = np.unpackbits(words, axis=1, bitorder="little").reshape(len(words), -1, bits)
+    return np.packbits(stream, axis=2, bitorder="little")[:, :, 0]
+
+
+def pack(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
+    """The inverse of :func:`unpack`."""
+    if bits == 8:
+        return codes
+    stream = np.unpackbits(codes[:, :, None], axis=2, count=bits, bitorder="little")
+    return np.packbits(stream.reshape(len(codes), -1), axis=1, bitorder="little")

@@ -18,6 +18,7 @@ import mlx.core as mx
 from ..arguments import checked_flag, checked_hook, checked_integer, checked_path, checked_tokens
 from ..cache import file as cache_file
 from ..cache.layered import check_kv_bits
+from ..checkpoint.tensors import open_model
 from ..config import ModelConfig
 from ..distributed.group import join
 from ..errors import CheckpointError, InvalidRequest, MachineLost
@@ -110,7 +111,7 @@ class Engine:
         if adapter is not None and split is not None:
             raise InvalidRequest("adapter: several machines compute none; merge it: gptoss convert BASE --adapter")
         self.kv_bits = kv_bits
-        self.config = ModelConfig.from_directory(self.directory)
+        self.config = open_model(self.directory).config
         """The model's shape."""
         self.tokenizer = Tokenizer.from_directory(self.directory)
         """Text to tokens and back."""

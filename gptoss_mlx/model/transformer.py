@@ -31,6 +31,7 @@ from ..cache.layered import PromptCache
 from ..cache.layers import LayerCache, SlidingKVCache
 from ..cache.quantized import QuantizedStates
 from ..checkpoint.adapter import Adapter, read_adapter
+from ..checkpoint.tensors import open_model
 from ..config import ModelConfig
 from ..errors import CheckpointError
 from ..share import whole
@@ -521,7 +522,7 @@ def load_transformer(
     """The model of a checkpoint directory, every weight evaluated.
 
     Args:
-        directory: in the Hugging Face layout or as ``gptoss convert`` writes it.
+        directory: as OpenAI released it, as ``gptoss convert`` writes it or as mlx-lm does.
         dtype: bfloat16, or float32 for comparisons and on a CPU. float16 overflows in the deep layers.
         adapter: the directory of a LoRA adapter of attention and routers, which is applied.
         compiled: see :class:`Transformer`; by default on a GPU only. On a CPU MLX calls the system's C++ compiler
@@ -533,13 +534,13 @@ def load_transformer(
         CheckpointError: checkpoint or adapter cannot be read or trusted, or the adapter changes experts.
         ModelClosed: it was cancelled.
     """
-    config = ModelConfig.from_directory(directory)
+    model = open_model(directory)
     compiled = mx.default_device() != mx.cpu if compiled is None else compiled
-    transformer = Transformer(config, compiled=compiled, peers=peers)
-    weights = load_weights(directory, config, dtype, cancelled, None if peers is None else peers.share)
+    transformer = Transformer(model.config, compiled=compiled, peers=peers)
+    weights = load_weights(model, dtype, cancelled, None if peers is None else peers.share)
     transformer.load_weights(list(weights.items()), strict=True)
     if adapter is not None:
-        _apply(transformer, read_adapter(adapter, config), dtype)
+        _apply(transformer, read_adapter(adapter, model.config), dtype)
     transformer.eval()
     return transformer
 

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from ..checkpoint.layouts import (
-    MATRICES,
-    Row,
-    Transform,
-    check_tensors,
-    expand,
-    generic,
-    kept,
-    layout_of,
-    sizes,
-)
-from ..checkpoint.safetensors import Checkpoint, TensorRecord
-from ..checkpoint.tensors import StoredTensor, own_forms, stored_tensors
-from ..config import MXFP4, ModelConfig
+from ..checkpoint.layouts import MATRICES, Row, Source, Transform, expand, generic, kept, sizes
+from ..checkpoint.safetensors import TensorRecord
+from ..checkpoint.tensors import StoredModel, StoredTensor, pack, unpack
+from ..config import ModelConfig, Quantization
 from ..errors import CheckpointError, ModelClosed
 from ..files.read import open_regular
 from ..share import Share, whole
@@ -30,11 +22,11 @@ from ..share import Share, whole
 __all__ = ["load_weights"]
 
 _FACTORS = ("qkv_proj.weight", "o_proj.weight", "router.weight", "lm_head.weight")
+_ROWS = 1024  # that are repacked at a time
 
 
 def load_weights(
-    directory: str | Path,
-    config: ModelConfig,
+    model: StoredModel,
     dtype: mx.Dtype,
     cancelled: Callable[[], bool] = lambda: False,
     share: Share | None = None,
@@ -42,8 +34,7 @@ def load_weights(
     """The model's parameters by name, evaluated: no array of them depends on the calling thread.
 
     Args:
-        directory: a checkpoint in the Hugging Face or the MLX layout.
-        config: its config.
+        model: a checkpoint that was opened.
         dtype: of everything that is not packed.
         cancelled: is asked before each parameter.
         share: the part to load; by default all of the model. No other tensor is read; rows that are cut out of one
@@ -51,28 +42,20 @@ def load_weights(
             of the share and of one tensor.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, incomplete, of another shape, or holds NaN scales.
+        CheckpointError: a file became shorter, or holds NaN scales.
         ModelClosed: it was cancelled.
     """
-    checkpoint = Checkpoint.open(directory)
-    rows = layout_of(checkpoint)
-    stored = stored_tensors(checkpoint, own_forms(config.form, directory))
-    check_tensors(stored, rows, config, directory)
-    arrays = _read_arrays(checkpoint)
+    config = model.config
+    arrays = _read_arrays(model.checkpoint.files)
     share = share or whole(config)
     weights: dict[str, mx.array] = {}
-    for row in expand(rows, config):
+    for row in expand(model.layout.rows, config):
         if not share.has(row.target):
             continue
         if cancelled():
             raise ModelClosed("the model was closed while it was loaded")
-        for target, records in _parts(row, [stored[source.name] for source in row.sources], config):
-            # Removing the sources from the table lets MLX free each as soon as it is joined.
-            parts = [arrays.pop(record.name) for record in records]
-            if share.split == "tensor":
-                cuts = _cuts(config, share, row, records)
-                parts = [_cut(*of, config) for of in zip(parts, records, cuts, strict=True)]
-            weight = _assemble(row.transform, parts, dtype)
+        for target, parts in _parts(row, model, share, arrays):
+            weight = _assemble(row.transform, list(parts), dtype)
             if target.endswith("experts.bias") and share.rank > 0 and share.split == "tensor":
                 # The machines add their outputs, so that one of them alone has the bias of the sum.
                 weight[:, -config.hidden_size :] = 0
@@ -80,26 +63,53 @@ def load_weights(
                 weight = _by_columns(weight)
             mx.eval(weight)
             del parts
-            if target.endswith(".scales") and config.form(target.removesuffix(".scales")) == MXFP4:
-                _refuse_nan_scales(weight, records[0])
             weights[_local_name(target, share)] = weight
     return weights
 
 
 def _parts(
-    row: Row, tensors: list[StoredTensor], config: ModelConfig
-) -> Iterator[tuple[str, tuple[TensorRecord, ...]]]:
-    """The name of each stored part of a parameter, and the records that are joined to it.
-
-    Raises:
-        CheckpointError: a source has another form than config.json says.
-    """
+    row: Row, model: StoredModel, share: Share, arrays: dict[str, mx.array]
+) -> Iterator[tuple[str, tuple[mx.array, ...]]]:
+    """The name of each stored part of a parameter, and the arrays that are joined to it."""
     module = row.target.removesuffix(".weight")
-    for tensor in tensors:
-        if generic(row.target) in MATRICES and tensor.form != config.form(module):
-            raise CheckpointError(f"{tensor.place} is not quantised as config.json says; convert the source again")
+    form = model.config.form(module) if generic(row.target) in MATRICES else None
+    found: list[list[mx.array]] = []
+    for source in row.sources:
+        tensor = model.tensors[source.name]
+        # Removing the tensors from the table lets MLX free each as soon as it is joined.
+        parts = [arrays.pop(record.name) for record in tensor.records]
+        if share.split == "tensor":
+            cuts = [_cut_of(model.config, share, row.target, source, record) for record in tensor.records]
+            parts = [_cut(*of, model.config) for of in zip(parts, tensor.records, cuts, strict=True)]
+        _refuse_nan_scales(parts, tensor)
+        found.append(_in_form(parts, tensor.form, form))
     names = (row.target, f"{module}.scales", f"{module}.biases")
-    return zip(names, zip(*(tensor.records for tensor in tensors), strict=True), strict=False)
+    return zip(names, zip(*found, strict=True), strict=False)
+
+
+def _in_form(parts: list[mx.array], own: Quantization | None, form: Quantization | None) -> list[mx.array]:
+    """The same values in the form of the whole parameter, where tensors that are joined differ."""
+    if own is None or own == form:
+        return parts
+    words, *scales = parts
+    if form is None:
+        floats = [part.astype(mx.float32) if own.mode == "affine" else part for part in scales]
+        options: dict[str, Any] = dict(zip(("scales", "biases"), floats, strict=False))
+        return [mx.dequantize(words, **options, **dataclasses.asdict(own), dtype=mx.float32)]
+    return [
+        _repacked(words, own.bits, form.bits),
+        *(mx.repeat(part, own.group_size // form.group_size, axis=-1) for part in scales),
+    ]
+
+
+def _repacked(words: mx.array, bits: int, to: int) -> mx.array:
+    """The same codes with more bits each."""
+    if bits == to:
+        return words
+    rows = np.asarray(words.flatten(0, -2)).view(np.uint8)
+    blocks = np.split(rows, range(_ROWS, len(rows), _ROWS))
+    packed = np.concatenate([pack(unpack(block, bits), to) for block in blocks])
+    return mx.array(packed.view(np.uint32)).reshape(*words.shape[:-1], -1)
 
 
 def _local_name(target: str, share: Share) -> str:
@@ -110,10 +120,10 @@ def _local_name(target: str, share: Share) -> str:
     return f"layers.{int(number) - share.layers.start}.{rest}"
 
 
-def _read_arrays(checkpoint: Checkpoint) -> dict[str, mx.array]:
+def _read_arrays(files: tuple[Path, ...]) -> dict[str, mx.array]:
     """All tensors; MLX reads each when it is evaluated."""
     arrays: dict[str, mx.array] = {}
-    for file in checkpoint.files:
+    for file in files:
         found = mx.load(str(file), format="safetensors")
         assert isinstance(found, dict)
         arrays |= found
@@ -124,21 +134,16 @@ _Cut = tuple[int, tuple[range, ...]]
 """An axis, and the parts of it that a share has, in order."""
 
 
-def _cuts(config: ModelConfig, share: Share, row: Row, records: tuple[TensorRecord, ...]) -> list[_Cut | None]:
-    """How each record of a parameter is cut; None if it is not. No tensor is cut along more than one axis."""
-    letters, cuts = sizes(config), kept(config, share, row.target)
-    found: list[_Cut | None] = []
-    for source, record in zip(row.sources, records, strict=True):
-        axes = [(axis, letter) for axis, letter in enumerate(source.shape.split()) if letter in cuts]
-        if not axes:
-            found.append(None)
-            continue
-        ((axis, letter),) = axes
-        # Along a row there are fewer words or groups than values.
-        values, stored = letters[letter], record.shape[axis]
-        parts = (range(part.start * stored // values, part.stop * stored // values) for part in cuts[letter])
-        found.append((axis, tuple(parts)))
-    return found
+def _cut_of(config: ModelConfig, share: Share, target: str, source: Source, record: TensorRecord) -> _Cut | None:
+    """How a record of a parameter is cut; None if it is not. No tensor is cut along more than one axis."""
+    letters, cuts = sizes(config), kept(config, share, target)
+    axes = [(axis, letter) for axis, letter in enumerate(source.shape.split()) if letter in cuts]
+    if not axes:
+        return None
+    ((axis, letter),) = axes
+    # Along a row there are fewer words or groups than values.
+    values, stored = letters[letter], record.shape[axis]
+    return axis, tuple(range(part.start * stored // values, part.stop * stored // values) for part in cuts[letter])
 
 
 def _cut(tensor: mx.array, record: TensorRecord, cut: _Cut | None, config: ModelConfig) -> mx.array:
@@ -187,11 +192,18 @@ def _read_rows(record: TensorRecord, axis: int, parts: tuple[range, ...]) -> mx.
 
 
 def _assemble(transform: Transform, parts: list[mx.array], dtype: mx.Dtype) -> mx.array:
-    joined = {
-        Transform.COPY: lambda: parts[0],
-        Transform.ROWS: lambda: mx.concatenate(parts, axis=0),
-        Transform.COLUMNS: lambda: mx.concatenate(parts, axis=-1),
-    }[transform]()
+    match transform:
+        case Transform.ROWS:
+            joined = mx.concatenate(parts, axis=0)
+        case Transform.COLUMNS:
+            joined = mx.concatenate(parts, axis=-1)
+        case Transform.INTERLEAVED:
+            joined = mx.stack(parts, axis=2).flatten(1, 2)
+        case Transform.EXPERT_BIASES:
+            gate, up, down = parts
+            joined = mx.concatenate([mx.stack([gate, up], axis=-1).flatten(-2), down], axis=-1)
+        case _:
+            (joined,) = parts
     if joined.dtype == mx.uint8 and joined.ndim == 4:  # MXFP4 blocks: the words that MLX multiplies
         return joined.view(mx.uint32).flatten(-2)
     return joined.astype(dtype) if mx.issubdtype(joined.dtype, mx.floating) else joined
@@ -202,7 +214,10 @@ def _by_columns(weight: mx.array) -> mx.array:
     return mx.contiguous(weight.T).T if mx.issubdtype(weight.dtype, mx.floating) else weight
 
 
-def _refuse_nan_scales(scales: mx.array, record: TensorRecord) -> None:
+def _refuse_nan_scales(parts: list[mx.array], tensor: StoredTensor) -> None:
     """E8M0 has one NaN, 0xFF: one such scale would turn every answer into noise."""
-    if mx.any(scales == 0xFF).item():
+    if tensor.form is None or tensor.form.mode not in ("mxfp4", "mxfp8"):
+        return
+    if mx.any(parts[1] == 0xFF).item():
+        record = tensor.records[1]
         raise CheckpointError(f"{record.file}: tensor {record.name} holds NaN scales; download it again")

@@ -39,10 +39,10 @@ print(json.dumps(report.as_dict()))
 _LOAD = """
 import resource, sys, time
 import mlx.core as mx
-from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.checkpoint.tensors import open_model
 from gptoss_mlx.model.weights import load_weights
 began = time.perf_counter()
-weights = load_weights(sys.argv[1], ModelConfig.from_directory(sys.argv[1]), mx.bfloat16)
+weights = load_weights(open_model(sys.argv[1]), mx.bfloat16)
 print(time.perf_counter() - began, sum(array.nbytes for array in weights.values()))
 """
 _PEER = """

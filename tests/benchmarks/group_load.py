@@ -19,6 +19,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from gptoss_mlx.checkpoint.safetensors import Checkpoint
+from gptoss_mlx.checkpoint.tensors import open_model
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.distributed.split import divide
 from gptoss_mlx.model.weights import load_weights
@@ -31,7 +32,7 @@ def peak(directory: Path, split: Split, machines: int, rank: int) -> tuple[int, 
     config = ModelConfig.from_directory(directory)
     share = divide(config, split, [1] * machines)[rank]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    weights = load_weights(directory, config, mx.bfloat16, share=share)
+    weights = load_weights(open_model(directory), mx.bfloat16, share=share)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     return sum(weight.nbytes for weight in weights.values()), mx.get_peak_memory(), grown
 

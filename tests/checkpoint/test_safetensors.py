@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from gptoss_mlx.checkpoint.safetensors import INDEX_NAME, Checkpoint, read_header
-from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.checkpoint.tensors import open_model
 from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.model.transformer import load_transformer
 from gptoss_mlx.model.weights import load_weights
@@ -230,7 +230,7 @@ def test_every_tensor_is_accounted_for(
 ) -> None:
     edit_tensors(checkpoint, change)
     with pytest.raises(CheckpointError, match=message):
-        load_weights(checkpoint, ModelConfig.from_directory(checkpoint), mx.float32)
+        load_weights(open_model(checkpoint), mx.float32)
 
 
 def test_an_index_outside_the_directory_is_refused(checkpoint: Path) -> None:
@@ -296,7 +296,7 @@ def test_a_truncated_shard_is_named(checkpoint: Path) -> None:
     path = checkpoint / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"model\.safetensors: is truncated"):
-        load_weights(checkpoint, ModelConfig.from_directory(checkpoint), mx.float32)
+        load_weights(open_model(checkpoint), mx.float32)
 
 
 def test_links_may_not_leave_the_directory(checkpoint: Path, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from gptoss_mlx.checkpoint.layouts import EXPERTS
+from gptoss_mlx.checkpoint.layouts import EXPERTS, MLX_LM
 from gptoss_mlx.convert import convert_checkpoint
-from gptoss_mlx.convert.layouts import MLX_LM, ORIGINAL
+from gptoss_mlx.convert.layouts import ORIGINAL
 from gptoss_mlx.errors import GptOssError
 from tests.checkpoints import write_random_checkpoint
 

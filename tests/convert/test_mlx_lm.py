@@ -1,11 +1,11 @@
-"""Everything that mlx-lm's converter writes for gpt-oss converts without a loss, and gives mlx-lm's logits."""
+"""Everything that mlx-lm's converter writes for gpt-oss loads, converts without a loss, and gives its logits."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import mlx.core as mx
 import numpy as np
@@ -13,12 +13,16 @@ import pytest
 from mlx_lm.convert import QUANT_RECIPES, mixed_quant_predicate_builder
 from mlx_lm.utils import load_model, quantize_model, save_config, save_model
 
+from gptoss_mlx.checkpoint.tensors import open_model
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.convert import compare_weights, convert_checkpoint
+from gptoss_mlx.distributed.split import divide
 from gptoss_mlx.memory.sizes import weight_bytes
 from gptoss_mlx.model.rope import yarn_wavelengths
 from gptoss_mlx.model.transformer import load_transformer
-from tests.convert.sources import load_tensors, write_layout
+from gptoss_mlx.model.weights import load_weights
+from gptoss_mlx.share import Split
+from tests.convert.sources import load_tensors, tensor_bytes, write_layout
 
 WIDE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 128, "head_dim": 32, "num_hidden_layers": 4}
 TOKENS = np.random.default_rng(5).integers(0, 320, (1, 40))
@@ -53,14 +57,19 @@ def write_mlx_lm(source: Path, directory: Path, change: Callable[[Any, dict[str,
     return directory
 
 
-def equal_logits(directory: Path, converted: Path) -> None:
-    """Expects the logits of mlx-lm's model, its YaRN not rounded, in float32."""
-    config = ModelConfig.from_directory(converted)
+def loads_alike(directory: Path, converted: Path) -> None:
+    """Expects the same parameters of mlx-lm's directory and of its conversion, and the logits of mlx-lm's model,
+    its YaRN not rounded, in float32."""
+    stored = [open_model(place) for place in (directory, converted)]
+    config = stored[0].config
+    assert config == stored[1].config
+    loaded = [tensor_bytes(load_weights(model, mx.bfloat16)) for model in stored]
+    assert loaded[0] == loaded[1]
     model, _ = load_model(directory)
     model.set_dtype(mx.float32)
     for layer in model.model.layers:
         layer.self_attn.rope._freqs = yarn_wavelengths(config.head_dim, config.rope)
-    theirs, ours = model(mx.array(TOKENS)), load_transformer(converted, mx.float32)(mx.array(TOKENS))
+    theirs, ours = model(mx.array(TOKENS)), load_transformer(directory, mx.float32)(mx.array(TOKENS))
     assert float(mx.abs(ours - theirs).max()) <= 2e-4
 
 
@@ -78,7 +87,7 @@ def test_every_form_is_kept(
     report = convert_checkpoint(theirs, tmp_path / "ours")
     assert report.losses == ()
     assert all(entry.largest == 0 for entry in compare_weights(tmp_path / "ours", theirs))
-    equal_logits(theirs, tmp_path / "ours")
+    loads_alike(theirs, tmp_path / "ours")
     tensors = load_tensors(tmp_path / "ours")
     assert sum(array.nbytes for array in tensors.values()) == weight_bytes(
         ModelConfig.from_directory(tmp_path / "ours")
@@ -97,7 +106,21 @@ def test_mixed_quantisations_are_kept(recipe: str, group_size: int | None, float
     assert written["lm_head"]["group_size"] == group_size
     convert_checkpoint(theirs, tmp_path / "ours")
     assert all(entry.largest == 0 for entry in compare_weights(tmp_path / "ours", theirs))
-    equal_logits(theirs, tmp_path / "ours")
+    loads_alike(theirs, tmp_path / "ours")
+
+
+def test_machines_load_their_shares(floats: Path, tmp_path: Path) -> None:
+    def change(model: Any, config: dict[str, Any]) -> tuple[Any, Any]:
+        predicate: Any = mixed_quant_predicate_builder("mixed_3_6", model, 32)
+        return quantize_model(model, config, 32, None, quant_predicate=predicate)
+
+    theirs = write_mlx_lm(floats, tmp_path / "theirs", change)
+    convert_checkpoint(theirs, tmp_path / "ours")
+    models = [open_model(theirs), open_model(tmp_path / "ours")]
+    for split in get_args(Split):
+        for share in divide(models[0].config, split, [1, 1]):
+            one, other = (tensor_bytes(load_weights(model, mx.float32, share=share)) for model in models)
+            assert one == other
 
 
 def test_modules_of_all_kinds_side_by_side_are_kept(floats: Path, tmp_path: Path) -> None:
@@ -121,7 +144,7 @@ def test_modules_of_all_kinds_side_by_side_are_kept(floats: Path, tmp_path: Path
     report = convert_checkpoint(theirs, tmp_path / "ours")
     assert report.losses == ()
     assert all(entry.largest == 0 for entry in compare_weights(tmp_path / "ours", theirs))
-    equal_logits(theirs, tmp_path / "ours")
+    loads_alike(theirs, tmp_path / "ours")
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.float32])
@@ -133,7 +156,7 @@ def test_scales_and_floats_of_other_dtypes_are_kept(dtype: mx.Dtype, floats: Pat
     theirs = write_mlx_lm(floats, tmp_path / "theirs", change)
     convert_checkpoint(theirs, tmp_path / "ours")
     assert all(entry.largest == 0 for entry in compare_weights(tmp_path / "ours", theirs))
-    equal_logits(theirs, tmp_path / "ours")
+    loads_alike(theirs, tmp_path / "ours")
 
 
 def test_the_rest_of_an_mxfp4_model_is_quantised(tmp_path: Path) -> None:
@@ -141,4 +164,4 @@ def test_the_rest_of_an_mxfp4_model_is_quantised(tmp_path: Path) -> None:
     theirs = write_mlx_lm(source, tmp_path / "theirs", lambda model, config: quantize_model(model, config, 64, 4))
     report = convert_checkpoint(theirs, tmp_path / "ours")
     assert (report.experts, report.dense) == ("mxfp4", "q4")
-    equal_logits(theirs, tmp_path / "ours")
+    loads_alike(theirs, tmp_path / "ours")

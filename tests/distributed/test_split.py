@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gptoss_mlx.checkpoint.layouts import kept, sizes
+from gptoss_mlx.checkpoint.tensors import open_model
 from gptoss_mlx.config import (
     GPT_OSS_20B,
     GPT_OSS_120B,
@@ -141,9 +142,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("machines", [2, 3, 4])
 def test_a_machine_loads_its_part_of_every_tensor(machines: int, checkpoint: Path) -> None:
     config = ModelConfig.from_dict(random_config(**SHAPE))
-    whole = load_weights(checkpoint, config, mx.float32)
+    whole = load_weights(open_model(checkpoint), mx.float32)
     shares = divide(config, "tensor", [1] * machines)
-    loaded = [load_weights(checkpoint, config, mx.float32, share=share) for share in shares]
+    loaded = [load_weights(open_model(checkpoint), mx.float32, share=share) for share in shares]
     groups = [share.groups[1] for share in shares]
     assert {name: value.shape for name, value in loaded[0].items()}.keys() == whole.keys()
     for name, axis in (("lm_head.weight", 0), ("layers.1.self_attn.o_proj.weight", 1)):
@@ -167,11 +168,11 @@ def same(whole: mx.array, parts: Sequence[mx.array], axis: int) -> bool:
 
 def test_a_machine_of_a_pipeline_loads_its_layers(checkpoint: Path) -> None:
     config = ModelConfig.from_dict(random_config(**SHAPE))
-    whole = load_weights(checkpoint, config, mx.float32)
+    whole = load_weights(open_model(checkpoint), mx.float32)
     shares = divide(config, "pipeline", [1, 2])
     begin = shares[1].layers.start
     for share in shares:
-        for name, value in load_weights(checkpoint, config, mx.float32, share=share).items():
+        for name, value in load_weights(open_model(checkpoint), mx.float32, share=share).items():
             assert same(whole[whole_name(name, share)], [value], 0)
     assert 0 < begin < 3
 
