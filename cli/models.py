@@ -9,9 +9,12 @@ from collections.abc import Sequence
 
 import typer
 
-from ..errors import InvalidRequest, ModelNotFound
+from ..checkpoint.tensors import open_model
+from ..config import form_name
+from ..errors import CheckpointError, InvalidRequest, ModelNotFound
 from ..files.units import format_bytes
-from ..hub.models import InstalledModel, clear_used, list_converted, list_models
+from ..hub.local import LM_STUDIO
+from ..hub.models import DEMO, InstalledModel, clear_used, list_converted, list_models
 from .screen.spans import CYAN, DIM, Row, Span, shorten
 from .screen.terminal import Terminal
 
@@ -23,11 +26,12 @@ def show_models() -> None:
     terminal = Terminal(sys.stdout)
     models = list_models()
     width = max((len(model.name) for model in models), default=0)
-    column = max((len(_precision(model)) for model in models), default=0)
-    for model in models:
+    forms = [_forms(model) for model in models]
+    column = max(map(len, forms), default=0)
+    for model, form in zip(models, forms, strict=True):
         row: Row = (
             Span(f"{model.name:<{width}}", CYAN),
-            Span(f"  {format_bytes(model.nbytes):>9}  {_precision(model):<{column}}  {_when(model):<16}  "),
+            Span(f"  {format_bytes(model.nbytes):>9}  {form:<{column}}  {_when(model):<16}  "),
             Span(str(model.path), DIM),
         )
         terminal.rows([shorten(row, terminal.width - 1) if terminal.interactive else row])
@@ -68,11 +72,22 @@ def _confirm(model: InstalledModel, terminal: Terminal) -> None:
         raise typer.Exit(1)
 
 
-def _precision(model: InstalledModel) -> str:
-    return f"mxfp4+{model.precision}"
+def _forms(model: InstalledModel) -> str:
+    """The forms of most experts and of most dense layers; a question mark if it must be converted first."""
+    try:
+        config = open_model(model.path).config
+    except CheckpointError:
+        return "?"
+    return f"{form_name(config.experts)}+{form_name(config.quantization)}"
 
 
 def _when(model: InstalledModel) -> str:
     if model.last_used is None:
-        return "built in" if model.name == "demo" else "never used" if model.converted else "Hub download"
+        return "never used" if model.converted else _origin(model)
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(model.last_used))
+
+
+def _origin(model: InstalledModel) -> str:
+    if model.name == DEMO:
+        return "built in"
+    return "LM Studio's" if model.name.startswith(LM_STUDIO) else "Hub download"

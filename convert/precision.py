@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gptoss_mlx.checkpoint.layouts import DENSE, EXPERTS, config_of, generic
-from gptoss_mlx.config import MXFP4, ModelConfig, Precision, Quantization, precision_of, quantization_for
+from gptoss_mlx.config import (
+    MXFP4,
+    ModelConfig,
+    Precision,
+    Quantization,
+    form_name,
+    precision_of,
+    quantization_for,
+)
 from gptoss_mlx.errors import ConversionError
 from gptoss_mlx.memory.device import DeviceInfo
 from gptoss_mlx.memory.precision import choose_precision, loss_of
@@ -183,18 +191,12 @@ def precision_for(
 def experts_name(config: ModelConfig) -> str:
     """How a model's experts are stored, for the user: ``mxfp4``, ``q8``, ``bf16``, several if layers differ."""
     forms = {name: form for name, form in config.exceptions if ".experts." in name}
-    names = [_form_name(config.experts)]
+    names = [form_name(config.experts)]
     names += [
-        f"{_form_name(form)} ({count} of {2 * config.num_hidden_layers})"
+        f"{form_name(form)} ({count} of {2 * config.num_hidden_layers})"
         for form, count in Counter(forms.values()).items()
     ]
     return ", ".join(names)
-
-
-def _form_name(form: Quantization | None) -> str:
-    if form is None:
-        return "bf16"
-    return f"q{form.bits}" if form.mode == "affine" else form.mode
 
 
 def _losses(matrices: Mapping[str, Values], forms: Mapping[str, Form], on_grid: frozenset[str]) -> dict[str, None]:

@@ -29,6 +29,7 @@ __all__ = [
     "Precision",
     "Quantization",
     "RopeConfig",
+    "form_name",
     "precision_of",
     "quantization_for",
     "with_precision",
@@ -287,6 +288,13 @@ def with_precision(config: ModelConfig, precision: Precision) -> ModelConfig:
         return config
     kept = tuple((name, form) for name, form in config.exceptions if ".mlp." in name)
     return dataclasses.replace(config, quantization=quantization_for(config, precision), exceptions=kept)
+
+
+def form_name(form: Quantization | None) -> str:
+    """A form as the user reads it: ``bf16``, ``q8``, ``mxfp4`` and so on."""
+    if form is None:
+        return "bf16"
+    return f"q{form.bits}" if form.mode == "affine" else form.mode
 
 
 def precision_of(config: ModelConfig) -> Precision:

@@ -25,6 +25,7 @@ from ..files.write import write_text
 __all__ = [
     "Download",
     "Progress",
+    "cached_repositories",
     "cached_snapshot",
     "download",
     "free_space",
@@ -81,6 +82,14 @@ def cached_snapshot(repo_id: str, revision: str | None = None) -> Path | None:
         return None
     directory = Path(config).parent
     return directory if _is_complete(directory) else None
+
+
+def cached_repositories() -> list[str]:
+    """The ids of all model repositories in the Hub's cache, complete or not."""
+    from huggingface_hub import constants
+
+    names = sorted(path.name for path in Path(constants.HF_HUB_CACHE).glob("models--*--*"))
+    return [name.removeprefix("models--").replace("--", "/", 1) for name in names]
 
 
 def _is_complete(directory: Path) -> bool:

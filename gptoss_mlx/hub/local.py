@@ -13,7 +13,7 @@ from ..errors import CheckpointError, ModelNotFound
 from ..files.read import inside, open_regular, parse_json, read_regular, short_repr
 from ..files.write import as_path
 
-__all__ = ["LM_STUDIO", "OLLAMA", "find_lm_studio", "find_ollama", "is_gguf"]
+__all__ = ["LM_STUDIO", "OLLAMA", "find_lm_studio", "find_ollama", "is_gguf", "list_lm_studio"]
 
 OLLAMA, LM_STUDIO = "ollama:", "lmstudio:"
 """How references begin."""
@@ -83,8 +83,7 @@ def find_lm_studio(name: str) -> Path | None:
     parts = name.split("/")
     if len(parts) != 2 or not all(map(_PART.fullmatch, parts)):
         return None
-    homes = (Path.home() / ".lmstudio" / "models", Path.home() / ".cache" / "lm-studio" / "models")
-    folder = next((home.joinpath(*parts) for home in homes if home.joinpath(*parts).is_dir()), None)
+    folder = next((home.joinpath(*parts) for home in _lm_studio_homes() if home.joinpath(*parts).is_dir()), None)
     if folder is None or (folder / "config.json").exists():
         return folder
     files = [path for path in sorted(folder.glob("*.gguf")) if not path.name.startswith(("._", "mmproj"))]
@@ -94,6 +93,16 @@ def find_lm_studio(name: str) -> Path | None:
             f"{folder}: has {len(files)} GGUF files; name one of them, for example {short_repr(str(files[0]))}"
         )
     return files[0] if files else None
+
+
+def list_lm_studio() -> dict[str, Path]:
+    """The folders with a config.json among those that LM Studio downloaded, by publisher and model."""
+    folders = (folder for home in _lm_studio_homes() for folder in sorted(home.glob("*/*")))
+    return {"/".join(folder.parts[-2:]): folder for folder in folders if (folder / "config.json").is_file()}
+
+
+def _lm_studio_homes() -> tuple[Path, Path]:
+    return Path.home() / ".lmstudio" / "models", Path.home() / ".cache" / "lm-studio" / "models"
 
 
 def is_gguf(path: Path) -> bool:

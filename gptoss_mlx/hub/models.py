@@ -21,8 +21,8 @@ from ..errors import CheckpointError, ConversionError, ModelNotFound
 from ..files.read import read_json
 from ..files.write import as_path
 from . import downloads
-from .downloads import Progress, cached_snapshot
-from .local import LM_STUDIO, OLLAMA, find_lm_studio, find_ollama, is_gguf
+from .downloads import Progress, cached_repositories, cached_snapshot
+from .local import LM_STUDIO, OLLAMA, find_lm_studio, find_ollama, is_gguf, list_lm_studio
 
 __all__ = [
     "ALIASES",
@@ -64,12 +64,10 @@ class InstalledModel:
     """The reference for ``gptoss chat --model``."""
     path: Path
     nbytes: int
-    precision: str
-    """Of the dense layers: ``bf16``, ``q8`` or ``q4``; ``?`` if config.json cannot be read."""
     last_used: float | None
     """Seconds since the epoch; None if never."""
     converted: bool
-    """Whether ``gptoss convert`` wrote it; else it is the demo or a download in the Hub's cache."""
+    """Whether ``gptoss convert`` wrote it; else it is the demo, a download in the Hub's cache or LM Studio's."""
 
 
 def data_directory() -> Path:
@@ -208,15 +206,26 @@ def _unknown(reference: str, path: Path) -> str:
 
 
 def list_models() -> list[InstalledModel]:
-    """All models that can be loaded: converted ones (last used first), the demo, then those in the Hub's cache."""
+    """All models on this machine: converted ones (last used first), the demo, the Hub cache's, LM Studio's."""
     converted = list_converted()
-    names = {model.name for model in converted}
     others = [_installed(DEMO, _DEMO_CHECKPOINT, False)] if _DEMO_CHECKPOINT.is_dir() else []
-    for alias, repo_id in ALIASES.items():
-        cached = cached_snapshot(repo_id)
-        if cached is not None:
-            others.append(_installed(repo_id if alias in names else alias, cached, False))
+    aliases = {repo_id: alias for alias, repo_id in ALIASES.items()}
+    taken = {model.name for model in converted}
+    for repo_id in sorted(cached_repositories(), key=lambda name: name not in aliases):
+        cached, alias = cached_snapshot(repo_id), aliases.get(repo_id, repo_id)
+        if cached is not None and _is_gpt_oss(cached):
+            others.append(_installed(repo_id if alias in taken else alias, cached, False))
+    for name, folder in list_lm_studio().items():
+        if _is_gpt_oss(folder):
+            others.append(_installed(f"{LM_STUDIO}{name}", folder, False))
     return converted + others
+
+
+def _is_gpt_oss(directory: Path) -> bool:
+    try:
+        return read_json(directory / "config.json").get("model_type") == "gpt_oss"
+    except CheckpointError:
+        return False
 
 
 def list_converted() -> list[InstalledModel]:
@@ -263,19 +272,9 @@ def _installed(name: str, path: Path, converted: bool) -> InstalledModel:
         name=name,
         path=path,
         nbytes=sum(sizes),
-        precision=_precision(path),
         last_used=last_used,
         converted=converted,
     )
-
-
-def _precision(path: Path) -> str:
-    try:
-        quantization = read_json(path / "config.json").get("quantization")
-        bits = None if quantization is None else quantization.get("bits")
-        return "bf16" if bits is None else f"q{int(bits)}"
-    except (CheckpointError, ValueError, OverflowError, AttributeError, TypeError):
-        return "?"
 
 
 def mark_used(reference: str | Path) -> None:

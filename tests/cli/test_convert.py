@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,12 @@ def test_a_plan_is_refused_where_the_conversion_would_be(user: Path, monkeypatch
             convert_checkpoint(source, destination)
 
 
-def test_an_export_to_mlx_lm_says_what_it_is_when_loaded(user: Path) -> None:
-    for dense in ("bf16", "q8"):
-        convert_checkpoint(DEMO, user / dense, dense=dense, to="mlx-lm")
-        done = gptoss("run", "-m", str(user / dense), "hi")
-        assert done.returncode == 3
-        assert "it first: gptoss convert" in " ".join(done.stderr.split())
+def test_what_must_be_converted_first_says_so_and_then_answers(user: Path) -> None:
+    convert_checkpoint(DEMO, user / "fine tune", experts="bf16", to="hf")
+    refused = gptoss("run", "-m", str(user / "fine tune"), "hi")
+    assert refused.returncode == 3
+    command = " ".join(refused.stderr.split()).partition("convert it first: ")[2]
+    assert command == shlex.join(["gptoss", "convert", str(user / "fine tune")])
+    converted = gptoss(*shlex.split(command)[1:], str(user / "converted"))
+    assert converted.returncode == 0, converted.stderr
+    assert gptoss("run", "-m", str(user / "converted"), "hi").returncode == 0

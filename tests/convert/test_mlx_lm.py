@@ -17,6 +17,7 @@ from gptoss_mlx.checkpoint.tensors import open_model
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.convert import compare_weights, convert_checkpoint
 from gptoss_mlx.distributed.split import divide
+from gptoss_mlx.errors import CheckpointError
 from gptoss_mlx.memory.sizes import weight_bytes
 from gptoss_mlx.model.rope import yarn_wavelengths
 from gptoss_mlx.model.transformer import load_transformer
@@ -107,6 +108,20 @@ def test_mixed_quantisations_are_kept(recipe: str, group_size: int | None, float
     convert_checkpoint(theirs, tmp_path / "ours")
     assert all(entry.largest == 0 for entry in compare_weights(tmp_path / "ours", theirs))
     loads_alike(theirs, tmp_path / "ours")
+
+
+@pytest.mark.parametrize("mode", ["mxfp4", "mxfp8"])
+def test_scales_that_are_no_numbers_are_refused(mode: str, floats: Path, tmp_path: Path) -> None:
+    theirs = write_mlx_lm(
+        floats, tmp_path / "theirs", lambda model, config: quantize_model(model, config, None, None, mode=mode)
+    )
+    tensors = load_tensors(theirs)
+    name = "model.layers.1.mlp.experts.up_proj.scales"
+    tensors[name][1, 2, 0] = 0xFF
+    mx.eval(tensors)
+    mx.save_safetensors(str(theirs / "model.safetensors"), tensors)
+    with pytest.raises(CheckpointError, match=f"tensor {name} holds NaN scales"):
+        load_transformer(theirs, mx.float32)
 
 
 def test_machines_load_their_shares(floats: Path, tmp_path: Path) -> None:
