@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from gptoss_mlx.config import (
     form_name,
     precision_of,
     quantization_for,
+    with_packed_experts,
 )
 from gptoss_mlx.errors import ConversionError
+from gptoss_mlx.files.units import format_bytes
+from gptoss_mlx.memory.budget import Budget
 from gptoss_mlx.memory.device import DeviceInfo
-from gptoss_mlx.memory.precision import choose_precision, loss_of
+from gptoss_mlx.memory.precision import COMFORTABLE_CONTEXT, choose_precision, loss_of
 
 from .quantize import ErrorSums, QuantizationError, as_form, is_exact, measured_error, on_mxfp4_grid
 from .source import SourceModel
@@ -44,7 +48,7 @@ class Chosen:
     dense: Precision
     """The precision of the dense layers; other numbers of bits, which a source may have, count as the next."""
     reason: str
-    """One line: why the dense layers have this precision."""
+    """One line: why the dense layers have this precision, and the experts, where they were not asked for."""
     losses: tuple[str, ...]
     """Each change to the weights' values; empty if there is none."""
     errors: Mapping[str, ErrorSums]
@@ -91,6 +95,8 @@ def choose_forms(
     }
     changed = {name: as_form(matrices[name], form, errors.get(name)) for name, form in forms.items()}
     config = config_of(source.config, forms)
+    if experts is None and any(name not in on_grid for name in errors):
+        reason += f"; {_experts_reason(config, device or DeviceInfo.current())}"
     return Chosen(
         config=config,
         parameters=dict(source.parameters) | changed,
@@ -186,6 +192,16 @@ def precision_for(
         return "bf16", "as in the source"
     choice = choose_precision(config, device or DeviceInfo.current())
     return choice.precision, choice.reason
+
+
+def _experts_reason(config: ModelConfig, device: DeviceInfo) -> str:
+    """Why experts that are floats are stored in 8 bits, and whether they fit the machine so."""
+    context = min(COMFORTABLE_CONTEXT, config.max_position_embeddings)
+    budget = Budget(config=config, device=device, context=context)
+    packed = dataclasses.replace(budget, config=with_packed_experts(config))
+    needed, smaller = (format_bytes(each.needed_bytes()) for each in (budget, packed))
+    said = f"experts take 8 bits because MXFP4 does not hold all their values: {needed} are needed, which "
+    return said + ("fits" if budget.fits else f"does not fit; --experts mxfp4 needs {smaller}, at a larger loss")
 
 
 def experts_name(config: ModelConfig) -> str:

@@ -32,6 +32,7 @@ __all__ = [
     "form_name",
     "precision_of",
     "quantization_for",
+    "with_packed_experts",
     "with_precision",
 ]
 
@@ -288,6 +289,12 @@ def with_precision(config: ModelConfig, precision: Precision) -> ModelConfig:
         return config
     kept = tuple((name, form) for name, form in config.exceptions if ".mlp." in name)
     return dataclasses.replace(config, quantization=quantization_for(config, precision), exceptions=kept)
+
+
+def with_packed_experts(config: ModelConfig) -> ModelConfig:
+    """The config of a conversion with all experts in MXFP4."""
+    kept = tuple((name, form) for name, form in config.exceptions if ".experts." not in name)
+    return dataclasses.replace(config, experts=MXFP4, exceptions=kept)
 
 
 def form_name(form: Quantization | None) -> str:

@@ -17,7 +17,7 @@ from ..arguments import checked_integer
 from ..cache.layers import most_capacity
 from ..cache.quantized import KV_BITS, group_size_of
 from ..cache.store import MAX_SNAPSHOT_BYTES, MAX_SNAPSHOTS
-from ..config import MXFP4, PRECISIONS, ModelConfig, precision_of, with_precision
+from ..config import MXFP4, PRECISIONS, ModelConfig, precision_of, with_packed_experts, with_precision
 from ..errors import ContextFull, NotEnoughMemory
 from ..files.units import format_bytes
 from ..share import Share
@@ -280,11 +280,9 @@ def _with_smaller_weights(budget: Budget) -> _Change | None:
 
 
 def _with_packed_experts(budget: Budget) -> _Change | None:
-    config = budget.config
-    if config.experts == MXFP4:
+    if budget.config.experts == MXFP4:
         return None
-    dense = tuple((name, form) for name, form in config.exceptions if ".experts." not in name)
-    smaller = replace(budget, config=replace(config, experts=MXFP4, exceptions=dense))
+    smaller = replace(budget, config=with_packed_experts(budget.config))
     return "gptoss convert SOURCE --experts mxfp4 --force", smaller
 
 

@@ -11,11 +11,20 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from gptoss_mlx.config import MXFP4, PRECISIONS, ModelConfig, Precision, Quantization
+from gptoss_mlx.config import (
+    MXFP4,
+    PRECISIONS,
+    ModelConfig,
+    Precision,
+    Quantization,
+    with_packed_experts,
+)
 from gptoss_mlx.convert import carry_out, compare_weights, convert_checkpoint, plan_conversion, verify_checkpoint
 from gptoss_mlx.convert.manifest import Manifest
 from gptoss_mlx.convert.precision import ExpertsPrecision
 from gptoss_mlx.convert.writer import plan_shards
+from gptoss_mlx.files.units import format_bytes
+from gptoss_mlx.memory.budget import Budget
 from gptoss_mlx.memory.device import DeviceInfo
 from gptoss_mlx.memory.precision import token_bytes
 from gptoss_mlx.memory.sizes import weight_bytes
@@ -150,6 +159,22 @@ def test_the_loss_of_float_experts_is_reported_as_verify_measures_it(
     both = [measured[f"mlp.experts.{name}_proj.weight"] for name in ("gate_up", "down")]
     assert max(entry.largest for entry in both) == report.experts_error.largest
     assert all(low < entry.relative < high for entry in both)
+
+
+def test_a_plan_says_why_experts_take_8_bits_and_whether_that_fits(float_experts: Path, tmp_path: Path) -> None:
+    def reason(memory: int, **options: Any) -> str:
+        device = DeviceInfo(name="a machine", memory_bytes=memory, gpu_bytes=memory)
+        return plan_conversion(float_experts, tmp_path / "out", device=device, **options).reason
+
+    config = plan_conversion(float_experts, tmp_path / "out").config
+    needs = Budget(config=config, device=DeviceInfo.current(), context=8192).needed_bytes()
+    said = "; experts take 8 bits because MXFP4 does not hold all their values: "
+    said += f"{format_bytes(needs)} are needed, which "
+    assert reason(2**34).endswith(f"{said}fits")
+    packed = Budget(config=with_packed_experts(config), device=DeviceInfo.current(), context=8192).needed_bytes()
+    remedy = f"--experts mxfp4 needs {format_bytes(packed)}, at a larger loss"
+    assert reason(needs - 1, dense="bf16") == f"as asked for{said}does not fit; {remedy}"
+    assert "experts" not in reason(2**34, experts="q8")
 
 
 def test_layers_on_the_grid_of_mxfp4_stay_on_it(float_experts: Path, tmp_path: Path) -> None:
