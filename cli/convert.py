@@ -166,7 +166,8 @@ def _not_here(
     from gptoss_mlx.hub import models as hub
 
     found = downloads.plan_download(repository.repo_id, repository.revision)
-    return _download_content(destination or hub.converted_path(source), options["to"], options["dense"], found)
+    target = destination or hub.converted_path(source, options["adapter"])
+    return _download_content(target, options["to"], options["dense"], found)
 
 
 def _cost(target: Path, download: int, source: int, result: int) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def convert_checkpoint(
     Args:
         source: ``20b``, ``120b``, a Hub repository id, or a directory in any supported layout.
         destination: the directory to create; by default one in the user's data directory, where
-            ``gptoss_mlx.load`` finds it by the source's name.
+            ``gptoss_mlx.load`` finds it by the source's name, or that with the adapter's.
         dense: how attention, embedding and head are stored; by default lossless (bf16) where that fits this
             machine with 8,192 tokens of context, else q8, else q4; of a quantised source, as they are.
         experts: how experts are stored: ``mxfp4``, ``q8`` (affine) or ``bf16``; by default as they are if they are

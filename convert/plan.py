@@ -122,7 +122,7 @@ def plan_conversion(
     reference = str(source)
     if to != "mlx" and destination is None:
         raise ConversionError(f"--to {to}: name a destination; models found by name are in gptoss's own layout")
-    target = as_path(destination) if destination is not None else hub.converted_path(reference)
+    target = as_path(destination) if destination is not None else hub.converted_path(reference, adapter)
     check_destination(target, force=force)
     check_parent(target)
     directory = _locate(reference, target, to, download=download, progress=progress)

@@ -35,7 +35,7 @@ from gptoss_mlx.checkpoint.safetensors import Checkpoint
 from gptoss_mlx.checkpoint.tensors import StoredTensor, mlx_lm_forms, own_forms, stored_tensors
 from gptoss_mlx.config import ModelConfig, Quantization
 from gptoss_mlx.errors import CheckpointError, ConfigError
-from gptoss_mlx.files.read import read_json
+from gptoss_mlx.files.read import read_json, short_repr
 
 from .gguf import gguf_stored, gguf_values, open_gguf
 from .layouts import LAYOUTS, ORIGINAL, hugging_face_config
@@ -123,13 +123,14 @@ def _open_directory(directory: Path) -> SourceModel:
     if not (directory / "config.json").exists() and (directory / "original" / "config.json").exists():
         directory = directory / "original"
     checkpoint = Checkpoint.open(directory)
+    values = read_json(directory / "config.json")
+    _refuse_other_quantisers(checkpoint, values.get("quantization_config"))
     layout = recognise(checkpoint.tensors, LAYOUTS)
     if layout is None:
         raise CheckpointError(
             f"{directory}: no gpt-oss experts among its {len(checkpoint.tensors)} tensors; "
             "name a gpt-oss checkpoint"
         )
-    values = read_json(directory / "config.json")
     with _naming_config(directory):
         if layout.rows is ORIGINAL:
             values = hugging_face_config(values)
@@ -144,6 +145,17 @@ def _open_directory(directory: Path) -> SourceModel:
         stored = stored_tensors(checkpoint, forms)
     files = SourceFiles()
     return _model(directory, layout, config, values, stored, _Tensors(stored, files), files)
+
+
+def _refuse_other_quantisers(checkpoint: Checkpoint, quantization: Any) -> None:
+    """Refuses what bitsandbytes, AWQ, compressed-tensors and others packed, by its name."""
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    are_floats = all(record.dtype in FLOATS for record in checkpoint.tensors.values())
+    if method not in (None, "mxfp4") and not are_floats:
+        raise CheckpointError(
+            f"{checkpoint.directory}: is quantised by {short_repr(method)}, which is not read; name the model it "
+            "was made from, or a GGUF or MLX release of it"
+        )
 
 
 def _open_gguf(path: Path) -> SourceModel:

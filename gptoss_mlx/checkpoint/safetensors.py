@@ -55,6 +55,7 @@ _MAX_CONTAINERS = 3 * _MAX_TENSORS + 2
 _MAX_DIMENSIONS = 8
 _MAX_SHARDS = 10_000
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_RELEASED = re.compile(r"(?:openai|unsloth)/gpt-oss-(?P<alias>20b|120b)(?:-unsloth)?(?:-bnb-4bit|-BF16)?")
 _NUMBERED = re.compile(r".+-(?P<number>\d{1,5})-of-(?P<total>\d{1,5})\.safetensors")
 
 
@@ -291,18 +292,25 @@ def _check_is_base(directory: Path, names: Collection[str]) -> None:
     if set(names) <= set(ADAPTER_FILES):
         command = shlex.join(["gptoss", "convert", _base_of(directory), "--adapter", str(directory)])
         raise CheckpointError(f"{directory}: is a LoRA adapter, not a model; merge it: {command}")
+    own = f"{directory.resolve()}-adapter"
+    command = shlex.join(["gptoss", "convert", str(directory), "--adapter", own])
     raise CheckpointError(
-        f"{directory}: {beside[0]} beside the weights is an adapter, which other programs apply; move it to a "
-        "directory of its own, and merge it: gptoss convert DIRECTORY --adapter THAT"
+        f"{directory}: {beside[0]} beside the weights is an adapter, which other programs apply; move it and "
+        f"adapter_config.json to {own}, and merge it: {command}"
     )
 
 
 def _base_of(adapter: Path) -> str:
-    """The model that an adapter says it is for, as far as it says so in plain text."""
+    """The model that an adapter says it is for, as far as it says so in plain text.
+
+    Unsloth trains on copies of the released models that are quantised in ways that are not read here.
+    """
     try:
         name = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
     except CheckpointError:
         name = None
+    if isinstance(name, str) and (released := _RELEASED.fullmatch(name)) is not None:
+        return released["alias"]
     return name if isinstance(name, str) and name.isprintable() and 0 < len(name) <= MAX_NAME_BYTES else "BASE"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -109,7 +110,8 @@ class Engine:
         self.name = name or self.directory.name
         self.adapter = None if adapter is None else checked_path(adapter)
         if adapter is not None and split is not None:
-            raise InvalidRequest("adapter: several machines compute none; merge it: gptoss convert BASE --adapter")
+            command = shlex.join(["gptoss", "convert", str(self.directory), "--adapter", str(self.adapter)])
+            raise InvalidRequest(f"adapter: several machines compute none; merge it: {command}")
         self.kv_bits = kv_bits
         self.config = open_model(self.directory).config
         """The model's shape."""

@@ -49,6 +49,7 @@ DEMO = "demo"
 _DEMO_CHECKPOINT = Path(__file__).parents[1] / "demo" / "checkpoint"
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
+_OTHER = re.compile(r"[^\w.-]+")
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,95}")
 _ADDRESS = re.compile(
     r"(?:https?://)?(?:huggingface\.co|hf\.co)/(?P<name>[^/?#\s]+/[^/?#\s]+)"
@@ -80,8 +81,12 @@ def data_directory() -> Path:
     return platformdirs.user_data_path("gptoss") / "models"
 
 
-def converted_path(reference: str) -> Path:
+def converted_path(reference: str, adapter: str | Path | None = None) -> Path:
     """The default destination of a conversion, where the model is found by its name.
+
+    Args:
+        reference: of the source.
+        adapter: the directory of an adapter that is merged; the name then ends in its name.
 
     Raises:
         ConversionError: the reference does not end in a valid name.
@@ -96,6 +101,8 @@ def converted_path(reference: str) -> Path:
         name = name.removeprefix(OLLAMA).replace(":", "-")
     if name == DEMO:  # that name always means the embedded model
         name = f"{DEMO}-converted"
+    if adapter is not None:
+        name = f"{name.removesuffix('-converted')}-{_OTHER.sub('-', Path(adapter).resolve().name)}"
     if not _NAME.fullmatch(name):
         raise ConversionError(f"{reference}: gives no name for the converted model; name a destination")
     return data_directory() / name
@@ -119,6 +126,9 @@ def resolve(reference: str, *, download: bool = False, progress: Progress | None
         return _DEMO_CHECKPOINT
     found = find_converted(reference) or find_source(reference, allow_download=download, progress=progress)
     if found.is_file():
+        name = converted_path(reference).name
+        if find_converted(name) is not None:
+            raise ModelNotFound(f"{reference}: is a GGUF file; name the model it was converted to: {name}")
         raise ModelNotFound(
             f"{reference}: is a GGUF file; convert it once: {shlex.join(['gptoss', 'convert', reference])}"
         )
@@ -196,6 +206,8 @@ def _looks_like_path(reference: str) -> bool:
 def _unknown(reference: str, path: Path) -> str:
     if not reference:
         return "no model is named; try: demo, or get one with: gptoss convert 20b"
+    if path.suffix == ".gguf" and not path.exists():
+        return f"{reference}: no such file; name a GGUF file"
     if path.exists():
         return f"{reference}: is neither a directory nor a GGUF file; name the directory that contains config.json"
     if _NAME.fullmatch(reference):

@@ -18,6 +18,7 @@ layers, and sends its output to the next one (pipeline).
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate
@@ -540,17 +541,17 @@ def load_transformer(
     weights = load_weights(model, dtype, cancelled, None if peers is None else peers.share)
     transformer.load_weights(list(weights.items()), strict=True)
     if adapter is not None:
-        _apply(transformer, read_adapter(adapter, model.config), dtype)
+        _apply(transformer, read_adapter(adapter, model.config), dtype, directory)
     transformer.eval()
     return transformer
 
 
-def _apply(transformer: Transformer, adapter: Adapter, dtype: mx.Dtype) -> None:
+def _apply(transformer: Transformer, adapter: Adapter, dtype: mx.Dtype, base: str | Path) -> None:
     """Adds an adapter's factors to the layers that it changes."""
     if adapter.changes_experts:
+        command = shlex.join(["gptoss", "convert", str(base), "--adapter", str(adapter.directory)])
         raise CheckpointError(
-            f"{adapter.directory}: changes experts, so it cannot be applied; "
-            f"merge it: gptoss convert BASE --adapter {adapter.directory}"
+            f"{adapter.directory}: changes experts, so it cannot be applied; merge it: {command}"
         )
     layers = dict(transformer.named_modules())
     for name, factors in adapter.factors.items():

@@ -19,6 +19,8 @@ On a CPU (Linux, 2026-11-26, mlx 0.32.4) predictions were off by:
     many experts         −0.4 %    −2.2 %
     large vocabulary     −0.1 %    −1.3 %
     large                −0.6 %    −0.6 %
+    large, experts q8    −0.3 %    −0.3 %
+    large, experts bf16  −0.4 %    −0.1 % (0.94 and 1.41 GB)
 
 A scaled model's cache holds what was expected to the byte shown, at 8k, 32k and 128k positions; the real models'
 are counted with 6.2 % for growth.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -121,13 +122,42 @@ def test_applied_logits_equal_pefts(
     assert _distance(directory, expected) > 0.1
 
 
-def test_an_adapter_of_experts_is_not_applied_without_a_word(
-    base: Path, adapters: dict[str, tuple[Path, Any]]
+def _obeyed(error: pytest.ExceptionInfo[CheckpointError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs the command that a message ends in; returns the directory of its result."""
+    monkeypatch.setenv("GPTOSS_DATA", str(tmp_path / "data"))
+    words = shlex.split(str(error.value).partition("merge it: gptoss ")[2])
+    done = CliRunner().invoke(app, [*words, "--dense", "bf16"])
+    assert done.exit_code == 0, done.output
+    (result,) = (path for path in (tmp_path / "data").iterdir() if not path.name.startswith("."))
+    return result
+
+
+def test_an_adapter_of_experts_is_merged_by_the_command_that_is_named(
+    base: Path, adapters: dict[str, tuple[Path, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(
-        CheckpointError, match="changes experts, so it cannot be applied; merge it: gptoss convert"
-    ):
-        load_transformer(base, adapter=adapters["experts"][0])
+    adapter, expected = adapters["experts"]
+    with pytest.raises(CheckpointError, match="changes experts, so it cannot be applied") as caught:
+        load_transformer(base, adapter=adapter)
+    result = _obeyed(caught, tmp_path, monkeypatch)
+    assert result.name == "base-experts"  # another name than that of the model without it
+    assert _distance(result, expected) < 0.1 * _distance(base, expected)
+
+
+def test_an_adapter_beside_the_weights_is_merged_as_the_message_says(
+    base: Path, adapters: dict[str, tuple[Path, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, expected = adapters["attention"]
+    both = shutil.copytree(base, tmp_path / "both")
+    for path in adapter.iterdir():
+        shutil.copy(path, both)
+    with pytest.raises(CheckpointError, match="beside the weights is an adapter") as caught:
+        load_transformer(both)
+    moved = re.search(r"; move it and adapter_config.json to (.*), and merge it", str(caught.value))
+    assert moved is not None
+    Path(moved[1]).mkdir()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (both / name).rename(Path(moved[1]) / name)
+    assert _distance(_obeyed(caught, tmp_path, monkeypatch), expected) <= 2e-4
 
 
 def _write_mlx_lm(base: Path, root: Path, keys: list[str]) -> tuple[Path, Any]:

@@ -175,7 +175,8 @@ def _lfs_pointer(source: Path) -> None:
 
 def _adapter(source: Path) -> None:
     (source / "model.safetensors").unlink()
-    (source / "adapter_config.json").write_text('{"base_model_name_or_path": "openai/gpt-oss-20b"}')
+    name = "unsloth/gpt-oss-20b-unsloth-bnb-4bit"  # which is not read, but has the released weights
+    (source / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": name}))
     _save(source, {"base_model.model.a.lora_A.weight": mx.zeros((2, 2))}, "adapter_model.safetensors")
 
 
@@ -192,16 +193,25 @@ def _gguf(source: Path) -> None:
     (source / "model.gguf").write_bytes(b"GGUF")
 
 
+def _bitsandbytes(source: Path) -> None:
+    values = json.loads((source / "config.json").read_text())
+    values["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (source / "config.json").write_text(json.dumps(values))
+    tensors = {name: array for name, array in load_tensors(source).items() if ".experts." not in name}
+    _save(source, tensors | {"model.layers.0.mlp.experts.gate_up_projs.0.weight": mx.zeros((9, 1), mx.uint8)})
+
+
 def _pickle(source: Path) -> None:
     (source / "model.safetensors").rename(source / "pytorch_model.bin")
 
 
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a git-lfs pointer": (_lfs_pointer, "is a git-lfs pointer, .* git lfs pull"),
-    "a LoRA adapter": (_adapter, "is a LoRA adapter, .* gptoss convert openai/gpt-oss-20b --adapter"),
+    "a LoRA adapter": (_adapter, "is a LoRA adapter, .* gptoss convert 20b --adapter"),
     "an adapter beside the weights": (_adapter_beside, "adapter_model.safetensors beside the weights"),
     "a pickled adapter beside the weights": (_pickled_adapter_beside, "adapter_model.bin beside the weights"),
     "a GGUF file in a directory": (_gguf, "only model.gguf, a GGUF file; .*gptoss convert"),
+    "weights of bitsandbytes": (_bitsandbytes, "quantised by 'bitsandbytes', .* name the model it was made from"),
     "a pickle": (_pickle, "only pytorch_model.bin; pickles are never read"),
 }
 
@@ -211,7 +221,7 @@ def test_what_is_no_checkpoint_is_named_for_what_it_is(name: str, source: Path, 
     change, match = REFUSED[name]
     change(source)
     expect_refusal(source, tmp_path / "out", CheckpointError, match)
-    with pytest.raises(CheckpointError, match=match):
+    with pytest.raises(CheckpointError, match=match if name != "weights of bitsandbytes" else "convert it first"):
         load_transformer(source)
 
 
@@ -267,6 +277,10 @@ def test_a_file_is_converted_by_its_path(gguf_file: Path, tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GPTOSS_DATA", str(tmp_path / "data"))
     assert convert_checkpoint("gpt-oss-x.gguf", dense="bf16").destination == tmp_path / "data" / "gpt-oss-x"
+    with pytest.raises(ModelNotFound, match="is a GGUF file; name the model it was converted to: gpt-oss-x"):
+        hub.resolve("gpt-oss-x.gguf")
+    with pytest.raises(ModelNotFound, match="no such file; name a GGUF file"):
+        hub.resolve("another.gguf")
     (tmp_path / "a").mkdir()
     gguf_file.rename(tmp_path / "a" / "b.gguf")
     assert hub.find_source("a/b.gguf") == Path("a/b.gguf")  # not a repository

@@ -143,6 +143,7 @@ def test_the_name_of_a_conversion_is_the_last_part(homes: Path) -> None:
     assert hub.converted_path("openai/gpt-oss-20b") == homes / "data" / "gpt-oss-20b"
     assert hub.converted_path("20b") == homes / "data" / "20b"
     assert hub.converted_path("/some/where/") == homes / "data" / "where"
+    assert hub.converted_path("20b", "adapters/my tune") == homes / "data" / "20b-my-tune"
 
 
 def test_a_converted_demo_has_a_name_that_finds_it(homes: Path) -> None:
