@@ -118,8 +118,12 @@ def convert(
     needs no option: log in once with hf auth login.
     """
     from gptoss_mlx.convert import carry_out, plan_conversion
+    from gptoss_mlx.hub.models import repository_of
 
-    source = source if revision is None else f"{source}@{revision}"
+    if revision is not None:
+        if repository_of(source) is None:
+            raise typer.BadParameter("only a repository of the Hub has revisions", param_hint="--revision")
+        source = f"{source}@{revision}"
     options: dict[str, Any] = {
         "dense": dense.value if dense else None,
         "experts": experts.value if experts else None,

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import CheckpointError
-from ..files.read import inside, open_regular, parse_json, read_json, short_repr
+from ..files.read import LFS_POINTER, inside, open_regular, parse_json, read_json, short_repr
 
 __all__ = ["DTYPE_BYTES", "MAX_NAME_BYTES", "Checkpoint", "TensorRecord", "read_header"]
 
@@ -54,7 +54,6 @@ _MAX_HEADER_BYTES = 2 * 2**20
 _MAX_CONTAINERS = 3 * _MAX_TENSORS + 2
 _MAX_DIMENSIONS = 8
 _MAX_SHARDS = 10_000
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _RELEASED = re.compile(r"(?:openai|unsloth)/gpt-oss-(?P<alias>20b|120b)(?:-unsloth)?(?:-bnb-4bit|-BF16)?")
 _NUMBERED = re.compile(r".+-(?P<number>\d{1,5})-of-(?P<total>\d{1,5})\.safetensors")
 
@@ -154,7 +153,7 @@ def _read_header_json(path: Path) -> tuple[dict[str, Any], int, int]:
         with file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
-            if start == _LFS_POINTER[:8]:
+            if start == LFS_POINTER[:8]:
                 raise CheckpointError(
                     f"{path}: is a git-lfs pointer, not the file itself; get it with: git lfs pull"
                 )

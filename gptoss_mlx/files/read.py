@@ -19,8 +19,19 @@ from typing import Any, BinaryIO
 
 from ..errors import CheckpointError
 
-__all__ = ["MAX_CONTAINERS", "inside", "open_regular", "parse_json", "read_json", "read_regular", "short_repr"]
+__all__ = [
+    "LFS_POINTER",
+    "MAX_CONTAINERS",
+    "inside",
+    "open_regular",
+    "parse_json",
+    "read_json",
+    "read_regular",
+    "short_repr",
+]
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""What git leaves of a large file without git-lfs begins so."""
 MAX_CONTAINERS = 2**20
 """Limit of lists and objects. Two bytes of JSON become a list of 88; gpt-oss's tokenizer.json has 450,000."""
 MAX_JSON_BYTES = 2 * 2**20
@@ -115,6 +126,8 @@ def parse_json(content: bytes, *, containers: int = MAX_CONTAINERS) -> Any:
             raise ValueError(f"key {short_repr(_duplicate(pairs))} is duplicated")
         return made
 
+    if content.startswith(LFS_POINTER):
+        raise ValueError("a git-lfs pointer, not the file itself; get it with: git lfs pull")
     if _has_more_containers(content, containers):
         raise ValueError(f"more than {containers} lists and objects")
     return json.loads(

@@ -200,7 +200,8 @@ def repository_of(reference: str) -> Repository | None:
 
 
 def _looks_like_path(reference: str) -> bool:
-    return reference.startswith((".", "~", "/")) or reference.endswith("/")
+    ends = ("/", ".gguf", ".safetensors", ".json", ".bin")
+    return reference.startswith((".", "~", "/")) or reference.endswith(ends)
 
 
 def _unknown(reference: str, path: Path) -> str:

@@ -11,11 +11,14 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from typer.testing import CliRunner
 
 from gptoss_mlx.checkpoint.layouts import HUGGING_FACE, Row
+from gptoss_mlx.cli.app import app
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.convert import compare_weights, convert_checkpoint
 from gptoss_mlx.convert.layouts import PER_EXPERT, UNSLOTH
+from gptoss_mlx.engine.engine import Engine
 from gptoss_mlx.errors import CheckpointError, ConfigError, GptOssError, ModelNotFound
 from gptoss_mlx.hub import models as hub
 from gptoss_mlx.model.transformer import load_transformer
@@ -225,6 +228,20 @@ def test_what_is_no_checkpoint_is_named_for_what_it_is(name: str, source: Path, 
         load_transformer(source)
 
 
+def test_a_tokenizer_that_git_lfs_did_not_fetch_is_named_for_what_it_is(source: Path, tmp_path: Path) -> None:
+    (source / "tokenizer.json").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 2786\n"
+    )
+    expect_refusal(source, tmp_path / "out", CheckpointError, r"a git-lfs pointer, .* git lfs pull")
+    with pytest.raises(CheckpointError, match=r"a git-lfs pointer, .* git lfs pull"):
+        Engine(source)
+
+
+def test_only_repositories_have_revisions(source: Path) -> None:
+    done = CliRunner().invoke(app, ["convert", str(source), "--revision", "main"])
+    assert (done.exit_code, "only a repository of the Hub has revisions" in done.output) == (2, True)
+
+
 def _config(source: Path, **fields: Any) -> None:
     values = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(values | fields))
@@ -349,7 +366,14 @@ def test_references_of_the_hub() -> None:
         repository = hub.repository_of(reference)
         assert repository is not None, reference
         assert (repository.repo_id, repository.revision) == (repo_id, revision)
-    for reference in ("a/b@../x", "https://example.com/a/b", "./a/b", "a/b@", "https://huggingface.co/a"):
+    for reference in (
+        "a/b@../x",
+        "https://example.com/a/b",
+        "./a/b",
+        "a/b@",
+        "https://huggingface.co/a",
+        "a/b.gguf",
+    ):
         found = hub.repository_of(reference)
         assert found is None or found.revision is None, reference
 
@@ -359,6 +383,7 @@ def test_an_existing_path_with_one_slash_is_no_repository(tmp_path: Path, monkey
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b").write_text("not a model")
     assert hub.repository_of("a/b") is None
+    assert hub.repository_of("a/missing.gguf") is None
     with pytest.raises(GptOssError, match="a/b: is neither a directory nor a GGUF file"):
         hub.find_source("a/b")
 
