@@ -22,6 +22,7 @@ from .screen.spans import DIM, Span
 
 if TYPE_CHECKING:
     from ..benchmark import Benchmark
+    from ..convert.precision import ExpertsPrecision
     from ..share import Split
     from .bench_report import Subject
     from .screen.terminal import Terminal
@@ -163,7 +164,7 @@ def _measure(
         openers: list[Callable[[], Any]] = [lambda: GptOssEngine(directory, subject.split)]
         if against is not None:
             say("exporting the weights for mlx-lm")
-            exported = _export(directory, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            exported = _export(subject, Path(stack.enter_context(tempfile.TemporaryDirectory())))
             openers.append(lambda: MlxLmEngine(exported))
         together = len(openers) * weight_bytes(subject.config) <= 0.8 * subject.device.gpu_bytes
         if not together and against is not None:
@@ -195,10 +196,11 @@ def measure_demo_quickly() -> dict[str, Any]:
     return results
 
 
-def _export(directory: Path, place: Path) -> Path:
+def _export(subject: Subject, place: Path) -> Path:
     from ..convert import convert_checkpoint
 
-    return convert_checkpoint(directory, place / "mlx-lm", to="mlx-lm").destination
+    experts: ExpertsPrecision | None = "bf16" if subject.config.experts is None else None  # floats stay floats
+    return convert_checkpoint(subject.directory, place / "mlx-lm", experts=experts, to="mlx-lm").destination
 
 
 def _progress(terminal: Terminal) -> Callable[[str], None]:

@@ -189,30 +189,29 @@ def open_model(directory: str | Path) -> StoredModel:
     layout = layout_of(checkpoint)
     path = checkpoint.directory / "config.json"
     values = read_json(path)
+    is_mlx_lm = layout.rows is MLX_LM
+    quantization = values.pop("quantization", None) if is_mlx_lm else None
     try:
-        quantization = values.pop("quantization", None) if layout.rows is MLX_LM else None
         config = ModelConfig.from_dict(values)
-        is_own = layout.rows is not MLX_LM
-        forms = own_forms(config.form, directory) if is_own else mlx_lm_forms(quantization)
+        forms = mlx_lm_forms(quantization) if is_mlx_lm else own_forms(config.form, directory)
         tensors = stored_tensors(checkpoint, forms)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     check_tensors(tensors, layout.rows, config, directory)
-    found: dict[str, Quantization | None] = {}
-    for row in expand(layout.rows, config):
-        if generic(row.target) in MATRICES:
-            sources = [tensors[source.name] for source in row.sources]
-            found[row.target] = joined_form([tensor.form for tensor in sources])
-            if is_own and found[row.target] != config.form(row.target.removesuffix(".weight")):
-                raise CheckpointError(
-                    f"{sources[0].place} is not quantised as config.json says; convert the source again"
-                )
-    return StoredModel(
-        checkpoint=checkpoint,
-        layout=layout,
-        config=config if is_own else config_of(config, found),
-        tensors=tensors,
-    )
+    joined = {
+        row.target: joined_form([tensors[source.name].form for source in row.sources])
+        for row in expand(layout.rows, config)
+        if generic(row.target) in MATRICES
+    }
+    if is_mlx_lm:
+        config = config_of(config, joined)  # config.json does not say which modules are floats
+    for target, form in joined.items():
+        module = target.removesuffix(".weight")
+        if form != config.form(module):
+            raise CheckpointError(
+                f"{directory}: {module} is not quantised as config.json says; convert the source again"
+            )
+    return StoredModel(checkpoint=checkpoint, layout=layout, config=config, tensors=tensors)
 
 
 def joined_form(forms: Sequence[Quantization | None]) -> Quantization | None:

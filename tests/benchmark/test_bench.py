@@ -27,9 +27,12 @@ from gptoss_mlx.benchmark import (
     recorded_replies,
 )
 from gptoss_mlx.benchmark.measure import TurnResult
-from gptoss_mlx.cli import bench_report
+from gptoss_mlx.checkpoint.tensors import open_model
+from gptoss_mlx.cli import bench, bench_report
 from gptoss_mlx.cli.app import app
 from gptoss_mlx.config import GPT_OSS_20B
+from gptoss_mlx.convert import convert_checkpoint
+from gptoss_mlx.convert.precision import EXPERTS_PRECISIONS, ExpertsPrecision
 from gptoss_mlx.errors import InvalidRequest
 from gptoss_mlx.harmony import Role, render
 from gptoss_mlx.memory.bandwidth import CHIPS, Bandwidth, copy_bandwidth, memory_bandwidth, stated_bandwidth
@@ -214,6 +217,14 @@ def test_json_has_its_form_and_both_engines() -> None:
     assert row["share_of_limit"] == pytest.approx(row["decode_tokens_per_second"] * row["bytes_per_token"] / rate)
     assert content["ratios"]["kernels"] == ours["kernels_per_token"] / theirs["kernels_per_token"]
     assert ours["kernels_per_token"] < theirs["kernels_per_token"]
+
+
+@pytest.mark.parametrize("experts", EXPERTS_PRECISIONS)
+def test_the_other_program_gets_the_same_weights(experts: ExpertsPrecision, tmp_path: Path) -> None:
+    convert_checkpoint(DEMO, tmp_path / "model", dense="q8", experts=experts)
+    subject = bench._subject(str(tmp_path / "model"))
+    exported = open_model(bench._export(subject, tmp_path))
+    assert (exported.layout.name, exported.config) == ("mlx-lm", subject.config)
 
 
 def test_without_a_terminal_there_are_tables_and_no_escapes() -> None:
