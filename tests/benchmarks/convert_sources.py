@@ -6,7 +6,9 @@ Random models; float32. Sources are converted, and those of mlx-lm also loaded a
 for its own quantisations (its YaRN not rounded), PEFT for adapters, and transformers on the same values for all
 others. A loss is expected where experts that were floats are stored in fewer bits.
 
-Measured on 2026-11-26: FIGURES
+Measured on 2026-11-26: 66 of 69 sources within 2e-4 of the reference, the largest distance 1.2e-4; 32 directories
+of mlx-lm as they are within 1e-5. Experts that were floats and that MXFP4 does not hold: 0.07 in 8 bits and 0.8 in
+MXFP4; an adapter of experts: 0.3 in 8 bits.
 """
 
 from __future__ import annotations
