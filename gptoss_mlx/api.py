@@ -41,7 +41,8 @@ def load(
     """Loads a model.
 
     Args:
-        reference: ``demo``, ``20b``, ``120b``, a converted model's name, a directory or a Hub repository id.
+        reference: ``demo``, ``20b``, ``120b``, a converted model's name, a directory, a Hub repository id or
+            ``lmstudio:PUBLISHER/MODEL``. A directory is what OpenAI, mlx-lm or this library wrote.
         dtype: of everything that is not packed: ``bfloat16`` or ``float32``. None takes bfloat16 on a GPU, and
             float32 on a CPU where it fits, because a CPU computes it faster.
         download: get it from the Hub if it is not on this machine.
