@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .api import GptOss as GptOss
     from .api import load as load
     from .arguments import Effort as Effort
+    from .chat.batch import BatchReply as BatchReply
     from .chat.chat import Chat as Chat
     from .chat.options import AnswerOptions as AnswerOptions
     from .chat.stream import Stream as Stream

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from .arguments import checked_path
+from .chat.batch import BatchReply, answers
 from .chat.chat import Chat
 from .chat.options import ChatOptions, RequestOptions, lists_options
 from .engine.engine import DTypeName, Engine
@@ -149,6 +150,37 @@ class GptOss(Engine):
         chat = {name: value for name, value in options.items() if name in of_chat}
         answer = {name: value for name, value in options.items() if name not in of_chat}
         return self.chat(messages=messages, **chat).stream(prompt, **answer)  # type: ignore[arg-type]
+
+    @lists_options(RequestOptions)
+    def batch(
+        self,
+        questions: Iterable[str | Sequence[Message | Mapping[str, Any]]],
+        **options: Unpack[RequestOptions],
+    ) -> Iterator[BatchReply]:
+        """Answers many questions, up to ``parallel`` of them together, and yields each answer as soon as it is
+        complete. Ending the iteration stops what runs.
+
+        Args:
+            questions: texts, or lists of messages as in :meth:`stream`.
+            options: of every answer, those of :meth:`stream`.
+
+        Returns:
+            An iterator; each answer says which question it is of, and how many are done. A question that cannot be
+            answered has an error in place of a reply, and the others are answered nevertheless.
+
+        Example:
+            >>> asked = ["What is 2+3?", "What is 4+5?"]
+            >>> answers = list(model.batch(asked, choices=["5", "9"], max_thinking_tokens=0))
+            >>> sorted(answer.index for answer in answers), [answer.done for answer in answers]
+            ([0, 1], [1, 2])
+        """
+
+        def ask(question: str | Sequence[Message | Mapping[str, Any]]) -> Stream:
+            if isinstance(question, str):
+                return self.stream(question, **options)
+            return self.stream(messages=question, **options)
+
+        return answers(list(questions), ask, self.parallel)
 
     @lists_options(ChatOptions)
     def chat(

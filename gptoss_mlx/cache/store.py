@@ -19,6 +19,7 @@ from typing import Final
 
 import mlx.core as mx
 
+from .batch import BatchCache, RowCache
 from .layered import PromptCache, Snapshot
 
 __all__ = ["MAX_SNAPSHOTS", "MAX_SNAPSHOT_BYTES", "CacheEntry", "CachePlan", "CacheStore", "common_length"]
@@ -55,6 +56,8 @@ class CachePlan:
     over."""
     evict: tuple[int, ...]
     """The entries that are evicted first."""
+    fits: bool = True
+    """Whether the bound of bytes holds then."""
 
 
 class CacheEntry:
@@ -75,26 +78,62 @@ class CacheEntry:
         snapshots: Iterable[Snapshot] = (),
     ) -> None:
         self.number = number
-        self.cache = cache
+        self._cache: PromptCache | None = cache
         self.tokens = list(tokens)
         self.snapshots = {snapshot.offset: snapshot for snapshot in snapshots}
         self.request_length = len(self.tokens)
         self.waiting = 0
         """Requests that wait for their turn and will use this entry."""
+        self.running = False
+        """Whether a request computes into it: it is neither rewound nor evicted then."""
+        self.row: RowCache | None = None
+        """Where its keys and values are while it decodes together with others."""
         self._wanted: frozenset[int] = frozenset()
+        self._in_chunk = False
+
+    @property
+    def cache(self) -> PromptCache:
+        """Its keys and values; of a row of a batch see :meth:`RowCache.view`."""
+        if self.row is not None:
+            return self.row.view()
+        assert self._cache is not None
+        return self._cache
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes held, without snapshots."""
+        return self.cache.nbytes if self.row is None else self.row.nbytes
 
     @property
     def nbytes(self) -> int:
         """Bytes held, snapshots included."""
         first = next(iter(self.snapshots.values()), None)
-        return self.cache.nbytes + (0 if first is None else first.nbytes * len(self.snapshots))
+        return self.cache_bytes + (0 if first is None else first.nbytes * len(self.snapshots))
+
+    def enter(self, batch: BatchCache) -> None:
+        """Becomes a row of a batch."""
+        assert self._cache is not None
+        self.row = batch.enter(self._cache)
+        self._cache = None
+
+    def leave(self, room: int) -> None:
+        """Becomes a prompt cache of its own again, with place for ``room`` positions."""
+        assert self.row is not None
+        self._cache = self.row.leave(room)
+        self.row = None
+
+    def drop(self) -> None:
+        """Ends the row of an entry that was evicted."""
+        assert self.row is not None
+        self.row.drop()
+        self.row, self._cache = None, None
 
     def usable_length(self, prompt: Sequence[int]) -> int:
         """How many tokens of a prompt the entry saves: the last token is always computed, for its logits."""
         # Copied, because the worker may be changing them.
         tokens, positions = list(self.tokens), tuple(self.snapshots)
         shared = common_length(tokens, prompt[:-1])
-        if shared == len(tokens):
+        if shared == len(tokens) and not self._in_chunk:
             return shared
         return max((position for position in positions if position <= shared), default=0)
 
@@ -131,6 +170,7 @@ class CacheEntry:
             Where the chunk begins, to rewind the cache to if the pass is given up.
         """
         begin = len(self.tokens)
+        self._in_chunk = True
         self.cache.watch(sorted(position for position in self._wanted if begin < position < begin + length))
         return self.cache.snapshot()
 
@@ -139,8 +179,15 @@ class CacheEntry:
         taken = self.cache.passed()
         mx.eval([array for snapshot in taken for array in snapshot.arrays()])
         self.tokens.extend(tokens)
+        self._in_chunk = False
         self.snapshots |= {snapshot.offset: snapshot for snapshot in taken}
         self._take_snapshot()
+
+    def give_up_chunk(self, before: Snapshot) -> None:
+        """Leaves the entry as it was before :meth:`begin_chunk`, which returned ``before``."""
+        # Windows of before the chunk, and full layers trimmed.
+        self.cache.rewind(before)
+        self._in_chunk = False
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Adds tokens that decoding has computed."""
@@ -204,7 +251,14 @@ class CacheStore:
                 entry.waiting -= 1
 
     def plan(
-        self, prompt: Sequence[int], boundaries: Iterable[int], limit: int, *, room: int = 0, idle: bool = False
+        self,
+        prompt: Sequence[int],
+        boundaries: Iterable[int],
+        limit: int,
+        *,
+        room: int = 0,
+        idle: bool = False,
+        least: int = 0,
     ) -> CachePlan:
         """Decides what a request uses and what is evicted for it. Changes nothing.
 
@@ -217,20 +271,25 @@ class CacheStore:
             limit: bytes that all entries together may hold.
             room: tokens after the prompt that the entry has place for too.
             idle: the work was not asked for by a request, so that a request may rewind it.
+            least: bytes that the entry will take in any case.
         """
         source = self._best(prompt)
-        cached = source.usable_length(prompt) if source else 0
         length = len(prompt) + room
-        positions = _snapshot_positions(source, cached, len(prompt), boundaries)
-        snapshots = thinned(positions, self._most_snapshots(length, limit))
-        copy = source is not None and (bool(source.waiting) or not source.may_be_taken_over(prompt))
+        snapshots = self._snapshots(source, prompt, boundaries, length, limit)
+        copy = source is not None and (
+            source.running or bool(source.waiting) or not source.may_be_taken_over(prompt)
+        )
         evict: tuple[int, ...] | None = None
         if source is not None and copy:
-            needed = self._grown_bytes(None, length, len(snapshots)) + source.nbytes
+            needed = self._grown_bytes(None, length, len(snapshots), least) + source.nbytes
             evict = self._evicted_for(needed, limit, spared=source, added=1)
             copy = evict is not None
+            if evict is None and source.running:
+                source = None
+                snapshots = self._snapshots(source, prompt, boundaries, length, limit)
+        cached = source.usable_length(prompt) if source else 0
         if evict is None:
-            needed = self._grown_bytes(source, length, len(snapshots))
+            needed = self._grown_bytes(source, length, len(snapshots), least)
             evict = self._evicted_for(needed, limit, spared=source, added=int(source is None))
         continued = None if copy else source
         return CachePlan(
@@ -243,6 +302,7 @@ class CacheStore:
             request_length=continued.request_length if continued is not None and idle else len(prompt),
             # Where evicting all others is not enough, the request is alone with what it needs.
             evict=self._others(source) if evict is None else evict,
+            fits=evict is not None,
         )
 
     def carry_out(self, plan: CachePlan) -> CacheEntry:
@@ -267,11 +327,12 @@ class CacheStore:
         self._add(entry)
         return entry
 
-    def plan_growth(self, entry: CacheEntry, length: int, limit: int) -> tuple[int, ...]:
-        """Decides which entries are evicted before one grows to ``length`` positions."""
+    def plan_growth(self, entry: CacheEntry, length: int, limit: int) -> tuple[tuple[int, ...], bool]:
+        """Decides which entries are evicted before one grows to ``length`` positions; also returns whether the
+        bound of bytes holds then."""
         needed = self._grown_bytes(entry, length, len(entry.snapshots))
         evict = self._evicted_for(needed, limit, spared=entry)
-        return self._others(entry) if evict is None else evict
+        return (self._others(entry), False) if evict is None else (evict, True)
 
     def evict(self, numbers: Iterable[int]) -> None:
         """Drops entries; what they hold is computed again when it is asked for."""
@@ -322,14 +383,16 @@ class CacheStore:
         usable = [(length, entry) for entry in self.entries if (length := entry.usable_length(prompt))]
         most = max((length for length, _ in usable), default=0)
         equal = [entry for length, entry in usable if length == most]
-        free = [entry for entry in equal if not entry.waiting and entry.may_be_taken_over(prompt)]
+        free = [
+            entry for entry in equal if not entry.waiting and not entry.running and entry.may_be_taken_over(prompt)
+        ]
         return next(reversed(free or equal), None)
 
-    def _grown_bytes(self, entry: CacheEntry | None, length: int, snapshots: int) -> int:
+    def _grown_bytes(self, entry: CacheEntry | None, length: int, snapshots: int, least: int = 0) -> int:
         """Bytes of an entry, or of a new one, once it has so many positions and snapshots. Its buffers never
         shrink."""
-        buffers = 0 if entry is None else entry.cache.nbytes
-        return max(self._cache_bytes(length), buffers) + snapshots * self._snapshot_bytes
+        buffers = 0 if entry is None else entry.cache_bytes
+        return max(self._cache_bytes(length), buffers, least) + snapshots * self._snapshot_bytes
 
     def _evicted_for(
         self, needed: int, limit: int, *, spared: CacheEntry | None, added: int = 0
@@ -352,6 +415,8 @@ class CacheStore:
         held, count = sum(entry.nbytes for entry in others), len(self._entries) + added
         evicted: list[int] = []
         for entry in others:
+            if entry.running:
+                continue
             if needed + held <= limit and count <= MAX_ENTRIES:
                 break
             held -= entry.nbytes
@@ -365,7 +430,20 @@ class CacheStore:
         return max(2, min(MAX_SNAPSHOTS, nbytes // max(1, self._snapshot_bytes)))
 
     def _others(self, entry: CacheEntry | None) -> tuple[int, ...]:
-        return tuple(other.number for other in self.entries if other is not entry)
+        return tuple(other.number for other in self.entries if other is not entry and not other.running)
+
+    def _snapshots(
+        self,
+        source: CacheEntry | None,
+        prompt: Sequence[int],
+        boundaries: Iterable[int],
+        length: int,
+        limit: int,
+    ) -> tuple[int, ...]:
+        """The positions of the snapshots of a prompt that continues an entry."""
+        cached = source.usable_length(prompt) if source else 0
+        positions = _snapshot_positions(source, cached, len(prompt), boundaries)
+        return thinned(positions, self._most_snapshots(length, limit))
 
 
 def _snapshot_positions(

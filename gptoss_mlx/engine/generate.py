@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias, cast
 
@@ -25,9 +25,11 @@ from .steps import CHUNKS, Pace, Steps
 
 __all__ = [
     "GROWTH",
+    "Decoding",
     "LogitsProcessor",
     "Request",
     "Steering",
+    "Tokens",
     "check_bias",
     "check_prompt",
     "computing",
@@ -39,6 +41,10 @@ __all__ = [
 LogitsProcessor: TypeAlias = Callable[[mx.array, mx.array], mx.array]
 """Changes logits before a token is sampled, as in mlx-lm: the tokens so far [N] and the logits [1, V] -> logits
 [1, V]. Called in the model's thread."""
+Tokens: TypeAlias = list[int] | mx.array
+"""Tokens to compute: known ones, or a chosen one, [1], that is not read yet."""
+Decoding: TypeAlias = Generator[Tokens, mx.array, None]
+"""A request that yields tokens to compute and receives the logits after the last of them, [1, V]."""
 GROWTH: Final = 256
 """Decoded tokens between two checks of the memory."""
 
@@ -66,8 +72,12 @@ class Request:
     """The most tokens of a prefill chunk that there is memory for."""
     cancelled: Callable[[], bool] = lambda: False
     on_prefill: Callable[[int, int], None] = field(default=lambda done, total: None)
+    on_pause: Callable[[], None] = field(default=lambda: None)
+    """Called between two groups of layers of the prefill."""
     on_growth: Callable[[int], None] = field(default=lambda length: None)
     """Called before the cache grows, with the positions it is to hold."""
+    on_token: Callable[[int], None] = field(default=lambda token: None)
+    """Called with each token that was generated, when it is read."""
     guide: Steering | None = None
     process: LogitsProcessor | None = None
     on_logprob: Callable[[float, list[tuple[int, float]]], None] | None = None
@@ -135,93 +145,101 @@ def prefill(steps: Steps, prompt: list[int], entry: CacheEntry, request: Request
     Returns:
         False if it was cancelled; the entry then holds the chunks that were finished.
     """
+
+    def stopped() -> bool:
+        request.on_pause()
+        return request.cancelled()
+
     begin, end = len(entry.tokens), len(prompt) - 1
     total = len(prompt) - begin
     entry.cache.reserve(len(prompt))
     request.on_prefill(0, total)
     while (position := len(entry.tokens)) < end:
         chunk = prompt[position : min(end, position + pace.chunk(request.max_chunk))]
-        if not steps.chunk(entry, chunk, pace, request.cancelled):
+        if not steps.chunk(entry, chunk, pace, stopped):
             return False
         request.on_prefill(len(entry.tokens) - begin, total)
     return True
 
 
-def decode(steps: Steps, prompt: list[int], entry: CacheEntry, request: Request) -> Iterator[int]:
+def decode(steps: Steps, prompt: list[int], request: Request) -> Decoding:
     """Generates tokens after a prefilled prompt, the stop token included.
+
+    Knows nothing of caches: it yields the tokens to compute next, after those that are computed already, and
+    receives the logits after the last of them. Tokens that it has generated leave through the request.
 
     While the caller handles one token, the device already computes the next one. A guide prevents that, because it
     has to know a token before it can say what may follow.
     """
     if request.guide is not None:
-        yield from _decode_guided(steps, prompt, entry, request, request.guide)
+        yield from _decode_guided(steps, prompt, request, request.guide)
         return
 
-    history = mx.array(prompt[:-1], dtype=mx.int32) if len(prompt) > 1 else None
-
-    def step(tokens: mx.array) -> tuple[mx.array, mx.array]:
-        nonlocal history
-        logits = steps.forward(entry, tokens)
-        processed = logits
-        if request.process is not None:
-            history = tokens if history is None else mx.concatenate([history, tokens])
-            processed = _processed(request.process, history, logits)
-        # All logits are checked once, since the sampler may pass over a NaN; then only what it chose.
-        following, logit = steps.choose(
-            request.sampler, logits, processed, check_all=len(entry.tokens) < len(prompt)
-        )
-        wanted = [following, logit]
-        if request.on_logprob is not None:
-            logprobs.append(steps.logprobs(logits, following, request.top_logprobs))
-            wanted += logprobs[-1]
-        mx.async_eval(*wanted)
-        return following, logit
-
-    logprobs: list[tuple[mx.array, ...]] = []
-    limit = request.max_positions - len(prompt)
-    if request.max_tokens is not None:
-        limit = min(limit, request.max_tokens)
-    upcoming = step(mx.array(prompt[-1:]))
-    entry.extend(prompt[-1:])
+    limit = _limit(prompt, request)
+    choices = _Choices(steps, prompt, request)
+    # All logits are checked once, since the sampler may pass over a NaN; then only what it chose.
+    upcoming = choices.after((yield prompt[-1:]), mx.array(prompt[-1:]), check_all=True)
     for produced in range(1, limit + 1):
         current, logit = upcoming
         if produced % GROWTH == 0:
             request.on_growth(len(prompt) + produced + GROWTH)
         if produced < limit and not request.cancelled():
-            upcoming = step(current)
+            upcoming = choices.after((yield current), current)
         token = cast(int, current.item())
         _check_logit(logit)
-        if upcoming[0] is not current:
-            entry.extend([token])
-        if request.on_logprob is not None:
-            _report(logprobs.pop(0), request)
-        yield token
+        choices.report()
+        request.on_token(token)
         if token in request.stop_tokens or upcoming[0] is current:
             return
 
 
-def _decode_guided(
-    steps: Steps, prompt: list[int], entry: CacheEntry, request: Request, guide: Steering
-) -> Iterator[int]:
+class _Choices:
+    """The tokens of one request that the device chooses before the one before them is read."""
+
+    def __init__(self, steps: Steps, prompt: list[int], request: Request) -> None:
+        self._steps = steps
+        self._request = request
+        self._history = mx.array(prompt[:-1] if request.process else [], dtype=mx.int32)
+        self._logprobs: list[tuple[mx.array, ...]] = []
+
+    def after(self, logits: mx.array, tokens: mx.array, *, check_all: bool = False) -> tuple[mx.array, mx.array]:
+        """The token after ``tokens``, [1], and its logit; both are being computed."""
+        steps, request, processed = self._steps, self._request, logits
+        if request.process is not None:
+            self._history = mx.concatenate([self._history, tokens])
+            processed = _processed(request.process, self._history, logits)
+        following, logit = steps.choose(request.sampler, logits, processed, check_all=check_all)
+        wanted = [following, logit]
+        if request.on_logprob is not None:
+            self._logprobs.append(steps.logprobs(logits, following, request.top_logprobs))
+            wanted += self._logprobs[-1]
+        mx.async_eval(*wanted)
+        return following, logit
+
+    def report(self) -> None:
+        """Reports the log-probability of the token that is read now, where that was asked for."""
+        if self._logprobs:
+            _report(self._logprobs.pop(0), self._request)
+
+
+def _limit(prompt: list[int], request: Request) -> int:
+    """How many tokens may be generated."""
+    limit = request.max_positions - len(prompt)
+    return limit if request.max_tokens is None else min(limit, request.max_tokens)
+
+
+def _decode_guided(steps: Steps, prompt: list[int], request: Request, guide: Steering) -> Decoding:
     """:func:`decode` with a guide. The guide computes the mask while the device computes the logits, and the
     device continues with a token before it is read here. Tokens without alternatives are computed together."""
-
-    def forward(tokens: mx.array) -> mx.array:
-        logits = steps.forward(entry, tokens)
-        mx.async_eval(logits)
-        return logits
-
-    limit = request.max_positions - len(prompt)
-    if request.max_tokens is not None:
-        limit = min(limit, request.max_tokens)
-    logits = forward(mx.array(prompt[-1:]))
+    limit = _limit(prompt, request)
+    logits = yield prompt[-1:]
     unchecked: mx.array | None = steps.check(logits)
-    mx.async_eval(unchecked)
-    entry.extend(prompt[-1:])
-    checked = len(prompt) + GROWTH
+    mx.async_eval(logits, unchecked)
+    known = list(prompt)
+    checked = len(known) + GROWTH
     while limit > 0 and not request.cancelled():
-        if len(entry.tokens) > checked:
-            checked = len(entry.tokens) + GROWTH
+        if len(known) > checked:
+            checked = len(known) + GROWTH
             request.on_growth(checked)
         allowed = guide.allowed()
         if unchecked is not None:
@@ -231,25 +249,28 @@ def _decode_guided(
             tokens = _forced(allowed, guide, request, limit)
             _report_logprob(steps, logits, mx.array(tokens[:1]), request)
             if len(tokens) < limit:
-                logits = forward(mx.array(tokens))
-                entry.extend(tokens)
+                logits = yield tokens
+                mx.async_eval(logits)
         else:
             processed = logits
             if request.process is not None:
-                processed = _processed(request.process, mx.array(entry.tokens, dtype=mx.int32), logits)
+                processed = _processed(request.process, mx.array(known, dtype=mx.int32), logits)
             chosen, logit = steps.choose(request.sampler, logits, processed, allowed=allowed)
             # Evaluated by themselves: as intermediates of the next logits they could not be read before they are
             # there.
             mx.async_eval(chosen, logit)
-            following = forward(chosen) if limit > 1 else logits
-            tokens = [cast(int, chosen.item())]
+            following = logits
             if limit > 1:
-                entry.extend(tokens)
+                following = yield chosen
+                mx.async_eval(following)
+            tokens = [cast(int, chosen.item())]
             _check_logit(logit)
             _report_logprob(steps, logits, chosen, request)
             logits = following
             guide.advance(tokens[0])
-        yield from tokens
+        known += tokens
+        for token in tokens:
+            request.on_token(token)
         limit -= len(tokens)
         if tokens[-1] in request.stop_tokens:
             return

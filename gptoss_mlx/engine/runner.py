@@ -1,5 +1,5 @@
-"""A loaded transformer and its prompt caches in the thread that owns MLX: requests one after another, idle work
-between.
+"""A loaded transformer and its prompt caches in the thread that owns MLX: a few requests at a time, in the order
+they came, and idle work between.
 
 Knows tokens, caches and memory; knows nothing of text or conversations.
 """
@@ -17,15 +17,17 @@ from typing import Final, TypeAlias, TypeVar
 import mlx.core as mx
 
 from ..cache.layered import PromptCache
-from ..cache.store import CacheEntry, CacheStore
+from ..cache.store import CacheEntry, CachePlan, CacheStore
 from ..errors import InvalidRequest, MachineLost, ModelClosed
 from ..memory.budget import Budget
 from ..memory.metal import MemorySettings
-from ..memory.sizes import window_bytes
+from ..memory.sizes import full_bytes, window_bytes
 from ..model.transformer import Transformer
 from ..sampling import SamplingParams
+from .batch import Batch, Row
 from .generate import (
     GROWTH,
+    Decoding,
     LogitsProcessor,
     Request,
     Steering,
@@ -41,7 +43,7 @@ from .sampler import make_sampler
 from .steps import Pace, Steps
 from .worker import Worker, check_process
 
-__all__ = ["ModelRunner"]
+__all__ = ["DEFAULT_PARALLEL", "ModelRunner"]
 
 Result = TypeVar("Result")
 _LOGGER: Final = logging.getLogger(__name__)
@@ -49,30 +51,42 @@ Loading: TypeAlias = Callable[[Callable[[], bool]], Transformer]
 """Loads a transformer; stops when its argument returns True."""
 
 
+DEFAULT_PARALLEL: Final = 4
+
+
 class ModelRunner:
-    """Any number of threads may use it: requests run to their end in the order they came.
+    """Any number of threads may use it: requests begin in the order they came, and a few of them run together.
 
     Args:
         load: called in the worker's thread.
         budget: what it may use of the machine.
         memory: settings that are held until :meth:`close`, or until it is garbage collected.
         team: the machines that compute it together, which this one leads; None if it is alone.
+        parallel: the most requests at a time; a team runs one after another.
 
     Raises:
         NotEnoughMemory: the model does not fit; nothing was read.
         ProcessForked: see :class:`Worker`. Exceptions of ``load`` pass through too.
     """
 
-    def __init__(self, load: Loading, budget: Budget, memory: MemorySettings, team: Team | None = None) -> None:
+    def __init__(
+        self,
+        load: Loading,
+        budget: Budget,
+        memory: MemorySettings,
+        team: Team | None = None,
+        parallel: int = DEFAULT_PARALLEL,
+    ) -> None:
         budget.check_load()
         self.budget = budget
         self._team = team
         self.when_lost: Callable[[MachineLost], None] = lambda error: None
         """Is called when a machine of the team is lost, from any thread."""
-        snapshot_bytes = window_bytes(budget.part, budget.element_bytes)
+        self._window_bytes = window_bytes(budget.part, budget.element_bytes)
+        self._position_bytes = full_bytes(budget.part, 1, budget.kv_bits, budget.element_bytes)
         self._make_cache = functools.partial(PromptCache, budget.part, budget.kv_bits)
         make_store = CacheStore if team is None else team.store
-        self.store = make_store(self._make_cache, budget.cache_bytes, snapshot_bytes)
+        self.store = make_store(self._make_cache, budget.cache_bytes, self._window_bytes)
         self._worker = Worker()
         self._pace = Pace() if team is None else team.pace
         self._computing = computing if team is None else team.computing
@@ -88,6 +102,12 @@ class ModelRunner:
         except BaseException:
             self.close()
             raise
+        self._batch = Batch(
+            self._steps,
+            self._make_cache,
+            1 if team is not None else parallel,
+            functools.partial(_following, self._worker),
+        )
         self._worker.submit_idle(self._warm_up)
 
     @property
@@ -151,13 +171,10 @@ class ModelRunner:
         check_bias(sampling, self.budget.config.vocab_size)
         self.budget.check_prompt(len(prompt))
         channel = TokenChannel()
+        own = steps if logits_processor is None else steps.with_all_logits()
 
-        def job() -> None:
-            entry = self._entry_for(
-                prompt, (*boundaries, len(prompt)), room=min(sampling.max_tokens or GROWTH, GROWTH)
-            )
-            own = steps if logits_processor is None else steps.with_all_logits()
-            request = Request(
+        def request(row: Row) -> Request:
+            return Request(
                 sampler=own.sampler(sampling, control_tokens),
                 stop_tokens=stop_tokens,
                 max_tokens=sampling.max_tokens,
@@ -165,20 +182,21 @@ class ModelRunner:
                 max_chunk=self.budget.chunk_limit(len(prompt)),
                 cancelled=channel.cancelled.is_set,
                 on_prefill=channel.report_prefill,
-                on_growth=lambda length: self._evict_for(entry, length),
+                on_pause=self._batch.turn,
+                on_growth=lambda length: self._grow(row, length),
+                on_token=row.read,
                 guide=guide,
                 process=logits_processor,
                 on_logprob=channel.report_logprob if logprobs or top_logprobs else None,
                 top_logprobs=top_logprobs,
             )
-            channel.cached_tokens = len(entry.tokens)
-            _LOGGER.debug("prefill of %d tokens, %d of them cached", len(prompt), channel.cached_tokens)
-            with self._computing(lambda: self.store.evict([entry.number])):
-                if prefill(own, prompt, entry, request, self._pace):
-                    for token in decode(own, prompt, entry, request):
-                        channel.items.put(token)
 
-        return self._submitted(job, prompt, channel)
+        room = min(sampling.max_tokens or GROWTH, GROWTH)
+        row = _GeneratingRow(self, own, prompt, (*boundaries, len(prompt)), room, request, channel)
+        self._worker.submit(lambda: self._batch.run(row), channel.cancel, joins=row).add_done_callback(
+            lambda done: channel.items.put(done.exception())
+        )
+        return Generation(prompt, channel)
 
     def prefill(self, tokens: list[int], boundaries: Sequence[int] = ()) -> Generation:
         """Queues the computation of tokens, without generating any; arguments and errors as in
@@ -246,12 +264,15 @@ class ModelRunner:
         self._worker.submit(begin, channel.cancel).add_done_callback(ended)
         return Generation(prompt, channel)
 
+    def _computing_together(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._team is None else self._team.computing()
+
     def _entry_for(
         self, prompt: list[int], boundaries: Sequence[int], *, room: int = 0, idle: bool = False
     ) -> CacheEntry:
-        plan = self.store.plan(prompt, boundaries, self.budget.cache_limit, room=room, idle=idle)
-        with self._computing(lambda: None):  # a copy may run out of memory; its source stays
-            return self.store.carry_out(plan)
+        return self._carried_out(
+            self.store.plan(prompt, boundaries, self.budget.cache_limit, room=room, idle=idle)
+        )
 
     def _to_the_end(
         self, tokens: list[int], boundaries: Sequence[int], *, idle: bool
@@ -279,11 +300,123 @@ class ModelRunner:
             on_prefill=on_prefill,
         )
 
-    def _evict_for(self, entry: CacheEntry, length: int) -> None:
-        self.store.evict(self.store.plan_growth(entry, length, self.budget.cache_limit))
+    def _plan(self, prompt: list[int], boundaries: Sequence[int], room: int) -> CachePlan:
+        """What a request does that may join others."""
+        least, unused = self._batch.bytes_with(len(prompt) + room, self._position_bytes, self._window_bytes)
+        return self.store.plan(prompt, boundaries, self.budget.cache_limit - unused, room=room, least=least)
+
+    def _carried_out(self, plan: CachePlan) -> CacheEntry:
+        with self._computing(lambda: None):  # a copy may run out of memory; its source stays
+            return self.store.carry_out(plan)
+
+    def _grow(self, row: Row, length: int) -> None:
+        """Makes place for a row that grows: evicts what nobody uses, or else has the youngest row suspended."""
+        assert row.entry is not None
+        row.length = length
+        _, unused = self._batch.bytes_with(0, self._position_bytes, self._window_bytes)
+        evict, fits = self.store.plan_growth(row.entry, length, self.budget.cache_limit - unused)
+        self.store.evict(evict)
+        self._batch.crowded |= not fits
 
     def _warm_up(self) -> bool:
         """While the user still types."""
         if self._steps is not None:
             self._steps.warm_up(self._make_cache(), self._pace, lambda: self._worker.wanted)
         return False
+
+
+def _following(worker: Worker) -> Row | None:
+    """The next request in the queue, if it may join those that run."""
+    job = worker.next_joining()
+    if job is None:
+        return None
+    job.future.set_running_or_notify_cancel()
+    job.future.add_done_callback(lambda done: worker.finished(job))
+    assert isinstance(job.joins, Row)
+    return job.joins
+
+
+class _GeneratingRow(Row):
+    """A request for tokens.
+
+    Args:
+        runner: has the prompt caches.
+        steps: see :class:`Row`.
+        prompt: its tokens.
+        boundaries: positions of the prompt to go back to later, ascending.
+        room: tokens after the prompt that there is place for from the beginning.
+        request: makes its settings, in the worker's thread.
+        channel: its reader's.
+    """
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        steps: Steps,
+        prompt: list[int],
+        boundaries: Sequence[int],
+        room: int,
+        request: Callable[[Row], Request],
+        channel: TokenChannel,
+    ) -> None:
+        super().__init__(steps)
+        self._runner = runner
+        self._prompt = prompt
+        self._boundaries = boundaries
+        self._room = room
+        self._make_request = request
+        self._channel = channel
+        self._request: Request | None = None
+        # Until its turn comes, no other request rewinds the entry it will use.
+        self._reserved = runner.store.reserve(prompt)
+
+    @property
+    def to_compute(self) -> int:
+        return len(self._prompt) - self._runner.store.cached_length(self._prompt)
+
+    def prepare(self, may_wait: bool) -> bool:
+        self._runner.store.release(self._reserved)
+        self._reserved = None
+        if not self._channel.cancelled.is_set():
+            plan = self._runner._plan(self._prompt, self._boundaries, self._room)
+            if may_wait and not plan.fits:
+                return False
+            self._use(plan)
+        return True
+
+    def restore(self, may_wait: bool) -> bool:
+        assert self.entry is not None
+        assert self._request is not None
+        tokens = [*self.entry.tokens, 0]
+        plan = self._runner._plan(tokens, tuple(self.entry.snapshots), GROWTH)
+        if may_wait and not plan.fits:
+            return False
+        entry = self._use(plan)
+        with computing(lambda: self._runner.store.evict([entry.number])):
+            prefill(self.steps, tokens, entry, self._request, self._runner._pace)
+        return True
+
+    def decoded(self) -> Decoding:
+        if self.entry is None:
+            return  # it was cancelled before its turn
+        with self._runner._computing_together():
+            self._request = self._make_request(self)
+            self._channel.cached_tokens = len(self.entry.tokens)
+            _LOGGER.debug("prefill of %d tokens, %d cached", len(self._prompt), self._channel.cached_tokens)
+            with computing(self._evict):
+                if prefill(self.steps, self._prompt, self.entry, self._request, self._runner._pace):
+                    yield from decode(self.steps, self._prompt, self._request)
+
+    def read(self, token: int) -> None:
+        super().read(token)
+        self._channel.items.put(token)
+
+    def _use(self, plan: CachePlan) -> CacheEntry:
+        self.entry = self._runner._carried_out(plan)
+        self.entry.running = True
+        self.length = plan.length
+        return self.entry
+
+    def _evict(self) -> None:
+        if self.entry is not None:
+            self._runner.store.evict([self.entry.number])

@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cache.batch import BatchCache
 from ..cache.layered import PromptCache
 from ..cache.store import CacheEntry
 from ..model.transformer import Transformer
@@ -115,8 +116,7 @@ class Steps:
         """
         before = entry.begin_chunk(len(tokens))
         if not compute_chunk(self.transformer, tokens, entry.cache, pace, cancelled):
-            # Windows of before the chunk, and full layers trimmed: as if the chunk had not begun.
-            entry.cache.rewind(before)
+            entry.give_up_chunk(before)
             return False
         entry.end_chunk(tokens)
         # Buffers of this chunk's sizes are of no use to a chunk of another size.
@@ -126,6 +126,10 @@ class Steps:
     def forward(self, entry: CacheEntry, tokens: mx.array) -> mx.array:
         """Tokens [L] -> the logits after the last of them, [1, V]."""
         return self.transformer(tokens[None], entry.cache, last_only=True)[:, -1]
+
+    def forward_rows(self, cache: BatchCache, tokens: mx.array) -> mx.array:
+        """One token of each row, [B] -> the logits after each, [B, V]."""
+        return self.transformer(tokens[:, None], cache, last_only=True)[:, -1]
 
     def choose(
         self,
@@ -198,16 +202,18 @@ def compute_chunk(
     Returns:
         False if it was cancelled between two groups; the layers of the cache are then at different positions.
     """
-    layers, started = len(cache.layers), time.perf_counter()
+    layers, started, paused = len(cache.layers), time.perf_counter(), 0.0
     group = pace.layers(len(chunk))
     outputs = transformer.layer_outputs(mx.array([chunk]), cache)
     for first in range(0, layers, group):
+        began = time.perf_counter()
         if cancelled():
             return False
+        paused += time.perf_counter() - began  # others may have used the device
         *_, output = itertools.islice(outputs, group)
         computed = [array for layer in cache.layers[first : first + group] for array in layer.arrays()]
         # The last layer's output is of no use here: only its keys and values are.
         mx.eval(computed, *([output] if first + group < layers or transformer.sends else []))
     # The last layer's experts are not computed, and they are most of a layer.
-    pace.measured(len(chunk), max(1, layers - 1), time.perf_counter() - started)
+    pace.measured(len(chunk), max(1, layers - 1), time.perf_counter() - started - paused)
     return True

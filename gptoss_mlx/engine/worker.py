@@ -1,7 +1,8 @@
 """The one thread that owns MLX.
 
-MLX's streams and random state belong to a thread, so loading, prefill and decode all happen in this one. Requests
-run to their end in the order they came; idle work runs between them and stops when one comes.
+MLX's streams and random state belong to a thread, so loading, prefill and decode all happen in this one. Jobs run
+to their end in the order they came; idle work runs between them and stops when one comes. A job may take the jobs
+behind it that join it, and run them beside its own work.
 
 MLX must be left in order: a thread that computed destroys its streams before it ends, and no thread may still
 compute when the interpreter is torn down. So at exit running jobs are cancelled first, then their threads are
@@ -18,13 +19,14 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
 
 import mlx.core as mx
 
 from ..errors import InvalidRequest, ModelClosed, ProcessForked
 
-__all__ = ["Worker", "check_process"]
+__all__ = ["Job", "Worker", "check_process"]
 
 Result = TypeVar("Result")
 _CLOSING_SECONDS: Final = 5.0  # that closing waits for a job that cannot be cancelled
@@ -53,12 +55,16 @@ class Worker:
         self._end.atexit = False  # _end_all does more
         self._thread.start()
 
-    def submit(self, job: Callable[[], Result], cancel: Callable[[], None] = lambda: None) -> Future[Result]:
+    def submit(
+        self, work: Callable[[], Result], cancel: Callable[[], None] = lambda: None, joins: Joining | None = None
+    ) -> Future[Result]:
         """Queues a job; its result or its exception is the future's.
 
         Args:
-            job: runs in the thread.
+            work: runs in the thread.
             cancel: makes a queued or running job end soon; called when the worker is closed and at exit.
+            joins: returned by :meth:`next_joining` to a running job, which then does it in place of ``work``. It
+                gets the job's future.
 
         Raises:
             InvalidRequest: called from a job, which would wait for itself.
@@ -77,10 +83,21 @@ class Worker:
                 raise self._failure
             if self.closed:
                 raise ModelClosed("the model was closed; load it again")
+            if joins is not None:
+                joins.future = future
             self._unfinished.add(future)
             future.add_done_callback(self._unfinished.discard)
-            self._thread.request(lambda: _fulfil(future, job), cancel)
+            self._thread.request(Job(work=work, future=future, cancel=cancel, joins=joins))
         return future
+
+    def next_joining(self) -> Job | None:
+        """The next queued job if it joins the one that runs. It is taken from the queue; the caller completes its
+        future and calls :meth:`finished`. Called from a running job."""
+        return self._thread.next_joining()
+
+    def finished(self, job: Job) -> None:
+        """Ends what :meth:`next_joining` began."""
+        self._thread.finished(job)
 
     def fail(self, error: BaseException) -> None:
         """Ends every job with an error, now and later: the thread waits in MLX for what will never come. From any
@@ -106,7 +123,7 @@ class Worker:
 
         with self._lock:
             if not self.closed:
-                thread.jobs.put(lambda: _fulfil(Future(), fill))
+                thread.jobs.put(Job(work=fill, future=Future(), idle=True))
 
     @property
     def wanted(self) -> bool:
@@ -127,34 +144,66 @@ class Worker:
         return not self._end.alive
 
 
+class Joining(Protocol):
+    """Work that may be done beside that of another job."""
+
+    future: Future[Any]
+    """Completed when it is done, by whoever does it."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Job:
+    """Work for the thread."""
+
+    work: Callable[[], Any]
+    future: Future[Any]
+    cancel: Callable[[], None] = lambda: None
+    joins: Joining | None = None
+    idle: bool = False
+    """Whether it is dropped when a request comes before its turn."""
+
+
 class _Thread(threading.Thread):
     """The thread of a worker, and its queue of jobs."""
 
     def __init__(self) -> None:
         super().__init__(name="gptoss-mlx", daemon=True)
-        self.jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._looked_at: list[Job | None] = []  # taken from the queue, but not begun
         self._lock = threading.Lock()
         self._requests = 0
         self._cancels: set[Callable[[], None]] = set()
         self._ending = False
 
-    def request(self, job: Callable[[], None], cancel: Callable[[], None]) -> None:
+    def request(self, job: Job) -> None:
         """Queues a job that idle work stops for."""
-
-        def begun() -> None:
-            with self._lock:
-                self._requests -= 1
-            job()
-            with self._lock:
-                self._cancels.discard(cancel)
-
         with self._lock:
             self._requests += 1
-            self._cancels.add(cancel)
-        self.jobs.put(begun)
+            self._cancels.add(job.cancel)
+        self.jobs.put(job)
+
+    def next_joining(self) -> Job | None:
+        """See :meth:`Worker.next_joining`. Nothing passes a job that does not join."""
+        while True:
+            if not self._looked_at:
+                if self.jobs.empty():
+                    return None
+                self._looked_at.append(self.jobs.get())
+            job = self._looked_at[0]
+            if job is None or not (job.joins or (job.idle and self.wanted)):
+                return None
+            self._looked_at.clear()
+            if job.joins:
+                self._begun()
+                return job
+
+    def finished(self, job: Job) -> None:
+        """Notes that a job need not be cancelled any more."""
+        with self._lock:
+            self._cancels.discard(job.cancel)
 
     def cancel(self) -> None:
-        """Makes the running job and the queued ones end soon."""
+        """Makes the running jobs and the queued ones end soon."""
         with self._lock:
             cancels = tuple(self._cancels)
         for cancel in cancels:
@@ -173,11 +222,18 @@ class _Thread(threading.Thread):
 
     def run(self) -> None:
         """Runs the jobs; called in the thread."""
-        while (job := self.jobs.get()) is not None:
-            job()
+        while (job := self._looked_at.pop() if self._looked_at else self.jobs.get()) is not None:
+            if not job.idle:
+                self._begun()
+            _fulfil(job.future, job.work)
+            self.finished(job)
             del job  # A finished job must not keep what it computed alive.
         # Asked for by MLX of every thread that computed; without it the process may abort at exit.
         mx.clear_streams()
+
+    def _begun(self) -> None:
+        with self._lock:
+            self._requests -= 1
 
 
 def _fulfil(future: Future[Result], job: Callable[[], Result]) -> None:

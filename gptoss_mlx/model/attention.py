@@ -97,7 +97,13 @@ def _band_rows(window: int) -> int:
 
 
 def quantized_attention(
-    queries: mx.array, keys: QuantizedStates, values: QuantizedStates, *, scale: float, sinks: mx.array
+    queries: mx.array,
+    keys: QuantizedStates,
+    values: QuantizedStates,
+    *,
+    scale: float,
+    sinks: mx.array,
+    mask: mx.array | None = None,
 ) -> mx.array:
     """Causal attention of the last L positions over all S.
 
@@ -109,6 +115,7 @@ def quantized_attention(
         keys, values: of S positions; the last L of them are the queries' own.
         scale: of the scores.
         sinks: [A].
+        mask: bool, [B, 1, 1, S], for a single query of rows that have fewer positions.
 
     Returns:
         [B, A, L, D], in the queries' dtype.
@@ -128,6 +135,8 @@ def quantized_attention(
     heads = A // K
     grouped = queries.reshape(B, K, 1, heads, D).astype(mx.float32) * scale
     scores = _product(grouped, keys, transpose=True)  # [B, K, 1, A / K, S]
+    if mask is not None:
+        scores = mx.where(mask[:, None], scores, mx.finfo(mx.float32).min)
     rows = _value_rows(heads)
     weights = mx.softmax(scores, axis=-1).reshape(B, K, heads // rows, rows, S)
     attended = _product(weights, values, transpose=False).reshape(B, A, 1, D)

@@ -28,6 +28,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
+from ..cache.batch import BatchCache, BatchLayer
 from ..cache.layered import PromptCache
 from ..cache.layers import LayerCache, SlidingKVCache
 from ..cache.quantized import QuantizedStates
@@ -77,7 +78,7 @@ class Attention(Module):
 
         Args:
             x: [N, H], normed.
-            offset: [], the position of the first of them.
+            offset: the position of the first of them: [], or [B] where rows have positions of their own.
             batch: B.
 
         Returns:
@@ -99,7 +100,12 @@ class Attention(Module):
         return queries, keys, values
 
     def attend(
-        self, queries: mx.array, new_keys: mx.array, new_values: mx.array, cache: LayerCache, mask: mx.array | None
+        self,
+        queries: mx.array,
+        new_keys: mx.array,
+        new_values: mx.array,
+        cache: LayerCache | BatchLayer,
+        mask: mx.array | None,
     ) -> mx.array:
         """Adds the new positions to the cache and attends to all of it.
 
@@ -111,12 +117,32 @@ class Attention(Module):
         Returns:
             [B, A, L, D].
         """
-        keys, values = cache.append(new_keys, new_values)
+        if not isinstance(cache, BatchLayer):
+            keys, values = cache.append(new_keys, new_values)
+            return self._attention(queries, keys, values, mask)
+        parts = cache.append(new_keys, new_values)
+        return cache.in_order(
+            [
+                self._attention(
+                    queries if part.rows is None else queries[part.rows], part.keys, part.values, part.mask
+                )
+                for part in parts
+            ]
+        )
+
+    def _attention(
+        self,
+        queries: mx.array,
+        keys: mx.array | QuantizedStates,
+        values: mx.array | QuantizedStates,
+        mask: mx.array | None,
+    ) -> mx.array:
+        """Queries [B, A, L, D] over keys and values of S positions -> [B, A, L, D]."""
         if isinstance(keys, QuantizedStates):
             assert isinstance(values, QuantizedStates)
-            return quantized_attention(queries, keys, values, scale=self._scale, sinks=self.sinks)
+            return quantized_attention(queries, keys, values, scale=self._scale, sinks=self.sinks, mask=mask)
         assert isinstance(values, mx.array)
-        if mask is not None and mask.ndim == 4:
+        if mask is not None and mask.ndim == 4 and queries.shape[2] > 1:
             return banded_attention(
                 queries, keys, values, window=self._window, scale=self._scale, mask=mask, sinks=self.sinks
             )
@@ -410,13 +436,16 @@ class Transformer(Module):
             self.lm_head = Dense(len(share.head), config.hidden_size, bias=False, quantization=head)
         self._parts = [(block.enter, block.leave) for block in self.layers]
         compile_part: Fuse = mx.compile if compiled else _as_it_is
+        # Replayed for each number of rows that decode together.
         self._parts_for_one_token = [(compile_part(enter), compile_part(leave)) for enter, leave in self._parts]
 
-    def __call__(self, tokens: mx.array, cache: PromptCache | None = None, *, last_only: bool = False) -> mx.array:
+    def __call__(
+        self, tokens: mx.array, cache: PromptCache | BatchCache | None = None, *, last_only: bool = False
+    ) -> mx.array:
         """The logits of the next token after each position.
 
         Args:
-            tokens: [B, L], ids.
+            tokens: [B, L], ids; of a batch [B, 1].
             cache: holds the positions before them; they are added to it. By default they begin a prompt.
             last_only: only the last position's logits, [B, 1, V]: over the vocabulary the others are costly.
 
@@ -435,7 +464,7 @@ class Transformer(Module):
             return none
         return self.lm_head.product(self.norm(x)).reshape(B, L, -1)
 
-    def layer_outputs(self, tokens: mx.array, cache: PromptCache) -> Iterator[mx.array]:
+    def layer_outputs(self, tokens: mx.array, cache: PromptCache | BatchCache) -> Iterator[mx.array]:
         """The output of one layer after the other, not evaluated.
 
         Args:
@@ -446,8 +475,11 @@ class Transformer(Module):
             [B * L, H] for each layer of this machine; the last one is also sent, where ``sends``.
         """
         B, L = tokens.shape
-        parts = self._parts_for_one_token if tokens.size == 1 else self._parts
-        mask, offset = self._sliding_mask(cache, L), mx.array(cache.offset)
+        parts = self._parts_for_one_token if L == 1 else self._parts
+        if isinstance(cache, BatchCache):
+            mask, offset = None, cache.prepare()
+        else:
+            mask, offset = self._sliding_mask(cache, L), mx.array(cache.offset)
         output_biases = [layer.output_bias for layer in self.layers]
         x = self._input(tokens.reshape(B * L))  # [N, H]
         x_with_bias = x + output_biases[0]
@@ -459,6 +491,8 @@ class Transformer(Module):
             x, x_with_bias = leave(attended, x_with_bias, next_bias)
             if next_bias is None and self._peers is not None and self.sends:
                 x = self._peers.sent(x)
+            if next_bias is None and isinstance(cache, BatchCache):
+                cache.advance()
             yield x
 
     @property

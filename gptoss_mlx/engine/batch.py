@@ -1,0 +1,322 @@
+"""Several requests at once: rows that decode together, joined and left between two steps.
+
+Runs in the thread that owns MLX. Knows steps, caches and their sizes; knows nothing of text, sampling or threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from typing import Final
+
+import mlx.core as mx
+
+from ..cache.batch import BatchCache
+from ..cache.layered import PromptCache
+from ..cache.store import CacheEntry
+from ..errors import NotEnoughMemory
+from .generate import GROWTH, Decoding, Tokens
+from .steps import Steps
+
+__all__ = ["SHORT_PREFILL", "Batch", "Row"]
+
+SHORT_PREFILL: Final = 512
+"""A request with no more tokens to compute may begin while the prompt of another one is computed."""
+
+
+class Row(ABC):
+    """One request, from its turn to its last token.
+
+    Args:
+        steps: that its tokens are computed with when it is alone.
+    """
+
+    def __init__(self, steps: Steps) -> None:
+        self.future: Future[None] = Future()
+        """The result of the request; set by the worker that queues it."""
+        self.steps = steps
+        self.tokens: Tokens = []
+        """To compute next."""
+        self.entry: CacheEntry | None = None
+        """What is computed. Its tokens are those that were computed and are known."""
+        self.length = 0
+        """The positions that there is memory for."""
+        self.decoding = self.decoded()
+        self._unread = False
+
+    @property
+    @abstractmethod
+    def to_compute(self) -> int:
+        """Tokens of its prompt that are not cached."""
+
+    @abstractmethod
+    def prepare(self, may_wait: bool) -> bool:
+        """Decides what it computes into. Called before it begins; its turn has come.
+
+        Args:
+            may_wait: whether others run, so that it can wait until there is memory for it.
+
+        Returns:
+            False if it waits.
+        """
+
+    @abstractmethod
+    def decoded(self) -> Decoding:
+        """Computes the prompt, then yields tokens to compute."""
+
+    @abstractmethod
+    def restore(self, may_wait: bool) -> bool:
+        """Computes what was evicted while it was suspended; arguments and result as in :meth:`prepare`."""
+
+    def take(self, count: int | None = None) -> mx.array:
+        """Takes tokens out of those that are to be computed next.
+
+        Args:
+            count: how many; by default all.
+        """
+        assert self.entry is not None
+        if isinstance(self.tokens, mx.array):
+            taken, self.tokens, self._unread = self.tokens, [], True
+            return taken
+        known, self.tokens = self.tokens[:count], self.tokens[len(self.tokens[:count]) :]
+        self.entry.extend(known)
+        return mx.array(known)
+
+    def read(self, token: int) -> None:
+        """Notes the value of a token that was generated; the entry has it if it is being computed already."""
+        if self._unread:
+            assert self.entry is not None
+            self.entry.extend([token])
+            self._unread = False
+
+
+class Batch:
+    """The rows that run.
+
+    Args:
+        steps: computes them.
+        make_cache: makes an empty prompt cache.
+        most: rows at a time.
+        following: the next request that may join, taken from the queue; None if there is none.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        make_cache: Callable[[], PromptCache],
+        most: int,
+        following: Callable[[], Row | None],
+    ) -> None:
+        self.rows: list[Row] = []
+        """The oldest first."""
+        self.crowded = False
+        """Set when the memory does not suffice for the growth of all rows: the youngest is then suspended."""
+        self._steps = steps
+        self._make_cache = make_cache
+        self._most = most
+        self._following = following
+        self._cache: BatchCache | None = None
+        self._suspended: list[Row] = []
+        self._waiting: Row | None = None
+        self._entering: list[Row] = []
+
+    def run(self, first: Row) -> None:
+        """Runs a request, and those that join it, until all of them have ended."""
+        self._waiting = first
+        while self.rows or self._suspended or self._waiting is not None:
+            self._admit()
+            if self.rows:
+                self.step()
+
+    def turn(self) -> None:
+        """A pause in the prefill of a row: the others take a step, and a short request may begin."""
+        if self._most == 1:
+            return
+        self._admit(SHORT_PREFILL)
+        if self.rows:
+            self.step()
+            mx.synchronize()  # what follows is timed
+
+    def bytes_with(self, length: int, position_bytes: int, window_bytes: int) -> tuple[int, int]:
+        """The memory that one more row takes.
+
+        Args:
+            length: its positions.
+            position_bytes: of one position in all full layers.
+            window_bytes: of one row in all sliding layers.
+
+        Returns:
+            The bytes by which the buffers of all rows grow when it enters, and those of their empty slots now.
+        """
+        running = [(row, row.entry) for row in (*self.rows, *self._entering) if row.entry is not None]
+        entries = [entry for _, entry in running]
+        cache = self._cache or BatchCache(self._make_cache())
+        if not entries:
+            return 0, 0
+        lengths = [max(row.length, len(entry.tokens) + 1) for row, entry in running if entry.row is None]
+        grown = cache.grown_bytes([*lengths, length], position_bytes, window_bytes)
+        held = sum(entry.cache_bytes for entry in entries)
+        unused = cache.nbytes - sum(entry.cache_bytes for entry in entries if entry.row is not None)
+        return grown - held - unused, unused
+
+    def step(self) -> None:
+        """Computes one token of every row, or the known tokens of the only one."""
+        try:
+            if len(self.rows) == 1:
+                computed = [self._forward_alone(self.rows[0])]
+            else:
+                computed = self._forward_together()
+        except BaseException as error:
+            self._fail_all(error)
+            return
+        for row, logits in computed:
+            if len(row.tokens) == 0 and row in self.rows:
+                self._resume(row, logits)
+        while self.crowded and len(self.rows) > 1:
+            self._suspend(self.rows[-1])
+        self.crowded = False
+
+    def _admit(self, most_tokens: int | None = None) -> None:
+        """Begins the requests whose turn it is, as far as there is place and memory for them.
+
+        Args:
+            most_tokens: only those that have no more tokens to compute.
+        """
+        while len(self.rows) + len(self._entering) < self._most:
+            may_wait = bool(self.rows or self._entering)
+            if self._suspended:
+                if most_tokens is not None or not self._restored(may_wait):
+                    return
+                continue
+            row = self._waiting or self._following()
+            self._waiting = row
+            if row is None or (most_tokens is not None and row.to_compute > most_tokens):
+                return
+            if not self._begun(row, may_wait):
+                return
+
+    def _begun(self, row: Row, may_wait: bool) -> bool:
+        """Begins a request; returns False if it has to wait."""
+        try:
+            if not row.prepare(may_wait):
+                return False
+        except BaseException as error:
+            self._waiting = None
+            _complete(row, error)
+            return True
+        self._waiting = None
+        self._entering.append(row)
+        self._advance(row, lambda: next(row.decoding))
+        self._entering.remove(row)
+        return True
+
+    def _restored(self, may_wait: bool) -> bool:
+        """Goes on with the oldest suspended row; returns False if it has to wait."""
+        row = self._suspended[0]
+        self._entering.append(row)
+        try:
+            if not row.restore(may_wait):
+                return False
+            self._suspended.remove(row)
+            self.rows.append(row)
+        except BaseException as error:
+            self._suspended.remove(row)
+            self._throw(row, error)
+        finally:
+            self._entering.remove(row)
+        return True
+
+    def _advance(self, row: Row, go_on: Callable[[], Tokens]) -> None:
+        """Lets a row say what it wants computed next; if nothing, it ends."""
+        try:
+            row.tokens = go_on()
+        except StopIteration:
+            self._end(row, None)
+        except BaseException as error:
+            decodes = row in self.rows
+            self._end(row, error)
+            if decodes and isinstance(error, NotEnoughMemory):
+                # What the others wait for was not computed either.
+                self._fail_all(error)
+        else:
+            if row not in self.rows:
+                self.rows.append(row)
+
+    def _resume(self, row: Row, logits: mx.array) -> None:
+        self._advance(row, lambda: row.decoding.send(logits))
+
+    def _throw(self, row: Row, error: BaseException) -> None:
+        self._advance(row, lambda: row.decoding.throw(error))
+
+    def _forward_alone(self, row: Row) -> tuple[Row, mx.array]:
+        assert row.entry is not None
+        self._leave(row.entry)
+        return row, row.steps.forward(row.entry, row.take())
+
+    def _forward_together(self) -> list[tuple[Row, mx.array]]:
+        """One token of each row."""
+        computed = []
+        for row in self.rows:
+            if row.entry is not None and row.entry.row is None:
+                if not row.entry.cache.offset or len(row.tokens) > 1:
+                    # The first token of all, or known tokens: the row enters with the next step.
+                    computed.append((row, row.steps.forward(row.entry, row.take())))
+                    continue
+                self._cache = self._cache or BatchCache(self._make_cache())
+                row.entry.enter(self._cache)
+        if self._cache is None or not self._cache.rows:
+            return computed
+        by_cache = {row.entry.row: row for row in self.rows if row.entry is not None}
+        together = [by_cache[held] for held in self._cache.rows]
+        logits = self._steps.forward_rows(self._cache, mx.concatenate([row.take(1) for row in together]))
+        return computed + list(zip(together, mx.split(logits, len(together)), strict=True))
+
+    def _leave(self, entry: CacheEntry) -> None:
+        """Takes a row out of the buffers of the batch."""
+        if entry.row is not None:
+            entry.leave(len(entry.tokens) + GROWTH)
+        if self._cache is not None and not self._cache.rows:
+            self._cache = None
+
+    def _suspend(self, row: Row) -> None:
+        """Stops a row until there is memory for it. What it has computed may be evicted."""
+        assert row.entry is not None
+        self.rows.remove(row)
+        self._leave(row.entry)
+        row.entry.running = False
+        self._suspended.insert(0, row)
+
+    def _end(self, row: Row, error: BaseException | None) -> None:
+        if row in self.rows:
+            self.rows.remove(row)
+        entry = row.entry
+        if entry is not None:
+            entry.running = False
+            if error is not None and entry.row is not None:
+                entry.drop()
+            self._leave(entry)
+        _complete(row, error)
+
+    def _fail_all(self, error: BaseException) -> None:
+        """Ends all rows with an error that is not one row's own."""
+        rows, self.rows = self.rows, []
+        for row in rows:
+            if row.entry is not None and row.entry.row is not None:
+                row.entry.drop()
+        self._cache = None
+        for row in rows:
+            with contextlib.suppress(StopIteration):
+                try:
+                    row.decoding.throw(error)
+                except BaseException as own:
+                    self._end(row, own)
+
+
+def _complete(row: Row, error: BaseException | None) -> None:
+    with contextlib.suppress(InvalidStateError):  # the worker has failed
+        if error is None:
+            row.future.set_result(None)
+        else:
+            row.future.set_exception(error)
