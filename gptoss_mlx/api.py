@@ -15,6 +15,7 @@ from .chat.batch import BatchReply, answers
 from .chat.chat import Chat
 from .chat.options import ChatOptions, RequestOptions, lists_options
 from .engine.engine import DTypeName, Engine
+from .engine.runner import DEFAULT_PARALLEL
 from .errors import InvalidRequest
 from .events import Parsed, Reply
 from .files.read import short_repr
@@ -38,6 +39,7 @@ def load(
     max_cache_bytes: int | None = None,
     split: Split | None = None,
     adapter: str | Path | None = None,
+    parallel: int = DEFAULT_PARALLEL,
 ) -> GptOss:
     """Loads a model.
 
@@ -59,6 +61,8 @@ def load(
             them need the checkpoint. A process that is alone ignores it.
         adapter: the directory of a LoRA adapter, of PEFT or mlx-lm, that changes attention or routers. One that
             changes experts is merged by ``gptoss convert --adapter``.
+        parallel: the most requests that run together, 1 to 32; others wait for their turn, and so do those for
+            which the memory does not suffice. Several machines run one.
 
     Raises:
         ModelNotFound: it is not on this machine; the message names the command that gets it.
@@ -90,6 +94,7 @@ def load(
         max_cache_bytes=max_cache_bytes,
         split=split,
         adapter=adapter,
+        parallel=parallel,
     )
     models.mark_used(directory)
     return model

@@ -34,7 +34,7 @@ from ..tokenizer import Tokenizer
 from .generate import LogitsProcessor, Steering
 from .generation import Generation
 from .group import Team
-from .runner import ModelRunner
+from .runner import DEFAULT_PARALLEL, MAX_PARALLEL, ModelRunner
 
 __all__ = ["DTypeName", "Engine"]
 
@@ -50,8 +50,9 @@ _STOP_NAMES: Final = ("<|return|>", "<|call|>", "<|endoftext|>")
 class Engine:
     """A loaded model that turns tokens into tokens.
 
-    Any number of threads may make requests: each runs to its end before the next starts, in the order they came.
-    Whatever a request computes stays in one store of prompt caches, and every later request finds the longest
+    Any number of threads may make requests. They begin in the order they came, and up to ``parallel`` of them run
+    together, which reads the weights once for all of them. One for which the memory does not suffice beside the
+    others waits. Whatever a request computes stays in one store of prompt caches, and every later request finds the longest
     beginning of its prompt there.
 
     Args:
@@ -67,6 +68,7 @@ class Engine:
         split: how the machines that ``mlx.launch`` has started divide the model: ``pipeline`` or ``tensor``. The
             first of them gets the model; on the others this takes part until the first one closes it, and then
             raises SystemExit. A process that is alone ignores it.
+        parallel: the most requests that run together, 1 to 32. A model that several machines compute runs one.
         device: the machine; by default this one.
         memory: settings that are held while the model is loaded.
 
@@ -98,6 +100,7 @@ class Engine:
         adapter: str | Path | None = None,
         compiled: bool | None = None,
         split: Split | None = None,
+        parallel: int = DEFAULT_PARALLEL,
         device: DeviceInfo | None = None,
         memory: MemorySettings = MLX_MEMORY,
     ) -> None:
@@ -105,6 +108,7 @@ class Engine:
             raise InvalidRequest(f"dtype is {short_repr(dtype)}; {' or '.join(_DTYPES)} is needed")
         if split is not None and split not in get_args(Split):
             raise InvalidRequest(f"split is {short_repr(split)}; {' or '.join(get_args(Split))} is needed")
+        checked_integer("parallel", parallel, 1, MAX_PARALLEL)
         group = None if split is None else join()
         self.directory = checked_path(directory)
         self.name = name or self.directory.name
@@ -149,7 +153,7 @@ class Engine:
         if team is not None and not team.leads:
             memory.hold(budget.device)
             team.follow(load, budget)
-        self._runner = ModelRunner(lambda cancelled: load(cancelled=cancelled), budget, memory, team)
+        self._runner = ModelRunner(lambda cancelled: load(cancelled=cancelled), budget, memory, team, parallel)
         _LOGGER.debug("loaded %s in %s, context %d", self.name, self.dtype, self.context_limit)
 
     @property
@@ -162,6 +166,11 @@ class Engine:
         """The most positions of a conversation, its answer included: the model's own limit, ``context``, or what
         the memory allows, whichever is least."""
         return self.budget.positions
+
+    @property
+    def parallel(self) -> int:
+        """The most requests that run together."""
+        return self._runner.parallel
 
     @property
     def transformer(self) -> Transformer:

@@ -43,7 +43,7 @@ from .sampler import make_sampler
 from .steps import Pace, Steps
 from .worker import Worker, check_process
 
-__all__ = ["DEFAULT_PARALLEL", "ModelRunner"]
+__all__ = ["DEFAULT_PARALLEL", "MAX_PARALLEL", "ModelRunner"]
 
 Result = TypeVar("Result")
 _LOGGER: Final = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ Loading: TypeAlias = Callable[[Callable[[], bool]], Transformer]
 
 
 DEFAULT_PARALLEL: Final = 4
+MAX_PARALLEL: Final = 32
+"""The transformer is compiled anew for each number of rows."""
 
 
 class ModelRunner:
@@ -79,6 +81,8 @@ class ModelRunner:
     ) -> None:
         budget.check_load()
         self.budget = budget
+        self.parallel = 1 if team is not None else parallel
+        """The most requests at a time."""
         self._team = team
         self.when_lost: Callable[[MachineLost], None] = lambda error: None
         """Is called when a machine of the team is lost, from any thread."""
