@@ -74,6 +74,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     **dict.fromkeys(["AsyncChat", "AsyncGptOss", "AsyncStream", "load_async"], "aio"),
+    **dict.fromkeys(["BatchReply"], "chat.batch"),
     **dict.fromkeys(["Chat"], "chat.chat"),
     **dict.fromkeys(["ModelConfig"], "config"),
     **dict.fromkeys(["Effort"], "arguments"),
@@ -100,6 +101,7 @@ __all__ = [
     "AsyncChat",
     "AsyncGptOss",
     "AsyncStream",
+    "BatchReply",
     "CacheFileError",
     "Chat",
     "ChatFileError",

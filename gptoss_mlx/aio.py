@@ -144,8 +144,8 @@ async def load_async(reference: str | Path = "demo", **options: Any) -> AsyncGpt
 
 
 class AsyncGptOss:
-    """A loaded model, for asyncio. Any number of tasks may use it: their requests begin in the order they came, and
-    up to ``parallel`` of them run together.
+    """A loaded model, for asyncio. Any number of tasks may use it: their requests begin in the order they came,
+    and up to ``parallel`` of them run together.
 
     Args:
         model: as :func:`load` returns it; threads may use it too.

@@ -35,7 +35,8 @@ from tests.chat.scripted import ScriptedModel
 from tests.server.serving import listening
 
 PUBLIC = """
-AnswerOptions AsyncChat AsyncGptOss AsyncStream CacheFileError Chat ChatFileError CheckpointError ConfigError
+AnswerOptions AsyncChat AsyncGptOss AsyncStream BatchReply CacheFileError Chat ChatFileError CheckpointError
+ConfigError
 ContextFull ConversionError Done DownloadError Effort Event FileWriteError Generation GptOss GptOssError
 HarmonyError InvalidRequest Message ModelClosed ModelConfig ModelNotFound NotEnoughDisk NotEnoughMemory
 OutputError ParseError Preamble ProcessForked Progress RenderError Reply SamplingParams SchemaError Stream Text
@@ -50,10 +51,11 @@ SETTINGS = f"{OF_CHAT} {SAMPLING}"
 ANSWER = f"{OF_ANSWER} {SAMPLING}"
 REQUEST = f"{OF_CHAT} {OF_ANSWER} {SAMPLING}"
 SIGNATURES = {
-    "load": "reference dtype download kv_bits context max_cache_bytes split adapter",
-    "load_async": "reference dtype download kv_bits context max_cache_bytes split adapter",
+    "load": "reference dtype download kv_bits context max_cache_bytes split adapter parallel",
+    "load_async": "reference dtype download kv_bits context max_cache_bytes split adapter parallel",
     "GptOss.ask": f"self prompt messages {REQUEST}",
     "GptOss.stream": f"self prompt messages {REQUEST}",
+    "GptOss.batch": f"self questions {REQUEST}",
     "GptOss.chat": f"self messages {SETTINGS}",
     "GptOss.load_chat": f"self path keep_readable {SETTINGS}",
     "GptOss.generate": "self tokens sampling boundaries guide logprobs top_logprobs logits_processor",
@@ -109,7 +111,8 @@ SIGNATURES = {
 }
 OPTIONS = set(OF_ANSWER.split())
 DOCTESTED = """
-aio api chat.chat chat.options chat.stream chat.transcript config engine.engine engine.generation errors events
+aio api chat.batch chat.chat chat.options chat.stream chat.transcript config engine.engine engine.generation
+errors events
 harmony.messages model.transformer sampling structured.constraint structured.effort structured.validator
 tokenizer tools.tool tools.toolbox
 """.split()  # noqa: SIM905

@@ -100,6 +100,8 @@ class Batch:
         make_cache: makes an empty prompt cache.
         most: rows at a time.
         following: the next request that may join, taken from the queue; None if there is none.
+        keep: makes place for the entry of a row that leaves, beside so many bytes of empty slots; returns False if
+            there is none, and the entry is then evicted.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Batch:
         make_cache: Callable[[], PromptCache],
         most: int,
         following: Callable[[], Row | None],
+        keep: Callable[[CacheEntry, int], bool],
     ) -> None:
         self.rows: list[Row] = []
         """The oldest first."""
@@ -117,6 +120,7 @@ class Batch:
         self._make_cache = make_cache
         self._most = most
         self._following = following
+        self._keep = keep
         self._cache: BatchCache | None = None
         self._suspended: list[Row] = []
         self._waiting: Row | None = None
@@ -150,7 +154,11 @@ class Batch:
         Returns:
             The bytes by which the buffers of all rows grow when it enters, and those of their empty slots now.
         """
-        running = [(row, row.entry) for row in (*self.rows, *self._entering) if row.entry is not None]
+        running = [
+            (row, row.entry)
+            for row in (*self.rows, *self._entering)
+            if row.entry is not None and row.entry.running
+        ]
         entries = [entry for _, entry in running]
         cache = self._cache or BatchCache(self._make_cache())
         if not entries:
@@ -158,8 +166,12 @@ class Batch:
         lengths = [max(row.length, len(entry.tokens) + 1) for row, entry in running if entry.row is None]
         grown = cache.grown_bytes([*lengths, length], position_bytes, window_bytes)
         held = sum(entry.cache_bytes for entry in entries)
-        unused = cache.nbytes - sum(entry.cache_bytes for entry in entries if entry.row is not None)
-        return grown - held - unused, unused
+        return grown - held - self._unused_bytes, self._unused_bytes
+
+    @property
+    def _unused_bytes(self) -> int:
+        """Of empty slots."""
+        return 0 if self._cache is None else self._cache.nbytes - sum(row.nbytes for row in self._cache.rows)
 
     def step(self) -> None:
         """Computes one token of every row, or the known tokens of the only one."""
@@ -252,7 +264,9 @@ class Batch:
 
     def _forward_alone(self, row: Row) -> tuple[Row, mx.array]:
         assert row.entry is not None
-        self._leave(row.entry)
+        if row.entry.row is not None:
+            row.entry.leave(len(row.entry.tokens) + GROWTH)
+        self._cache = None
         return row, row.steps.forward(row.entry, row.take())
 
     def _forward_together(self) -> list[tuple[Row, mx.array]]:
@@ -273,19 +287,21 @@ class Batch:
         logits = self._steps.forward_rows(self._cache, mx.concatenate([row.take(1) for row in together]))
         return computed + list(zip(together, mx.split(logits, len(together)), strict=True))
 
-    def _leave(self, entry: CacheEntry) -> None:
-        """Takes a row out of the buffers of the batch."""
-        if entry.row is not None:
-            entry.leave(len(entry.tokens) + GROWTH)
-        if self._cache is not None and not self._cache.rows:
-            self._cache = None
+    def _leave_or_drop(self, entry: CacheEntry) -> None:
+        """Takes a row out of the buffers of the batch, where there is memory for its own."""
+        if entry.row is None:
+            return
+        if self._keep(entry, self._unused_bytes + entry.row.nbytes):
+            entry.leave(len(entry.tokens))
+        else:
+            entry.drop()
 
     def _suspend(self, row: Row) -> None:
         """Stops a row until there is memory for it. What it has computed may be evicted."""
         assert row.entry is not None
         self.rows.remove(row)
-        self._leave(row.entry)
         row.entry.running = False
+        self._leave_or_drop(row.entry)
         self._suspended.insert(0, row)
 
     def _end(self, row: Row, error: BaseException | None) -> None:
@@ -294,9 +310,10 @@ class Batch:
         entry = row.entry
         if entry is not None:
             entry.running = False
-            if error is not None and entry.row is not None:
+            if error is None:
+                self._leave_or_drop(entry)
+            elif entry.row is not None:
                 entry.drop()
-            self._leave(entry)
         _complete(row, error)
 
     def _fail_all(self, error: BaseException) -> None:

@@ -52,8 +52,8 @@ class Engine:
 
     Any number of threads may make requests. They begin in the order they came, and up to ``parallel`` of them run
     together, which reads the weights once for all of them. One for which the memory does not suffice beside the
-    others waits. Whatever a request computes stays in one store of prompt caches, and every later request finds the longest
-    beginning of its prompt there.
+    others waits. Whatever a request computes stays in one store of prompt caches, and every later request finds
+    the longest beginning of its prompt there.
 
     Args:
         directory: of the checkpoint.

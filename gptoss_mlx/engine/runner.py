@@ -109,8 +109,9 @@ class ModelRunner:
         self._batch = Batch(
             self._steps,
             self._make_cache,
-            1 if team is not None else parallel,
+            self.parallel,
             functools.partial(_following, self._worker),
+            functools.partial(_keep, self.store, budget),
         )
         self._worker.submit_idle(self._warm_up)
 
@@ -268,9 +269,6 @@ class ModelRunner:
         self._worker.submit(begin, channel.cancel).add_done_callback(ended)
         return Generation(prompt, channel)
 
-    def _computing_together(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._team is None else self._team.computing()
-
     def _entry_for(
         self, prompt: list[int], boundaries: Sequence[int], *, room: int = 0, idle: bool = False
     ) -> CacheEntry:
@@ -340,6 +338,13 @@ def _following(worker: Worker) -> Row | None:
     return job.joins
 
 
+def _keep(store: CacheStore, budget: Budget, entry: CacheEntry, unused: int) -> bool:
+    """Evicts others until there is place for the entry of a row that leaves; evicts that one if there is none."""
+    evict, fits = store.plan_growth(entry, len(entry.tokens) + 1, budget.cache_limit - unused)
+    store.evict(evict if fits else [entry.number])
+    return fits
+
+
 class _GeneratingRow(Row):
     """A request for tokens.
 
@@ -396,20 +401,19 @@ class _GeneratingRow(Row):
         if may_wait and not plan.fits:
             return False
         entry = self._use(plan)
-        with computing(lambda: self._runner.store.evict([entry.number])):
+        with self._runner._computing(lambda: self._runner.store.evict([entry.number])):
             prefill(self.steps, tokens, entry, self._request, self._runner._pace)
         return True
 
     def decoded(self) -> Decoding:
         if self.entry is None:
             return  # it was cancelled before its turn
-        with self._runner._computing_together():
-            self._request = self._make_request(self)
-            self._channel.cached_tokens = len(self.entry.tokens)
-            _LOGGER.debug("prefill of %d tokens, %d cached", len(self._prompt), self._channel.cached_tokens)
-            with computing(self._evict):
-                if prefill(self.steps, self._prompt, self.entry, self._request, self._runner._pace):
-                    yield from decode(self.steps, self._prompt, self._request)
+        self._request = self._make_request(self)
+        self._channel.cached_tokens = len(self.entry.tokens)
+        _LOGGER.debug("prefill of %d tokens, %d of them cached", len(self._prompt), self._channel.cached_tokens)
+        with self._runner._computing(self._evict):
+            if prefill(self.steps, self._prompt, self.entry, self._request, self._runner._pace):
+                yield from decode(self.steps, self._prompt, self._request)
 
     def read(self, token: int) -> None:
         super().read(token)

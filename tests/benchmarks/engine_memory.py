@@ -29,6 +29,7 @@ are counted with 6.2 % for growth.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -146,8 +147,11 @@ def peak(directory: Path, length: int, kv_bits: int | None, chunk: int, dtype: m
     mx.reset_peak_memory()
     steps = Steps(transformer)
     prefill(steps, prompt, entry, request, Pace(layer_seconds={chunk: 1e-9}))
-    for _ in decode(steps, prompt, entry, request):
-        pass
+    decoding, logits = decode(steps, prompt, request), None
+    with contextlib.suppress(StopIteration):
+        while True:
+            tokens = decoding.send(logits)  # type: ignore[arg-type]  (the first one is None)
+            logits = steps.forward(entry, mx.array(tokens))
     return budget.weight_bytes, budget.needed_bytes(length, chunk), mx.get_peak_memory() - before
 
 

@@ -170,7 +170,9 @@ def test_the_least_recently_used_is_evicted_first_and_never_the_one_in_use() -> 
 def test_growing_evicts_others_and_not_itself() -> None:
     store = make_store()
     entries = [request(store, [1000 + n, *PROMPT])[0] for n in range(3)]
-    store.evict(store.plan_growth(entries[1], 5000, cache_bytes(5000)))
+    evict, fits = store.plan_growth(entries[1], 5000, cache_bytes(5000))
+    store.evict(evict)
+    assert fits
     assert store.entries == (entries[1],)
 
 

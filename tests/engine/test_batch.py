@@ -1,0 +1,214 @@
+"""Requests that run together: each has the tokens that it has alone, whoever joins, leaves, waits or fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from gptoss_mlx.cache.batch import BatchCache
+from gptoss_mlx.cache.layered import PromptCache
+from gptoss_mlx.engine.generation import Generation
+from gptoss_mlx.engine.runner import ModelRunner
+from gptoss_mlx.model.transformer import Transformer, load_transformer
+from gptoss_mlx.sampling import SamplingParams
+from tests.checkpoints import load_shape, random_tokens
+from tests.engine.schedules import Outcome, check_schedule, make_runner
+
+TOKENS = random_tokens("small", 3000)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return load_shape(tmp_path_factory.mktemp("batch") / "small", "small")
+
+
+@pytest.fixture(scope="module")
+def runner(directory: Path) -> Iterator[ModelRunner]:
+    made = make_runner(directory, parallel=4)
+    yield made
+    made.close()
+
+
+def ask(runner: ModelRunner, prompt: list[int], count: int, **options: Any) -> Generation:
+    sampling = SamplingParams(temperature=0, max_tokens=count)
+    return runner.generate(prompt, sampling, stop_tokens=frozenset(), **options)
+
+
+def alone(runner: ModelRunner, prompt: list[int], count: int) -> list[int]:
+    """The tokens of a request that nothing computed before helps."""
+    runner.call(runner.store.clear)
+    tokens = list(ask(runner, prompt, count))
+    runner.call(runner.store.clear)
+    return tokens
+
+
+def run(seeds: range, runner: ModelRunner, reference: Transformer, longest: int) -> Outcome:
+    total = Outcome()
+    for seed in seeds:
+        found = check_schedule(runner, reference, seed, longest=longest)
+        total.wrong += found.wrong
+        total.tokens += found.tokens
+        total.most_rows = max(total.most_rows, found.most_rows)
+    return total
+
+
+def test_in_any_schedule_each_request_has_the_tokens_that_it_has_alone(
+    runner: ModelRunner, small: Transformer
+) -> None:
+    outcome = run(range(16), runner, small, longest=300)
+    outcome.wrong += run(range(16, 20), runner, small, longest=1500).wrong
+    assert not outcome.wrong
+    assert outcome.tokens > 1000
+    assert outcome.most_rows == 4
+
+
+@pytest.mark.parametrize("kv_bits", [None, 8])
+def test_so_it_is_for_eight_rows_and_for_keys_and_values_in_8_bits(kv_bits: int | None, tmp_path: Path) -> None:
+    place = load_shape(tmp_path / "many_heads", "many_heads")
+    runner = make_runner(place, parallel=8, kv_bits=kv_bits)
+    outcome = run(range(100, 105), runner, load_transformer(place, mx.float32), longest=100)
+    runner.close()
+    assert not outcome.wrong
+    assert outcome.most_rows > 4
+
+
+def test_entering_and_leaving_a_batch_copies_that_row_alone(small: Transformer) -> None:
+    def cache(length: int) -> PromptCache:
+        made = small.make_cache()
+        mx.eval(small(mx.array([TOKENS[:length]]), made, last_only=True), made.arrays())
+        return made
+
+    batch = BatchCache(small.make_cache())
+    rows = [batch.enter(cache(400)) for _ in range(4)]
+    mx.eval(small(mx.array([[1]] * 4), batch))
+    own = batch.leave(rows[1], 0)  # its slot is empty now
+    others = 3 * rows[0].nbytes
+    for change in (lambda: batch.enter(own), lambda: batch.leave(rows[2], 0)):
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        change()
+        assert mx.get_peak_memory() - before < others
+
+
+def test_a_row_that_starts_like_a_running_one_copies_from_it(runner: ModelRunner) -> None:
+    shared = TOKENS[:200]
+    expected = [alone(runner, shared, 150), alone(runner, [*shared, 5], 20)]
+    running = ask(runner, shared, 150)
+    first = next(running)
+    other = ask(runner, [*shared, 5], 20)
+    assert list(other) == expected[1]
+    assert other.cached_tokens == 199
+    assert [first, *running] == expected[0]
+
+
+def test_what_waits_for_the_rows_before_it_is_passed_by_nobody(runner: ModelRunner) -> None:
+    running = ask(runner, TOKENS[:50], 400)
+    next(running)
+    happened: list[str] = []
+    job = threading.Thread(target=lambda: runner.call(lambda: happened.append("job")))
+    job.start()
+    while not runner._worker._thread._requests:
+        pass
+    late = ask(runner, TOKENS[:20], 1)
+    list(running)
+    happened.insert(0, "before" if not happened else "after")
+    list(late)
+    job.join()
+    assert "job" in happened
+    assert runner._batch.rows == []
+
+
+def test_rows_go_on_while_the_prompt_of_another_is_computed(runner: ModelRunner) -> None:
+    runner.call(runner.store.clear)
+    running = ask(runner, TOKENS[:50], 4000)
+    next(running)
+    long = ask(runner, TOKENS[:3000][::-1], 1)
+    read = []
+    done = threading.Event()
+    reader = threading.Thread(target=lambda: (list(long), done.set()))
+    reader.start()
+    while not done.is_set():
+        read.append(next(running))
+    running.cancel()
+    reader.join()
+    assert len(read) > 2
+
+
+def test_a_short_request_is_answered_beside_a_long_prompt(runner: ModelRunner) -> None:
+    runner.call(runner.store.clear)
+    long = ask(runner, TOKENS[:3000][::-1], 1)
+    next(long.items())  # it has begun
+    short = ask(runner, TOKENS[:30], 1)
+    list(short)
+    list(long)
+    assert short.first_token is not None
+    assert long.first_token is not None
+    assert short.first_token < long.first_token
+
+
+def test_a_row_that_fails_ends_alone(runner: ModelRunner) -> None:
+    expected = alone(runner, TOKENS[:50], 100)
+    running = ask(runner, TOKENS[:50], 100)
+    first = next(running)
+
+    def broken(tokens: mx.array, logits: mx.array) -> mx.array:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(ask(runner, TOKENS[:20], 5, logits_processor=broken))
+    assert [first, *running] == expected
+
+
+def test_a_request_for_which_there_is_no_memory_waits(directory: Path) -> None:
+    one = make_runner(directory, parallel=4)
+    expected = [alone(one, TOKENS[n : n + 2000], 30) for n in range(4)]
+    limit = one.budget.cache_bytes(8192) + one.budget.snapshot_bytes
+    one.close()
+    runner = make_runner(directory, parallel=4, cache_bytes=limit)
+    most = 0
+    generations = [ask(runner, TOKENS[n : n + 2000], 30) for n in range(4)]
+    for generation, tokens in zip(generations, expected, strict=True):
+        assert list(generation) == tokens
+        most = max(most, runner.store.nbytes + runner._batch._unused_bytes)
+    runner.close()
+    assert most <= limit
+
+
+def test_a_row_for_whose_growth_there_is_no_memory_is_suspended_and_goes_on_later(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [TOKENS[n : n + 100 + n] for n in range(4)]
+    expected = [alone(runner, prompt, 400) for prompt in prompts]
+    suspended: list[Any] = []
+    suspend = runner._batch._suspend
+    plan_growth = runner.store.plan_growth
+
+    def noted(row: Any) -> None:
+        suspended.append(row)
+        suspend(row)
+
+    monkeypatch.setattr(runner._batch, "_suspend", noted)
+    monkeypatch.setattr(runner._batch, "_keep", lambda entry, unused: runner.store.evict([entry.number]))
+    monkeypatch.setattr(runner.store, "plan_growth", lambda *growth: (plan_growth(*growth)[0], len(suspended) > 2))
+    generations = [ask(runner, prompt, 400) for prompt in prompts]
+    assert [list(generation) for generation in generations] == expected
+    assert len(suspended) > 2
+
+
+def test_a_batch_predicts_its_memory(small: Transformer) -> None:
+    make_cache = partial(PromptCache, small.config)
+    batch, lengths = BatchCache(make_cache()), [3, 400, 700, 40, 1300]
+    position = sum(2 * 2 * 16 * 4 for kind in small.config.layer_types if kind == "full_attention")
+    window = sum(16 * 2 * 2 * 16 * 4 for kind in small.config.layer_types if kind == "sliding_attention")
+    for length in lengths:
+        predicted = batch.grown_bytes([length], position, window)
+        cache = make_cache()
+        mx.eval(small(mx.array([TOKENS[: length - 1]]), cache, last_only=True), cache.arrays())
+        batch.enter(cache)
+        assert batch.nbytes == predicted
