@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..arguments import DEFAULT_PARALLEL, MAX_PARALLEL
 from . import bench, convert
 from .errors import EdgeGroup, leave, open_missing_streams
 from .parameters import CommandGroup, HostfileOption, PromptCommand, SplitOption
@@ -107,6 +108,9 @@ Think = Annotated[
         help="Show thinking: show, dim, fold or hide. It is not trained to the safety standard of answers.",
         autocompletion=_think_modes,
     ),
+]
+Parallel = Annotated[
+    int, typer.Option(min=1, max=MAX_PARALLEL, help="The most requests that run together, where memory allows.")
 ]
 URL = Annotated[
     str | None,
@@ -228,6 +232,16 @@ def run(
     ] = False,
     schema: Annotated[Path | None, typer.Option(help="A JSON schema that the answer must follow.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End the answer at this text; repeatable.")] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(
+            help="Answer the requests of this file, in OpenAI's batch form (JSON lines).", metavar="FILE.jsonl"
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Append the answers of --batch there; by default FILE.answers.jsonl.")
+    ] = None,
+    parallel: Parallel = DEFAULT_PARALLEL,
     model: Model = None,
     effort: Effort = None,
     system: System = None,
@@ -249,13 +263,25 @@ def run(
     python: PythonCommand = None,
     allow: Allow = None,
 ) -> None:
-    """Answer one question: the answer on standard output, thinking on standard error."""
+    """Answer one question: the answer on standard output, thinking on standard error.
+
+    With --batch each line of a file is a request with a custom_id, a url (/v1/chat/completions or /v1/responses)
+    and a body. Started again, the command goes on with the requests that have no answer yet.
+    """
     from ..errors import InvalidRequest
     from .chat.run import Request, answer
 
     if json and jsonl:
         raise InvalidRequest("--json and --jsonl: only one can be used at a time; leave one out")
+    others = (question, file, json, jsonl, schema, stop, system, url, hostfile, split, mcp, tools, python, allow)
+    if batch is not None and any(others):
+        raise InvalidRequest("--batch takes everything but the model from its file; leave the other options out")
     settings = _settings(ctx)
+    if batch is not None:
+        from .batch import Batch, answer_batch
+
+        answer_batch(Batch(requests=batch, output=output, parallel=parallel), settings)
+        return
     request = Request(
         question=" ".join(question or ()),
         files=tuple(file or ()),
@@ -297,6 +323,7 @@ def serve(
     kv_bits: KVBits = None,
     adapter: Adapter = None,
     split: SplitOption = None,
+    parallel: Parallel = DEFAULT_PARALLEL,
     owner: Annotated[int | None, typer.Option(hidden=True, help="End with this process.")] = None,
     mcp: MCP = None,
     tools: ToolFile = None,
@@ -306,7 +333,7 @@ def serve(
 ) -> None:
     """Answer programs: OpenAI's chat and Responses APIs, and Anthropic's Messages.
 
-    Requests are answered one after another. None can load, download or change a model.
+    Up to --parallel requests are answered together. None can load, download or change a model.
     """
     from .machines import split_of
     from .serve import Address
@@ -316,7 +343,15 @@ def serve(
     if api_key == "-":
         api_key = sys.stdin.readline().strip()
     address = Address(host=host, port=port, api_key=api_key or None, origins=tuple(allow_origin or ()))
-    serve_model(address, settings, hide_thinking=hide_thinking, quiet=quiet, split=split_of(split), owner=owner)
+    serve_model(
+        address,
+        settings,
+        hide_thinking=hide_thinking,
+        quiet=quiet,
+        split=split_of(split),
+        parallel=parallel,
+        owner=owner,
+    )
 
 
 @app.command()

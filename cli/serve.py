@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
+from ..arguments import DEFAULT_PARALLEL
 from ..errors import InvalidRequest, MachineLost
 from .chat.first_start import choose_model
 from .chat.tools import Tools
@@ -56,6 +57,7 @@ def serve(
     hide_thinking: bool,
     quiet: bool,
     split: Split | None = None,
+    parallel: int = DEFAULT_PARALLEL,
     owner: int | None = None,
 ) -> None:
     """Serves until Ctrl-C or SIGTERM. Of several machines the first one serves.
@@ -66,6 +68,7 @@ def serve(
         hide_thinking: whether no answer shows the analysis.
         quiet: whether nothing but errors is printed.
         split: how the machines that ``mlx.launch`` has started divide the model.
+        parallel: the most requests that run together.
         owner: a process of this machine that asks for the answers and runs the tools of its chat itself; when it
             has ended, so does this.
 
@@ -99,7 +102,8 @@ def serve(
             err.line(f"loading {reference}", DIM)
         if split is not None and not quiet:
             err.line(f"{launched()[1]} machines ({split}): {IN_THE_CLEAR}", DIM)
-        with Tools(settings) as tools, load(reference, split=split, **settings.loading) as model:
+        loading = {"split": split, "parallel": parallel, **settings.loading}
+        with Tools(settings) as tools, load(reference, **loading) as model:
             model.when_lost(lambda error: _end_after(lost, error))
             if owner is not None:
                 threading.Thread(target=_end_with, args=(owner,), daemon=True).start()

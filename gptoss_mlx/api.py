@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from .arguments import checked_path
+from .arguments import DEFAULT_PARALLEL, checked_path
 from .chat.batch import BatchReply, answers
 from .chat.chat import Chat
 from .chat.options import ChatOptions, RequestOptions, lists_options
 from .engine.engine import DTypeName, Engine
-from .engine.runner import DEFAULT_PARALLEL
 from .errors import InvalidRequest
 from .events import Parsed, Reply
 from .files.read import short_repr

@@ -10,12 +10,14 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Final, Literal, TypeVar, cast, get_args
 
 from .errors import InvalidRequest
 from .files.read import short_repr
 
 __all__ = [
+    "DEFAULT_PARALLEL",
+    "MAX_PARALLEL",
     "Effort",
     "checked_date",
     "checked_effort",
@@ -30,6 +32,10 @@ __all__ = [
 
 Effort = Literal["low", "medium", "high"]
 """How long the model thinks; gpt-oss cannot be told not to."""
+DEFAULT_PARALLEL: Final = 4
+"""Requests that run together."""
+MAX_PARALLEL: Final = 32
+"""The transformer is compiled anew for each number of them."""
 Hook = TypeVar("Hook")
 
 

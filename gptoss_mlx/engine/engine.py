@@ -16,7 +16,15 @@ from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 import mlx.core as mx
 
-from ..arguments import checked_flag, checked_hook, checked_integer, checked_path, checked_tokens
+from ..arguments import (
+    DEFAULT_PARALLEL,
+    MAX_PARALLEL,
+    checked_flag,
+    checked_hook,
+    checked_integer,
+    checked_path,
+    checked_tokens,
+)
 from ..cache import file as cache_file
 from ..cache.layered import check_kv_bits
 from ..checkpoint.tensors import open_model
@@ -34,7 +42,7 @@ from ..tokenizer import Tokenizer
 from .generate import LogitsProcessor, Steering
 from .generation import Generation
 from .group import Team
-from .runner import DEFAULT_PARALLEL, MAX_PARALLEL, ModelRunner
+from .runner import ModelRunner
 
 __all__ = ["DTypeName", "Engine"]
 

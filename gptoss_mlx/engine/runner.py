@@ -16,6 +16,7 @@ from typing import Final, TypeAlias, TypeVar
 
 import mlx.core as mx
 
+from ..arguments import DEFAULT_PARALLEL
 from ..cache.layered import PromptCache
 from ..cache.store import CacheEntry, CachePlan, CacheStore
 from ..errors import InvalidRequest, MachineLost, ModelClosed
@@ -43,17 +44,12 @@ from .sampler import make_sampler
 from .steps import Pace, Steps
 from .worker import Worker, check_process
 
-__all__ = ["DEFAULT_PARALLEL", "MAX_PARALLEL", "ModelRunner"]
+__all__ = ["ModelRunner"]
 
 Result = TypeVar("Result")
 _LOGGER: Final = logging.getLogger(__name__)
 Loading: TypeAlias = Callable[[Callable[[], bool]], Transformer]
 """Loads a transformer; stops when its argument returns True."""
-
-
-DEFAULT_PARALLEL: Final = 4
-MAX_PARALLEL: Final = 32
-"""The transformer is compiled anew for each number of rows."""
 
 
 class ModelRunner:

@@ -22,6 +22,7 @@ from typing import BinaryIO
 from ..errors import FileWriteError, GptOssError, InvalidRequest, NotEnoughDisk
 
 __all__ = [
+    "appended",
     "as_path",
     "atomic_directory",
     "atomic_file",
@@ -269,6 +270,24 @@ def private_file(path: str | Path) -> Path:
         finally:
             os.close(descriptor)
     return file
+
+
+@contextlib.contextmanager
+def appended(path: str | Path) -> Iterator[BinaryIO]:
+    """Opens a file to append lines to, readable by its owner alone. An incomplete last line, which a killed
+    process may have left, is removed.
+
+    Raises:
+        FileWriteError: it cannot be created, or is a link or not a regular file.
+    """
+    file = private_file(path)
+    with explained(file), file.open("r+b") as lines:
+        end = lines.seek(0, os.SEEK_END)
+        while end and (lines.seek(end - 1), lines.read(1))[1] != b"\n":
+            end -= 1
+        lines.truncate(end)
+        lines.seek(end)
+        yield lines
 
 
 def sync_descriptor(descriptor: int) -> None:

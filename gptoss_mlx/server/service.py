@@ -1,4 +1,4 @@
-"""Answers questions with a loaded model: one after another, in the order they came.
+"""Answers questions with a loaded model, a few at a time, in the order they came.
 
 Knows the model and the writers; knows nothing of HTTP.
 """

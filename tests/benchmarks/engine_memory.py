@@ -147,11 +147,11 @@ def peak(directory: Path, length: int, kv_bits: int | None, chunk: int, dtype: m
     mx.reset_peak_memory()
     steps = Steps(transformer)
     prefill(steps, prompt, entry, request, Pace(layer_seconds={chunk: 1e-9}))
-    decoding, logits = decode(steps, prompt, request), None
+    decoding = decode(steps, prompt, request)
+    tokens = next(decoding)
     with contextlib.suppress(StopIteration):
         while True:
-            tokens = decoding.send(logits)  # type: ignore[arg-type]  (the first one is None)
-            logits = steps.forward(entry, mx.array(tokens))
+            tokens = decoding.send(steps.forward(entry, mx.array(tokens)))
     return budget.weight_bytes, budget.needed_bytes(length, chunk), mx.get_peak_memory() - before
 
 

@@ -131,7 +131,12 @@ def test_rows_go_on_while_the_prompt_of_another_is_computed(runner: ModelRunner)
     long = ask(runner, TOKENS[:3000][::-1], 1)
     read = []
     done = threading.Event()
-    reader = threading.Thread(target=lambda: (list(long), done.set()))
+
+    def finish() -> None:
+        list(long)
+        done.set()
+
+    reader = threading.Thread(target=finish)
     reader.start()
     while not done.is_set():
         read.append(next(running))
