@@ -294,6 +294,8 @@ READERS = {
     # What the package brings with it, and what MLX wrote a moment ago.
     "benchmark/conversation.py": {"resources.files(__package__).joinpath('chat.json').read_text"},
     "benchmark/kernels.py": {"path.read_text"},
+    # Reads the end of a file of ours, checked before, to append to it.
+    "files/write.py": {"file.open"},
     # The tags of an installed wheel.
     "cli/mac.py": {"metadata.distribution('mlx-metal').read_text"},
 }

@@ -1,0 +1,60 @@
+"""Random schedules of requests that decode together: each request has the tokens that it has alone.
+
+Prompts of 1 to 3,000 tokens, many of which begin like one before; joins, leaves and cancellations at random;
+guides with runs of forced tokens; keys and values as they are and in 8 bits; three to eight rows; uncompiled and,
+with ``--compiled``, compiled (a C++ compiler is needed). Greedy, float32. Where the two best logits are within 4e-4
+of each other, either token is right.
+
+    python -m tests.benchmarks.engine_schedules [--schedules 500] [--compiled]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import mlx.core as mx
+
+from gptoss_mlx.model.transformer import load_transformer
+from tests.checkpoints import load_shape
+from tests.engine.schedules import Outcome, check_schedule, make_runner
+
+VARIANTS: tuple[tuple[str, int | None, int], ...] = (
+    ("small", None, 4),
+    ("small", None, 8),
+    ("full_first", None, 3),
+    ("many_heads", 8, 4),
+    ("many_heads", None, 8),
+)
+"""Shape, bits of keys and values, rows."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--schedules", type=int, default=500)
+    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--longest", type=int, default=3000)
+    chosen = parser.parse_args()
+    total = Outcome()
+    each = -(-chosen.schedules // len(VARIANTS))
+    for number, (shape, kv_bits, parallel) in enumerate(VARIANTS):
+        with tempfile.TemporaryDirectory() as place:
+            directory = load_shape(Path(place) / shape, shape)
+            runner = make_runner(directory, parallel=parallel, kv_bits=kv_bits, compiled=chosen.compiled)
+            reference = load_transformer(directory, mx.float32, compiled=False)
+            for seed in range(number * each, (number + 1) * each):
+                found = check_schedule(runner, reference, seed, longest=chosen.longest)
+                total.tokens += found.tokens
+                total.ties += found.ties
+                total.wrong += found.wrong
+            runner.close()
+        print(f"{shape}, kv_bits {kv_bits}, {parallel} rows: {each} schedules", flush=True)
+    print(f"{total.tokens:,} tokens, {total.ties} ties, {len(total.wrong)} wrong")
+    print("\n".join(total.wrong))
+    return int(bool(total.wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
