@@ -135,10 +135,10 @@ class Batch:
                 self.step()
 
     def turn(self) -> None:
-        """A pause in the prefill of a row: the others take a step, and a short request may begin."""
-        if self._most == 1:
-            return
-        self._admit(SHORT_PREFILL)
+        """A pause in the prefill of a row: the others take a step, and a short request may begin beside a long
+        one."""
+        if len(self._entering) == 1 and self._entering[0].to_compute > SHORT_PREFILL:
+            self._admit(SHORT_PREFILL)
         if self.rows:
             self.step()
             mx.synchronize()  # what follows is timed

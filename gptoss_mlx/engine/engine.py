@@ -177,7 +177,12 @@ class Engine:
 
     @property
     def parallel(self) -> int:
-        """The most requests that run together."""
+        """The most requests that run together.
+
+        Example:
+            >>> model.parallel
+            4
+        """
         return self._runner.parallel
 
     @property

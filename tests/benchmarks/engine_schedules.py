@@ -2,8 +2,8 @@
 
 Prompts of 1 to 3,000 tokens, many of which begin like one before; joins, leaves and cancellations at random;
 guides with runs of forced tokens; keys and values as they are and in 8 bits; three to eight rows; uncompiled and,
-with ``--compiled``, compiled (a C++ compiler is needed). Greedy, float32. Where the two best logits are within 4e-4
-of each other, either token is right.
+with ``--compiled``, compiled (a C++ compiler is needed). Greedy, float32. Where the two best logits are within
+4e-4 of each other, either token is right.
 
     python -m tests.benchmarks.engine_schedules [--schedules 500] [--compiled]
 """
