@@ -1,10 +1,21 @@
 """Rows that decode together: tokens a second of 1, 2, 4 and 8 rows, beside mlx-lm's BatchGenerator.
 
-A random model of 24 layers of hidden 64, bfloat16, compiled, as in ``engine_speed``. Rows of equal lengths, and of
+A random model of 24 layers of hidden 64, compiled, as in ``engine_speed``. Rows of equal lengths, and of
 mixed ones. The programs alternate; the figures are medians over rounds, of processor time (which other programs on
 the machine disturb least) and of wall time.
 
-    python -m tests.benchmarks.engine_batch [--rounds 5] [--tokens 48]
+    python -m tests.benchmarks.engine_batch [--rounds 5] [--tokens 48] [--dtype float32]
+
+On two busy hyperthreads of one core (2026-11-26, mlx 0.32.4, mlx-lm 0.32.2) one step of the model alone, with 256
+positions in each row, took these milliseconds of processor time in float32, compiled, and in brackets this many
+times the tokens a second of one row:
+
+    rows          1      2             4             8
+    gptoss-mlx    16.2   29.5 (1.10)   50.3 (1.28)   79.0 (1.64)
+    mlx-lm        24.0   34.4 (1.40)   55.4 (1.73)   88.6 (2.17)
+
+The aims of 1.7 times at 4 rows and 2.9 at 8 are missed here: MLX's CPU backend multiplies each row with its
+experts and attends to its keys by itself, so that rows share only the launches and the dense products.
 """
 
 from __future__ import annotations
@@ -37,10 +48,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         source = checkpoint(Path(place), "rows")
-        ours, peer = own_runner(source), load_peer(source)
+        dtype = {"bfloat16": mx.bfloat16, "float32": mx.float32}[chosen.dtype]
+        ours, peer = own_runner(source, dtype), load_peer(source)
+        peer.set_dtype(dtype)  # biases are float32 in the checkpoint, and would make the cache so
         programs: dict[str, Callable[[list[list[int]], int], Rate]] = {
             "gptoss-mlx": lambda prompts, count: decode(ours, prompts, count),
             "mlx-lm": lambda prompts, count: decode_peer(peer, prompts, count),
@@ -66,9 +80,10 @@ def measure(kind: str, lengths: list[int], programs: dict[str, Any], rounds: int
             print(f"  {name:<12}{ratios}", flush=True)
 
 
-def own_runner(directory: Path) -> ModelRunner:
-    transformer = load_transformer(directory, mx.bfloat16, compiled=True)
-    budget = Budget(config=transformer.config, device=DeviceInfo.current(), context=8192)
+def own_runner(directory: Path, dtype: mx.Dtype) -> ModelRunner:
+    """This library, with place for all rows."""
+    transformer = load_transformer(directory, dtype, compiled=True)
+    budget = Budget(config=transformer.config, device=DeviceInfo.current(), context=8192, element_bytes=dtype.size)
     return ModelRunner(lambda cancelled: transformer, budget, MLX_MEMORY, parallel=max(ROWS))
 
 
@@ -98,7 +113,7 @@ def decode_peer(model: Any, prompts: list[list[int]], count: int) -> Rate:
     """Rows of mlx-lm's BatchGenerator, counted in the same way."""
     from mlx_lm.generate import BatchGenerator
 
-    generator = BatchGenerator(model, max_tokens=count)
+    generator: Any = BatchGenerator(model, max_tokens=count)
     generator.insert(prompts)
     seen: set[int] = set()
     while len(seen) < len(prompts):
