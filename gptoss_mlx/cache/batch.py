@@ -394,6 +394,14 @@ class BatchCache:
         rings = self._rings or _Slots(0, 1)
         return total + rings.grown(entering, lambda size: window_bytes)
 
+    def growth_bytes(self, row: RowCache, length: int, position_bytes: int) -> int:
+        """Bytes by which the buffers grow when a row grows to ``length`` positions: all slots grow with it, or it
+        moves to longer ones."""
+        bucket, target = self._bucket_of(row), self._buckets.get(_class_of(length)) or _Slots(0)
+        if target is bucket:
+            return max(0, len(bucket.rows) * capacity(length) * position_bytes - bucket.nbytes)
+        return target.grown([length], lambda size: size * position_bytes) - target.nbytes
+
     def _sort(self) -> None:
         """Puts the rows into the order of their rings, so that sliding layers need not reorder them."""
         if self._rings is not None:

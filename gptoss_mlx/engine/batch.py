@@ -168,6 +168,18 @@ class Batch:
         held = sum(entry.cache_bytes for entry in entries)
         return grown - held - self._unused_bytes, self._unused_bytes
 
+    def growth_bytes(self, row: Row, length: int, position_bytes: int) -> int | None:
+        """The bytes by which the buffers of all rows grow when one grows; None if it is alone.
+
+        Args:
+            row: that grows.
+            length: its positions then.
+            position_bytes: of one position in all full layers.
+        """
+        if self._cache is None or row.entry is None or row.entry.row is None:
+            return None
+        return self._cache.growth_bytes(row.entry.row, length, position_bytes)
+
     @property
     def _unused_bytes(self) -> int:
         """Of empty slots."""

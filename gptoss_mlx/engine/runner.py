@@ -312,7 +312,11 @@ class ModelRunner:
         assert row.entry is not None
         row.length = length
         _, unused = self._batch.bytes_with(0, self._position_bytes, self._window_bytes)
-        evict, fits = self.store.plan_growth(row.entry, length, self.budget.cache_limit - unused)
+        growth = self._batch.growth_bytes(row, length, self._position_bytes)
+        # In the buffers of a batch its slot is as it is, and what they grow by is taken from the bound.
+        held = length if growth is None else len(row.entry.tokens)
+        limit = self.budget.cache_limit - unused - (growth or 0)
+        evict, fits = self.store.plan_growth(row.entry, held, limit)
         self.store.evict(evict)
         self._batch.crowded |= not fits
 

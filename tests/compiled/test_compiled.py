@@ -19,7 +19,8 @@ import pytest
 from gptoss_mlx import GptOss, SamplingParams
 from gptoss_mlx.model.transformer import load_transformer
 from tests import DEMO, ROOT
-from tests.checkpoints import random_tokens
+from tests.checkpoints import load_shape, random_tokens
+from tests.engine.schedules import check_schedule, make_runner
 from tests.model.oracle import EVERY, GOLDEN
 from tests.model.test_parity import TOLERANCE, in_pieces, random_split, whole
 
@@ -180,3 +181,13 @@ def test_the_command_ends_well() -> None:
     ended = run(COMMAND)
     assert (ended.returncode, "demonstration model" in ended.stdout) == (0, True)
     assert "terminate" not in ended.stderr
+
+
+def test_rows_that_decode_together_have_the_tokens_that_each_has_alone(tmp_path: Path) -> None:
+    place = load_shape(tmp_path / "small", "small")
+    runner = make_runner(place, parallel=4, compiled=True)
+    reference = load_transformer(place, mx.float32, compiled=False)
+    found = [check_schedule(runner, reference, seed, longest=60) for seed in range(3)]
+    runner.close()
+    assert [outcome.wrong for outcome in found] == [[]] * 3
+    assert max(outcome.most_rows for outcome in found) > 1

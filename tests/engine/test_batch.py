@@ -217,3 +217,8 @@ def test_a_batch_predicts_its_memory(small: Transformer) -> None:
         mx.eval(small(mx.array([TOKENS[: length - 1]]), cache, last_only=True), cache.arrays())
         batch.enter(cache)
         assert batch.nbytes == predicted
+    longest = max(batch.rows, key=lambda row: row.offset)
+    predicted = batch.nbytes + batch.growth_bytes(longest, 1600, position)
+    longest.offset = 1599
+    batch.prepare()
+    assert batch.nbytes == predicted
