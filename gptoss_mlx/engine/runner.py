@@ -333,7 +333,8 @@ def _following(worker: Worker) -> Row | None:
     if job is None:
         return None
     job.future.set_running_or_notify_cancel()
-    job.future.add_done_callback(lambda done: worker.finished(job))
+    cancel = job.cancel
+    job.future.add_done_callback(lambda done: worker.finished(cancel))
     assert isinstance(job.joins, Row)
     return job.joins
 
@@ -411,9 +412,12 @@ class _GeneratingRow(Row):
         self._request = self._make_request(self)
         self._channel.cached_tokens = len(self.entry.tokens)
         _LOGGER.debug("prefill of %d tokens, %d of them cached", len(self._prompt), self._channel.cached_tokens)
-        with self._runner._computing(self._evict):
-            if prefill(self.steps, self._prompt, self.entry, self._request, self._runner._pace):
-                yield from decode(self.steps, self._prompt, self._request)
+        try:
+            with self._runner._computing(self._evict):
+                if prefill(self.steps, self._prompt, self.entry, self._request, self._runner._pace):
+                    yield from decode(self.steps, self._prompt, self._request)
+        finally:
+            self._request = None  # it refers to this row, and so to a model that nobody may need any more
 
     def read(self, token: int) -> None:
         super().read(token)

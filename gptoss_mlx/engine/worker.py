@@ -92,12 +92,12 @@ class Worker:
 
     def next_joining(self) -> Job | None:
         """The next queued job if it joins the one that runs. It is taken from the queue; the caller completes its
-        future and calls :meth:`finished`. Called from a running job."""
+        future and calls :meth:`finished` with its ``cancel``. Called from a running job."""
         return self._thread.next_joining()
 
-    def finished(self, job: Job) -> None:
-        """Ends what :meth:`next_joining` began."""
-        self._thread.finished(job)
+    def finished(self, cancel: Callable[[], None]) -> None:
+        """Ends what :meth:`next_joining` began: the job need not be cancelled any more."""
+        self._thread.finished(cancel)
 
     def fail(self, error: BaseException) -> None:
         """Ends every job with an error, now and later: the thread waits in MLX for what will never come. From any
@@ -197,10 +197,10 @@ class _Thread(threading.Thread):
                 self._begun()
                 return job
 
-    def finished(self, job: Job) -> None:
+    def finished(self, cancel: Callable[[], None]) -> None:
         """Notes that a job need not be cancelled any more."""
         with self._lock:
-            self._cancels.discard(job.cancel)
+            self._cancels.discard(cancel)
 
     def cancel(self) -> None:
         """Makes the running jobs and the queued ones end soon."""
@@ -226,7 +226,7 @@ class _Thread(threading.Thread):
             if not job.idle:
                 self._begun()
             _fulfil(job.future, job.work)
-            self.finished(job)
+            self.finished(job.cancel)
             del job  # A finished job must not keep what it computed alive.
         # Asked for by MLX of every thread that computed; without it the process may abort at exit.
         mx.clear_streams()
