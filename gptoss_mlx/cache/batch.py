@@ -1,7 +1,9 @@
-"""Keys and values of several rows that decode together: each layer has them in buffers of one slot a row.
+"""Keys and values of several rows that decode together.
 
-Full layers have one set of buffers for each class of length, so that a short row does not pay for a long one;
-sliding layers have one ring a row. A row that leaves leaves its slot empty for the next one that enters. Knows
+In full layers the rows of up to 1,024 positions share buffers of one slot a row, padded on the right; there is a
+class of buffers for each power of two, so that a short row does not pay for a long one. A longer row keeps the
+buffers of its own prompt cache, since its attention takes much longer than the call. In sliding layers each row has
+a slot in rings. Buffers never grow: a row that enters, leaves or outgrows its class is copied, and no other. Knows
 nothing of tokens or of the store.
 
 B rows, K key-value heads, D head dim, A query heads, S positions.
@@ -9,21 +11,27 @@ B rows, K key-value heads, D head dim, A query heads, S positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Final
+from typing import Final, Protocol, TypeAlias
 
 import mlx.core as mx
 
 from .layered import PromptCache
-from .layers import GrowingKVCache, QuantizedKVCache, SlidingKVCache, capacity
+from .layers import FullKVCache, QuantizedKVCache, SlidingKVCache
 from .quantized import QuantizedStates
 
 __all__ = ["BatchCache", "BatchLayer", "BatchPart", "RowCache"]
 
-_SHORTEST_CLASS: Final = 512
-_CLASS_FACTOR: Final = 4
+_SIZES: Final = (256, 512, 1024)
+"""Positions of a slot in the classes of buffers."""
+_SHARED: Final = 2048
+"""Positions of all slots of a buffer: 8 slots of 256, 4 of 512, or 2 of 1,024."""
+_RINGS: Final = 8
+"""The most rings of a buffer."""
+_FullLayer: TypeAlias = FullKVCache | QuantizedKVCache
 
 
 class RowCache:
@@ -32,16 +40,29 @@ class RowCache:
     Args:
         batch: has its keys and values.
         offset: positions seen so far.
+        length: positions that there is memory for.
     """
 
-    def __init__(self, batch: BatchCache, offset: int) -> None:
+    def __init__(self, batch: BatchCache, offset: int, length: int) -> None:
         self.offset = offset
+        self.length = length
+        self.slots: _Slots | None = None
+        """Has its slot in full layers."""
+        self.own: list[_FullLayer] = []
+        """Its full layers, if it is longer than any slot."""
+        self.rings: _Slots | None = None
+        """Has its slot in sliding layers."""
         self._batch = batch
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its slots."""
-        return sum(slots.slot_bytes for slots in self._batch.slots if self in slots.rows)
+        """Bytes held."""
+        slots = sum(slots.slot_bytes for slots in (self.slots, self.rings) if slots is not None)
+        return slots + sum(layer.nbytes for layer in self.own)
+
+    def outgrows(self, length: int) -> bool:
+        """Whether it needs a larger slot for so many positions, or buffers of its own."""
+        return self.slots is not None and length > self.slots.size
 
     def view(self) -> PromptCache:
         """The row as a prompt cache: full layers are views into the buffers, windows are copies. Drop it before
@@ -49,64 +70,43 @@ class RowCache:
         return self._batch.view(self)
 
     def leave(self, room: int) -> PromptCache:
-        """See :meth:`BatchCache.leave`."""
+        """Ends the row, and returns an independent prompt cache with place for ``room`` positions."""
         return self._batch.leave(self, room)
 
     def drop(self) -> None:
-        """See :meth:`BatchCache.drop`."""
+        """Ends a row that nobody needs any more."""
         self._batch.drop(self)
 
 
 class _Slots:
-    """Buffers [slots, K, capacity, D] of a few layers, and the row in each slot.
+    """Buffers [slots, K, size, D] of a few layers, and the row in each slot.
 
     Args:
-        layers: their number.
-        window: of sliding layers, whose buffers are rings; None for full layers.
+        count: slots.
+        size: positions of a slot; of sliding layers the window, whose slots are rings.
+        like: for each layer arrays of the same kind.
     """
 
-    def __init__(self, layers: int, window: int | None = None) -> None:
-        self.rows: list[RowCache | None] = []
-        self.buffers: list[tuple[mx.array, ...]] = [()] * layers
-        self.window = window
-        self._capacity = window or 0
-
-    @property
-    def nbytes(self) -> int:
+    def __init__(self, count: int, size: int, like: Sequence[Sequence[mx.array]]) -> None:
+        self.rows: list[RowCache | None] = [None] * count
+        self.size = size
+        self.buffers = [
+            tuple(mx.zeros((count, part.shape[1], size, part.shape[3]), part.dtype) for part in parts)
+            for parts in like
+        ]
+        self.nbytes = sum(buffer.nbytes for buffer in chain(*self.buffers))
         """Bytes held, those of empty slots included."""
-        return sum(buffer.nbytes for buffer in chain(*self.buffers))
-
-    @property
-    def slot_bytes(self) -> int:
+        self.slot_bytes = self.nbytes // count
         """Bytes of one slot."""
-        return self.nbytes // max(1, len(self.rows))
-
-    def grown(self, entering: Iterable[int], positions: Callable[[int], int]) -> int:
-        """Bytes after rows of so many positions have entered.
-
-        Args:
-            entering: the positions of each.
-            positions: positions to bytes, of one slot.
-        """
-        lengths = list(entering)
-        slots = _slots_for(len(self.rows), sum(row is not None for row in self.rows) + len(lengths))
-        return slots * positions(max([self._capacity, *map(capacity, lengths)] if self.window is None else [0]))
 
     def enter(self, row: RowCache, layers: Sequence[Sequence[mx.array]]) -> None:
-        """Copies a row into a free slot, layer by layer.
-
-        Args:
-            row: whose offset is set.
-            layers: for each layer the arrays of its content, [1, K, S, ...].
-        """
-        needed = _slots_for(len(self.rows), 1 + sum(held is not None for held in self.rows))
-        self._resize(needed, self._capacity if self.window else capacity(row.offset + 1), like=layers)
+        """Copies a row into a free slot, for each layer the arrays of its content, [1, K, S, ...]."""
         slot = self.rows.index(None)
         self.rows[slot] = row
         for buffers, parts in zip(self.buffers, layers, strict=True):
             for buffer, part in zip(buffers, parts, strict=True):
                 buffer[slot : slot + 1, :, : part.shape[2]] = part
-            mx.eval(buffers)
+            mx.eval(buffers)  # one layer after the other, so that little is held twice
 
     def leave(self, row: RowCache) -> None:
         """Empties the row's slot."""
@@ -117,94 +117,12 @@ class _Slots:
         slot = self.rows.index(row)
         return [[buffer[slot : slot + 1] for buffer in buffers] for buffers in self.buffers]
 
-    def reserve(self, length: int) -> None:
-        """Makes place for ``length`` positions in each slot of full layers."""
-        self._resize(len(self.rows), capacity(length), like=self.buffers)
-
-    def _resize(self, slots: int, size: int, like: Sequence[Sequence[mx.array]]) -> None:
-        size = max(size, self._capacity)
-        more = (0, slots - len(self.rows)), (0, size - self._capacity if self.rows else 0)
-        if not any(map(any, more)):
-            return
-        for n, parts in enumerate(like):
-            if self.rows:
-                held = self.buffers[n]
-                self.buffers[n] = tuple(mx.pad(part, [more[0], (0, 0), more[1], (0, 0)]) for part in held)
-                del held
-            else:
-                shapes = [(slots, part.shape[1], size, part.shape[3]) for part in parts]
-                self.buffers[n] = tuple(
-                    mx.zeros(shape, part.dtype) for shape, part in zip(shapes, parts, strict=True)
-                )
-            mx.eval(self.buffers[n])  # one layer after the other, so that little is held twice
-        self.rows += [None] * (slots - len(self.rows))
-        self._capacity = size
-
-    def plan(self, numbers: dict[RowCache, int]) -> _Plan:
-        """What a step needs to know of these slots.
-
-        Args:
-            numbers: the rows of the batch with their numbers.
-        """
-        window = self.window
-        rows = [None if row is None else numbers[row] for row in self.rows]
-        used = max(slot for slot, number in enumerate(rows) if number is not None) + 1
-        offsets = [0 if row is None else row.offset for row in self.rows]
-        lengths = [
-            0 if row is None else row.offset + 1 if window is None else min(row.offset + 1, window)
-            for row in self.rows[:used]
-        ]
-        # An empty slot computes what another row does; it attends to nothing, and its output is dropped.
-        filled = [number if number is not None else next(iter(numbers.values())) for number in rows]
-        places = offsets if window is None else [offset % window for offset in offsets]
-        longest = max(lengths)
-        mask = None
-        if min(lengths) < longest:
-            mask = (mx.arange(longest) < mx.array(lengths)[:, None])[:, None, None]
-        return _Plan(
-            rows=None if filled == list(range(len(numbers))) else mx.array(filled),
-            queries=None if filled[:used] == list(range(len(numbers))) else mx.array(filled[:used]),
-            places=mx.array(places)[:, None, None, None],
-            used=used,
-            longest=longest,
-            mask=mask,
-            numbers=[number if number is not None else -1 for number in rows[:used]],
-        )
-
-
-def _slots_for(slots: int, rows: int) -> int:
-    """How many slots there are once so many rows need one: they are doubled, so that entering rarely copies."""
-    slots = max(2, slots)
-    while slots < rows:
-        slots *= 2
-    return slots
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """One step of the rows in some slots."""
-
-    rows: mx.array | None
-    """The row whose keys and values each slot takes; None if slot n takes those of row n."""
-    queries: mx.array | None
-    """The same of the slots up to the last that has a row."""
-    places: mx.array
-    """[slots, 1, 1, 1], the position in each slot that is written."""
-    used: int
-    """The slots up to the last that has a row."""
-    longest: int
-    """Positions of the longest row."""
-    mask: mx.array | None
-    """bool, [used, 1, 1, longest]; None if all rows have the same length."""
-    numbers: list[int]
-    """The row in each of the ``used`` slots; -1 for none."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPart:
     """Keys and values that a few of the rows attend to, and the rows."""
 
-    rows: mx.array | None
+    rows: mx.array | slice | None
     """The number of each; None if they are all rows, in order."""
     keys: mx.array | QuantizedStates
     values: mx.array | QuantizedStates
@@ -212,43 +130,99 @@ class BatchPart:
     """bool, [rows, 1, 1, S]."""
 
 
-class BatchLayer:
-    """A layer of a batch, as attention sees it."""
+class _Step(Protocol):
+    """One step of a few rows in all layers of a kind."""
 
-    def __init__(self, number: int, quantized: bool) -> None:
-        self._number = number
+    numbers: list[int]
+    """The rows, by their numbers in the batch."""
+
+    def append(self, layer: int, keys: mx.array, values: mx.array) -> BatchPart:
+        """See :meth:`BatchLayer.append`."""
+
+
+class _OwnStep:
+    """The step of a row that has buffers of its own."""
+
+    def __init__(self, row: RowCache, number: int) -> None:
+        self.numbers = [number]
+        self._layers = row.own
+        self._rows = slice(number, number + 1)
+
+    def append(self, layer: int, keys: mx.array, values: mx.array) -> BatchPart:
+        held = self._layers[layer].append(keys[self._rows], values[self._rows])
+        return BatchPart(rows=self._rows, keys=held[0], values=held[1], mask=None)
+
+
+class _SlotsStep:
+    """The step of the rows in the slots of one buffer.
+
+    An empty slot before a filled one computes what another row does, and its output is dropped.
+
+    Args:
+        slots: the buffer.
+        numbers: the rows of the batch with their numbers.
+        quantized: whether the buffers hold 8-bit states.
+    """
+
+    def __init__(self, slots: _Slots, numbers: dict[RowCache, int], quantized: bool) -> None:
+        held = [-1 if row is None else numbers[row] for row in slots.rows]
+        used = max(slot for slot, number in enumerate(held) if number >= 0) + 1
+        offsets = [0 if row is None else row.offset for row in slots.rows]
+        lengths = [min(offset + 1, slots.size) for offset in offsets[:used]]
+        some_row = max(held)
+        filled = [some_row if number < 0 else number for number in held]
+        everything = list(range(len(numbers)))
+        self.numbers = held[:used]
+        self._slots = slots
         self._quantized = quantized
-        self.steps: list[tuple[_Slots, _Plan]] = []
-        """Set by the batch before each step."""
-        self._order: mx.array | None = None
+        self._longest = max(lengths)
+        self._rows = None if filled == everything else mx.array(filled)
+        self._queries = None if filled[:used] == everything else mx.array(filled[:used])
+        self._places = mx.array([offset % slots.size for offset in offsets])[:, None, None, None]
+        self._mask = None
+        if min(lengths) < self._longest:
+            self._mask = (mx.arange(self._longest) < mx.array(lengths)[:, None])[:, None, None]
 
-    def plan(self, steps: list[tuple[_Slots, _Plan]], order: mx.array | None) -> None:
-        """Sets the slots of the next step, and where each row's output is among theirs."""
-        self.steps, self._order = steps, order
-
-    def append(self, keys: mx.array, values: mx.array) -> list[BatchPart]:
-        """Adds one position to each row, [B, K, 1, D]; returns what they attend to."""
+    def append(self, layer: int, keys: mx.array, values: mx.array) -> BatchPart:
+        if self._rows is not None:
+            keys, values = keys[self._rows], values[self._rows]
         states: tuple[mx.array, ...] = (keys, values)
         if self._quantized:
             states = (*QuantizedStates.of(keys).parts, *QuantizedStates.of(values).parts)
-        return [self._append(slots, plan, states) for slots, plan in self.steps]
-
-    def _append(self, slots: _Slots, plan: _Plan, states: tuple[mx.array, ...]) -> BatchPart:
-        new = states if plan.rows is None else tuple(state[plan.rows] for state in states)
-        buffers = slots.buffers[self._number]
         buffers = tuple(
-            mx.put_along_axis(buffer, plan.places, state, axis=2)
-            for buffer, state in zip(buffers, new, strict=True)
+            mx.put_along_axis(buffer, self._places, state, axis=2)
+            for buffer, state in zip(self._slots.buffers[layer], states, strict=True)
         )
-        slots.buffers[self._number] = buffers
-        held = [buffer[: plan.used, :, : plan.longest] for buffer in buffers]
+        self._slots.buffers[layer] = buffers
+        held = [buffer[: len(self.numbers), :, : self._longest] for buffer in buffers]
         half = len(held) // 2
         return BatchPart(
-            rows=plan.queries,
+            rows=self._queries,
             keys=QuantizedStates(*held[:half]) if self._quantized else held[0],
             values=QuantizedStates(*held[half:]) if self._quantized else held[1],
-            mask=plan.mask,
+            mask=self._mask,
         )
+
+
+class BatchLayer:
+    """A layer of a batch, as attention sees it.
+
+    Args:
+        number: among the layers of its kind.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._steps: Sequence[_Step] = ()
+        self._order: mx.array | None = None
+
+    def plan(self, steps: Sequence[_Step], order: mx.array | None) -> None:
+        """Sets the next step, and where each row's output is among those of all parts."""
+        self._steps, self._order = steps, order
+
+    def append(self, keys: mx.array, values: mx.array) -> list[BatchPart]:
+        """Adds one position to each row, [B, K, 1, D]; returns what they attend to."""
+        return [step.append(self._number, keys, values) for step in self._steps]
 
     def in_order(self, outputs: list[mx.array]) -> mx.array:
         """The outputs of all parts, [rows of the part, A, 1, D] -> [B, A, 1, D], in the order of the rows."""
@@ -261,74 +235,68 @@ class BatchCache:
 
     Args:
         like: a prompt cache of the same model, which says what layers there are.
+        most: rows at a time.
     """
 
-    def __init__(self, like: PromptCache) -> None:
+    def __init__(self, like: PromptCache, most: int) -> None:
         self._kinds = list(like.layers)
-        self._full = [n for n, layer in enumerate(self._kinds) if isinstance(layer, GrowingKVCache)]
+        self._full = [n for n, layer in enumerate(self._kinds) if isinstance(layer, _FullLayer)]
         self._sliding = [n for n, layer in enumerate(self._kinds) if isinstance(layer, SlidingKVCache)]
-        window = next((layer.window for layer in self._kinds if isinstance(layer, SlidingKVCache)), None)
-        self._rings = None if window is None else _Slots(len(self._sliding), window)
-        self._buckets: dict[int, _Slots] = {}
+        self._rings_of_buffer = min(most, _RINGS)
+        self._shared: list[_Slots] = []
+        self._rings: list[_Slots] = []
         self.rows: list[RowCache] = []
         """In the order of the batch."""
-        self.layers = [
-            BatchLayer(
-                (self._full if n in self._full else self._sliding).index(n), isinstance(kind, QuantizedKVCache)
-            )
-            for n, kind in enumerate(self._kinds)
-        ]
+        numbers = {layer: n for kind in (self._full, self._sliding) for n, layer in enumerate(kind)}
+        self.layers = [BatchLayer(numbers[n]) for n in range(len(self._kinds))]
 
     @property
-    def slots(self) -> list[_Slots]:
-        """All buffers."""
-        return [*self._buckets.values(), *([] if self._rings is None else [self._rings])]
+    def unused_bytes(self) -> int:
+        """Bytes of empty slots."""
+        return sum(slots.slot_bytes * slots.rows.count(None) for slots in (*self._shared, *self._rings))
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(slots.nbytes for slots in self.slots)
+        return self.unused_bytes + sum(row.nbytes for row in self.rows)
 
     def arrays(self) -> list[mx.array]:
         """All arrays, for evaluation."""
-        return [buffer for slots in self.slots for buffers in slots.buffers for buffer in buffers]
+        buffers = [buffer for slots in (*self._shared, *self._rings) for buffer in chain(*slots.buffers)]
+        return buffers + [array for row in self.rows for layer in row.own for array in layer.arrays()]
 
-    def enter(self, cache: PromptCache) -> RowCache:
-        """Copies a prompt cache into a new row. The caller drops the cache.
+    def enter(self, cache: PromptCache, length: int) -> RowCache:
+        """Makes a prompt cache a new row. The caller drops the cache.
 
         Args:
             cache: of at least one position.
+            length: positions that there is memory for.
         """
-        row = RowCache(self, cache.offset)
-        if self._rings is not None:
-            self._rings.enter(row, [cache.layers[n].content() for n in self._sliding])
-        self._bucket(cache.offset + 1).enter(row, [cache.layers[n].content() for n in self._full])
+        row = RowCache(self, cache.offset, max(length, cache.offset + 1))
+        if self._sliding:
+            windows = [cache.layers[n].content() for n in self._sliding]
+            row.rings = _slot(row, self._rings, self._rings_of_buffer, cache.windows[0].window, windows)
+        self._settle(row, [layer for layer in cache.layers if isinstance(layer, _FullLayer)])
         self.rows.append(row)
-        self._sort()
+        # In the order of their rings, so that sliding layers need not reorder them.
+        self.rows = [row for rings in self._rings for row in rings.rows if row is not None] or self.rows
         return row
 
     def leave(self, row: RowCache, room: int) -> PromptCache:
-        """Ends a row.
-
-        Args:
-            row: of this batch.
-            room: positions that the buffers of full layers shall have place for.
-
-        Returns:
-            An independent copy of it.
-        """
-        view = self.view(row)
-        cache = view.copied(view.snapshot(), max(room, row.offset + 1))
+        """See :meth:`RowCache.leave`."""
+        cache = self.view(row)
+        if row.slots is not None:
+            cache = cache.copied(cache.snapshot(), max(room, row.offset + 1))
         self.drop(row)
         return cache
 
     def drop(self, row: RowCache) -> None:
-        """Ends a row that nobody needs any more."""
-        for slots in self.slots:
-            if row in slots.rows:
-                slots.leave(row)
+        """See :meth:`RowCache.drop`."""
         self.rows.remove(row)
-        self._buckets = {length: slots for length, slots in self._buckets.items() if any(slots.rows)}
+        for slots in (row.slots, row.rings):
+            if slots is not None:
+                slots.leave(row)
+        self._drop_empty()
 
     def view(self, row: RowCache) -> PromptCache:
         """See :meth:`RowCache.view`."""
@@ -336,12 +304,15 @@ class BatchCache:
         cache.layers = [
             type(kind)(kind.window) if isinstance(kind, SlidingKVCache) else type(kind)() for kind in self._kinds
         ]
-        for slots, numbers in [(self._bucket_of(row), self._full), (self._rings, self._sliding)]:
-            if slots is not None:
-                for n, parts in zip(numbers, slots.content(row), strict=True):
-                    # A slice of a ring would keep the rings of all rows.
-                    own = [mx.contiguous(part) for part in parts] if slots.window else parts
-                    cache.layers[n].restore(row.offset, own)
+        for n, layer in zip(self._full, row.own, strict=False):
+            cache.layers[n] = layer
+        if row.slots is not None:
+            for n, parts in zip(self._full, row.slots.content(row), strict=True):
+                cache.layers[n].restore(row.offset, parts)
+        if row.rings is not None:
+            for n, parts in zip(self._sliding, row.rings.content(row), strict=True):
+                # A slice of a ring would keep the rings of all rows.
+                cache.layers[n].restore(row.offset, [mx.contiguous(part) for part in parts])
         mx.eval([array for window in cache.windows for array in window.arrays()])
         return cache
 
@@ -352,24 +323,15 @@ class BatchCache:
             The positions of the next tokens, [B].
         """
         for row in self.rows:
-            bucket, length = self._bucket_of(row), row.offset + 1
-            if bucket is not self._buckets.get(_class_of(length)):
-                layers = [[part[..., : row.offset, :] for part in parts] for parts in bucket.content(row)]
-                bucket.leave(row)
-                self._bucket(length).enter(row, layers)
-            self._bucket(length).reserve(length)
-        self._buckets = {length: slots for length, slots in self._buckets.items() if any(slots.rows)}
+            if row.outgrows(row.offset + 1):
+                self._outgrow(row)
         numbers = {row: n for n, row in enumerate(self.rows)}
-        for numbered, slots in [
-            (self._full, list(self._buckets.values())),
-            (self._sliding, [] if self._rings is None else [self._rings]),
-        ]:
-            steps = [(each, each.plan(numbers)) for each in slots]
-            joined = list(chain(*(plan.numbers for _, plan in steps)))
-            wanted = [joined.index(number) for number in range(len(numbers))] if numbered else []
-            order = None if joined == list(range(len(numbers))) else mx.array(wanted)
-            for n in numbered:
-                self.layers[n].plan(steps, order)
+        quantized = any(isinstance(kind, QuantizedKVCache) for kind in self._kinds)
+        full: list[_Step] = [_SlotsStep(slots, numbers, quantized) for slots in self._shared]
+        full += [_OwnStep(row, n) for row, n in numbers.items() if row.slots is None]
+        sliding = [_SlotsStep(slots, numbers, quantized=False) for slots in self._rings]
+        self._plan(self._full, full)
+        self._plan(self._sliding, sliding)
         return mx.array([row.offset for row in self.rows])
 
     def advance(self) -> None:
@@ -377,46 +339,72 @@ class BatchCache:
         for row in self.rows:
             row.offset += 1
 
-    def grown_bytes(self, entering: Sequence[int], position_bytes: int, window_bytes: int) -> int:
-        """Bytes held after rows have entered.
+    def added_bytes(self, lengths: Iterable[int], position_bytes: int, window_bytes: int) -> int:
+        """Bytes of the buffers that are made when more rows get slots.
 
         Args:
-            entering: the positions of each.
+            lengths: the positions of each.
             position_bytes: of one position in all full layers.
             window_bytes: of one row in all sliding layers.
         """
+        sizes = [_size_for(length) for length in lengths]
         total = 0
-        classes = {_class_of(length) for length in entering}
-        for limit in {*classes, *self._buckets}:
-            bucket = self._buckets.get(limit) or _Slots(0)
-            lengths = [length for length in entering if _class_of(length) == limit]
-            total += bucket.grown(lengths, lambda size: size * position_bytes)
-        rings = self._rings or _Slots(0, 1)
-        return total + rings.grown(entering, lambda size: window_bytes)
+        for size, rows in Counter(size for size in sizes if size is not None).items():
+            free = sum(slots.rows.count(None) for slots in self._shared if slots.size == size)
+            buffers = -(-max(0, rows - free) // (_SHARED // size))
+            total += buffers * _SHARED * position_bytes
+        free = sum(rings.rows.count(None) for rings in self._rings)
+        buffers = -(-max(0, len(sizes) - free) // self._rings_of_buffer)
+        return total + buffers * self._rings_of_buffer * window_bytes
 
-    def growth_bytes(self, row: RowCache, length: int, position_bytes: int) -> int:
-        """Bytes by which the buffers grow when a row grows to ``length`` positions: all slots grow with it, or it
-        moves to longer ones."""
-        bucket, target = self._bucket_of(row), self._buckets.get(_class_of(length)) or _Slots(0)
-        if target is bucket:
-            return max(0, len(bucket.rows) * capacity(length) * position_bytes - bucket.nbytes)
-        return target.grown([length], lambda size: size * position_bytes) - target.nbytes
+    def _settle(self, row: RowCache, layers: list[_FullLayer]) -> None:
+        """Copies a row's full layers into a slot; those of a long row become its own."""
+        size = _size_for(row.length)
+        if size is None:
+            row.own, row.slots = layers, None
+        else:
+            content = [layer.content() for layer in layers]
+            row.slots = _slot(row, self._shared, _SHARED // size, size, content)
 
-    def _sort(self) -> None:
-        """Puts the rows into the order of their rings, so that sliding layers need not reorder them."""
-        if self._rings is not None:
-            self.rows = [row for row in self._rings.rows if row is not None]
+    def _outgrow(self, row: RowCache) -> None:
+        """Moves a row to a larger slot, or to buffers of its own."""
+        before, row.length = row.slots, max(row.length, row.offset + 1)
+        assert before is not None
+        layers = [layer for layer in self.view(row).layers if isinstance(layer, _FullLayer)]
+        if _size_for(row.length) is None:
+            layers = [layer.copied(row.offset, row.length) for layer in layers]
+            mx.eval([array for layer in layers for array in layer.arrays()])
+        self._settle(row, layers)
+        before.leave(row)
+        self._drop_empty()
 
-    def _bucket(self, length: int) -> _Slots:
-        return self._buckets.setdefault(_class_of(length), _Slots(len(self._full)))
+    def _drop_empty(self) -> None:
+        self._shared = [slots for slots in self._shared if any(slots.rows)]
+        self._rings = [slots for slots in self._rings if any(slots.rows)]
 
-    def _bucket_of(self, row: RowCache) -> _Slots:
-        return next(slots for slots in self._buckets.values() if row in slots.rows)
+    def _plan(self, layers: list[int], steps: Sequence[_Step]) -> None:
+        """Sets the next step of all layers of a kind."""
+        if not layers:
+            return
+        joined = list(chain(*(step.numbers for step in steps)))
+        rows = range(len(self.rows))
+        order = None if joined == list(rows) else mx.array([joined.index(number) for number in rows])
+        for n in layers:
+            self.layers[n].plan(steps, order)
 
 
-def _class_of(length: int) -> int:
-    """The longest length of the class that a length belongs to."""
-    longest = _SHORTEST_CLASS
-    while longest < length:
-        longest *= _CLASS_FACTOR
-    return longest
+def _slot(
+    row: RowCache, buffers: list[_Slots], count: int, size: int, layers: Sequence[Sequence[mx.array]]
+) -> _Slots:
+    """Copies a row into a free slot of that size, in a new buffer of ``count`` slots if there is none."""
+    slots = next((each for each in buffers if each.size == size and None in each.rows), None)
+    if slots is None:
+        slots = _Slots(count, size, layers)
+        buffers.append(slots)
+    slots.enter(row, layers)
+    return slots
+
+
+def _size_for(length: int) -> int | None:
+    """The slot that holds a row of so many positions; None if it has buffers of its own."""
+    return next((size for size in _SIZES if length <= size), None)

@@ -110,10 +110,10 @@ class CacheEntry:
         first = next(iter(self.snapshots.values()), None)
         return self.cache_bytes + (0 if first is None else first.nbytes * len(self.snapshots))
 
-    def enter(self, batch: BatchCache) -> None:
-        """Becomes a row of a batch."""
+    def enter(self, batch: BatchCache, length: int) -> None:
+        """Becomes a row of a batch, with memory for ``length`` positions."""
         assert self._cache is not None
-        self.row = batch.enter(self._cache)
+        self.row = batch.enter(self._cache, length)
         self._cache = None
 
     def leave(self, room: int) -> None:
@@ -258,7 +258,6 @@ class CacheStore:
         *,
         room: int = 0,
         idle: bool = False,
-        least: int = 0,
     ) -> CachePlan:
         """Decides what a request uses and what is evicted for it. Changes nothing.
 
@@ -271,7 +270,6 @@ class CacheStore:
             limit: bytes that all entries together may hold.
             room: tokens after the prompt that the entry has place for too.
             idle: the work was not asked for by a request, so that a request may rewind it.
-            least: bytes that the entry will take in any case.
         """
         source = self._best(prompt)
         length = len(prompt) + room
@@ -281,7 +279,7 @@ class CacheStore:
         )
         evict: tuple[int, ...] | None = None
         if source is not None and copy:
-            needed = self._grown_bytes(None, length, len(snapshots), least) + source.nbytes
+            needed = self._grown_bytes(None, length, len(snapshots)) + source.nbytes
             evict = self._evicted_for(needed, limit, spared=source, added=1)
             copy = evict is not None
             if evict is None and source.running:
@@ -289,7 +287,7 @@ class CacheStore:
                 snapshots = self._snapshots(source, prompt, boundaries, length, limit)
         cached = source.usable_length(prompt) if source else 0
         if evict is None:
-            needed = self._grown_bytes(source, length, len(snapshots), least)
+            needed = self._grown_bytes(source, length, len(snapshots))
             evict = self._evicted_for(needed, limit, spared=source, added=int(source is None))
         continued = None if copy else source
         return CachePlan(
@@ -388,11 +386,11 @@ class CacheStore:
         ]
         return next(reversed(free or equal), None)
 
-    def _grown_bytes(self, entry: CacheEntry | None, length: int, snapshots: int, least: int = 0) -> int:
+    def _grown_bytes(self, entry: CacheEntry | None, length: int, snapshots: int) -> int:
         """Bytes of an entry, or of a new one, once it has so many positions and snapshots. Its buffers never
         shrink."""
         buffers = 0 if entry is None else entry.cache_bytes
-        return max(self._cache_bytes(length), buffers, least) + snapshots * self._snapshot_bytes
+        return max(self._cache_bytes(length), buffers) + snapshots * self._snapshot_bytes
 
     def _evicted_for(
         self, needed: int, limit: int, *, spared: CacheEntry | None, added: int = 0

@@ -13,7 +13,7 @@ from typing import Final
 
 import mlx.core as mx
 
-from ..cache.batch import BatchCache
+from ..cache.batch import BatchCache, RowCache
 from ..cache.layered import PromptCache
 from ..cache.store import CacheEntry
 from ..errors import NotEnoughMemory
@@ -47,6 +47,16 @@ class Row(ABC):
         self._unread = False
 
     @property
+    def runs(self) -> bool:
+        """Whether it computes into its entry."""
+        return self.entry is not None and self.entry.running
+
+    @property
+    def slot(self) -> RowCache | None:
+        """Where it is in the buffers of the batch."""
+        return None if self.entry is None else self.entry.row
+
+    @property
     @abstractmethod
     def to_compute(self) -> int:
         """Tokens of its prompt that are not cached."""
@@ -69,6 +79,12 @@ class Row(ABC):
     @abstractmethod
     def restore(self, may_wait: bool) -> bool:
         """Computes what was evicted while it was suspended; arguments and result as in :meth:`prepare`."""
+
+    def grow(self, length: int) -> None:
+        """Notes that there is memory for so many positions."""
+        self.length = length
+        if self.slot is not None:
+            self.slot.length = length
 
     def take(self, count: int | None = None) -> mx.array:
         """Takes tokens out of those that are to be computed next.
@@ -102,6 +118,8 @@ class Batch:
         following: the next request that may join, taken from the queue; None if there is none.
         keep: makes place for the entry of a row that leaves, beside so many bytes of empty slots; returns False if
             there is none, and the entry is then evicted.
+        position_bytes: of one position in all full layers.
+        window_bytes: of one row in all sliding layers.
     """
 
     def __init__(
@@ -111,6 +129,9 @@ class Batch:
         most: int,
         following: Callable[[], Row | None],
         keep: Callable[[CacheEntry, int], bool],
+        *,
+        position_bytes: int,
+        window_bytes: int,
     ) -> None:
         self.rows: list[Row] = []
         """The oldest first."""
@@ -121,6 +142,8 @@ class Batch:
         self._most = most
         self._following = following
         self._keep = keep
+        self._position_bytes = position_bytes
+        self._window_bytes = window_bytes
         self._cache: BatchCache | None = None
         self._suspended: list[Row] = []
         self._waiting: Row | None = None
@@ -143,47 +166,22 @@ class Batch:
             self.step()
             mx.synchronize()  # what follows is timed
 
-    def bytes_with(self, length: int, position_bytes: int, window_bytes: int) -> tuple[int, int]:
-        """The memory that one more row takes.
+    def spare_bytes(self, row: Row, length: int) -> int:
+        """Bytes of shared buffers that belong to no row once a row has so many positions: those of empty slots
+        now, and the buffers that are made for this row and for those that have no slot yet.
 
         Args:
-            length: its positions.
-            position_bytes: of one position in all full layers.
-            window_bytes: of one row in all sliding layers.
-
-        Returns:
-            The bytes by which the buffers of all rows grow when it enters, and those of their empty slots now.
-        """
-        running = [
-            (row, row.entry)
-            for row in (*self.rows, *self._entering)
-            if row.entry is not None and row.entry.running
-        ]
-        entries = [entry for _, entry in running]
-        cache = self._cache or BatchCache(self._make_cache())
-        if not entries:
-            return 0, 0
-        lengths = [max(row.length, len(entry.tokens) + 1) for row, entry in running if entry.row is None]
-        grown = cache.grown_bytes([*lengths, length], position_bytes, window_bytes)
-        held = sum(entry.cache_bytes for entry in entries)
-        return grown - held - self._unused_bytes, self._unused_bytes
-
-    def growth_bytes(self, row: Row, length: int, position_bytes: int) -> int | None:
-        """The bytes by which the buffers of all rows grow when one grows; None if it is alone.
-
-        Args:
-            row: that grows.
+            row: one that runs, or one that is to begin.
             length: its positions then.
-            position_bytes: of one position in all full layers.
         """
-        if self._cache is None or row.entry is None or row.entry.row is None:
-            return None
-        return self._cache.growth_bytes(row.entry.row, length, position_bytes)
-
-    @property
-    def _unused_bytes(self) -> int:
-        """Of empty slots."""
-        return 0 if self._cache is None else self._cache.nbytes - sum(row.nbytes for row in self._cache.rows)
+        others = [other for other in (*self.rows, *self._entering) if other is not row and other.runs]
+        if not others:
+            return 0
+        cache = self._cache or BatchCache(self._make_cache(), self._most)
+        lengths = [other.length for other in others if other.slot is None]
+        if row.slot is None or row.slot.outgrows(length):
+            lengths.append(length)
+        return cache.unused_bytes + cache.added_bytes(lengths, self._position_bytes, self._window_bytes)
 
     def step(self) -> None:
         """Computes one token of every row, or the known tokens of the only one."""
@@ -290,8 +288,8 @@ class Batch:
                     # The first token of all, or known tokens: the row enters with the next step.
                     computed.append((row, row.steps.forward(row.entry, row.take())))
                     continue
-                self._cache = self._cache or BatchCache(self._make_cache())
-                row.entry.enter(self._cache)
+                self._cache = self._cache or BatchCache(self._make_cache(), self._most)
+                row.entry.enter(self._cache, row.length)
         if self._cache is None or not self._cache.rows:
             return computed
         by_cache = {row.entry.row: row for row in self.rows if row.entry is not None}
@@ -303,7 +301,8 @@ class Batch:
         """Takes a row out of the buffers of the batch, where there is memory for its own."""
         if entry.row is None:
             return
-        if self._keep(entry, self._unused_bytes + entry.row.nbytes):
+        unused = 0 if self._cache is None else self._cache.unused_bytes
+        if self._keep(entry, unused + entry.row.nbytes):
             entry.leave(len(entry.tokens))
         else:
             entry.drop()

@@ -83,7 +83,6 @@ class ModelRunner:
         self.when_lost: Callable[[MachineLost], None] = lambda error: None
         """Is called when a machine of the team is lost, from any thread."""
         self._window_bytes = window_bytes(budget.part, budget.element_bytes)
-        self._position_bytes = full_bytes(budget.part, 1, budget.kv_bits, budget.element_bytes)
         self._make_cache = functools.partial(PromptCache, budget.part, budget.kv_bits)
         make_store = CacheStore if team is None else team.store
         self.store = make_store(self._make_cache, budget.cache_bytes, self._window_bytes)
@@ -108,6 +107,8 @@ class ModelRunner:
             self.parallel,
             functools.partial(_following, self._worker),
             functools.partial(_keep, self.store, budget),
+            position_bytes=full_bytes(budget.part, 1, budget.kv_bits, budget.element_bytes),
+            window_bytes=self._window_bytes,
         )
         self._worker.submit_idle(self._warm_up)
 
@@ -298,10 +299,10 @@ class ModelRunner:
             on_prefill=on_prefill,
         )
 
-    def _plan(self, prompt: list[int], boundaries: Sequence[int], room: int) -> CachePlan:
+    def _plan(self, row: Row, prompt: list[int], boundaries: Sequence[int], room: int) -> CachePlan:
         """What a request does that may join others."""
-        least, unused = self._batch.bytes_with(len(prompt) + room, self._position_bytes, self._window_bytes)
-        return self.store.plan(prompt, boundaries, self.budget.cache_limit - unused, room=room, least=least)
+        spare = self._batch.spare_bytes(row, len(prompt) + room)
+        return self.store.plan(prompt, boundaries, self.budget.cache_limit - spare, room=room)
 
     def _carried_out(self, plan: CachePlan) -> CacheEntry:
         with self._computing(lambda: None):  # a copy may run out of memory; its source stays
@@ -310,13 +311,9 @@ class ModelRunner:
     def _grow(self, row: Row, length: int) -> None:
         """Makes place for a row that grows: evicts what nobody uses, or else has the youngest row suspended."""
         assert row.entry is not None
-        row.length = length
-        _, unused = self._batch.bytes_with(0, self._position_bytes, self._window_bytes)
-        growth = self._batch.growth_bytes(row, length, self._position_bytes)
-        # In the buffers of a batch its slot is as it is, and what they grow by is taken from the bound.
-        held = length if growth is None else len(row.entry.tokens)
-        limit = self.budget.cache_limit - unused - (growth or 0)
-        evict, fits = self.store.plan_growth(row.entry, held, limit)
+        limit = self.budget.cache_limit - self._batch.spare_bytes(row, length)
+        evict, fits = self.store.plan_growth(row.entry, length, limit)
+        row.grow(length)
         self.store.evict(evict)
         self._batch.crowded |= not fits
 
@@ -388,7 +385,7 @@ class _GeneratingRow(Row):
         self._runner.store.release(self._reserved)
         self._reserved = None
         if not self._channel.cancelled.is_set():
-            plan = self._runner._plan(self._prompt, self._boundaries, self._room)
+            plan = self._runner._plan(self, self._prompt, self._boundaries, self._room)
             if may_wait and not plan.fits:
                 return False
             self._use(plan)
@@ -398,7 +395,7 @@ class _GeneratingRow(Row):
         assert self.entry is not None
         assert self._request is not None
         tokens = [*self.entry.tokens, 0]
-        plan = self._runner._plan(tokens, tuple(self.entry.snapshots), GROWTH)
+        plan = self._runner._plan(self, tokens, tuple(self.entry.snapshots), GROWTH)
         if may_wait and not plan.fits:
             return False
         entry = self._use(plan)

@@ -39,7 +39,12 @@ from gptoss_mlx.sampling import SamplingParams
 from tests.benchmarks.engine_models import checkpoint, load_peer
 
 ROWS = (1, 2, 4, 8)
-LENGTHS = {"equal": [256] * 8, "mixed": [256, 40, 700, 128, 1500, 300, 90, 512]}
+LENGTHS = {
+    "equal, short": [16] * 8,
+    "mixed, short": [16, 40, 6, 24, 60, 12, 4, 32],
+    "equal, long": [256] * 8,
+    "mixed, long": [256, 40, 700, 128, 1500, 300, 90, 512],
+}
 Rate = tuple[float, float]
 """Seconds of processor time and of wall time for a token."""
 
@@ -48,7 +53,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32")
+    parser.add_argument("--lengths", choices=LENGTHS, action="append")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         source = checkpoint(Path(place), "rows")
@@ -59,8 +65,8 @@ def main() -> None:
             "gptoss-mlx": lambda prompts, count: decode(ours, prompts, count),
             "mlx-lm": lambda prompts, count: decode_peer(peer, prompts, count),
         }
-        for kind, lengths in LENGTHS.items():
-            measure(kind, lengths, programs, chosen.rounds, chosen.tokens)
+        for kind in chosen.lengths or LENGTHS:
+            measure(kind, LENGTHS[kind], programs, chosen.rounds, chosen.tokens)
         ours.close()
 
 

@@ -84,12 +84,12 @@ def test_entering_and_leaving_a_batch_copies_that_row_alone(small: Transformer) 
         mx.eval(small(mx.array([TOKENS[:length]]), made, last_only=True), made.arrays())
         return made
 
-    batch = BatchCache(small.make_cache())
-    rows = [batch.enter(cache(400)) for _ in range(4)]
-    mx.eval(small(mx.array([[1]] * 4), batch))
+    batch = BatchCache(small.make_cache(), most=8)
+    rows = [batch.enter(cache(400), 400) for _ in range(6)]
+    mx.eval(small(mx.array([[1]] * 6), batch))
     own = batch.leave(rows[1], 0)  # its slot is empty now
     others = 3 * rows[0].nbytes
-    for change in (lambda: batch.enter(own), lambda: batch.leave(rows[2], 0)):
+    for change in (lambda: batch.enter(own, 400), lambda: batch.leave(rows[2], 0)):
         mx.reset_peak_memory()
         before = mx.get_active_memory()
         change()
@@ -180,7 +180,7 @@ def test_a_request_for_which_there_is_no_memory_waits(directory: Path) -> None:
     generations = [ask(runner, TOKENS[n : n + 2000], 30) for n in range(4)]
     for generation, tokens in zip(generations, expected, strict=True):
         assert list(generation) == tokens
-        most = max(most, runner.store.nbytes + runner._batch._unused_bytes)
+        most = max(most, runner.store.nbytes + (runner._batch._cache.unused_bytes if runner._batch._cache else 0))
     runner.close()
     assert most <= limit
 
@@ -207,18 +207,31 @@ def test_a_row_for_whose_growth_there_is_no_memory_is_suspended_and_goes_on_late
 
 
 def test_a_batch_predicts_its_memory(small: Transformer) -> None:
-    make_cache = partial(PromptCache, small.config)
-    batch, lengths = BatchCache(make_cache()), [3, 400, 700, 40, 1300]
+    batch, lengths = BatchCache(small.make_cache(), most=8), [3, 400, 700, 40, 1300, 500, 257, 900]
     position = sum(2 * 2 * 16 * 4 for kind in small.config.layer_types if kind == "full_attention")
     window = sum(16 * 2 * 2 * 16 * 4 for kind in small.config.layer_types if kind == "sliding_attention")
     for length in lengths:
-        predicted = batch.grown_bytes([length], position, window)
-        cache = make_cache()
+        cache = small.make_cache()
         mx.eval(small(mx.array([TOKENS[: length - 1]]), cache, last_only=True), cache.arrays())
-        batch.enter(cache)
-        assert batch.nbytes == predicted
-    longest = max(batch.rows, key=lambda row: row.offset)
-    predicted = batch.nbytes + batch.growth_bytes(longest, 1600, position)
-    longest.offset = 1599
-    batch.prepare()
-    assert batch.nbytes == predicted
+        own = cache.nbytes - sum(layer.nbytes for layer in cache.windows) if length > 1024 else 0
+        predicted = batch.nbytes + own + batch.added_bytes([length], position, window)
+        batch.enter(cache, length)
+        assert batch.nbytes == predicted == sum(array.nbytes for array in batch.arrays())
+
+
+def test_a_row_that_outgrows_its_slot_is_moved_and_computes_the_same(small: Transformer) -> None:
+    lengths = [250, 510, 1020, 90]
+    caches = []
+    for length in lengths:
+        caches.append(small.make_cache())
+        mx.eval(small(mx.array([TOKENS[:length]]), caches[-1], last_only=True), caches[-1].arrays())
+    alone = [cache.copied(cache.snapshot(), 0) for cache in caches]
+    batch = BatchCache(small.make_cache(), most=4)
+    rows = [batch.enter(cache, 0) for cache in caches]
+    del caches
+    for token in range(12):
+        logits = small(mx.array([[token]] * 4), batch)[:, 0]
+        expected = mx.concatenate([small(mx.array([[token]]), cache)[:, 0] for cache in alone])
+        assert mx.abs(logits - expected).max().item() < 1e-4
+    assert [row.slots and row.slots.size for row in rows] == [512, 1024, None, 256]
+    assert [row.view().offset for row in rows] == [length + 12 for length in lengths]
