@@ -551,8 +551,9 @@ def test_a_cancelled_prefill_computes_no_more(demo: GptOss) -> None:
     assert asyncio.run(main()) == len(tokens)
 
 
-def test_where_one_request_runs_at_a_time_tasks_are_answered_in_order() -> None:
-    async def main(model: gptoss.AsyncGptOss) -> list[str]:
+def test_several_tasks_are_answered_in_order(demo: GptOss) -> None:
+    async def main() -> list[str]:
+        model = gptoss.AsyncGptOss(demo)
         order: list[str] = []
 
         async def ask(name: str) -> None:
@@ -566,5 +567,4 @@ def test_where_one_request_runs_at_a_time_tasks_are_answered_in_order() -> None:
         await asyncio.gather(*tasks)
         return order
 
-    with gptoss.load("demo", parallel=1) as model:
-        assert asyncio.run(main(gptoss.AsyncGptOss(model))) == list("abcd")
+    assert asyncio.run(main()) == list("abcd")

@@ -112,7 +112,6 @@ class Batch:
     """The rows that run.
 
     Args:
-        steps: computes them.
         make_cache: makes an empty prompt cache.
         most: rows at a time.
         following: the next request that may join, taken from the queue; None if there is none.
@@ -124,7 +123,6 @@ class Batch:
 
     def __init__(
         self,
-        steps: Steps,
         make_cache: Callable[[], PromptCache],
         most: int,
         following: Callable[[], Row | None],
@@ -137,7 +135,6 @@ class Batch:
         """The oldest first."""
         self.crowded = False
         """Set when the memory does not suffice for the growth of all rows: the youngest is then suspended."""
-        self._steps = steps
         self._make_cache = make_cache
         self._most = most
         self._following = following
@@ -156,6 +153,10 @@ class Batch:
             self._admit()
             if self.rows:
                 self.step()
+
+    def decodes(self) -> bool:
+        """Whether rows decode now."""
+        return bool(self.rows)
 
     def turn(self) -> None:
         """A pause in the prefill of a row: the others take a step, and a short request may begin beside a long
@@ -294,7 +295,8 @@ class Batch:
             return computed
         by_cache = {row.entry.row: row for row in self.rows if row.entry is not None}
         together = [by_cache[held] for held in self._cache.rows]
-        logits = self._steps.forward_rows(self._cache, mx.concatenate([row.take(1) for row in together]))
+        tokens = mx.concatenate([row.take(1) for row in together])
+        logits = together[0].steps.forward_rows(self._cache, tokens)
         return computed + list(zip(together, mx.split(logits, len(together)), strict=True))
 
     def _leave_or_drop(self, entry: CacheEntry) -> None:

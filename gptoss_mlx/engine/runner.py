@@ -102,7 +102,6 @@ class ModelRunner:
             self.close()
             raise
         self._batch = Batch(
-            self._steps,
             self._make_cache,
             self.parallel,
             functools.partial(_following, self._worker),
@@ -110,6 +109,7 @@ class ModelRunner:
             position_bytes=full_bytes(budget.part, 1, budget.kv_bits, budget.element_bytes),
             window_bytes=self._window_bytes,
         )
+        self._pace.beside_rows = self._batch.decodes
         self._worker.submit_idle(self._warm_up)
 
     @property

@@ -40,10 +40,12 @@ class Pace:
     A check comes every quarter of a second where a layer of 64 tokens takes no longer than that: chunks are as
     large as that allows, since large ones use the device best. Where a layer takes longer, a check follows each
     layer. A chunk is at most four times as large as one that was measured, because a token may take longer in a
-    larger chunk: on a CPU it does, by attention.
+    larger chunk: on a CPU it does, by attention. While rows decode beside it, checks come twice as often: a full
+    layer takes longer than a sliding one, and the rows take a step at each check.
     """
 
     check_seconds: float = 0.25
+    beside_rows: Callable[[], bool] = lambda: False
     layer_seconds: dict[int, float] = field(default_factory=dict)
     """Of one layer, by the size of the chunk, as measured last."""
 
@@ -66,7 +68,7 @@ class Pace:
         known = self._known(size)
         # As if the time of a layer grew with the square of a size that was not measured, which is the most it can.
         seconds = self.layer_seconds[known] * max(1, size / known) ** 2 * tokens / size
-        return max(1, int(self.check_seconds / seconds))
+        return max(1, int(self._seconds / seconds))
 
     def measured(self, tokens: int, layers: int, seconds: float) -> None:
         """Learns from a chunk; one that is shorter than any size says little."""
@@ -77,7 +79,12 @@ class Pace:
     def _fits(self, size: int) -> bool:
         """Whether a layer of a chunk of that size is predicted to end before the next check."""
         known = self._known(size)
-        return size <= _GROWTH_OF_CHUNKS * known and self.layer_seconds[known] * size / known <= self.check_seconds
+        return size <= _GROWTH_OF_CHUNKS * known and self.layer_seconds[known] * size / known <= self._seconds
+
+    @property
+    def _seconds(self) -> float:
+        """Between two checks."""
+        return self.check_seconds / 2 if self.beside_rows() else self.check_seconds
 
     def _known(self, size: int) -> int:
         """The largest measured size that is not above a size, or else the smallest one."""

@@ -279,9 +279,10 @@ def sorting_pays(indices: int, experts: int) -> bool:
     Sorted rows that share an expert read its weights one after another; from 4 rows an expert on (16 at least)
     MLX multiplies them in tiles and reads the weights once (``GatherQMM::eval_gpu``: ``gather_qmm_rhs``). Sorting
     costs a few small kernels, so it must save reads: of n rows, n² / 2E are expected to share an expert with an
-    earlier one. Two are enough: that is from 3 tokens on for 32 experts, from 6 on for 128.
+    earlier one. Two are enough: that is from 3 tokens on for 32 experts, from 6 on for 128. On a CPU MLX reads the
+    weights again for each row, in any order.
     """
-    return indices**2 >= 4 * experts
+    return mx.default_device() != mx.cpu and indices**2 >= 4 * experts
 
 
 def _weighted_sum(weights: list[mx.array], outputs: list[mx.array], biases: list[mx.array]) -> mx.array:
