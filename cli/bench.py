@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["measure_demo_quickly", "register"]
 
-_QUICK: dict[str, Any] = {"depths": (512, 2048), "tokens": 16, "rounds": 1, "turns": 4}
+_QUICK: dict[str, Any] = {"depths": (512, 2048), "tokens": 16, "rounds": 1, "turns": 4, "rows": (1, 4)}
 
 
 class Peer(str, Enum):  # noqa: UP042  (Typer reads the values of a str enumeration)
@@ -56,7 +56,7 @@ def bench(
     ] = None,
     turns: Annotated[int | None, typer.Option(help="Turns of the fixed chat, 0 to 10; by default 10.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Prompts of 512 and 2k tokens, once, and four turns.")
+        bool, typer.Option("--quick", help="Prompts of 512 and 2k tokens, 1 and 4 requests at once, and four turns; each once.")
     ] = False,
     against: Annotated[
         Peer | None,
@@ -65,7 +65,7 @@ def bench(
     split: SplitOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Measure how fast a model runs here: prompts, tokens, turns of a chat, memory.
+    """Measure how fast a model runs here: prompts, tokens, 1 to 8 requests at once, turns of a chat, memory.
 
     With --against mlx-lm the same weights are first exported to a temporary directory in mlx-lm's layout.
 

@@ -63,6 +63,7 @@ def content(benchmark: Benchmark, subject: Subject, *, interrupted: bool) -> dic
             "tokens": plan.tokens,
             "rounds": plan.rounds,
             "turns": plan.turns,
+            "rows": list(plan.rows),
         },
         "skipped": [{"depth": skip.depth, "reason": skip.reason} for skip in benchmark.skipped],
         "engines": [_engine_content(result, subject) for result in benchmark.results],
@@ -101,6 +102,10 @@ def _engine_content(result: EngineResult, subject: Subject) -> dict[str, Any]:
         "kernels_per_token": result.kernels.total() or None,
         "kernels_per_layer": result.kernels.total() / subject.config.num_hidden_layers or None,
         "depths": [_depth_content(row, subject) for row in result.depths if row.token_seconds],
+        "rows": [
+            {"rows": row.rows, "rounds": len(row.token_seconds), "decode_tokens_per_second": row.decode_rate}
+            for row in result.rows
+        ],
         "turns": [
             {
                 "turn": turn.turn,
@@ -135,11 +140,13 @@ def _ratios(results: Sequence[EngineResult]) -> dict[str, Any] | None:
         return None
     ours, theirs = results
     depths = [pair for pair in zip(ours.depths, theirs.depths, strict=False) if pair[1].token_seconds]
+    rows = zip(ours.rows, theirs.rows, strict=False)
     turns = list(zip(ours.turns, theirs.turns, strict=False))
     computed = sum(their.computed_tokens for _, their in turns)
     return {
         "prefill_time": {str(our.depth): their.prefill_rate / our.prefill_rate for our, their in depths},
         "decode_time": {str(our.depth): their.decode_rate / our.decode_rate for our, their in depths},
+        "rows_time": {str(our.rows): their.decode_rate / our.decode_rate for our, their in rows},
         "peak_memory": {str(our.depth): our.peak_bytes / their.peak_bytes for our, their in depths},
         "first_token_time": {
             str(our.turn): our.first_token_seconds / their.first_token_seconds for our, their in turns
@@ -176,6 +183,8 @@ def show(benchmark: Benchmark, subject: Subject) -> None:
     if measured:
         console.print(_depth_table(measured, subject, console))
         _show_chart(console, measured)
+    if any(result.rows for result in benchmark.results):
+        console.print(_rows_table(benchmark.results, console))
     if any(result.turns for result in benchmark.results):
         console.print(_turn_table(benchmark.results, console))
     ratios = _ratios(benchmark.results)
@@ -220,6 +229,16 @@ def _by_depth(results: Sequence[EngineResult]) -> list[list[tuple[EngineResult, 
     return [[pair for pair in rows if pair[1].depth == depth] for depth in depths]
 
 
+def _rows_table(results: Sequence[EngineResult], console: Console) -> Table:
+    """The numbers of rows that decode together, and the tokens of all of them."""
+    cells = [
+        (str(row.rows), result.name, f"{row.decode_rate:,.1f}", f"{row.decode_rate / result.rows[0].decode_rate:.2f}")
+        for result in results
+        for row in result.rows
+    ]
+    return _table(console, ("rows", "engine", "decode tokens/s", "of one row"), cells, ("engine",) * (len(results) < 2))
+
+
 def _turn_table(results: Sequence[EngineResult], console: Console) -> Table:
     """The turns of all engines side by side."""
     present = [result for result in results if result.turns]
@@ -237,7 +256,9 @@ def _ratio_table(ratios: dict[str, Any], peer: str, console: Console) -> Table:
         values = value.items() if isinstance(value, dict) else [("", value)]
         for key, ratio in values:
             place = f" at {int(key):,}" if name.endswith(("prefill_time", "decode_time", "memory")) else f" {key}"
-            label = name.replace("_", " ").replace("first token time", "first token, turn")
+            if name == "rows_time":
+                place = f" of {key} rows"
+            label = name.replace("rows_time", "decode time").replace("_", " ").replace("first token time", "first token, turn")
             cells.append((f"{label}{place if key else ''}", "–" if ratio is None else f"{ratio:.2f}"))
     return _table(console, (f"gptoss-mlx / {peer}", "ratio"), cells)
 

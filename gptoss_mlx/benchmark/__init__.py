@@ -14,7 +14,7 @@ from __future__ import annotations
 from .conversation import RecordedReply, recorded_chat, recorded_replies
 from .engines import Engine, GptOssEngine, MlxLmEngine
 from .kernels import count_kernels
-from .measure import Benchmark, DepthResult, EngineResult, Plan, Skipped, TurnResult
+from .measure import Benchmark, DepthResult, EngineResult, Plan, RowsResult, Skipped, TurnResult
 
 __all__ = [
     "Benchmark",
@@ -25,6 +25,7 @@ __all__ = [
     "MlxLmEngine",
     "Plan",
     "RecordedReply",
+    "RowsResult",
     "Skipped",
     "TurnResult",
     "count_kernels",

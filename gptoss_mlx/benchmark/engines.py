@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import mlx.core as mx
 
@@ -23,6 +23,9 @@ from ..share import Split
 from .conversation import RecordedReply
 
 __all__ = ["Engine", "EngineChat", "GptOssEngine", "MlxLmEngine", "decode_step", "peer_decode_step"]
+
+_ROWS: Final = 8
+"""The most rows that are measured."""
 
 
 class EngineChat(Protocol):
@@ -45,9 +48,19 @@ class Engine(Protocol):
     load_seconds: float
     weight_bytes: int
     """Memory allocated by loading."""
+    parallel: int
+    """The most rows that decode together."""
 
     def generate(self, prompt: list[int], count: int) -> Iterator[int]:
         """Decodes ``count`` tokens greedily after a prompt, with an empty cache; no token stops it."""
+        ...
+
+    def decode_rows(self, prompts: list[list[int]], count: int) -> float:
+        """Decodes ``count`` tokens greedily after each of a few prompts, together; the prompts are not measured.
+
+        Returns:
+            Seconds for a token, of all rows together.
+        """
         ...
 
     def chat(self) -> EngineChat:
@@ -76,7 +89,8 @@ class GptOssEngine:
     def __init__(self, directory: Path, split: Split | None = None) -> None:
         self.version = metadata.version("gptoss-mlx")
         before, began = mx.get_active_memory(), time.perf_counter()
-        self.model = GptOss(directory, split=split)
+        self.model = GptOss(directory, split=split, parallel=_ROWS)
+        self.parallel = self.model.parallel
         self._split = split
         self.load_seconds = time.perf_counter() - began
         self.weight_bytes = mx.get_active_memory() - before
@@ -86,6 +100,17 @@ class GptOssEngine:
         """See :class:`Engine`."""
         self.model.clear_caches()
         yield from self.model.generate(prompt, SamplingParams(temperature=0, max_tokens=count))
+
+    def decode_rows(self, prompts: list[list[int]], count: int) -> float:
+        """See :class:`Engine`."""
+        self.model.clear_caches()
+        for prompt in prompts:
+            self.model.prefill(prompt)
+        began = time.perf_counter()
+        sampling = SamplingParams(temperature=0, max_tokens=count)
+        rows = [self.model.generate(prompt, sampling) for prompt in prompts]
+        decoded = sum(1 for row in rows for _ in row)
+        return (time.perf_counter() - began) / decoded
 
     def chat(self, *, idle: bool = True) -> EngineChat:
         """See :class:`Engine`.
@@ -134,6 +159,7 @@ class MlxLmEngine:
     """
 
     name = "mlx-lm"
+    parallel = _ROWS
 
     def __init__(self, directory: Path) -> None:
         from mlx_lm.utils import load_model
@@ -150,6 +176,24 @@ class MlxLmEngine:
 
         for token, _ in generate_step(mx.array(prompt), self._model, max_tokens=count):
             yield int(token)
+
+    def decode_rows(self, prompts: list[list[int]], count: int) -> float:
+        """See :class:`Engine`."""
+        from mlx_lm.generate import BatchGenerator
+
+        generator: Any = BatchGenerator(self._model, max_tokens=count)
+        generator.insert(prompts)
+        first: set[int] = set()
+        while len(first) < len(prompts):
+            first |= {response.uid for response in generator.next()[1]}
+        began, decoded, ended = time.perf_counter(), 0, False
+        while not ended:
+            responses = generator.next()[1]
+            decoded += len(responses)
+            ended = any(response.finish_reason for response in responses)
+        seconds = time.perf_counter() - began
+        generator.close()
+        return seconds / decoded
 
     def chat(self) -> EngineChat:
         """See :class:`Engine`."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from ..arguments import checked_integer
+from ..arguments import MAX_PARALLEL, checked_integer
 from ..config import ModelConfig
 from ..files.units import format_bytes
 from ..memory.budget import Budget
@@ -25,12 +25,14 @@ from .conversation import recorded_chat, recorded_replies
 from .engines import Engine
 from .kernels import count_kernels
 
-__all__ = ["Benchmark", "DepthResult", "EngineResult", "Plan", "Skipped", "TurnResult"]
+__all__ = ["Benchmark", "DepthResult", "EngineResult", "Plan", "RowsResult", "Skipped", "TurnResult"]
 
 MAX_TURNS = 10
 _LONG_SECONDS = 30.0
 """A round that takes longer is not repeated."""
 _WARM_UP_TOKENS = 32
+_APART = 101
+"""Tokens of the text between the beginnings of two rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,8 @@ class Plan:
     """Measurements of each depth, of which the median is reported; one that takes over 30 s is not repeated."""
     turns: int = MAX_TURNS
     """Turns of the fixed chat."""
+    rows: tuple[int, ...] = (1, 2, 4, 8)
+    """Numbers of requests that decode together, after prompts of the shortest length."""
 
     def __post_init__(self) -> None:
         for depth in self.depths:
@@ -56,6 +60,8 @@ class Plan:
         checked_integer("tokens", self.tokens, 2, 2**16)
         checked_integer("rounds", self.rounds, 1, 1000)
         checked_integer("turns", self.turns, 0, MAX_TURNS)
+        for rows in self.rows:
+            checked_integer("rows", rows, 1, MAX_PARALLEL)
         object.__setattr__(self, "depths", tuple(sorted(set(self.depths))))
 
 
@@ -90,6 +96,20 @@ class DepthResult:
         return 1 / statistics.median(self.token_seconds)
 
 
+@dataclass(slots=True, kw_only=True)
+class RowsResult:
+    """Requests that decode together; one sample for each round."""
+
+    rows: int
+    token_seconds: list[float] = field(default_factory=list)
+    """Seconds for a decoded token, of all rows together."""
+
+    @property
+    def decode_rate(self) -> float:
+        """Decoded tokens per second, of all rows together."""
+        return 1 / statistics.median(self.token_seconds)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnResult:
     """One turn of the fixed chat with its tool calls."""
@@ -114,6 +134,7 @@ class EngineResult:
     kernels: Counter[str] = field(default_factory=Counter)
     """Kernels of one decoded token, by operation."""
     depths: list[DepthResult] = field(default_factory=list)
+    rows: list[RowsResult] = field(default_factory=list)
     turns: list[TurnResult] = field(default_factory=list)
 
 
@@ -167,6 +188,8 @@ class Benchmark:
             result.kernels = count_kernels(engine.decode_step(prompt))
         for depth in self.depths:
             self._measure_depth(depth, pairs)
+        for rows in self.plan.rows if self.depths else ():
+            self._measure_rows(rows, self.depths[0], [pair for pair in pairs if rows <= pair[0].parallel])
         for engine, result in pairs:
             self._measure_chat(engine, result)
 
@@ -195,6 +218,17 @@ class Benchmark:
         row.token_seconds.append((time.perf_counter() - first) / decoded)
         # Memory of other engines does not count.
         row.peak_bytes = max(row.peak_bytes, weight_bytes + mx.get_peak_memory() - held)
+
+    def _measure_rows(self, rows: int, depth: int, pairs: Sequence[tuple[Engine, EngineResult]]) -> None:
+        # Different texts, because rows that use the same experts read fewer weights.
+        prompts = [self._prompt(depth + _APART * row)[_APART * row :] for row in range(rows)]
+        found = [RowsResult(rows=rows) for _ in pairs]
+        for number in range(self.plan.rounds):
+            for (engine, result), row in zip(pairs, found, strict=True):
+                self._progress(f"{engine.name}: {rows} rows, round {number + 1} of {self.plan.rounds}")
+                row.token_seconds.append(engine.decode_rows(prompts, self.plan.tokens))
+                if number == 0:
+                    result.rows.append(row)
 
     def _measure_chat(self, engine: Engine, result: EngineResult) -> None:
         chat = engine.chat()

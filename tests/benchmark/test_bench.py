@@ -22,6 +22,7 @@ from gptoss_mlx.benchmark import (
     EngineResult,
     GptOssEngine,
     Plan,
+    RowsResult,
     engines,
     recorded_chat,
     recorded_replies,
@@ -80,7 +81,7 @@ SCHEMA = closed(
         machines=COUNT,
         split={"enum": [None, "pipeline", "tensor"]},
     ),
-    plan=closed(depths=each(COUNT), tokens=COUNT, rounds=COUNT, turns=COUNT),
+    plan=closed(depths=each(COUNT), tokens=COUNT, rounds=COUNT, turns=COUNT, rows=each(COUNT)),
     skipped=each(closed(depth=COUNT, reason=TEXT)),
     engines=each(
         closed(
@@ -102,6 +103,7 @@ SCHEMA = closed(
                     peak_bytes=COUNT,
                 )
             ),
+            rows=each(closed(rows=COUNT, rounds=COUNT, decode_tokens_per_second=NUMBER)),
             turns=each(closed(turn=COUNT, prompt_tokens=COUNT, computed_tokens=COUNT, first_token_seconds=NUMBER)),
         )
     ),
@@ -111,6 +113,7 @@ SCHEMA = closed(
             closed(
                 prefill_time=RATIOS,
                 decode_time=RATIOS,
+                rows_time=RATIOS,
                 peak_memory=RATIOS,
                 first_token_time=RATIOS,
                 computed_tokens={"type": ["number", "null"]},
@@ -171,7 +174,7 @@ def test_a_turn_costs_its_new_tokens_and_without_time_before_it_the_last_turn_wi
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"depths": (1,)}, {"tokens": 1}, {"rounds": 0}, {"turns": 11}, {"turns": -1}, {"tokens": True}]
+    "wrong", [{"depths": (1,)}, {"tokens": 1}, {"rounds": 0}, {"rows": (33,)}, {"turns": 11}, {"turns": -1}, {"tokens": True}]
 )
 def test_a_plan_names_what_is_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match=r"is .* needed"):
@@ -212,6 +215,7 @@ def test_json_has_its_form_and_both_engines() -> None:
     for engine in (ours, theirs):
         assert [row["depth"] for row in engine["depths"]] == [40, 80]
         assert [row["rounds"] for row in engine["depths"]] == [2, 2]
+        assert [(row["rows"], row["rounds"]) for row in engine["rows"]] == [(1, 2), (2, 2), (4, 2), (8, 2)]
         assert [turn["turn"] for turn in engine["turns"]] == [1]
     row, rate = ours["depths"][0], content["machine"]["bandwidth"]
     assert row["share_of_limit"] == pytest.approx(row["decode_tokens_per_second"] * row["bytes_per_token"] / rate)
@@ -230,7 +234,7 @@ def test_the_other_program_gets_the_same_weights(experts: ExpertsPrecision, tmp_
 def test_without_a_terminal_there_are_tables_and_no_escapes() -> None:
     done = gptoss("demo", *TINY)
     assert done.exit_code == 0
-    for expected in ("gptoss-mlx", "prefill tokens/s", "of limit", "█", "kernels a token", "turn", "GB/s"):
+    for expected in ("gptoss-mlx", "prefill tokens/s", "of limit", "█", "kernels a token", "of one row", "turn", "GB/s"):
         assert expected in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
 
@@ -245,9 +249,12 @@ def test_in_a_narrow_window_columns_are_left_out_and_none_is_cut(
         for n in (512, 131_072)
     ]
     turns = [TurnResult(turn=1, prompt_tokens=26_143, computed_tokens=1493, first_token_seconds=1.5)]
+    rows = [RowsResult(rows=n, token_seconds=[0.004 / n]) for n in (1, 8)]
     benchmark = Benchmark(Plan(), GPT_OSS_20B, tokenizer)
     benchmark.results += [
-        EngineResult(name=name, version="1", load_seconds=1.0, weight_bytes=1, depths=depths, turns=turns)
+        EngineResult(
+            name=name, version="1", load_seconds=1.0, weight_bytes=1, depths=depths, rows=rows, turns=turns
+        )
         for name in ("gptoss-mlx", "mlx-lm")
     ]
     bandwidth = Bandwidth(bytes_per_second=1e11, source="stated")
@@ -262,7 +269,7 @@ def test_in_a_narrow_window_columns_are_left_out_and_none_is_cut(
     assert "…" not in tables
     assert all(len(line.rstrip()) <= width for line in tables.splitlines())
     wider = ("13.00", "2,500", "1,493") if width == 60 else ()
-    for expected in ("131,072", "250.0", "decode", "█", "1.500", *wider):
+    for expected in ("131,072", "250.0", "2,000.0", "8.00", "decode", "█", "1.500", *wider):
         assert expected in tables
 
 
