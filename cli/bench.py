@@ -56,7 +56,10 @@ def bench(
     ] = None,
     turns: Annotated[int | None, typer.Option(help="Turns of the fixed chat, 0 to 10; by default 10.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Prompts of 512 and 2k tokens, 1 and 4 requests at once, and four turns; each once.")
+        bool,
+        typer.Option(
+            "--quick", help="Prompts of 512 and 2k tokens, 1 and 4 requests at once, and four turns; each once."
+        ),
     ] = False,
     against: Annotated[
         Peer | None,

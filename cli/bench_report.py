@@ -232,11 +232,18 @@ def _by_depth(results: Sequence[EngineResult]) -> list[list[tuple[EngineResult, 
 def _rows_table(results: Sequence[EngineResult], console: Console) -> Table:
     """The numbers of rows that decode together, and the tokens of all of them."""
     cells = [
-        (str(row.rows), result.name, f"{row.decode_rate:,.1f}", f"{row.decode_rate / result.rows[0].decode_rate:.2f}")
+        (
+            str(row.rows),
+            result.name,
+            f"{row.decode_rate:,.1f}",
+            f"{row.decode_rate / result.rows[0].decode_rate:.2f}",
+        )
         for result in results
         for row in result.rows
     ]
-    return _table(console, ("rows", "engine", "decode tokens/s", "of one row"), cells, ("engine",) * (len(results) < 2))
+    return _table(
+        console, ("rows", "engine", "decode tokens/s", "of one row"), cells, ("engine",) * (len(results) < 2)
+    )
 
 
 def _turn_table(results: Sequence[EngineResult], console: Console) -> Table:
@@ -258,7 +265,11 @@ def _ratio_table(ratios: dict[str, Any], peer: str, console: Console) -> Table:
             place = f" at {int(key):,}" if name.endswith(("prefill_time", "decode_time", "memory")) else f" {key}"
             if name == "rows_time":
                 place = f" of {key} rows"
-            label = name.replace("rows_time", "decode time").replace("_", " ").replace("first token time", "first token, turn")
+            label = (
+                name.replace("rows_time", "decode time")
+                .replace("_", " ")
+                .replace("first token time", "first token, turn")
+            )
             cells.append((f"{label}{place if key else ''}", "–" if ratio is None else f"{ratio:.2f}"))
     return _table(console, (f"gptoss-mlx / {peer}", "ratio"), cells)
 

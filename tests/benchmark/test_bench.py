@@ -174,7 +174,16 @@ def test_a_turn_costs_its_new_tokens_and_without_time_before_it_the_last_turn_wi
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"depths": (1,)}, {"tokens": 1}, {"rounds": 0}, {"rows": (33,)}, {"turns": 11}, {"turns": -1}, {"tokens": True}]
+    "wrong",
+    [
+        {"depths": (1,)},
+        {"tokens": 1},
+        {"rounds": 0},
+        {"rows": (33,)},
+        {"turns": 11},
+        {"turns": -1},
+        {"tokens": True},
+    ],
 )
 def test_a_plan_names_what_is_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match=r"is .* needed"):
@@ -234,7 +243,16 @@ def test_the_other_program_gets_the_same_weights(experts: ExpertsPrecision, tmp_
 def test_without_a_terminal_there_are_tables_and_no_escapes() -> None:
     done = gptoss("demo", *TINY)
     assert done.exit_code == 0
-    for expected in ("gptoss-mlx", "prefill tokens/s", "of limit", "█", "kernels a token", "of one row", "turn", "GB/s"):
+    for expected in (
+        "gptoss-mlx",
+        "prefill tokens/s",
+        "of limit",
+        "█",
+        "kernels a token",
+        "of one row",
+        "turn",
+        "GB/s",
+    ):
         assert expected in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
 
