@@ -102,6 +102,7 @@ def serve(
             err.line(f"loading {reference}", DIM)
         if split is not None and not quiet:
             err.line(f"{launched()[1]} machines ({split}): {IN_THE_CLEAR}", DIM)
+            err.line("several machines answer requests one after another, whatever --parallel says", DIM)
         loading = {"split": split, "parallel": parallel, **settings.loading}
         with Tools(settings) as tools, load(reference, **loading) as model:
             model.when_lost(lambda error: _end_after(lost, error))

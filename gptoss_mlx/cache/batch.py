@@ -1,10 +1,10 @@
 """Keys and values of several rows that decode together.
 
-In full layers the rows of up to 1,024 positions share buffers of one slot a row, padded on the right. Slots of 256,
-512 and 1,024 positions have buffers of their own, so that a short row does not pay for a long one. A longer row
-keeps the buffers of its own prompt cache, since its attention takes much longer than the call. In sliding layers
-each row has a slot in rings. Buffers never grow: a row that enters, leaves or outgrows its slot is copied, and no other. Knows nothing of
-tokens or of the store.
+In full layers the rows of up to 1,024 positions share buffers of one slot a row, padded on the right. Slots of
+256, 512 and 1,024 positions have buffers of their own, so that a short row does not pay for a long one. A longer
+row keeps the buffers of its own prompt cache, since its attention takes much longer than the call. In sliding
+layers each row has a slot in rings. Buffers never grow: a row that enters, leaves or outgrows its slot is
+copied, and no other. Knows nothing of tokens or of the store.
 
 B rows, K key-value heads, D head dim, A query heads, S positions.
 """

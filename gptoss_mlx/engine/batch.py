@@ -182,7 +182,12 @@ class Batch:
         lengths = [other.length for other in others if other.slot is None]
         if row.slot is None or row.slot.outgrows(length):
             lengths.append(length)
-        return cache.unused_bytes + cache.added_bytes(lengths, self._position_bytes, self._window_bytes)
+        return self.unused_bytes + cache.added_bytes(lengths, self._position_bytes, self._window_bytes)
+
+    @property
+    def unused_bytes(self) -> int:
+        """Bytes of empty slots."""
+        return 0 if self._cache is None else self._cache.unused_bytes
 
     def step(self) -> None:
         """Computes one token of every row, or the known tokens of the only one."""
@@ -303,8 +308,7 @@ class Batch:
         """Takes a row out of the buffers of the batch, where there is memory for its own."""
         if entry.row is None:
             return
-        unused = 0 if self._cache is None else self._cache.unused_bytes
-        if self._keep(entry, unused + entry.row.nbytes):
+        if self._keep(entry, self.unused_bytes + entry.row.nbytes):
             entry.leave(len(entry.tokens))
         else:
             entry.drop()

@@ -1,8 +1,8 @@
 """Rows that decode together: tokens a second of 1, 2, 4 and 8 rows, beside mlx-lm's BatchGenerator.
 
-A random model of 24 layers of hidden 64, compiled, as in ``engine_speed``. Rows of equal lengths, and of mixed ones,
-the first of which is about their mean. The programs alternate; the figures are those of the best round, in processor
-time (which other programs on the machine disturb least) and in wall time.
+A random model of 24 layers of hidden 64, compiled, as in ``engine_speed``. Rows of equal lengths, and of mixed
+ones, the first of which is about their mean. The programs alternate; the figures are those of the best round, in
+processor time (which other programs on the machine disturb least) and in wall time.
 
     python -m tests.benchmarks.engine_batch [--rounds 5] [--tokens 48] [--dtype float32] [--lengths "equal, short"]
 

@@ -42,11 +42,13 @@ from gptoss_mlx.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
 from gptoss_mlx.convert import convert_checkpoint
 from gptoss_mlx.convert.precision import ExpertsPrecision
 from gptoss_mlx.engine.generate import Request, decode, prefill
+from gptoss_mlx.engine.runner import ModelRunner
 from gptoss_mlx.engine.sampler import make_sampler
 from gptoss_mlx.engine.steps import Pace, Steps
 from gptoss_mlx.files.units import format_bytes
 from gptoss_mlx.memory.budget import Budget
 from gptoss_mlx.memory.device import DeviceInfo
+from gptoss_mlx.memory.metal import MLX_MEMORY
 from gptoss_mlx.memory.sizes import cache_bytes, window_bytes
 from gptoss_mlx.model.transformer import load_transformer
 from gptoss_mlx.sampling import SamplingParams
@@ -111,6 +113,37 @@ def main() -> None:
             row(label, positions, cache_bytes(config, positions), budget.cache_bytes(positions))
         one, most = format_bytes(window_bytes(config)), format_bytes(budget.snapshot_bytes)
         print(f"{'':<22}a snapshot: {one}, all at most {most}")
+    print(f"\n{'8 rows':<22}{'':>10}{'predicted':>12}{'held':>12}{'more':>8}")
+    with tempfile.TemporaryDirectory() as place:
+        directory = write_random_checkpoint(Path(place) / "rows", **(_HEADS | SIZES["deep"]))
+        for kv_bits in (None, 8):
+            row(f"kv_bits {kv_bits}", 0, *rows_bytes(directory, kv_bits))
+
+
+def rows_bytes(directory: Path, kv_bits: int | None) -> tuple[int, int]:
+    """Bytes that are counted for eight rows that decode together, and the bytes that they hold."""
+    transformer = load_transformer(directory, mx.float32)
+    budget = Budget(config=transformer.config, device=DeviceInfo.current(), kv_bits=kv_bits, element_bytes=4)
+    runner = ModelRunner(lambda cancelled: transformer, budget, MLX_MEMORY, parallel=8)
+    list(runner.generate([1, 2], SamplingParams(max_tokens=2), stop_tokens=frozenset()))  # after warming up
+    runner.call(runner.store.clear)
+    before = runner.call(mx.get_active_memory)
+    sampling = SamplingParams(temperature=0, max_tokens=400)
+    lengths = (900, 30, 500, 1500, 250, 700, 60, 1100)
+    prompts = [[row, *random_tokens("small", length)] for row, length in enumerate(lengths)]
+    rows = [runner.generate(prompt, sampling, stop_tokens=frozenset()) for prompt in prompts]
+    for generation in rows:
+        next(generation)
+    found = []
+    for _ in range(50):
+        next(rows[0])
+        counted = runner.store.nbytes + runner._batch.unused_bytes
+        found.append((mx.get_active_memory() - before, counted))
+    for generation in rows:
+        generation.cancel()
+    runner.close()
+    held, counted = min(found)  # between two steps
+    return counted, held
 
 
 def print_peak(

@@ -4,6 +4,12 @@ A random model of 24 layers. Two rows decode; then a long prompt comes, and five
 Waits are in seconds of processor time, which other programs on the machine disturb least, and of wall time.
 
     python -m tests.benchmarks.engine_waits [--length 16384]
+
+On two cores that ten other programs used (2026-11-26, mlx 0.32.4):
+
+    a prompt of 16,384 tokens         306.1 s of processor time, 1,040.8 s of wall time
+    longest wait of a row             0.21 s, 2.86 s
+    first token of a short request    0.18 s, 0.56 s
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ def test_a_request_for_which_there_is_no_memory_waits(directory: Path) -> None:
     generations = [ask(runner, TOKENS[n : n + 2000], 30) for n in range(4)]
     for generation, tokens in zip(generations, expected, strict=True):
         assert list(generation) == tokens
-        most = max(most, runner.store.nbytes + (runner._batch._cache.unused_bytes if runner._batch._cache else 0))
+        most = max(most, runner.store.nbytes + runner._batch.unused_bytes)
     runner.close()
     assert most <= limit
 
