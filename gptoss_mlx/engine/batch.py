@@ -304,21 +304,28 @@ class Batch:
         logits = together[0].steps.forward_rows(self._cache, tokens)
         return computed + list(zip(together, mx.split(logits, len(together)), strict=True))
 
-    def _leave_or_drop(self, entry: CacheEntry) -> None:
-        """Takes a row out of the buffers of the batch, where there is memory for its own."""
+    def _take_out(self, entry: CacheEntry, *, keep: bool) -> None:
+        """Takes a row out of the buffers of the batch.
+
+        Args:
+            entry: its own.
+            keep: whether what it has computed is kept, where there is memory for it.
+        """
         if entry.row is None:
             return
-        if self._keep(entry, self.unused_bytes + entry.row.nbytes):
+        if keep and self._keep(entry, self.unused_bytes + entry.row.nbytes):
             entry.leave(len(entry.tokens))
         else:
             entry.drop()
+        if self._cache is not None and not self._cache.rows:
+            self._cache = None
 
     def _suspend(self, row: Row) -> None:
         """Stops a row until there is memory for it. What it has computed may be evicted."""
         assert row.entry is not None
         self.rows.remove(row)
         row.entry.running = False
-        self._leave_or_drop(row.entry)
+        self._take_out(row.entry, keep=True)
         self._suspended.insert(0, row)
 
     def _end(self, row: Row, error: BaseException | None) -> None:
@@ -327,19 +334,15 @@ class Batch:
         entry = row.entry
         if entry is not None:
             entry.running = False
-            if error is None:
-                self._leave_or_drop(entry)
-            elif entry.row is not None:
-                entry.drop()
+            self._take_out(entry, keep=error is None)
         _complete(row, error)
 
     def _fail_all(self, error: BaseException) -> None:
         """Ends all rows with an error that is not one row's own."""
         rows, self.rows = self.rows, []
         for row in rows:
-            if row.entry is not None and row.entry.row is not None:
-                row.entry.drop()
-        self._cache = None
+            if row.entry is not None:
+                self._take_out(row.entry, keep=False)
         for row in rows:
             with contextlib.suppress(StopIteration):
                 try:

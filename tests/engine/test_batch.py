@@ -106,6 +106,18 @@ def test_a_row_that_starts_like_a_running_one_copies_from_it(runner: ModelRunner
     assert [first, *running] == expected[0]
 
 
+def test_nothing_is_held_of_a_batch_that_has_ended(runner: ModelRunner) -> None:
+    def held() -> int:
+        runner.call(runner.store.clear)
+        return mx.get_active_memory()
+
+    list(ask(runner, TOKENS[:50], 2))
+    before = held()
+    rows = [ask(runner, TOKENS[n : n + 50], 10) for n in range(3)]
+    assert [len(list(row)) for row in rows] == [10] * 3
+    assert held() == before
+
+
 def test_what_waits_for_the_rows_before_it_is_passed_by_nobody(runner: ModelRunner) -> None:
     running = ask(runner, TOKENS[:50], 400)
     next(running)
