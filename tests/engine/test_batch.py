@@ -47,10 +47,10 @@ def alone(runner: ModelRunner, prompt: list[int], count: int) -> list[int]:
     return tokens
 
 
-def run(seeds: range, runner: ModelRunner, reference: Transformer, longest: int) -> Outcome:
+def run(seeds: range, runner: ModelRunner, reference: Transformer, longest: int, requests: int = 8) -> Outcome:
     total = Outcome()
     for seed in seeds:
-        found = check_schedule(runner, reference, seed, longest=longest)
+        found = check_schedule(runner, reference, seed, longest=longest, requests=requests)
         total.wrong += found.wrong
         total.tokens += found.tokens
         total.most_rows = max(total.most_rows, found.most_rows)
@@ -60,10 +60,10 @@ def run(seeds: range, runner: ModelRunner, reference: Transformer, longest: int)
 def test_in_any_schedule_each_request_has_the_tokens_that_it_has_alone(
     runner: ModelRunner, small: Transformer
 ) -> None:
-    outcome = run(range(16), runner, small, longest=300)
-    outcome.wrong += run(range(16, 20), runner, small, longest=1500).wrong
+    outcome = run(range(8), runner, small, longest=300)
+    outcome.wrong += run(range(8, 10), runner, small, longest=1500).wrong
     assert not outcome.wrong
-    assert outcome.tokens > 1000
+    assert outcome.tokens > 500
     assert outcome.most_rows == 4
 
 
@@ -71,7 +71,7 @@ def test_in_any_schedule_each_request_has_the_tokens_that_it_has_alone(
 def test_so_it_is_for_eight_rows_and_for_keys_and_values_in_8_bits(kv_bits: int | None, tmp_path: Path) -> None:
     place = load_shape(tmp_path / "many_heads", "many_heads")
     runner = make_runner(place, parallel=8, kv_bits=kv_bits)
-    outcome = run(range(100, 105), runner, load_transformer(place, mx.float32), longest=100)
+    outcome = run(range(100, 102), runner, load_transformer(place, mx.float32), longest=100, requests=16)
     runner.close()
     assert not outcome.wrong
     assert outcome.most_rows > 4
