@@ -1,4 +1,4 @@
-"""Tokens in, tokens out: requests, one after another, in the thread that owns MLX.
+"""Tokens in, tokens out: a few requests at a time, in the thread that owns MLX.
 
 Knows nothing of harmony, text or conversations.
 """
