@@ -276,6 +276,8 @@ def run(
     others = (question, file, json, jsonl, schema, stop, system, url, hostfile, split, mcp, tools, python, allow)
     if batch is not None and any(others):
         raise InvalidRequest("--batch takes everything but the model from its file; leave the other options out")
+    if output is not None and batch is None:
+        raise InvalidRequest("--output is for --batch; redirect the answer to a question with > FILE")
     settings = _settings(ctx)
     if batch is not None:
         from .batch import Batch, answer_batch
