@@ -5,7 +5,31 @@ ones, the first of which is about their mean. The programs alternate; the figure
 processor time (which other programs on the machine disturb least) and in wall time.
 
     python -m tests.benchmarks.engine_batch [--rounds 5] [--tokens 48] [--dtype float32] [--lengths "equal, short"]
+    python -m tests.benchmarks.engine_batch --steps
 
+With --steps, steps of this library's model alone, and the bound that its products and attention set: MLX's CPU
+backend computes these for one row after another.
+
+
+On two cores that other programs used too (2026-11-26, mlx 0.32.4, mlx-lm 0.32.2, float32), tokens a second of
+processor time, and in brackets times those of one row:
+
+    rows                         1       2              4              8
+    equal, short  gptoss-mlx     87.8    112.9 (1.29)   163.0 (1.86)   205.2 (2.34)
+                  mlx-lm         51.2     95.7 (1.87)   134.7 (2.63)   162.0 (3.16)
+    mixed, short  gptoss-mlx     91.5    100.1 (1.09)   126.7 (1.38)   149.3 (1.63)
+                  mlx-lm         54.6     80.9 (1.48)   114.7 (2.10)   132.2 (2.42)
+
+Steps of the model, times the tokens of one row, and their bound:
+
+    equal, short  model                  1.40           1.97           2.61
+                  bound                  1.44           2.00           2.44
+    mixed, short  model                  1.14           1.65           1.85
+                  bound                  1.37           1.87           2.36
+    equal, long   model                  1.18           1.44           1.56
+                  bound                  1.25           1.46           1.61
+    mixed, long   model                  1.39           1.48           1.32
+                  bound                  1.64           1.68           1.44
 """
 
 from __future__ import annotations
@@ -14,20 +38,25 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
+from gptoss_mlx.cache.batch import BatchCache
+from gptoss_mlx.cache.layered import PromptCache
+from gptoss_mlx.cache.layers import SlidingKVCache, capacity
 from gptoss_mlx.engine.runner import ModelRunner
 from gptoss_mlx.memory.budget import Budget
 from gptoss_mlx.memory.device import DeviceInfo
 from gptoss_mlx.memory.metal import MLX_MEMORY
-from gptoss_mlx.model.transformer import load_transformer
+from gptoss_mlx.model.transformer import Transformer, load_transformer
 from gptoss_mlx.sampling import SamplingParams
 from tests.benchmarks.engine_models import checkpoint, load_peer
 
 ROWS = (1, 2, 4, 8)
+STEPS = 12
 LENGTHS = {
     "equal, short": [16] * 8,
     "mixed, short": [16, 40, 6, 24, 60, 12, 4, 32],
@@ -44,10 +73,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32")
     parser.add_argument("--lengths", choices=LENGTHS, action="append")
+    parser.add_argument("--steps", action="store_true")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         source = checkpoint(Path(place), "rows")
         dtype = {"bfloat16": mx.bfloat16, "float32": mx.float32}[chosen.dtype]
+        if chosen.steps:
+            transformer = load_transformer(source, dtype, compiled=True)
+            for kind in chosen.lengths or LENGTHS:
+                measure_steps(kind, LENGTHS[kind], transformer, chosen.rounds)
+            return
         ours, peer = own_runner(source, dtype), load_peer(source)
         peer.set_dtype(dtype)  # biases are float32 in the checkpoint, and would make the cache so
         programs: dict[str, Callable[[list[list[int]], int], Rate]] = {
@@ -75,6 +110,67 @@ def measure(kind: str, lengths: list[int], programs: dict[str, Any], rounds: int
             print(f"  {name:<12}{ratios}", flush=True)
 
 
+def measure_steps(kind: str, lengths: list[int], transformer: Transformer, rounds: int) -> None:
+    """Prints steps of the model, and the most that its products and attention would allow."""
+    found: dict[int, list[tuple[float, float]]] = {}
+    for _ in range(rounds + 1):
+        for rows in ROWS:
+            cache = BatchCache(transformer.make_cache(), max(ROWS))
+            for length in lengths[:rows]:
+                cache.enter(filled(transformer, length), length + STEPS)
+            if rows == 1:
+                step = partial(transformer, mx.zeros((1, 1), dtype=mx.int32), filled(transformer, lengths[0]))
+            else:
+                step = partial(transformer, mx.arange(rows)[:, None], cache)
+            found.setdefault(rows, []).append((seconds(step), seconds(partial(bare, transformer, lengths[:rows]))))
+    whole, alone = ({rows: min(each[n] for each in times[1:]) for rows, times in found.items()} for n in (0, 1))
+    print(f"\n{kind} lengths, milliseconds of processor time for a step (times the tokens of one row)")
+    for name, times in (("model", whole), ("bound", {r: whole[1] - alone[1] + alone[r] for r in ROWS})):
+        figures = "".join(f"{1e3 * times[r]:>9.1f} ({r * times[1] / times[r]:.2f})" for r in ROWS)
+        print(f"  {name:<12}{figures}", flush=True)
+
+
+def filled(transformer: Transformer, length: int) -> PromptCache:
+    """A prompt cache of random keys and values."""
+    cache, config = transformer.make_cache(), transformer.config
+    for layer in cache.layers:
+        size = layer.window if isinstance(layer, SlidingKVCache) else capacity(length + STEPS)
+        shape = (1, config.num_key_value_heads, size, config.head_dim)
+        layer.restore(length, [mx.random.normal(shape) for _ in range(2)])
+    mx.eval(cache.arrays())
+    return cache
+
+
+def seconds(step: Callable[[], Any]) -> float:
+    """Processor time of one step."""
+    mx.eval(step())
+    began = time.process_time()
+    for _ in range(STEPS):
+        mx.async_eval(step())
+    mx.synchronize()
+    return (time.process_time() - began) / STEPS
+
+
+def bare(transformer: Transformer, lengths: list[int]) -> list[mx.array]:
+    """The products and the attention of one step, of inputs that are there."""
+    config, rows, results = transformer.config, len(lengths), []
+    x, heads = mx.zeros((rows, config.hidden_size)), mx.zeros((rows, config.query_size))
+    experts = (mx.arange(4 * rows, dtype=mx.uint32) * 5 % config.num_local_experts).reshape(rows, 4)
+    own = mx.arange(4 * rows, dtype=mx.uint32).reshape(rows, 4)
+    hidden = mx.zeros((4 * rows, 1, config.intermediate_size))
+    for block, kind in zip(transformer.layers, config.layer_types, strict=True):
+        attention, moe = block.self_attn, block.mlp
+        results += [attention.qkv_proj(x), attention.o_proj(heads, x)]
+        results += [moe.experts.gate_up_proj(x[:, None], experts, rows=own // 4)]
+        results += [moe.experts.down_proj(hidden, experts, rows=own)]
+        for length in lengths:
+            seen = min(length, config.sliding_window) if kind == "sliding_attention" else length
+            keys = mx.zeros((1, config.num_key_value_heads, seen, config.head_dim))
+            queries = mx.zeros((1, config.num_attention_heads, 1, config.head_dim))
+            results.append(mx.fast.scaled_dot_product_attention(queries, keys, keys, scale=1.0))
+    return results
+
+
 def own_runner(directory: Path, dtype: mx.Dtype) -> ModelRunner:
     """This library, with place for all rows."""
     transformer = load_transformer(directory, dtype, compiled=True)
@@ -98,7 +194,7 @@ def decode(runner: ModelRunner, prompts: list[list[int]], count: int) -> Rate:
         pass
     ended = time.process_time(), time.perf_counter()
     after = [generation._channel.items.qsize() for generation in generations[1:]]
-    produced = count - 1 + sum(after) - sum(before[1:])
+    produced = count - 1 + sum(after) - sum(before)
     for generation in generations:
         list(generation)
     return (ended[0] - began[0]) / produced, (ended[1] - began[1]) / produced

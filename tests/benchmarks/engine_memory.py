@@ -23,7 +23,8 @@ On a CPU (Linux, 2026-11-26, mlx 0.32.4) predictions were off by:
     large, experts bf16  −0.4 %    −0.1 % (0.94 and 1.41 GB)
 
 A scaled model's cache holds what was expected to the byte shown, at 8k, 32k and 128k positions; the real models'
-are counted with 6.2 % for growth.
+are counted with 6.2 % for growth. Eight rows of 30 to 1,500 positions that decode together hold 0.0 % more than is
+counted, and 1.1 % more with keys and values in 8 bits.
 """
 
 from __future__ import annotations
