@@ -47,6 +47,8 @@ class PromptCache:
         InvalidRequest: another ``kv_bits``, or a head dim without a factor 32.
     """
 
+    _watched: tuple[int, ...] = ()
+
     def __init__(self, config: ModelConfig, kv_bits: int | None = None) -> None:
         check_kv_bits(kv_bits, config)
         full = FullKVCache if kv_bits is None else QuantizedKVCache
@@ -54,7 +56,6 @@ class PromptCache:
             SlidingKVCache(config.sliding_window) if kind == "sliding_attention" else full()
             for kind in config.layer_types
         ]
-        self._watched: tuple[int, ...] = ()
 
     @property
     def offset(self) -> int:
@@ -138,7 +139,6 @@ class PromptCache:
             layer.copied(snapshot.offset, room) if isinstance(layer, GrowingKVCache) else next(windows).fork()
             for layer in self.layers
         ]
-        twin._watched = ()
         mx.eval(twin.arrays())
         return twin
 
