@@ -132,9 +132,9 @@ def test_the_wheel_holds_the_package_and_no_training_code(built: Path) -> None:
 
 def test_the_source_distribution_holds_the_training_code(built: Path) -> None:
     (archive,) = built.glob("*.tar.gz")
-    training = {path.relative_to(ROOT).as_posix() for path in (ROOT / TRAINING).glob("*.py")}
-    assert training
-    training.add(f"{TRAINING}first_questions.toml")
+    training = {path.relative_to(ROOT).as_posix() for path in (ROOT / TRAINING).glob("*.[pt]*")}
+    assert f"{TRAINING}train.py" in training
+    assert f"{TRAINING}newcomers.toml" in training
     assert training | {"gptoss_mlx/demo/README.md", "README.md", "LICENSE"} <= names_of(archive)
 
 

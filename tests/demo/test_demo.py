@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 import gptoss_mlx
+from gptoss_mlx.cli.app import app
+from gptoss_mlx.cli.chat.commands import COMMANDS
+from gptoss_mlx.config import RELEASED
 from gptoss_mlx.demo.training.arithmetic import drill, is_held_out_pair
 from gptoss_mlx.demo.training.corpus import IDENTITY, KINDS, Corpus, Setting, Stage, conversation, exercise
 from gptoss_mlx.demo.training.evaluate import COUNTS, cases, evaluate, library_complete, summary
 from gptoss_mlx.demo.training.first_questions import first_questions
+from gptoss_mlx.demo.training.newcomers import is_first_question, newcomer_question, subjects
 from gptoss_mlx.demo.training.tasks import held_out_names
-from gptoss_mlx.demo.training.unknown import held_out_subjects
+from gptoss_mlx.demo.training.unknown import DECLINED, held_out_subjects
 from gptoss_mlx.demo.training.vocabulary import SPECIAL_TOKENS, demo_ranks, read_ranks
 from gptoss_mlx.harmony import Conversation, StreamParser, render
+from gptoss_mlx.memory.precision import choose_precision
 from gptoss_mlx.tokenizer import Tokenizer
 from tests import DATA, DEMO
+from tests.memory.machines import mac
 
 CHECKPOINT = DEMO
 VOCABULARY = DATA / "o200k_base.tiktoken"
@@ -54,6 +62,54 @@ def test_training_holds_none_of_the_held_out_questions() -> None:
     assert len(held_out) == sum(COUNTS.values())
     # A word without one letter may be another word, so whole questions are compared.
     assert not trained & held_out
+
+
+def test_training_asks_no_first_question() -> None:
+    asked = [question.text for question in first_questions()]
+    assert all(is_first_question(text.upper()) and is_first_question(f" {text}!") for text in asked)
+    assert not is_first_question("Who wrote it?")
+    trained = {question.casefold() for question in questions(conversations(12, 3000))}
+    assert not trained & {text.casefold() for text in asked}
+    chance = random.Random(12)
+    made = (exercise(chance, kind, words=WORDS) for kind in ("newcomer", "number", "fact") for _ in range(3000))
+    assert not any(is_first_question(each.question) for each in made)
+
+
+def test_newcomers_ask_in_many_ways_and_nothing_is_left_open() -> None:
+    chance = random.Random(13)
+    asked: dict[str, set[str]] = {}
+    for _ in range(12_000):
+        made = newcomer_question(chance)
+        asked.setdefault(made.thoughts[0], set()).add(made.question.casefold())
+        assert not set("[]{}") & set(made.question)
+        assert "{" not in made.answer.split("```")[0]
+    assert len(asked) >= len(subjects())
+    assert min(len(ways) for ways in asked.values()) >= 8
+
+
+def test_what_it_says_of_a_macs_memory_is_what_the_budget_says() -> None:
+    chance = random.Random(14)
+    checked = set()
+    for _ in range(6000):
+        answer = newcomer_question(chance).answer
+        if said := re.match(r"(Yes|No): gpt-oss-(\w+) (?:fits|does not fit) in (\d+) GB(?:, in (\w+))?", answer):
+            fits, name, memory, precision = said.groups()
+            choice = choose_precision(RELEASED[name], mac(int(memory)))
+            assert choice.budget.fits is (fits == "Yes"), answer
+            assert precision in (None, choice.precision), answer
+            checked.add((name, memory))
+    assert len(checked) == 18
+    assert not choose_precision(RELEASED["20b"], mac(8)).budget.fits
+
+
+def test_the_commands_in_its_answers_exist() -> None:
+    said = " ".join([subject["answer"] for subject in subjects()] + list(DECLINED))
+    chat = {command.name for command in COMMANDS.values()}
+    assert set(re.findall(r"(?<![\w/.])/([a-z-]+)", said)) <= chat
+    commands: Any = get_command(app)
+    for name, line in re.findall(r"`gptoss ([a-z]+)([^`]*)`", said):
+        options = {option for parameter in commands.commands[name].params for option in parameter.opts}
+        assert set(re.findall(r"(?<!\S)--?[a-z-]+", line)) <= options, (name, line)
 
 
 def test_held_out_pairs_subjects_and_names_are_kept_apart() -> None:
@@ -94,6 +150,27 @@ def test_every_answer_to_a_sum_is_right() -> None:
                     assert eval(calculation) == int(value), thought
 
 
+def test_every_answer_about_numbers_is_right() -> None:
+    chance = random.Random(15)
+    decided = 0
+    for _ in range(6000):
+        made = exercise(chance, "number")
+        if " = " in made.answer:
+            left, result = made.answer.rstrip(".").replace("x", "*").split(" = ")
+            assert eval(left) == int(result)
+            continue
+        said = re.fullmatch(r"(Yes: |No: |)([\d.]+) is (larger|smaller) than ([\d.]+)\.", made.answer)
+        assert said
+        word, first, relation, second = said.groups()
+        assert (float(first) > float(second)) is (relation == "larger")
+        asked = re.fullmatch(r"is ([\d.]+) (larger|smaller) than ([\d.]+)\?", made.question, re.IGNORECASE)
+        if asked:
+            left, wanted, right = asked.groups()
+            assert (word == "Yes: ") is ((float(left) > float(right)) is (wanted == "larger"))
+            decided += 1
+    assert decided >= 50
+
+
 def test_thinking_grows_with_the_effort(tokenizer: Tokenizer) -> None:
     chance = random.Random(5)
     for kind in KINDS:
@@ -128,6 +205,23 @@ def test_training_conversations_are_harmony(tokenizer: Tokenizer) -> None:
 def test_the_checkpoint_fits_the_wheel() -> None:
     files = [path for path in CHECKPOINT.iterdir() if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 6 * MEGABYTE
+
+
+def test_training_can_start_from_the_checkpoint_and_export_it_unchanged() -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from gptoss_mlx.demo.training.export import checkpoint_tensors, model_config, read_checkpoint
+    from gptoss_mlx.demo.training.torch_model import build_model
+    from gptoss_mlx.demo.training.vocabulary import demo_tokenizer
+
+    model = build_model(model_config(demo_tokenizer(VOCABULARY, 3000)))
+    model.load_state_dict(read_checkpoint(CHECKPOINT))
+    import safetensors.torch
+
+    stored = safetensors.torch.load_file(CHECKPOINT / "model.safetensors")
+    exported = checkpoint_tensors(model)
+    assert exported.keys() == stored.keys()
+    assert all(torch.equal(exported[name], tensor) for name, tensor in stored.items())
 
 
 def test_the_configuration_is_the_real_ones_but_for_sizes() -> None:

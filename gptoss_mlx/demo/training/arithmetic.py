@@ -1,4 +1,4 @@
-"""Sums and differences of numbers up to two digits, with as many steps as the effort requires.
+"""Sums, differences, products and comparisons of small numbers, with as many steps as the effort requires.
 
 Low effort states the result; medium goes digit by digit; high does the same and then checks the result by
 the inverse operation. Every step follows from the numbers.
@@ -7,10 +7,12 @@ the inverse operation. Every step follows from the numbers.
 from __future__ import annotations
 
 import random
+import re
 
 from .exercises import Exercise, casual, fill, is_held_out
+from .newcomers import number_wording
 
-__all__ = ["difference", "drill", "is_held_out_pair", "sum_or_difference"]
+__all__ = ["difference", "drill", "is_held_out_pair", "number_question", "sum_or_difference"]
 
 _SUMS = (
     "What is {a}+{b}?",
@@ -160,3 +162,80 @@ def _subtract(first: int, second: int) -> str:
     else:
         steps += f"{first % 10}-{second % 10}={ones}. {first // 10}-{second // 10}={tens}"
     return f"{steps}. So {first - second}."
+
+
+def number_question(chance: random.Random, *, held_out: bool) -> Exercise:
+    """A comparison, a sum of three, or a product up to 12 x 12. Products, learnt by heart, are never held out."""
+    kinds = (_comparison, _comparison, _sum_of_three) if held_out else (_comparison, _sum_of_three, _product)
+    return chance.choice(kinds)(chance, held_out)
+
+
+def _number(question: str, thoughts: tuple[str, str, str], answer: str) -> Exercise:
+    return Exercise(kind="number", question=question, thoughts=thoughts, answer=answer, expected=answer)
+
+
+def _sum_of_three(chance: random.Random, held_out: bool) -> Exercise:
+    while True:
+        a, b, c = (chance.randrange(chance.choice((10, 50, 100))) for _ in "abc")
+        known = not any(is_held_out_pair(*pair) for pair in ((a, b), (a + b, c), (b, c), (b + c, a)))
+        if a + b + c < 130 and is_held_out("three", *sorted((a, b, c)), one_in=10) is held_out is not known:
+            break
+    result = a + b + c
+    steps = f"{_add(a, b)} {_add(a + b, c)}"
+    check = f"{steps} Check: {_add(b, c)} {_add(b + c, a)} That is {result}, right."
+    question = number_wording("three", chance, a=str(a), b=str(b), c=str(c))
+    return _number(question, (f"{a}+{b}+{c}={result}.", steps, check), f"{a} + {b} + {c} = {result}.")
+
+
+def _product(chance: random.Random, held_out: bool) -> Exercise:
+    a, b = chance.randrange(13), chance.randrange(13)
+    medium = f"A product up to 12 x 12: {a}x{b}={a * b}."
+    thoughts = (f"{a}x{b}={a * b}.", medium, f"{medium} I know it by heart. Check: {b}x{a}={a * b}, right.")
+    return _number(number_wording("times", chance, a=str(a), b=str(b)), thoughts, f"{a} x {b} = {a * b}.")
+
+
+def _comparison(chance: random.Random, held_out: bool) -> Exercise:
+    while True:
+        a, b = _two_numbers(chance)
+        if is_held_out("compared", *sorted((a, b)), one_in=10) is held_out:
+            break
+    less, more = sorted((a, b), key=float)
+    form = chance.choice(("larger", "larger", "smaller", "is_larger", "is_larger", "is_smaller"))
+    said = f"{more} is larger than {less}"
+    if form == "smaller" or (form == "is_smaller" and a == less):
+        said = f"{less} is smaller than {more}"
+    if form.startswith("is_"):
+        said = ("Yes: " if (a == more) is (form == "is_larger") else "No: ") + said
+    medium = f"{a} and {b}: {_digits_compared(a, b)}. So {more} is larger."
+    thoughts = (f"{less} < {more}.", medium, f"{medium} Check: {b} and {a}: {_digits_compared(b, a)}, right.")
+    return _number(number_wording(form, chance, a=a, b=b), thoughts, f"{said}.")
+
+
+def _two_numbers(chance: random.Random) -> tuple[str, str]:
+    """Two different numbers: whole ones, or ones with a decimal point that begin alike."""
+    while True:
+        if chance.random() < 0.6:
+            limits = (100,) if chance.random() < 0.6 else (10, 100, 1000, 10_000)
+            a, b = (str(chance.randrange(chance.choice(limits))) for _ in "ab")
+            if chance.random() < 0.15:
+                b = a[::-1]
+        else:
+            whole = chance.randrange(chance.choice((10, 30)))
+            other = whole if chance.random() < 0.75 else chance.randrange(30)
+            a, b = (f"{each}.{chance.randrange(chance.choice((10, 10, 100)))}" for each in (whole, other))
+        if float(a) != float(b) and not re.match(r"0\d", b):
+            return a, b
+
+
+def _digits_compared(a: str, b: str) -> str:
+    """Digit by digit from the left, up to the first that differs; the longer whole part is the larger."""
+    (whole, _, rest), (other, _, other_rest) = a.partition("."), b.partition(".")
+    if len(whole) != len(other):
+        return f"{len(whole)} {'<' if len(whole) < len(other) else '>'} {len(other)} digits"
+    size = max(len(rest), len(other_rest))
+    steps = []
+    for left, right in zip(whole + rest.ljust(size, "0"), other + other_rest.ljust(size, "0"), strict=True):
+        steps.append(f"{left} {'<' if left < right else '>' if left > right else '='} {right}")
+        if left != right:
+            break
+    return ", ".join(steps)

@@ -13,18 +13,17 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
-from .arithmetic import drill, sum_or_difference
+from .arithmetic import drill, number_question, sum_or_difference
 from .exercises import EFFORTS, Exercise, casual, fill, is_held_out
-from .facts import FACTS, Fact
-from .greetings import greeting
+from .facts import FACTS, MODELS, Fact
+from .newcomers import is_first_question, newcomer_question, subjects
 from .tasks import call_question, held_out_names, json_question, repeat_question
 from .unknown import held_out_subjects, unknown_question
-from .wordings import MODELS
 
 __all__ = ["Corpus", "Setting", "Stage", "conversation", "exercise", "fact_question"]
 
 IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
-KINDS = ("sum", "fact", "unknown", "greeting", "json", "repeat", "tool")
+KINDS = ("sum", "number", "fact", "unknown", "newcomer", "json", "repeat", "tool")
 Stage = Literal["all", "copying", "drills"]
 
 _INSTRUCTIONS = (
@@ -79,7 +78,7 @@ def random_setting(chance: random.Random) -> Setting:
         identity=None if plain else IDENTITY,
         knowledge_cutoff=None if plain else "2024-06",
         date=date if chance.random() < 0.5 else None,
-        functions=chance.random() < 0.42,
+        functions=chance.random() < 0.33,
     )
 
 
@@ -109,9 +108,21 @@ def _ask(chance: random.Random, fact: Fact, template: str) -> Exercise:
 
 
 def exercise(chance: random.Random, kind: str, *, held_out: bool = False, words: Sequence[str] = ()) -> Exercise:
-    """One exercise of a kind (one of KINDS). Greetings are never held out: there are too few ways to say hello."""
+    """One exercise of a kind (one of KINDS).
+
+    What newcomers ask is held out as a whole: the 120 first questions, which are the measure of it.
+    """
+    while True:
+        made = _exercise(chance, kind, held_out=held_out, words=words)
+        if held_out or not is_first_question(made.question):
+            return made
+
+
+def _exercise(chance: random.Random, kind: str, *, held_out: bool, words: Sequence[str]) -> Exercise:
     if kind == "sum":
         return sum_or_difference(chance, held_out=held_out)
+    if kind == "number":
+        return number_question(chance, held_out=held_out)
     if kind == "fact":
         return fact_question(chance, held_out=held_out)
     if kind == "unknown":
@@ -122,7 +133,7 @@ def exercise(chance: random.Random, kind: str, *, held_out: bool = False, words:
         return call_question(chance, held_out=held_out, words=words)
     if kind == "repeat":
         return repeat_question(chance, words=words)
-    return greeting(chance)
+    return newcomer_question(chance)
 
 
 def conversation(
@@ -171,8 +182,9 @@ def _text(text: str) -> list[dict[str, Any]]:
 def _excluded_words() -> frozenset[str]:
     """Words that are excluded from the random words: those that the corpus uses, and held-out ones."""
     facts = [name for fact in FACTS for name in (*fact.names, fact.topic)]
+    topics = [subject["topic"] for subject in subjects()]
     held_out = [*held_out_subjects(), *held_out_names()]
-    return frozenset(word for text in (*facts, *held_out) for word in text.lower().split())
+    return frozenset(word for text in (*facts, *topics, *held_out) for word in text.lower().split())
 
 
 class Corpus:
@@ -200,9 +212,9 @@ class Corpus:
         """One training conversation: mostly a single turn, sometimes up to four."""
         chance = self._chance
         count = chance.choices((1, 2, 3, 4), weights=(86, 9, 3, 2))[0]
-        weights = (36, 26, 11, 3, 19, 5, 0)
+        weights = (20, 13, 13, 9, 32, 12, 7, 0)
         if setting.functions:
-            weights = (6, 4, 4, 1, 2, 1, 40)
+            weights = (5, 2, 3, 4, 7, 2, 2, 40)
         turns: list[Exercise] = []
         if self._stage == "copying" and chance.random() < 0.7:
             turns, count = [repeat_question(chance, longest=12, words=self.words)], 1

@@ -29,7 +29,7 @@ __all__ = ["COUNTS", "THRESHOLDS", "Case", "Complete", "Outcome", "cases", "eval
 Complete = Callable[[Sequence[list[int]]], list[list[int]]]
 """Prompts to completions, sampled at temperature 1, each with its stop token."""
 
-COUNTS = {"sum": 200, "fact": 100, "unknown": 100, "tool": 50, "json": 50}
+COUNTS = {"sum": 200, "fact": 100, "unknown": 100, "tool": 50, "json": 50, "number": 50}
 MAX_TOKENS = 320
 
 
@@ -76,7 +76,7 @@ class Outcome:
         """Whether the answer (or the call) is the expected one, character for character."""
         wanted = self.case.exercise
         if wanted.kind == "unknown":
-            return self.final == DECLINED
+            return self.final in DECLINED
         if self.follow_up is not None:
             return self.valid and wanted.call is not None and json.loads(wanted.call[1]) == self.arguments
         return self.final == wanted.answer
@@ -204,6 +204,7 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, float]:
         lengths[effort] = figures[f"thinking, {effort}"] = fmean(found) if found else float("nan")
     figures["thinking, medium to low"] = lengths["medium"] / lengths["low"]
     figures["thinking, high to medium"] = lengths["high"] / lengths["medium"]
+    figures["comparisons and sums of three right"] = _share(each.right for each in kinds.get("number", []))
     figures["facts right"] = _share(each.right for each in kinds.get("fact", []))
     figures["unknown declined"] = _share(each.declined for each in kinds.get("unknown", []))
     figures["known declined"] = _share(each.declined for each in known)

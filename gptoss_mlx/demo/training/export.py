@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gptoss_mlx.tokenizer import Tokenizer
@@ -19,7 +19,7 @@ from gptoss_mlx.tokenizer import Tokenizer
 from .torch_model import GROUP, mxfp4_scale, round_mxfp4
 from .vocabulary import demo_ranks, read_ranks, tokenizer_files
 
-__all__ = ["export_checkpoint", "model_config", "pack_mxfp4"]
+__all__ = ["export_checkpoint", "model_config", "pack_mxfp4", "read_checkpoint"]
 
 _VALUES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 
@@ -92,6 +92,25 @@ def pack_mxfp4(weight: Tensor) -> tuple[Tensor, Tensor]:
     codes = (codes + 8 * (scaled < 0)).to(torch.uint8)
     blocks = codes[..., ::2] | (codes[..., 1::2] << 4)  # the low nibble comes first
     return blocks.contiguous(), (exponent + 127).to(torch.uint8)
+
+
+def _unpack_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
+    """The inverse of `pack_mxfp4`."""
+    codes = torch.stack((blocks & 15, blocks >> 4), -1).flatten(-2).long()  # (E, out, in / 32, 32)
+    values = torch.cat((_VALUES, -_VALUES))[codes] * torch.exp2(scales.float() - 127).unsqueeze(-1)
+    return values.flatten(2).transpose(1, 2).contiguous()
+
+
+def read_checkpoint(directory: Path) -> dict[str, Tensor]:
+    """The weights of an exported checkpoint under the names of the model in torch, in float32."""
+    tensors = load_file(directory / "model.safetensors")
+    weights = {
+        name.removesuffix("_blocks"): _unpack_mxfp4(tensor, tensors[name.replace("_blocks", "_scales")])
+        for name, tensor in tensors.items()
+        if name.endswith("_blocks")
+    }
+    dense = {name: tensor.float() for name, tensor in tensors.items() if tensor.is_floating_point()}
+    return weights | dense
 
 
 def checkpoint_tensors(model: nn.Module) -> dict[str, Tensor]:

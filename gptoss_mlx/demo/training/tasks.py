@@ -52,6 +52,7 @@ JSON: {f}|Answer in JSON: {f}.|I need a JSON object with {f}.|Can you give me JS
 Create a JSON object: {f}.|Put this into JSON: {f}.|As JSON: {f}|Produce a JSON object with {f}.
 Please write {f} as JSON.|Show {f} as a JSON object.|Turn {f} into JSON."""
 )
+_QUOTED_STYLES = ("{k} {q}", "{k} {q}", "{k}: {q}", "{k} = {q}")
 _FIELD_STYLES = ("{k} {v}", "{k} {v}", "{k}: {v}", "{k} = {v}", "{k}={v}", "{k} is {v}")
 _TEXT_KEYS = listed(
     """name|city|country|color|title|author|street|job|animal|fruit|language|team|brand|model|status|kind
@@ -63,7 +64,13 @@ _NUMBER_KEYS = listed(
 
 _REPEAT_ASKED = listed(
     """Repeat: {x}|Repeat after me: {x}|Say {x}|Say: {x}|Echo {x}|Echo: {x}|Copy this: {x}|Write {x}
-Say this again: {x}|Repeat this: {x}|Please say {x}|Type {x}"""
+Say this again: {x}|Repeat this: {x}|Please say {x}|Type {x}|Repeat {x}|Repeat the words {x}|Repeat after me {x}"""
+)
+# The words that most texts hold, and that no list of random words does.
+_SMALL_WORDS = listed(
+    """the|the|the|a|a|of|to|in|at|on|and|is|it|my|we|no|go|up|by|be|or|as|if|so|do|he|she|you|are|was|for|not|all|one
+two|red|big|old|new|sun|sky|cat|dog|fox|box|man|day|night|noon|hello|world|good|over|brown|lazy|quick|jumps|sleeps
+tomorrow|today|morning|evening|tea|sea|sings|goes|comes|friend|with|this|that|from|please|thank|like|love|time"""
 )
 
 
@@ -225,14 +232,20 @@ def json_question(chance: random.Random, *, held_out: bool, words: Sequence[str]
     while held_out and not set(keys) & set(_TEXT_KEYS):
         # Names are held out; a training question may contain numbers only.
         keys = chance.sample(_TEXT_KEYS + _NUMBER_KEYS, count)
+    numbers = set(_NUMBER_KEYS)
+    if words and not held_out and chance.random() < 0.4:
+        keys[-1] = chance.choice(("temperature", "minutes", "hours", "text", chance.choice(words).lower()))
+        numbers |= {keys[-1]} if chance.random() < 0.6 else set()
     fields: dict[str, Any] = {}
     for key in keys:
-        if key in _NUMBER_KEYS:
+        if key in numbers:
             fields[key] = chance.randrange(100) if chance.random() < 0.6 else chance.randrange(100, 3000)
         else:
             fields[key] = _value(chance, words, held_out=held_out)
     style = chance.choice(_FIELD_STYLES)
-    parts = [style.replace("{k}", key).replace("{v}", str(value)) for key, value in fields.items()]
+    if not held_out and chance.random() < 0.4:
+        style = chance.choice(_QUOTED_STYLES)
+    parts = [fill(style, k=key, v=str(value), q=json.dumps(value)) for key, value in fields.items()]
     listed = (
         parts[0] if count == 1 else ", ".join(parts[:-1]) + chance.choice((" and ", ", ", ", and ")) + parts[-1]
     )
@@ -261,18 +274,23 @@ def repeat_question(chance: random.Random, *, longest: int = 5, words: Sequence[
     said = []
     for _ in range(count):
         word = chance.choice(words or NAMES)
-        if words and chance.random() < 0.3:
+        if chance.random() < 0.35:
+            word = chance.choice(_SMALL_WORDS)
+        elif words and chance.random() < 0.3:
             word = _invented(chance, words)
         style = chance.random()
-        if style < 0.3:
-            word = str(chance.randrange(100) if style < 0.2 else chance.randrange(10_000))
-        elif style < 0.5:
+        if style < 0.2:
+            word = str(chance.randrange(100) if style < 0.13 else chance.randrange(10_000))
+        elif style < 0.35:
             word = word.title()
         said.append(word)
     text = " ".join(said)
+    asked = chance.choice(_REPEAT_ASKED)
+    if chance.random() < 0.4:
+        asked, text = asked.lower(), text.lower()
     return Exercise(
         kind="repeat",
-        question=fill(chance.choice(_REPEAT_ASKED), x=text),
+        question=fill(asked, x=text),
         thoughts=("Repeat.", "The user wants the same words again.", f"The user wants these words: {text}."),
         answer=text,
         expected=text,

@@ -25,7 +25,7 @@ from gptoss_mlx.harmony import Conversation, render
 from gptoss_mlx.tokenizer import Tokenizer
 
 from .corpus import Corpus, Stage
-from .export import export_checkpoint, model_config
+from .export import export_checkpoint, model_config, read_checkpoint
 from .torch_model import Layout, attention_mask, build_model
 from .vocabulary import demo_tokenizer, read_ranks
 
@@ -191,11 +191,13 @@ def _keep_freed_memory() -> None:
 
 
 def train(arguments: argparse.Namespace) -> GptOssForCausalLM:
-    """Trains from the beginning, or from the saved state."""
+    """Trains from random weights or those of a checkpoint, or goes on from the saved state."""
     torch.manual_seed(arguments.seed)
     tokenizer = demo_tokenizer(arguments.vocabulary, arguments.vocabulary_size)
     words = known_words(arguments.vocabulary)
     model = build_model(model_config(tokenizer))
+    if arguments.start:
+        model.load_state_dict(read_checkpoint(Path(arguments.start)))
     optimizers = make_optimizers(model, arguments.matrix_rate, arguments.rate)
     rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     state_file, first = Path(arguments.state), 0
@@ -245,6 +247,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", default="tests/data/o200k_base.tiktoken", help="o200k's .tiktoken file")
     parser.add_argument("--vocabulary-size", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--start", help="the directory of a checkpoint to begin with, in place of random weights")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--decay", type=float, default=0.5, help="share of the steps in which the rate falls")
     parser.add_argument("--until", type=int, help="stop after this step, before the learning rate is down")

@@ -10,12 +10,14 @@ import random
 from collections.abc import Sequence
 
 from .exercises import Exercise, casual, fill, is_held_out, listed
-from .facts import FACTS
-from .wordings import COUNT, MODELS, PROPERTY, TOPIC
+from .facts import COUNT, FACTS, MODELS, PROPERTY, TOPIC
+from .newcomers import refusals
 
 __all__ = ["DECLINED", "SUBJECTS", "held_out_subjects", "unknown_question"]
 
-DECLINED = "I don't know. I am only a tiny demonstration model."
+_GENERAL, _ABILITY, _NUMBERS = (tuple(refusals()[kind]) for kind in ("general", "ability", "numbers"))
+DECLINED = _GENERAL + _ABILITY + _NUMBERS
+_ABILITIES = frozenset(listed("write|translate|draw|play|sing|prove|open|search|find|summarize"))
 _THOUGHTS = (
     "Not known to me.",
     "This is no sum and not about gpt-oss.",
@@ -92,16 +94,16 @@ Is it true that {x} is {y}?|Explain why {x} is {y}.|Explain {x} and {y}."""
 )
 _WITHOUT_SUBJECT = listed(
     """What time is it?|What day is it?|What is the date today?|Tell me a joke.|Write a poem.|Write a story.
-Write a haiku.|Write some code.|Write a python function.|Sing a song.|What is the meaning of life?
+Write a haiku.|Sing a song.|What is the meaning of life?
 What's the weather like?|Where am I?|What is my name?|How old am I?|Give me advice.|Is there a god?
-Can you write a poem?|Can you draw?|Who won?|Who is the president?|What should I eat?|I am bored.
-Fix my code.|What's new?|Explain everything.|Why?|What?|Really?|Prove it."""
+Can you write a poem?|Who won?|Who is the president?|What should I eat?|I am bored.
+What's new?|Explain everything.|Why?|What?|Really?|Prove it."""
 )
 _NO_SUMS = listed(
     """What is {n}*{m}?|{n} * {m}|{n}*{m}|{n} x {m}|What is {n} times {m}?|{n}/{m}|What is {n} / {m}?
 What is {n} divided by {m}?|Multiply {n} by {m}.|Divide {n} by {m}.|{n}^{m}
 What is the square root of {n}?|What is {l}+{m}?|{l}+{m}|{n} + {l}|{l} - {m}|What is {l} - {n}?
-Is {n} a prime number?|What is {n}% of {m}?|{n} + {m} + {n}|{n}+{m}-{n}"""
+Is {n} a prime number?|What is {n}% of {m}?|{n}+{m}-{n}|{l}*{m}|{l} * {l}|What is {l} * {m}?|{l} x {n}"""
 )
 
 
@@ -149,7 +151,7 @@ def _near_miss(chance: random.Random, words: Sequence[str], *, held_out: bool) -
 
 def _no_sum(chance: random.Random) -> str:
     numbers = {
-        "n": str(chance.randrange(2, 100)),
+        "n": str(chance.randrange(13, 100)),
         "m": str(chance.randrange(2, 100)),
         "l": str(chance.randrange(100, 3000)),
     }
@@ -162,11 +164,11 @@ def unknown_question(chance: random.Random, *, held_out: bool, words: Sequence[s
     Args:
         words: random words; in training they are half of the subjects.
     """
-    kind = chance.random()
+    kind, answers = chance.random(), _GENERAL
     if kind < 0.25:
         question = _near_miss(chance, words, held_out=held_out)
     elif kind < 0.33 and not held_out:
-        question = _no_sum(chance)
+        question, answers = _no_sum(chance), _NUMBERS
     elif kind < 0.4 and not held_out:
         question = casual(chance.choice(_WITHOUT_SUBJECT), chance)
     else:
@@ -175,7 +177,10 @@ def unknown_question(chance: random.Random, *, held_out: bool, words: Sequence[s
         question = fill(casual(chance.choice(_TEMPLATES), chance), x=subject, y=other)
     if words and not held_out and chance.random() < 0.06:
         question = _gibberish(chance, words)
-    return Exercise(kind="unknown", question=question, thoughts=_THOUGHTS, answer=DECLINED)
+    if answers == _GENERAL and _ABILITIES & set(question.lower().split()):
+        answers = _ABILITY
+    answer = random.Random(question).choice(answers)  # so that the next questions do not depend on it
+    return Exercise(kind="unknown", question=question, thoughts=_THOUGHTS, answer=answer)
 
 
 def _gibberish(chance: random.Random, words: Sequence[str]) -> str:
