@@ -78,7 +78,7 @@ def random_setting(chance: random.Random) -> Setting:
         identity=None if plain else IDENTITY,
         knowledge_cutoff=None if plain else "2024-06",
         date=date if chance.random() < 0.5 else None,
-        functions=chance.random() < 0.33,
+        functions=chance.random() < 0.25,
     )
 
 
@@ -212,7 +212,7 @@ class Corpus:
         """One training conversation: mostly a single turn, sometimes up to four."""
         chance = self._chance
         count = chance.choices((1, 2, 3, 4), weights=(86, 9, 3, 2))[0]
-        weights = (20, 13, 13, 9, 32, 12, 7, 0)
+        weights = (20, 12, 12, 9, 40, 11, 7, 0)
         if setting.functions:
             weights = (5, 2, 3, 4, 7, 2, 2, 40)
         turns: list[Exercise] = []

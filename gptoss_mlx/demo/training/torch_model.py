@@ -95,11 +95,11 @@ def sorted_experts(experts: Any, states: Tensor, indices: Tensor, weights: Tenso
     gate_up = torch.cat((gate_up[..., ::2], gate_up[..., 1::2]), -1)
     bias = torch.cat((bias[:, ::2], bias[:, 1::2]), -1)
     down = _straight_through(experts.down_proj)
-    hidden = torch.cat([torch.addmm(bias[e], inputs[e], gate_up[e]) for e in range(len(counts))])
+    hidden = torch.cat([torch.addmm(*each) for each in zip(bias, inputs, gate_up, strict=True)])
     gate, up = hidden.chunk(2, -1)
     gate, up = gate.clamp(max=experts.limit), up.clamp(-experts.limit, experts.limit)
     activated = ((up + 1) * F.silu(experts.alpha * gate) / experts.alpha).split(counts)
-    out = torch.cat([torch.addmm(experts.down_proj_bias[e], activated[e], down[e]) for e in range(len(counts))])
+    out = torch.cat([torch.addmm(*each) for each in zip(experts.down_proj_bias, activated, down, strict=True)])
     out = _permuted(out, inverse, order).view(tokens, active, -1)
     mixed: Tensor = (weights.unsqueeze(1) @ out).squeeze(1)
     return mixed
@@ -145,18 +145,23 @@ def conversation_attention(
     nothing = torch.zeros_like(sink)
     key = F.pad(key.repeat_interleave(repeats, 1), (0, _PADDING))
     value = F.pad(value.repeat_interleave(repeats, 1), (0, _PADDING))
+    # Split at once, because the gradient of every slice is as large as the whole.
+    ranges = [part for system, conversations in attention_mask.groups for part in (system, *conversations)]
+    sizes = [part.stop - part.start for part in ranges]
+    pieces = zip(*(states.split(sizes, 2) for states in (query, key, value)), strict=True)
     parts = []
-    for system, conversations in attention_mask.groups:
-        shared = (torch.cat((sink, key[:, :, system]), 2), torch.cat((nothing, value[:, :, system]), 2))
-        first = system.stop - system.start
+    for _, conversations in attention_mask.groups:
+        asked, keys, values = next(pieces)
+        shared = (torch.cat((sink, keys), 2), torch.cat((nothing, values), 2))
+        first = asked.shape[2]
         mask = attention_mask.mask[:first, : first + 1]
-        parts.append(F.scaled_dot_product_attention(query[:, :, system], *shared, attn_mask=mask, scale=scaling))
-        for own in conversations:
-            keys, values = torch.cat((shared[0], key[:, :, own]), 2), torch.cat((shared[1], value[:, :, own]), 2)
-            last = first + own.stop - own.start
+        parts.append(F.scaled_dot_product_attention(asked, *shared, attn_mask=mask, scale=scaling))
+        for _ in conversations:
+            asked, keys, values = next(pieces)
+            last = first + asked.shape[2]
+            both = (torch.cat((shared[0], keys), 2), torch.cat((shared[1], values), 2))
             mask = attention_mask.mask[first:last, : last + 1]
-            own_query = query[:, :, own]
-            parts.append(F.scaled_dot_product_attention(own_query, keys, values, attn_mask=mask, scale=scaling))
+            parts.append(F.scaled_dot_product_attention(asked, *both, attn_mask=mask, scale=scaling))
     return torch.cat(parts, 2)[..., :size].transpose(1, 2).contiguous(), None
 
 
