@@ -153,7 +153,7 @@ def test_every_answer_to_a_sum_is_right() -> None:
 def test_every_answer_about_numbers_is_right() -> None:
     chance = random.Random(15)
     decided = 0
-    for _ in range(6000):
+    for _ in range(8000):
         made = exercise(chance, "number")
         if " = " in made.answer:
             left, result = made.answer.rstrip(".").replace("x", "*").split(" = ")

@@ -54,7 +54,8 @@ def _wording(lines: str, chance: random.Random) -> str:
     text = chance.choice(lines.strip().splitlines())
     while found := _CHOICE.search(text):
         text = text[: found.start()] + chance.choice(found[1].split("|")) + text[found.end() :]
-    return re.sub(r" (?=[?.,])", "", " ".join(text.split()))
+    text = re.sub(r" (?=[?.,])", "", " ".join(text.split()))
+    return text[:1].upper() + text[1:] if chance.random() < 0.5 else text
 
 
 def number_wording(kind: str, chance: random.Random, **numbers: str) -> str:
