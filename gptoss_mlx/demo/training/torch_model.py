@@ -148,7 +148,7 @@ def conversation_attention(
     # Split at once, because the gradient of every slice is as large as the whole.
     ranges = [part for system, conversations in attention_mask.groups for part in (system, *conversations)]
     sizes = [part.stop - part.start for part in ranges]
-    pieces = zip(*(states.split(sizes, 2) for states in (query, key, value)), strict=True)
+    pieces = zip(*(torch.split(states, sizes, 2) for states in (query, key, value)), strict=True)
     parts = []
     for _, conversations in attention_mask.groups:
         asked, keys, values = next(pieces)
