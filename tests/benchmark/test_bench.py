@@ -251,7 +251,7 @@ def test_without_a_terminal_there_are_tables_and_no_escapes() -> None:
         "kernels a token",
         "of one row",
         "turn",
-        "GB/s",
+        "B/s",
     ):
         assert expected in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
