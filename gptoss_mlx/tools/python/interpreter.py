@@ -13,6 +13,7 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Final
 
 from ...errors import ToolError
-from . import driver
+from .driver import GREETING, run
 
 __all__ = ["Interpreter", "Output"]
 
@@ -106,7 +107,7 @@ class Interpreter:
         assert process.stderr is not None
         _started(_read_frames, process.stdout, self._frames)
         errors = _started(self._read_errors, process.stderr)
-        text = f"{inspect.getsource(driver)}\nrun()\n"
+        text = f"{inspect.getsource(sys.modules[run.__module__])}\nrun()\n"
         encoded = base64.b64encode(text.encode()).decode()
         self._write_line(process, f"exec(__import__('base64').b64decode('{encoded}').decode())\n")
         if self._next(_START_SECONDS)[0] != b"G":
@@ -212,7 +213,7 @@ def _started(function: Callable[..., None], *arguments: Any) -> threading.Thread
 def _read_frames(stdout: IO[bytes], frames: queue.Queue[tuple[bytes, bytes]]) -> None:
     """Puts frames into a queue until the stream ends or is none of a driver: ``G`` at first, ``X`` at last."""
     with contextlib.suppress(OSError, ValueError), stdout:
-        while (line := stdout.readline(65536)) and line != driver.GREETING:
+        while (line := stdout.readline(65536)) and line != GREETING:
             pass  # what a command says before the driver runs
         if line:
             frames.put((b"G", b""))
