@@ -1,7 +1,8 @@
 """manifest.json: the files and tensors of a converted directory with their SHA-256.
 
-It is written last. It ends in a hash of itself and its text is a function of its content, so that a change of any
-bit is noticed. A directory without a manifest is not a finished conversion.
+Every byte is hashed once: those of a tensor for the tensor, all others for the file. The manifest is written last.
+It ends in a hash of itself and its text is a function of its content, so that a change of any bit is noticed. A
+directory without a manifest is not a finished conversion.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from gptoss_mlx.files.read import inside, parse_json, read_regular, short_repr
 
 __all__ = ["FORMAT", "MANIFEST_NAME", "FileEntry", "Manifest", "TensorEntry"]
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, FORMAT)
 MANIFEST_NAME = "manifest.json"
 _MAX_BYTES = 8 * 2**20  # some 300 for a tensor, for at most 10,000 tensors
 
@@ -30,6 +32,7 @@ class FileEntry:
 
     bytes: int
     sha256: str
+    """Of the whole file, or of a safetensors file's header, after which there is nothing but tensors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +54,13 @@ class Manifest:
     options: Mapping[str, Any]
     files: Mapping[str, FileEntry]
     tensors: Mapping[str, TensorEntry]
+    format: int = FORMAT
+    """In format 1 the hash of a safetensors file is that of all its bytes."""
 
     def text(self) -> str:
         """The text of the file; equal contents give equal texts."""
         content = {
-            "format": FORMAT,
+            "format": self.format,
             "source": dict(self.source),
             "options": dict(self.options),
             "files": {name: asdict(self.files[name]) for name in sorted(self.files)},
@@ -83,7 +88,7 @@ class Manifest:
         try:
             content = parse_json(data)
             version = content["format"]
-            if version != FORMAT:
+            if version not in _READABLE:
                 raise CheckpointError(
                     f"{path}: its format is {short_repr(version)}, this version reads {FORMAT}; update gptoss-mlx"
                 )
@@ -95,6 +100,7 @@ class Manifest:
                     name: TensorEntry(**(entry | {"shape": tuple(entry["shape"])}))
                     for name, entry in content["tensors"].items()
                 },
+                format=version,
             )
             _check(manifest)
             unchanged = manifest.text().encode() == data

@@ -2,7 +2,7 @@
 
 A conversion writes gigabytes that it never reads again. Writing them through the cache takes several times as long
 as hashing them, because memory has to be found, cleared, filled and freed for each page, and it evicts what other
-programs have in the cache.
+programs have in the cache. While one buffer is filled, the other is written in a thread.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import fcntl
 import mmap
 import os
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from gptoss_mlx.files.write import sync_descriptor
@@ -31,9 +32,11 @@ class UncachedFile:
     """
 
     def __init__(self, path: Path) -> None:
-        # An anonymous map begins at a page, as direct writing requires.
-        self._buffer = mmap.mmap(-1, _BUFFER_BYTES)
-        self._filled = 0
+        # Anonymous maps begin at a page, as direct writing requires.
+        self._buffers = [mmap.mmap(-1, _BUFFER_BYTES), mmap.mmap(-1, _BUFFER_BYTES)]
+        self._filled = 0  # of the first
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="convert-write")
+        self._writing: Future[None] | None = None  # the second
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._direct = _leave_cache(self._descriptor)
 
@@ -41,7 +44,7 @@ class UncachedFile:
         """Adds bytes to the file; they are on the disk after :meth:`finish`."""
         while data:
             part = data[: _BUFFER_BYTES - self._filled]
-            self._buffer[self._filled : self._filled + len(part)] = part
+            self._buffers[0][self._filled : self._filled + len(part)] = part
             self._filled += len(part)
             data = data[len(part) :]
             if self._filled == _BUFFER_BYTES:
@@ -49,30 +52,45 @@ class UncachedFile:
 
     def finish(self) -> None:
         """Forces everything to the disk."""
+        self._settle()
         # The last bytes seldom fill a sector, which direct writing requires.
         self._leave_direct()
         self._flush()
+        self._settle()
         sync_descriptor(self._descriptor)
 
     def close(self) -> None:
-        """Closes the file, finished or not; no thread may be writing to it."""
+        """Closes the file, finished or not, once its thread has ended.
+
+        A second interrupt while it waits leaves the file open to the thread.
+        """
+        self._thread.shutdown(wait=True)
         os.close(self._descriptor)
-        self._buffer.close()
+        for buffer in self._buffers:
+            buffer.close()
 
     def _flush(self) -> None:
-        with memoryview(self._buffer) as whole, whole[: self._filled] as view:
-            self._write_all(view)
+        """Has the filled buffer written, once the other one is."""
+        self._settle()
+        self._writing = self._thread.submit(self._write_all, self._buffers[0], self._filled)
+        self._buffers.reverse()
         self._filled = 0
 
-    def _write_all(self, view: memoryview) -> None:
-        """Writes everything, in several calls if a call writes only a part."""
+    def _settle(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _write_all(self, buffer: mmap.mmap, size: int) -> None:
+        """Writes the first bytes of a buffer, in several calls if a call writes only a part."""
         done = 0
-        while done < len(view):
-            with view[done:] as rest:
-                written = self._write(rest)
-            if written <= 0:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            done += written
+        with memoryview(buffer) as view:
+            while done < size:
+                with view[done:size] as rest:
+                    written = self._write(rest)
+                if written <= 0:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                done += written
 
     def _write(self, view: memoryview) -> int:
         try:

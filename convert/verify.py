@@ -55,7 +55,7 @@ def verify_checkpoint(
     done = 0
     for name, entry in manifest.files.items():
         before = done
-        for size in _check_file(directory / name, entry.bytes, entry.sha256, manifest, problems):
+        for size in _check_file(directory / name, manifest, problems):
             done += size
             if progress is not None:
                 progress(min(done, total), total)
@@ -76,38 +76,45 @@ def _extra(directory: Path, manifest: Manifest) -> list[str]:
     return sorted(name for name in names if name not in manifest.files and name != MANIFEST_NAME)
 
 
-def _check_file(path: Path, nbytes: int, sha256: str, manifest: Manifest, problems: list[str]) -> Iterator[int]:
+def _check_file(path: Path, manifest: Manifest, problems: list[str]) -> Iterator[int]:
     """Hashes a file and its tensors in one pass; yields the size of each chunk read."""
+    entry = manifest.files[path.name]
     try:
         size = path.stat().st_size
-        if size != nbytes:
-            problems.append(f"{path}: has {size} bytes instead of {nbytes}")
+        if size != entry.bytes:
+            problems.append(f"{path}: has {size} bytes instead of {entry.bytes}")
             return
         digest = hashlib.sha256()
         tensors = _TensorHashes(path, problems) if path.suffix == ".safetensors" else None
+        left = size if tensors is None or manifest.format == 1 else tensors.begin
         file, _ = open_regular(inside(path))
         with file:
             while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+                digest.update(memoryview(chunk)[:left])
+                left -= min(left, len(chunk))
                 if tensors is not None:
                     tensors.update(chunk)
                 yield len(chunk)
     except OSError as error:
         problems.append(f"{path}: {'missing' if isinstance(error, FileNotFoundError) else error.strerror}")
         return
-    if digest.hexdigest() != sha256 and (tensors is None or tensors.is_readable):
-        problems.append(f"{path}: {_difference(tensors, manifest)}")
+    if tensors is not None and not tensors.is_readable:
+        return
+    if difference := _difference(digest.hexdigest() == entry.sha256, tensors, manifest):
+        problems.append(f"{path}: {difference}")
 
 
-def _difference(tensors: _TensorHashes | None, manifest: Manifest) -> str:
-    """Names the tensors of a file that differ, a few of them."""
+def _difference(is_same: bool, tensors: _TensorHashes | None, manifest: Manifest) -> str | None:
+    """What differs in a file: a few of its tensors by name, or else what lies outside them."""
     changed = tensors.changed(manifest) if tensors is not None else []
-    if not changed:
-        return f"{'its header' if tensors is not None else 'its content'} differs"
     if len(changed) == 1:
         return f"tensor {changed[0]} differs"
-    others = f" and {len(changed) - _NAMED} others" if len(changed) > _NAMED else ""
-    return f"tensors differ: {', '.join(changed[:_NAMED])}{others}"
+    if changed:
+        others = f" and {len(changed) - _NAMED} others" if len(changed) > _NAMED else ""
+        return f"tensors differ: {', '.join(changed[:_NAMED])}{others}"
+    if is_same:
+        return None
+    return f"{'its header' if tensors is not None else 'its content'} differs"
 
 
 class _TensorHashes:
@@ -117,11 +124,14 @@ class _TensorHashes:
         self._name = path.name
         self._problems = problems
         self._position = 0
+        #: Where the header ends and the first tensor begins.
+        self.begin = 0
         self._hashes: dict[str, str] = {}
         self._current = hashlib.sha256()
         try:
             self._records: list[TensorRecord] = list(read_header(path).values())
             self.is_readable = True
+            self.begin = self._records[0].begin if self._records else path.stat().st_size
         except CheckpointError as error:
             problems.append(str(error))
             self._records = []
@@ -153,9 +163,6 @@ class _TensorHashes:
                 self._problems.append(problem)
 
     def changed(self, manifest: Manifest) -> list[str]:
-        """The tensors in this file whose hash differs from the manifest's."""
-        return [
-            name
-            for name, entry in manifest.tensors.items()
-            if entry.file == self._name and self._hashes.get(name) != entry.sha256
-        ]
+        """The tensors whose hash differs from the manifest's, or that only one of file and manifest has."""
+        written = {name: entry.sha256 for name, entry in manifest.tensors.items() if entry.file == self._name}
+        return [name for name in written | self._hashes if written.get(name) != self._hashes.get(name)]

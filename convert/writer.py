@@ -1,20 +1,20 @@
 """Writes the files of a target directory sequentially, hashes them meanwhile, and syncs them.
 
 A shard's header is complete before its first byte is written, because every shape is known. While a block is read
-and computed, earlier blocks are written, hashed for the file and hashed for the tensor, in three threads.
+and computed, earlier blocks are hashed and written, in two threads.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gptoss_mlx.checkpoint.safetensors import INDEX_NAME
 
@@ -26,7 +26,7 @@ from .uncached import UncachedFile
 __all__ = ["SHARD_BYTES", "DirectoryWriter", "Shard", "plan_shards"]
 
 SHARD_BYTES = 5_000_000_000
-_PENDING = 16  # blocks read but not yet written and hashed
+_PENDING = 16  # blocks read but not yet hashed
 _ALIGNMENT = 64
 
 
@@ -72,17 +72,10 @@ def plan_shards(tensors: Sequence[TargetTensor], limit: int = SHARD_BYTES) -> li
     ]
 
 
-class _Hash(Protocol):
-    """The part of hashlib's interface used here."""
-
-    def update(self, data: memoryview, /) -> None: ...
-    def hexdigest(self) -> str: ...
-
-
 class DirectoryWriter:
     """Writes files into one directory and records their sizes and hashes.
 
-    It is a context manager: leaving it waits for the threads, so that nothing is written afterwards.
+    It is a context manager: leaving it ends its thread.
     """
 
     def __init__(self, directory: Path, progress: Callable[[int], None]) -> None:
@@ -90,21 +83,17 @@ class DirectoryWriter:
         self.files: dict[str, FileEntry] = {}
         self.tensors: dict[str, TensorEntry] = {}
         self._progress = progress
-        # One thread for each task, so that each receives the blocks in order.
-        self._threads = [
-            ThreadPoolExecutor(1, thread_name_prefix=f"convert-{name}") for name in ("write", "file", "tensor")
-        ]
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="convert-hash")
 
     def __enter__(self) -> DirectoryWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for thread in self._threads:
-            thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.shutdown(wait=True, cancel_futures=True)
 
     def write_small(self, name: str, content: bytes) -> None:
         """Writes a file from bytes."""
-        with self._created(name) as file:
+        with closing(UncachedFile(self.directory / name)) as file:
             file.write(memoryview(content))
             file.finish()
         self.files[name] = FileEntry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
@@ -112,36 +101,28 @@ class DirectoryWriter:
     def write_shard(self, shard: Shard) -> None:
         """Writes a shard block by block."""
         header = shard.header
-        file_hash = hashlib.sha256(header)
-        with self._created(shard.name) as file:
+        with closing(UncachedFile(self.directory / shard.name)) as file:
             file.write(memoryview(header))
             for tensor in shard.tensors:
-                self._write_tensor(file, tensor, shard.name, file_hash)
+                self._write_tensor(file, tensor, shard.name)
             file.finish()
-        self.files[shard.name] = FileEntry(bytes=shard.nbytes, sha256=file_hash.hexdigest())
+        self.files[shard.name] = FileEntry(bytes=shard.nbytes, sha256=hashlib.sha256(header).hexdigest())
 
-    def _write_tensor(self, file: UncachedFile, tensor: TargetTensor, name: str, file_hash: _Hash) -> None:
-        tensor_hash = hashlib.sha256()
-        tasks = (file.write, file_hash.update, tensor_hash.update)
-        pending: deque[tuple[int, list[Future[None]]]] = deque()
+    def _write_tensor(self, file: UncachedFile, tensor: TargetTensor, name: str) -> None:
+        digest = hashlib.sha256()
+        pending: deque[Future[None]] = deque()
         for block in blocks(tensor.reader):
             view = _bytes_of(block)
-            pending.append(
-                (len(view), [thread.submit(task, view) for thread, task in zip(self._threads, tasks, strict=True)])
-            )
-            while len(pending) >= _PENDING:
-                self._settle(*pending.popleft())
+            pending.append(self._thread.submit(digest.update, view))
+            file.write(view)
+            self._progress(len(view))
+            if len(pending) >= _PENDING:
+                pending.popleft().result()
         while pending:
-            self._settle(*pending.popleft())
+            pending.popleft().result()
         self.tensors[tensor.name] = TensorEntry(
-            dtype=tensor.dtype, shape=tensor.shape, file=name, sha256=tensor_hash.hexdigest()
+            dtype=tensor.dtype, shape=tensor.shape, file=name, sha256=digest.hexdigest()
         )
-
-    def _settle(self, size: int, work: list[Future[None]]) -> None:
-        """Waits until a block is written and hashed."""
-        for future in work:
-            future.result()
-        self._progress(size)
 
     def write_index(self, shards: Sequence[Shard]) -> None:
         """Writes the index of the shards."""
@@ -149,18 +130,6 @@ class DirectoryWriter:
         total = sum(tensor.nbytes for shard in shards for tensor in shard.tensors)
         content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         self.write_small(INDEX_NAME, (json.dumps(content, indent=1) + "\n").encode())
-
-    @contextlib.contextmanager
-    def _created(self, name: str) -> Iterator[UncachedFile]:
-        file = UncachedFile(self.directory / name)
-        try:
-            yield file
-        except BaseException:
-            # Wait for the threads, which may still be writing. A second interrupt leaves the file to them.
-            self.__exit__()
-            file.close()
-            raise
-        file.close()
 
 
 def _bytes_of(block: Block) -> memoryview:

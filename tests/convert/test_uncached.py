@@ -9,6 +9,7 @@ import os
 import random
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import pytest
 
 from gptoss_mlx.convert import uncached
 from gptoss_mlx.convert.uncached import UncachedFile
-from gptoss_mlx.convert.writer import DirectoryWriter
 
 BUFFER = uncached._BUFFER_BYTES
 SECTOR = 512
@@ -128,21 +128,21 @@ def test_without_memory_for_a_buffer_no_file_is_left_open(tmp_path: Path, monkey
     assert not (tmp_path / "file").exists()
 
 
-def test_a_second_interruption_closes_no_file_under_the_threads(
+def test_a_second_interruption_closes_no_file_under_the_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    closed: list[UncachedFile] = []
-    monkeypatch.setattr(UncachedFile, "close", closed.append)
-
     def interrupt(**options: bool) -> None:
         raise KeyboardInterrupt
 
-    directory = DirectoryWriter(tmp_path, lambda size: None)
-    with pytest.raises(KeyboardInterrupt), directory._created("file"):
-        directory._threads[0].shutdown()
-        monkeypatch.setattr(directory._threads[0], "shutdown", interrupt)
-        raise KeyboardInterrupt
-    assert not closed
+    file = UncachedFile(tmp_path / "file")
+    with monkeypatch.context() as patch:
+        patch.setattr(file._thread, "shutdown", interrupt)
+        with pytest.raises(KeyboardInterrupt), closing(file):
+            raise KeyboardInterrupt
+    os.fstat(file._descriptor)
+    file.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file._descriptor)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="how Linux tells what its cache holds")
@@ -152,6 +152,7 @@ def test_the_cache_holds_none_of_it(content: bytes, tmp_path: Path) -> None:
     if not file._direct:
         pytest.skip("this filesystem writes through the cache only")
     file.write(memoryview(content))
+    file._settle()
     with path.open("rb") as reader:
         assert resident(reader.fileno(), 2 * BUFFER) == 0
         assert reader.read() == content[: 2 * BUFFER]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 from gptoss_mlx.cli.convert import register
 from gptoss_mlx.config import PRECISIONS
 from gptoss_mlx.convert import compare_logits, compare_weights, convert_checkpoint, verify_checkpoint
+from gptoss_mlx.convert.manifest import Manifest
 from gptoss_mlx.errors import CheckpointError, ConversionError
 from tests import DEMO
 from tests.checkpoints import load_shape
@@ -61,11 +64,17 @@ def test_any_flipped_bit_is_named(converted: Path) -> None:
     assert verify_checkpoint(converted).ok
 
 
-def test_a_changed_tensor_is_named(converted: Path) -> None:
+def _change_the_last_byte(converted: Path) -> Path:
+    """Of its only shard, which it returns: the last tensor's."""
     (shard,) = converted.glob("*.safetensors")
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
+    return shard
+
+
+def test_a_changed_tensor_is_named(converted: Path) -> None:
+    shard = _change_the_last_byte(converted)
     (problem,) = verify_checkpoint(converted).problems
     assert problem == f"{shard}: tensor lm_head.biases differs"
 
@@ -111,9 +120,30 @@ def test_a_directory_without_manifest_cannot_be_verified(source: Path) -> None:
 
 def test_a_manifest_of_a_newer_version_says_so(converted: Path) -> None:
     path = converted / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
-    with pytest.raises(CheckpointError, match="its format is 2, this version reads 1"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3}))
+    with pytest.raises(CheckpointError, match="its format is 3, this version reads 2"):
         verify_checkpoint(converted)
+
+
+def test_a_manifest_whose_files_are_hashed_whole_is_verified_too(converted: Path) -> None:
+    """Format 1: what was converted before stays verifiable."""
+    new = Manifest.read(converted)
+    files = {
+        name: replace(entry, sha256=hashlib.sha256((converted / name).read_bytes()).hexdigest())
+        for name, entry in new.files.items()
+    }
+    (converted / "manifest.json").write_text(replace(new, files=files, format=1).text())
+    assert verify_checkpoint(converted).ok
+    shard = _change_the_last_byte(converted)
+    assert verify_checkpoint(converted).problems == (f"{shard}: tensor lm_head.biases differs",)
+
+
+def test_a_tensor_that_the_manifest_does_not_know_is_named(converted: Path) -> None:
+    manifest = Manifest.read(converted)
+    tensors = {name: entry for name, entry in manifest.tensors.items() if name != "lm_head.biases"}
+    (converted / "manifest.json").write_text(replace(manifest, tensors=tensors).text())
+    (problem,) = verify_checkpoint(converted).problems
+    assert problem.endswith("tensor lm_head.biases differs")
 
 
 def test_differences_from_the_source_are_the_quantisation_and_nothing_else(source: Path, converted: Path) -> None:

@@ -322,8 +322,10 @@ def write_manifest(place: Path, changes: dict[str, Any]) -> None:
     import hashlib
 
     content = json.loads((place / "manifest.json").read_text())
-    for name, entry in content["files"].items():
-        entry["sha256"] = hashlib.sha256((place / name).read_bytes()).hexdigest()
+    for name, entry in content["tensors"].items():
+        record = read_header(place / entry["file"])[name]
+        data = record.file.read_bytes()[record.begin : record.end]
+        entry["sha256"] = hashlib.sha256(data).hexdigest()
     del content["sha256"]
     content |= changes
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
