@@ -14,10 +14,11 @@ memory the copy is faster: its best was 5.4 s, beside 5.3 s for bf16. Loading to
 ``cat`` 0.35 s (4.6 times, because memory is allocated), and 7.98 s for 12.08 GB that were not in the cache,
 ``cat`` 7.44 s (1.07).
 
-2026-11-26, the same machine with a faster disk, and every byte hashed once instead of twice: five rounds with nothing
-else running, copy 3.3 s, bf16 4.0 s (1.21 times), q8 8.8 s (2.66 times); three rounds before, with one writing thread
-fewer, 2.7 and 3.8 s (1.38 times). Hashed twice they had been 1.89 and 3.83 times a copy of 2.4 s. Without hashing, bf16
-takes 2.7 s; without writing, 3.2 s: what is left is one SHA-256 of every byte, on a core that also reads and writes.
+2026-11-26, the same machine with a faster disk, and every byte hashed once instead of twice: five rounds with
+nothing else running, copy 3.3 s, bf16 4.0 s (1.21 times), q8 8.8 s (2.66 times); three rounds before, with one
+writing thread fewer, 2.7 and 3.8 s (1.38 times). Hashed twice they had been 1.89 and 3.83 times a copy of 2.4 s.
+Without hashing, bf16 takes 2.7 s; without writing, 3.2 s: what is left is one SHA-256 of every byte, on a core
+that also reads and writes.
 """
 
 from __future__ import annotations
