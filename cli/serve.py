@@ -92,8 +92,9 @@ def serve(
     from ..server.about import welcome
     from ..server.run import listen, run
 
+    loading = {"split": split, "parallel": parallel, **settings.loading}
     if launched()[0] > 0:
-        load(reference, split=split, **settings.loading)  # takes part until the first machine has ended
+        load(reference, **loading)  # takes part until the first machine has ended
     lost: list[MachineLost] = []
     with listen(address.host, address.port) as listener:
         name = f"[{address.host}]" if ":" in address.host else address.host
@@ -102,8 +103,6 @@ def serve(
             err.line(f"loading {reference}", DIM)
         if split is not None and not quiet:
             err.line(f"{launched()[1]} machines ({split}): {IN_THE_CLEAR}", DIM)
-            err.line("several machines answer requests one after another, whatever --parallel says", DIM)
-        loading = {"split": split, "parallel": parallel, **settings.loading}
         with Tools(settings) as tools, load(reference, **loading) as model:
             model.when_lost(lambda error: _end_after(lost, error))
             if owner is not None:

@@ -61,7 +61,7 @@ def load(
         adapter: the directory of a LoRA adapter, of PEFT or mlx-lm, that changes attention or routers. One that
             changes experts is merged by ``gptoss convert --adapter``.
         parallel: the most requests that run together, 1 to 32; others wait for their turn, and so do those for
-            which the memory does not suffice. Several machines run one.
+            which the memory does not suffice.
 
     Raises:
         ModelNotFound: it is not on this machine; the message names the command that gets it.

@@ -282,6 +282,11 @@ class BatchCache:
         self.rows = [row for rings in self._rings for row in rings.rows if row is not None] or self.rows
         return row
 
+    def order(self, rows: Sequence[RowCache | None]) -> None:
+        """Sets the order of the rows in the next step. Machines that have other layers may prefer another one."""
+        assert set(rows) == set(self.rows)
+        self.rows = [row for row in rows if row is not None]
+
     def leave(self, row: RowCache, room: int) -> PromptCache:
         """See :meth:`RowCache.leave`."""
         cache = self.view(row)
@@ -381,6 +386,8 @@ class BatchCache:
     def _drop_empty(self) -> None:
         self._shared = [slots for slots in self._shared if any(slots.rows)]
         self._rings = [slots for slots in self._rings if any(slots.rows)]
+        for layer in self.layers:
+            layer.plan((), None)  # the last step refers to buffers
 
     def _plan(self, layers: list[int], steps: Sequence[_Step]) -> None:
         """Sets the next step of all layers of a kind."""

@@ -14,11 +14,11 @@ from typing import Final
 import mlx.core as mx
 
 from ..cache.batch import BatchCache, RowCache
-from ..cache.layered import PromptCache
 from ..cache.store import CacheEntry
 from ..errors import NotEnoughMemory
+from .chooser import Chooser
 from .generate import GROWTH, Decoding, Tokens
-from .steps import Steps
+from .steps import RowTokens, Steps
 
 __all__ = ["SHORT_PREFILL", "Batch", "Row"]
 
@@ -30,13 +30,15 @@ class Row(ABC):
     """One request, from its turn to its last token.
 
     Args:
-        steps: that its tokens are computed with when it is alone.
+        steps: that compute it.
     """
 
     def __init__(self, steps: Steps) -> None:
         self.future: Future[None] = Future()
         """The result of the request; set by the worker that queues it."""
         self.steps = steps
+        self.chooser: Chooser | None = None
+        """Gets the logits after its tokens."""
         self.tokens: Tokens = []
         """To compute next."""
         self.entry: CacheEntry | None = None
@@ -83,22 +85,23 @@ class Row(ABC):
     def grow(self, length: int) -> None:
         """Notes that there is memory for so many positions."""
         self.length = length
-        if self.slot is not None:
-            self.slot.length = length
+        if self.entry is not None and self.slot is not None:
+            self.steps.grow(self.entry, length)
 
-    def take(self, count: int | None = None) -> mx.array:
+    def take(self, count: int | None = None) -> RowTokens:
         """Takes tokens out of those that are to be computed next.
 
         Args:
             count: how many; by default all.
         """
         assert self.entry is not None
+        assert self.chooser is not None
         if isinstance(self.tokens, mx.array):
             taken, self.tokens, self._unread = self.tokens, [], True
-            return taken
+            return self.entry, taken, self.chooser
         known, self.tokens = self.tokens[:count], self.tokens[len(self.tokens[:count]) :]
         self.entry.extend(known)
-        return mx.array(known)
+        return self.entry, mx.array(known), self.chooser
 
     def read(self, token: int) -> None:
         """Notes the value of a token that was generated; the entry has it if it is being computed already."""
@@ -112,7 +115,7 @@ class Batch:
     """The rows that run.
 
     Args:
-        make_cache: makes an empty prompt cache.
+        cache: an empty one, for their keys and values.
         most: rows at a time.
         following: the next request that may join, taken from the queue; None if there is none.
         keep: makes place for the entry of a row that leaves, beside so many bytes of empty slots; returns False if
@@ -123,7 +126,7 @@ class Batch:
 
     def __init__(
         self,
-        make_cache: Callable[[], PromptCache],
+        cache: BatchCache,
         most: int,
         following: Callable[[], Row | None],
         keep: Callable[[CacheEntry, int], bool],
@@ -135,13 +138,12 @@ class Batch:
         """The oldest first."""
         self.crowded = False
         """Set when the memory does not suffice for the growth of all rows: the youngest is then suspended."""
-        self._make_cache = make_cache
+        self._cache = cache
         self._most = most
         self._following = following
         self._keep = keep
         self._position_bytes = position_bytes
         self._window_bytes = window_bytes
-        self._cache: BatchCache | None = None
         self._suspended: list[Row] = []
         self._waiting: Row | None = None
         self._entering: list[Row] = []
@@ -178,16 +180,15 @@ class Batch:
         others = [other for other in (*self.rows, *self._entering) if other is not row and other.runs]
         if not others:
             return 0
-        cache = self._cache or BatchCache(self._make_cache(), self._most)
         lengths = [other.length for other in others if other.slot is None]
         if row.slot is None or row.slot.outgrows(length):
             lengths.append(length)
-        return self.unused_bytes + cache.added_bytes(lengths, self._position_bytes, self._window_bytes)
+        return self.unused_bytes + self._cache.added_bytes(lengths, self._position_bytes, self._window_bytes)
 
     @property
     def unused_bytes(self) -> int:
         """Bytes of empty slots."""
-        return 0 if self._cache is None else self._cache.unused_bytes
+        return self._cache.unused_bytes
 
     def step(self) -> None:
         """Computes one token of every row, or the known tokens of the only one."""
@@ -281,9 +282,8 @@ class Batch:
     def _forward_alone(self, row: Row) -> tuple[Row, mx.array]:
         assert row.entry is not None
         if row.entry.row is not None:
-            row.entry.leave(len(row.entry.tokens) + GROWTH)
-        self._cache = None
-        return row, row.steps.forward(row.entry, row.take())
+            row.steps.leave(row.entry, len(row.entry.tokens) + GROWTH)
+        return row, row.steps.forward(*row.take())
 
     def _forward_together(self) -> list[tuple[Row, mx.array]]:
         """One token of each row."""
@@ -292,57 +292,52 @@ class Batch:
             if row.entry is not None and row.entry.row is None:
                 if not row.entry.cache.offset or len(row.tokens) > 1:
                     # The first token of all, or known tokens: the row enters with the next step.
-                    computed.append((row, row.steps.forward(row.entry, row.take())))
+                    computed.append((row, row.steps.forward(*row.take())))
                     continue
-                self._cache = self._cache or BatchCache(self._make_cache(), self._most)
-                row.entry.enter(self._cache, row.length)
-        if self._cache is None or not self._cache.rows:
+                row.steps.enter(row.entry, self._cache, row.length)
+        if not self._cache.rows:
             return computed
         by_cache = {row.entry.row: row for row in self.rows if row.entry is not None}
         together = [by_cache[held] for held in self._cache.rows]
-        tokens = mx.concatenate([row.take(1) for row in together])
-        logits = together[0].steps.forward_rows(self._cache, tokens)
-        return computed + list(zip(together, mx.split(logits, len(together)), strict=True))
+        logits = together[0].steps.forward_rows(self._cache, [row.take(1) for row in together])
+        return computed + list(zip(together, logits, strict=True))
 
-    def _take_out(self, entry: CacheEntry, *, keep: bool) -> None:
+    def _take_out(self, row: Row, *, keep: bool) -> None:
         """Takes a row out of the buffers of the batch.
 
         Args:
-            entry: its own.
+            row: it.
             keep: whether what it has computed is kept, where there is memory for it.
         """
-        if entry.row is None:
+        entry = row.entry
+        if entry is None or entry.row is None:
             return
         if keep and self._keep(entry, self.unused_bytes + entry.row.nbytes):
-            entry.leave(len(entry.tokens))
+            row.steps.leave(entry, len(entry.tokens))
         else:
-            entry.drop()
-        if self._cache is not None and not self._cache.rows:
-            self._cache = None
+            row.steps.drop(entry)
 
     def _suspend(self, row: Row) -> None:
         """Stops a row until there is memory for it. What it has computed may be evicted."""
         assert row.entry is not None
         self.rows.remove(row)
         row.entry.running = False
-        self._take_out(row.entry, keep=True)
+        self._take_out(row, keep=True)
         self._suspended.insert(0, row)
 
     def _end(self, row: Row, error: BaseException | None) -> None:
         if row in self.rows:
             self.rows.remove(row)
-        entry = row.entry
-        if entry is not None:
-            entry.running = False
-            self._take_out(entry, keep=error is None)
+        if row.entry is not None:
+            row.entry.running = False
+        self._take_out(row, keep=error is None)
         _complete(row, error)
 
     def _fail_all(self, error: BaseException) -> None:
         """Ends all rows with an error that is not one row's own."""
         rows, self.rows = self.rows, []
         for row in rows:
-            if row.entry is not None:
-                self._take_out(row.entry, keep=False)
+            self._take_out(row, keep=False)
         for row in rows:
             with contextlib.suppress(StopIteration):
                 try:

@@ -76,7 +76,7 @@ class Engine:
         split: how the machines that ``mlx.launch`` has started divide the model: ``pipeline`` or ``tensor``. The
             first of them gets the model; on the others this takes part until the first one closes it, and then
             raises SystemExit. A process that is alone ignores it.
-        parallel: the most requests that run together, 1 to 32. A model that several machines compute runs one.
+        parallel: the most requests that run together, 1 to 32.
         device: the machine; by default this one.
         memory: settings that are held while the model is loaded.
 
@@ -144,7 +144,7 @@ class Engine:
         team = None
         if group is not None and split is not None:
             checkpoint = cache_file.model_fingerprint(self.directory, "", None)[:16]
-            facts = _facts(budget, dtype, split) | {"the checkpoint": checkpoint}
+            facts = _facts(budget, dtype, split, parallel) | {"the checkpoint": checkpoint}
             team, budget = Team.form(group, split, facts, budget)
             dtype = group.decided(lambda: dtype or _default_dtype(budget))
         self.dtype: DTypeName = dtype or _default_dtype(budget)
@@ -160,7 +160,7 @@ class Engine:
         )
         if team is not None and not team.leads:
             memory.hold(budget.device)
-            team.follow(load, budget)
+            team.follow(load, budget, parallel)
         self._runner = ModelRunner(lambda cancelled: load(cancelled=cancelled), budget, memory, team, parallel)
         _LOGGER.debug("loaded %s in %s, context %d", self.name, self.dtype, self.context_limit)
 
@@ -402,7 +402,7 @@ class Engine:
         return cache_file.model_fingerprint(self.directory, self.dtype, self.kv_bits, self.adapter)
 
 
-def _facts(budget: Budget, dtype: DTypeName | None, split: Split) -> dict[str, Any]:
+def _facts(budget: Budget, dtype: DTypeName | None, split: Split, parallel: int) -> dict[str, Any]:
     """What has to be the same on all machines of a group, by the name that an error gives it."""
     return {
         "the version of gptoss-mlx": version("gptoss-mlx"),
@@ -411,6 +411,7 @@ def _facts(budget: Budget, dtype: DTypeName | None, split: Split) -> dict[str, A
         "kv_bits": budget.kv_bits,
         "context": budget.context,
         "max_cache_bytes": budget.max_cache_bytes,
+        "parallel": parallel,
     }
 
 

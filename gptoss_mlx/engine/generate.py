@@ -20,7 +20,7 @@ from ..errors import CheckpointError, InvalidRequest, NotEnoughMemory
 from ..files.read import short_repr
 from ..memory.metal import is_out_of_memory
 from ..sampling import SamplingParams
-from .sampler import Sampler
+from .chooser import Chooser
 from .steps import CHUNKS, Pace, Steps
 
 __all__ = [
@@ -63,7 +63,6 @@ class Steering(Protocol):
 class Request:
     """The settings of one generation, beside its prompt."""
 
-    sampler: Sampler
     stop_tokens: frozenset[int]
     max_tokens: int | None
     max_positions: int
@@ -162,7 +161,7 @@ def prefill(steps: Steps, prompt: list[int], entry: CacheEntry, request: Request
     return True
 
 
-def decode(steps: Steps, prompt: list[int], request: Request) -> Decoding:
+def decode(prompt: list[int], request: Request, chooser: Chooser) -> Decoding:
     """Generates tokens after a prefilled prompt, the stop token included.
 
     Knows nothing of caches: it yields the tokens to compute next, after those that are computed already, and
@@ -172,11 +171,11 @@ def decode(steps: Steps, prompt: list[int], request: Request) -> Decoding:
     has to know a token before it can say what may follow.
     """
     if request.guide is not None:
-        yield from _decode_guided(steps, prompt, request, request.guide)
+        yield from _decode_guided(prompt, request, chooser, request.guide)
         return
 
     limit = _limit(prompt, request)
-    choices = _Choices(steps, prompt, request)
+    choices = _Choices(prompt, request, chooser)
     # All logits are checked once, since the sampler may pass over a NaN; then only what it chose.
     upcoming = choices.after((yield prompt[-1:]), mx.array(prompt[-1:]), check_all=True)
     for produced in range(1, limit + 1):
@@ -196,22 +195,22 @@ def decode(steps: Steps, prompt: list[int], request: Request) -> Decoding:
 class _Choices:
     """The tokens of one request that the device chooses before the one before them is read."""
 
-    def __init__(self, steps: Steps, prompt: list[int], request: Request) -> None:
-        self._steps = steps
+    def __init__(self, prompt: list[int], request: Request, chooser: Chooser) -> None:
         self._request = request
+        self._chooser = chooser
         self._history = mx.array(prompt[:-1] if request.process else [], dtype=mx.int32)
         self._logprobs: list[tuple[mx.array, ...]] = []
 
     def after(self, logits: mx.array, tokens: mx.array, *, check_all: bool = False) -> tuple[mx.array, mx.array]:
         """The token after ``tokens``, [1], and its logit; both are being computed."""
-        steps, request, processed = self._steps, self._request, logits
+        chooser, request, processed = self._chooser, self._request, logits
         if request.process is not None:
             self._history = mx.concatenate([self._history, tokens])
             processed = _processed(request.process, self._history, logits)
-        following, logit = steps.choose(request.sampler, logits, processed, check_all=check_all)
+        following, logit = chooser.choose(logits, processed, check_all=check_all)
         wanted = [following, logit]
         if request.on_logprob is not None:
-            self._logprobs.append(steps.logprobs(logits, following, request.top_logprobs))
+            self._logprobs.append(chooser.logprobs(logits, following, request.top_logprobs))
             wanted += self._logprobs[-1]
         mx.async_eval(*wanted)
         return following, logit
@@ -228,12 +227,12 @@ def _limit(prompt: list[int], request: Request) -> int:
     return limit if request.max_tokens is None else min(limit, request.max_tokens)
 
 
-def _decode_guided(steps: Steps, prompt: list[int], request: Request, guide: Steering) -> Decoding:
+def _decode_guided(prompt: list[int], request: Request, chooser: Chooser, guide: Steering) -> Decoding:
     """:func:`decode` with a guide. The guide computes the mask while the device computes the logits, and the
     device continues with a token before it is read here. Tokens without alternatives are computed together."""
     limit = _limit(prompt, request)
     logits = yield prompt[-1:]
-    unchecked: mx.array | None = steps.check(logits)
+    unchecked: mx.array | None = chooser.check(logits)
     mx.async_eval(logits, unchecked)
     known = list(prompt)
     checked = len(known) + GROWTH
@@ -247,7 +246,7 @@ def _decode_guided(steps: Steps, prompt: list[int], request: Request, guide: Ste
             unchecked = None
         if isinstance(allowed, int):
             tokens = _forced(allowed, guide, request, limit)
-            _report_logprob(steps, logits, mx.array(tokens[:1]), request)
+            _report_logprob(chooser, logits, mx.array(tokens[:1]), request)
             if len(tokens) < limit:
                 logits = yield tokens
                 mx.async_eval(logits)
@@ -255,7 +254,7 @@ def _decode_guided(steps: Steps, prompt: list[int], request: Request, guide: Ste
             processed = logits
             if request.process is not None:
                 processed = _processed(request.process, mx.array(known, dtype=mx.int32), logits)
-            chosen, logit = steps.choose(request.sampler, logits, processed, allowed=allowed)
+            chosen, logit = chooser.choose(logits, processed, allowed=allowed)
             # Evaluated by themselves: as intermediates of the next logits they could not be read before they are
             # there.
             mx.async_eval(chosen, logit)
@@ -265,7 +264,7 @@ def _decode_guided(steps: Steps, prompt: list[int], request: Request, guide: Ste
                 mx.async_eval(following)
             tokens = [cast(int, chosen.item())]
             _check_logit(logit)
-            _report_logprob(steps, logits, chosen, request)
+            _report_logprob(chooser, logits, chosen, request)
             logits = following
             guide.advance(tokens[0])
         known += tokens
@@ -306,9 +305,9 @@ def _check_logit(logit: mx.array) -> None:
         )
 
 
-def _report_logprob(steps: Steps, logits: mx.array, tokens: mx.array, request: Request) -> None:
+def _report_logprob(chooser: Chooser, logits: mx.array, tokens: mx.array, request: Request) -> None:
     if request.on_logprob is not None:
-        _report(steps.logprobs(logits, tokens, request.top_logprobs), request)
+        _report(chooser.logprobs(logits, tokens, request.top_logprobs), request)
 
 
 def _report(logprobs: tuple[mx.array, ...], request: Request) -> None:

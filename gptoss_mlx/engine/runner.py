@@ -17,6 +17,7 @@ from typing import Final, TypeAlias, TypeVar
 import mlx.core as mx
 
 from ..arguments import DEFAULT_PARALLEL
+from ..cache.batch import BatchCache
 from ..cache.layered import PromptCache
 from ..cache.store import CacheEntry, CachePlan, CacheStore
 from ..errors import InvalidRequest, MachineLost, ModelClosed
@@ -26,6 +27,7 @@ from ..memory.sizes import full_bytes, window_bytes
 from ..model.transformer import Transformer
 from ..sampling import SamplingParams
 from .batch import Batch, Row
+from .chooser import Chooser
 from .generate import (
     GROWTH,
     Decoding,
@@ -40,7 +42,6 @@ from .generate import (
 )
 from .generation import Generation, TokenChannel
 from .group import Team
-from .sampler import make_sampler
 from .steps import Pace, Steps
 from .worker import Worker, check_process
 
@@ -60,7 +61,7 @@ class ModelRunner:
         budget: what it may use of the machine.
         memory: settings that are held until :meth:`close`, or until it is garbage collected.
         team: the machines that compute it together, which this one leads; None if it is alone.
-        parallel: the most requests at a time; a team runs one after another.
+        parallel: the most requests at a time.
 
     Raises:
         NotEnoughMemory: the model does not fit; nothing was read.
@@ -77,7 +78,7 @@ class ModelRunner:
     ) -> None:
         budget.check_load()
         self.budget = budget
-        self.parallel = 1 if team is not None else parallel
+        self.parallel = parallel
         """The most requests at a time."""
         self._team = team
         self.when_lost: Callable[[MachineLost], None] = lambda error: None
@@ -102,8 +103,8 @@ class ModelRunner:
             self.close()
             raise
         self._batch = Batch(
-            self._make_cache,
-            self.parallel,
+            BatchCache(self._make_cache(), parallel),
+            parallel,
             functools.partial(_following, self._worker),
             functools.partial(_keep, self.store, budget),
             position_bytes=full_bytes(budget.part, 1, budget.kv_bits, budget.element_bytes),
@@ -173,11 +174,9 @@ class ModelRunner:
         check_bias(sampling, self.budget.config.vocab_size)
         self.budget.check_prompt(len(prompt))
         channel = TokenChannel()
-        own = steps if logits_processor is None else steps.with_all_logits()
 
         def request(row: Row) -> Request:
             return Request(
-                sampler=own.sampler(sampling, control_tokens),
                 stop_tokens=stop_tokens,
                 max_tokens=sampling.max_tokens,
                 max_positions=self.budget.positions,
@@ -193,8 +192,11 @@ class ModelRunner:
                 top_logprobs=top_logprobs,
             )
 
+        def chooser() -> Chooser:
+            return steps.chooser(sampling, control_tokens, changes_logits=logits_processor is not None)
+
         room = min(sampling.max_tokens or GROWTH, GROWTH)
-        row = _GeneratingRow(self, own, prompt, (*boundaries, len(prompt)), room, request, channel)
+        row = _GeneratingRow(self, steps, prompt, (*boundaries, len(prompt)), room, request, chooser, channel)
         self._worker.submit(lambda: self._batch.run(row), channel.cancel, joins=row).add_done_callback(
             lambda done: channel.items.put(done.exception())
         )
@@ -290,7 +292,6 @@ class ModelRunner:
     ) -> Request:
         """A request that only computes a prompt."""
         return Request(
-            sampler=make_sampler(SamplingParams(temperature=0)),  # is not used
             stop_tokens=frozenset(),
             max_tokens=None,
             max_positions=self.budget.positions,
@@ -353,6 +354,7 @@ class _GeneratingRow(Row):
         boundaries: positions of the prompt to go back to later, ascending.
         room: tokens after the prompt that there is place for from the beginning.
         request: makes its settings, in the worker's thread.
+        chooser: makes who chooses its tokens.
         channel: its reader's.
     """
 
@@ -364,6 +366,7 @@ class _GeneratingRow(Row):
         boundaries: Sequence[int],
         room: int,
         request: Callable[[Row], Request],
+        chooser: Callable[[], Chooser],
         channel: TokenChannel,
     ) -> None:
         super().__init__(steps)
@@ -372,6 +375,7 @@ class _GeneratingRow(Row):
         self._boundaries = boundaries
         self._room = room
         self._make_request = request
+        self._make_chooser = chooser
         self._channel = channel
         self._request: Request | None = None
         # Until its turn comes, no other request rewinds the entry it will use.
@@ -408,12 +412,14 @@ class _GeneratingRow(Row):
             return  # it was cancelled before its turn
         self._request = self._make_request(self)
         self._channel.cached_tokens = len(self.entry.tokens)
+        self.chooser = self._make_chooser()
         _LOGGER.debug("prefill of %d tokens, %d of them cached", len(self._prompt), self._channel.cached_tokens)
         try:
             with self._runner._computing(self._evict):
                 if prefill(self.steps, self._prompt, self.entry, self._request, self._runner._pace):
-                    yield from decode(self.steps, self._prompt, self._request)
+                    yield from decode(self._prompt, self._request, self.chooser)
         finally:
+            self.chooser.close()
             self._request = None  # it refers to this row, and so to a model that nobody may need any more
 
     def read(self, token: int) -> None:

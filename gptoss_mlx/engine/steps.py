@@ -1,4 +1,4 @@
-"""The steps of a request: a chunk of a prompt, the logits after some tokens, the choice of the next one.
+"""The steps of requests: a chunk of a prompt, the logits after some tokens, a row that joins others or leaves.
 
 A step is described by plain values. Where several machines compute one model, one of them decides on the steps and
 all of them take the same: see ``group``. Runs in the thread that owns MLX.
@@ -8,28 +8,28 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 import mlx.core as mx
-import numpy as np
-from numpy.typing import NDArray
 
 from ..cache.batch import BatchCache
 from ..cache.layered import PromptCache
 from ..cache.store import CacheEntry
 from ..model.transformer import Transformer
 from ..sampling import SamplingParams
-from .sampler import Sampler, make_sampler
-from .vocabulary import WHOLE, Vocabulary
+from .chooser import Chooser
+from .sampler import make_sampler
 
-__all__ = ["CHUNKS", "Pace", "Steps", "compute_chunk"]
+__all__ = ["CHUNKS", "Pace", "RowTokens", "Steps", "compute_chunk"]
 
 CHUNKS: Final = (64, 128, 256, 512, 1024, 2048)
 _FIRST_CHUNK: Final = 128
 _GROWTH_OF_CHUNKS: Final = 4
 _WARM_UP_TOKENS: Final = 64
+RowTokens: TypeAlias = tuple[CacheEntry, mx.array, Chooser]
+"""A row of a batch: its entry, its next token, [1], and who gets the logits after it."""
 
 
 @dataclass(slots=True)
@@ -98,22 +98,28 @@ def _size_of(tokens: int) -> int:
 
 
 class Steps:
-    """Takes the steps of one request after another, on this machine alone.
+    """Takes one step after another, on this machine alone.
 
-    Nothing that it returns is evaluated, so that the caller evaluates all of a step together.
+    No logits are evaluated, so that the caller evaluates all of a step together.
 
     Args:
         transformer: computes them.
-        vocabulary: where the logits are.
     """
 
-    def __init__(self, transformer: Transformer, vocabulary: Vocabulary = WHOLE) -> None:
+    def __init__(self, transformer: Transformer) -> None:
         self.transformer = transformer
-        self.vocabulary = vocabulary
 
-    def sampler(self, params: SamplingParams, control_tokens: Collection[int] = ()) -> Sampler:
-        """See :func:`make_sampler`."""
-        return make_sampler(params, control_tokens, self.vocabulary)
+    def chooser(
+        self, params: SamplingParams, control_tokens: Collection[int] = (), *, changes_logits: bool = False
+    ) -> Chooser:
+        """Begins to choose the tokens of a request.
+
+        Args:
+            params: how.
+            control_tokens: see :func:`make_sampler`.
+            changes_logits: whether a caller's function changes the logits, and needs all of them.
+        """
+        return Chooser(make_sampler(params, control_tokens))
 
     def chunk(self, entry: CacheEntry, tokens: list[int], pace: Pace, cancelled: Callable[[], bool]) -> bool:
         """Computes keys and values of a chunk of a prompt, with the snapshots that the entry wants inside it.
@@ -130,50 +136,33 @@ class Steps:
         mx.clear_cache()
         return True
 
-    def forward(self, entry: CacheEntry, tokens: mx.array) -> mx.array:
+    def forward(self, entry: CacheEntry, tokens: mx.array, chooser: Chooser) -> mx.array:
         """Tokens [L] -> the logits after the last of them, [1, V]."""
-        return self.transformer(tokens[None], entry.cache, last_only=True)[:, -1]
+        return chooser.received(self.transformer(tokens[None], entry.cache, last_only=True)[:, -1])
 
-    def forward_rows(self, cache: BatchCache, tokens: mx.array) -> mx.array:
-        """One token of each row, [B] -> the logits after each, [B, V]."""
-        return self.transformer(tokens[:, None], cache, last_only=True)[:, -1]
+    def forward_rows(self, cache: BatchCache, rows: Sequence[RowTokens]) -> list[mx.array]:
+        """One token of each row of a batch -> the logits after each, [1, V]."""
+        cache.order([entry.row for entry, _, _ in rows])
+        tokens = mx.concatenate([token for _, token, _ in rows])
+        logits = mx.split(self.transformer(tokens[:, None], cache, last_only=True)[:, -1], len(rows))
+        return [chooser.received(part) for (_, _, chooser), part in zip(rows, logits, strict=True)]
 
-    def choose(
-        self,
-        sampler: Sampler,
-        logits: mx.array,
-        processed: mx.array,
-        *,
-        allowed: NDArray[np.bool_] | None = None,
-        check_all: bool = False,
-    ) -> tuple[mx.array, mx.array]:
-        """Chooses the next token.
+    def enter(self, entry: CacheEntry, cache: BatchCache, length: int) -> None:
+        """Makes an entry a row of a batch, with memory for ``length`` positions."""
+        entry.enter(cache, length)
 
-        Args:
-            sampler: from :meth:`sampler`.
-            logits: from :meth:`forward`.
-            processed: the same, or what a caller's function has made of them.
-            allowed: a mask over the vocabulary.
-            check_all: whether all logits are checked and not only the chosen one.
+    def grow(self, entry: CacheEntry, length: int) -> None:
+        """Notes that there is memory for so many positions of a row of a batch."""
+        assert entry.row is not None
+        entry.row.length = length
 
-        Returns:
-            The token, [1], and a number that is not finite if the model computed NaN.
-        """
-        if allowed is not None:
-            mask = mx.array(self.vocabulary.part(allowed))
-            processed = mx.where(mask, processed, mx.array(-mx.inf, logits.dtype))
-        chosen = sampler(processed)
-        if check_all:
-            return chosen, self.vocabulary.check_all(logits)
-        return chosen, self.vocabulary.check(logits, chosen)
+    def leave(self, entry: CacheEntry, room: int) -> None:
+        """Takes an entry out of its batch, with place for ``room`` positions."""
+        entry.leave(room)
 
-    def check(self, logits: mx.array) -> mx.array:
-        """A number that is not finite if one of the logits is not."""
-        return self.vocabulary.check_all(logits)
-
-    def with_all_logits(self) -> Steps:
-        """The steps of a request whose logits a caller's function may change: all of them are here."""
-        return self
+    def drop(self, entry: CacheEntry) -> None:
+        """Takes an entry out of its batch that was evicted."""
+        entry.drop()
 
     def warm_up(self, cache: PromptCache, pace: Pace, cancelled: Callable[[], bool]) -> None:
         """Computes a short chunk and one token, which are thrown away: that reads every weight once, compiles
@@ -188,17 +177,6 @@ class Steps:
         chunk = [token * 997 % self.transformer.config.vocab_size for token in range(_WARM_UP_TOKENS)]
         if compute_chunk(self.transformer, chunk, cache, pace, cancelled):
             mx.eval(self.transformer(mx.zeros((1, 1), dtype=mx.int32), cache, last_only=True))
-
-    def logprobs(self, logits: mx.array, tokens: mx.array, top: int) -> tuple[mx.array, ...]:
-        """logits: [1, V], tokens: [1] -> the log-probability of each; with ``top`` also the ids of the most likely
-        tokens and their log-probabilities."""
-        logits = logits.astype(mx.float32)
-        logprobs = logits - self.vocabulary.logsumexp(logits)
-        of_token = self.vocabulary.of(logprobs, tokens)
-        if not top:
-            return (of_token,)
-        likely, values = self.vocabulary.likely(logprobs, top)
-        return of_token, likely[0], values[0]
 
 
 def compute_chunk(

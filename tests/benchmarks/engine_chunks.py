@@ -33,10 +33,8 @@ import mlx.core as mx
 
 from gptoss_mlx.cache.store import CacheEntry
 from gptoss_mlx.engine.generate import Request, prefill
-from gptoss_mlx.engine.sampler import make_sampler
 from gptoss_mlx.engine.steps import Pace, Steps
 from gptoss_mlx.model.transformer import Transformer, load_transformer
-from gptoss_mlx.sampling import SamplingParams
 from tests.benchmarks.engine_models import checkpoint, tokens
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -87,7 +85,6 @@ def print_figures(name: str, transformer: Transformer, cancels: int) -> None:
 def read(transformer: Transformer, prompt: list[int], pace: Pace, cancelled: Callable[[], bool]) -> bool:
     """Prefills a prompt into an empty cache."""
     request = Request(
-        sampler=make_sampler(SamplingParams(temperature=0)),
         stop_tokens=frozenset(),
         max_tokens=None,
         max_positions=len(prompt) + 1,

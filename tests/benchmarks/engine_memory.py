@@ -44,7 +44,6 @@ from gptoss_mlx.convert import convert_checkpoint
 from gptoss_mlx.convert.precision import ExpertsPrecision
 from gptoss_mlx.engine.generate import Request, decode, prefill
 from gptoss_mlx.engine.runner import ModelRunner
-from gptoss_mlx.engine.sampler import make_sampler
 from gptoss_mlx.engine.steps import Pace, Steps
 from gptoss_mlx.files.units import format_bytes
 from gptoss_mlx.memory.budget import Budget
@@ -169,7 +168,6 @@ def peak(directory: Path, length: int, kv_bits: int | None, chunk: int, dtype: m
     transformer = load_transformer(directory, dtype)
     budget = Budget(config=config, device=DeviceInfo.current(), kv_bits=kv_bits, element_bytes=dtype.size)
     request = Request(
-        sampler=make_sampler(SamplingParams(temperature=0)),
         stop_tokens=frozenset(),
         max_tokens=8,
         max_positions=config.max_position_embeddings,
@@ -181,11 +179,12 @@ def peak(directory: Path, length: int, kv_bits: int | None, chunk: int, dtype: m
     mx.reset_peak_memory()
     steps = Steps(transformer)
     prefill(steps, prompt, entry, request, Pace(layer_seconds={chunk: 1e-9}))
-    decoding = decode(steps, prompt, request)
+    chooser = steps.chooser(SamplingParams(temperature=0))
+    decoding = decode(prompt, request, chooser)
     tokens = next(decoding)
     with contextlib.suppress(StopIteration):
         while True:
-            tokens = decoding.send(steps.forward(entry, mx.array(tokens)))
+            tokens = decoding.send(steps.forward(entry, mx.array(tokens), chooser))
     return budget.weight_bytes, budget.needed_bytes(length, chunk), mx.get_peak_memory() - before
 
 

@@ -21,7 +21,6 @@ from gptoss_mlx.chat.options import ChatOptions
 from gptoss_mlx.chat.stream import Stream
 from gptoss_mlx.engine import runner
 from gptoss_mlx.engine.generate import Request, prefill
-from gptoss_mlx.engine.sampler import make_sampler
 from gptoss_mlx.engine.steps import Pace, Steps
 from gptoss_mlx.errors import (
     CheckpointError,
@@ -213,7 +212,6 @@ def test_after_each_chunk_what_it_freed_is_given_back(demo: GptOss, monkeypatch:
         mx, "clear_cache", lambda: happened.append("clear") if threading.get_ident() == here else None
     )
     request = Request(
-        sampler=make_sampler(GREEDY),
         stop_tokens=frozenset(),
         max_tokens=1,
         max_positions=1000,

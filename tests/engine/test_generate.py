@@ -13,10 +13,8 @@ import pytest
 from gptoss_mlx.cache.layered import PromptCache
 from gptoss_mlx.cache.store import CacheEntry
 from gptoss_mlx.engine.generate import Request, prefill
-from gptoss_mlx.engine.sampler import make_sampler
 from gptoss_mlx.engine.steps import Pace, Steps
 from gptoss_mlx.model.transformer import Transformer
-from gptoss_mlx.sampling import SamplingParams
 from tests.checkpoints import random_tokens
 
 TOKENS = random_tokens("small", 200)
@@ -87,7 +85,6 @@ def test_the_memory_bounds_a_chunk() -> None:
 
 def request(cancelled: Callable[[], bool] = lambda: False) -> Request:
     return Request(
-        sampler=make_sampler(SamplingParams(temperature=0)),
         stop_tokens=frozenset(),
         max_tokens=1,
         max_positions=1000,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -74,11 +75,46 @@ def tokens(model: GptOss, **options: Any) -> list[Any]:
     """What follows a prompt, and its log-probabilities."""
     params = {"max_tokens": 8, "temperature": 0, **options}
     asked = {name: params.pop(name) for name in ("logprobs", "top_logprobs", "logits_processor") if name in params}
-    prompt = model.tokenizer.encode("Once upon a time there was")
+    prompt = model.tokenizer.encode(params.pop("text", "Once upon a time there was"))
+    cancel = params.pop("cancel", None)
     generation = model.generate(prompt, SamplingParams(**params), **asked)
-    ids = list(generation)
+    ids = list(itertools.islice(generation, cancel))
+    generation.cancel()
     likely = [[token for token, _ in most] for most in generation.top_logprobs]
     return [ids, [round(value, 3) for value in generation.logprobs], likely]
+
+
+def together(model: GptOss) -> list[Any]:
+    """Rows that join and leave, of every kind: with a guide, a caller's function, log-probabilities, a cancelled
+    one, one that is longer than any slot; prompts that begin alike."""
+    asked = "Once upon a time there was"
+    kinds: list[dict[str, Any]] = [
+        {"max_tokens": 12},
+        {"max_tokens": 40, "text": f"{asked} a king"},
+        {"max_tokens": 5, "text": "What is 12+30?", "logprobs": True, "top_logprobs": 2},
+        {"max_tokens": 20, "logits_processor": colder},
+        {"max_tokens": 60, "text": " ".join(map(str, range(500)))},
+        {"max_tokens": 30, "repetition_penalty": 1.5, "text": f"{asked} a queen"},
+        {"max_tokens": 300, "text": "Count: 1 2 3 4", "cancel": 7},
+        {"max_tokens": 9, "logit_bias": dict.fromkeys(range(0, 3000, 3), -100)},
+    ]
+    found: list[Any] = [None] * (len(kinds) + 2)
+
+    def ask(place: int, kind: dict[str, Any]) -> None:
+        found[place] = tokens(model, **kind)
+
+    def choose(place: int) -> None:
+        found[place] = model.ask(
+            "Yes or no?", choices=["yes", "no"], max_thinking_tokens=place, temperature=0
+        ).text
+
+    threads = [threading.Thread(target=ask, args=each) for each in enumerate(kinds)]
+    threads += [threading.Thread(target=choose, args=(place,)) for place in range(len(kinds), len(found))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
 
 
 def colder(ids: mx.array, logits: mx.array) -> mx.array:
@@ -98,6 +134,7 @@ REQUESTS: dict[str, Callable[[GptOss], Any]] = {
     "one likely token": lambda model: tokens(model, temperature=1.0, top_k=1),
     "a small nucleus": lambda model: tokens(model, temperature=1.0, top_p=1e-6),
     "a high floor": lambda model: tokens(model, temperature=1.0, min_p=1.0),
+    "many at once": together,
     "a filter of each kind": lambda model: tokens(model, temperature=0.001, top_p=0.9, top_k=50, min_p=0.01),
 }
 
