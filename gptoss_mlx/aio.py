@@ -15,15 +15,16 @@ import contextlib
 import contextvars
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack
 
 from .api import GptOss, load
+from .chat.batch import BatchReply
 from .chat.chat import Chat
-from .chat.options import ChatOptions, lists_options
+from .chat.options import ChatOptions, RequestOptions, lists_options
 from .chat.stream import Stream
 from .chat.turn import TOOL_LOOP
 from .engine.generation import Generation
@@ -191,6 +192,46 @@ class AsyncGptOss:
     ) -> AsyncChat:
         """Starts a conversation; the arguments are those of ``GptOss.chat``."""
         return AsyncChat(self.model.chat(messages=messages, **options))
+
+    @lists_options(RequestOptions)
+    async def batch(
+        self,
+        questions: Iterable[str | Sequence[Message | Mapping[str, Any]]],
+        **options: Unpack[RequestOptions],
+    ) -> AsyncIterator[BatchReply]:
+        """Answers many questions; arguments and answers are those of ``GptOss.batch``. Leaving the loop stops what
+        runs.
+
+        Example:
+            >>> async def main() -> list[int]:
+            ...     found = AsyncGptOss(model).batch(["2+3?", "4+5?"], choices=["5", "9"], max_thinking_tokens=0)
+            ...     return [answer.done async for answer in found]
+            >>> asyncio.run(main())
+            [1, 2]
+        """
+        asked = list(questions)
+        # One more than run together, so that the next one is queued when an answer ends.
+        places = asyncio.Semaphore(self.model.parallel + 1)
+
+        async def answer(index: int) -> tuple[int, Reply[Any] | None, GptOssError | None]:
+            question = asked[index]
+            async with places:
+                try:
+                    if isinstance(question, str):
+                        return index, await self.ask(question, **options), None
+                    return index, await self.ask(messages=question, **options), None
+                except GptOssError as error:
+                    return index, None, error
+
+        tasks = [asyncio.create_task(answer(index)) for index in range(len(asked))]
+        try:
+            for done, task in enumerate(asyncio.as_completed(tasks), start=1):
+                index, reply, error = await task
+                yield BatchReply(index=index, reply=reply, error=error, done=done, total=len(asked))
+        finally:
+            for running in tasks:
+                running.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     @lists_options(ChatOptions)
     async def load_chat(

@@ -88,6 +88,7 @@ SIGNATURES = {
     "Stream.cancel": "self",
     "AsyncGptOss.ask": f"self prompt messages {REQUEST}",
     "AsyncGptOss.stream": f"self prompt messages {REQUEST}",
+    "AsyncGptOss.batch": f"self questions {REQUEST}",
     "AsyncGptOss.chat": f"self messages {SETTINGS}",
     "AsyncGptOss.load_chat": f"self path keep_readable {SETTINGS}",
     "AsyncGptOss.generate": "self tokens sampling boundaries guide logprobs top_logprobs logits_processor",

@@ -35,7 +35,9 @@ def main(split: Any, directory: str, first: str, count: str, kv_bits: str = "") 
         kv_bits=int(kv_bits) if kv_bits else None,
         context=8192,
     )
-    team, budget = Team.form(join(), split, {}, budget)
+    group = join()
+    assert group is not None
+    team, budget = Team.form(group, split, {}, budget)
 
     def load() -> Any:
         return load_transformer(path, mx.float32, compiled=False, peers=team.peers)
