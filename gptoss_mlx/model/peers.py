@@ -5,13 +5,18 @@ Knows arrays; knows nothing of tokens, requests or how the machines found each o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import mlx.core as mx
 
 from ..share import Share
 
-__all__ = ["Peers"]
+__all__ = ["Peers", "Total"]
+
+Total: TypeAlias = Callable[[mx.array], mx.array]
+"""Adds up what several machines have computed of one array; :meth:`Peers.total`."""
 
 
 @dataclass(frozen=True, kw_only=True)

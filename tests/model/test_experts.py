@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.model import transformer as module
+from gptoss_mlx.model import experts as module
 from gptoss_mlx.model.transformer import Transformer
 from tests.checkpoints import random_config
 
