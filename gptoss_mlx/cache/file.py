@@ -26,9 +26,9 @@ from ..config import ModelConfig
 from ..errors import CacheFileError, CheckpointError
 from ..files.read import short_repr
 from ..files.write import atomic_file
+from .entry import CacheEntry
 from .layered import PromptCache, Snapshot
 from .layers import SlidingKVCache
-from .store import CacheEntry
 
 __all__ = ["VERSION", "SavedCache", "model_fingerprint", "read", "write"]
 

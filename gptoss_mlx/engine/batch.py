@@ -14,7 +14,7 @@ from typing import Final
 import mlx.core as mx
 
 from ..cache.batch import BatchCache, RowCache
-from ..cache.store import CacheEntry
+from ..cache.entry import CacheEntry
 from ..errors import NotEnoughMemory
 from .chooser import Chooser
 from .generate import GROWTH, Decoding, Tokens

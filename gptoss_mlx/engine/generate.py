@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cache.store import CacheEntry
+from ..cache.entry import CacheEntry
 from ..errors import CheckpointError, InvalidRequest, NotEnoughMemory
 from ..files.read import short_repr
 from ..memory.metal import is_out_of_memory

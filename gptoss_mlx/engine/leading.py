@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cache.batch import BatchCache
+from ..cache.entry import CacheEntry
 from ..cache.layered import PromptCache
-from ..cache.store import CacheEntry, CachePlan, CacheStore
+from ..cache.store import CachePlan, CacheStore
 from ..errors import InvalidRequest
 from ..model.peers import Peers
 from ..model.transformer import Transformer

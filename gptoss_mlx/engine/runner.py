@@ -18,8 +18,9 @@ import mlx.core as mx
 
 from ..arguments import DEFAULT_PARALLEL
 from ..cache.batch import BatchCache
+from ..cache.entry import CacheEntry
 from ..cache.layered import PromptCache
-from ..cache.store import CacheEntry, CachePlan, CacheStore
+from ..cache.store import CachePlan, CacheStore
 from ..errors import InvalidRequest, MachineLost, ModelClosed
 from ..memory.budget import Budget
 from ..memory.metal import MemorySettings

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cache.store import CacheEntry
+from ..cache.entry import CacheEntry
 from ..model.peers import Peers
 from ..model.transformer import Transformer
 from .chooser import Chooser

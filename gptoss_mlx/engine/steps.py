@@ -15,8 +15,8 @@ from typing import Final, TypeAlias
 import mlx.core as mx
 
 from ..cache.batch import BatchCache
+from ..cache.entry import CacheEntry
 from ..cache.layered import PromptCache
-from ..cache.store import CacheEntry
 from ..model.transformer import Transformer
 from ..sampling import SamplingParams
 from .chooser import Chooser

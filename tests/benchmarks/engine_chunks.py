@@ -31,7 +31,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from gptoss_mlx.cache.store import CacheEntry
+from gptoss_mlx.cache.entry import CacheEntry
 from gptoss_mlx.engine.generate import Request, prefill
 from gptoss_mlx.engine.steps import Pace, Steps
 from gptoss_mlx.model.transformer import Transformer, load_transformer

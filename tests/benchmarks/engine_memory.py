@@ -37,8 +37,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from gptoss_mlx.cache.entry import CacheEntry
 from gptoss_mlx.cache.layered import PromptCache
-from gptoss_mlx.cache.store import CacheEntry
 from gptoss_mlx.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
 from gptoss_mlx.convert import convert_checkpoint
 from gptoss_mlx.convert.precision import ExpertsPrecision

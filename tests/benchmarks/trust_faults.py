@@ -22,8 +22,8 @@ from collections import Counter
 from pathlib import Path
 
 from gptoss_mlx.cache import file as cachefile
+from gptoss_mlx.cache.entry import CacheEntry
 from gptoss_mlx.cache.layered import PromptCache
-from gptoss_mlx.cache.store import CacheEntry
 from gptoss_mlx.chat import file as chatfile
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import FileWriteError, NotEnoughDisk

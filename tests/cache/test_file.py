@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from gptoss_mlx.api import GptOss
 from gptoss_mlx.cache import file as cachefile
+from gptoss_mlx.cache.entry import CacheEntry
 from gptoss_mlx.cache.layered import PromptCache
-from gptoss_mlx.cache.store import CacheEntry
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CacheFileError
 from gptoss_mlx.model.transformer import Transformer, load_transformer

@@ -12,14 +12,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from gptoss_mlx.cache.entry import CacheEntry, common_length
 from gptoss_mlx.cache.layered import PromptCache
 from gptoss_mlx.cache.store import (
     MAX_ENTRIES,
     MAX_SNAPSHOTS,
     SNAPSHOT_SPACING,
-    CacheEntry,
     CacheStore,
-    common_length,
     thinned,
 )
 from gptoss_mlx.config import ModelConfig

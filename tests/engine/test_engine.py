@@ -15,7 +15,7 @@ import mlx.core as mx
 import pytest
 
 from gptoss_mlx.api import GptOss, load
-from gptoss_mlx.cache.store import CacheEntry
+from gptoss_mlx.cache.entry import CacheEntry
 from gptoss_mlx.chat.chat import Chat
 from gptoss_mlx.chat.options import ChatOptions
 from gptoss_mlx.chat.stream import Stream

@@ -10,8 +10,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from gptoss_mlx.cache.entry import CacheEntry
 from gptoss_mlx.cache.layered import PromptCache
-from gptoss_mlx.cache.store import CacheEntry
 from gptoss_mlx.engine.generate import Request, prefill
 from gptoss_mlx.engine.steps import Pace, Steps
 from gptoss_mlx.model.transformer import Transformer

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gptoss_mlx.api import GptOss, load
-from gptoss_mlx.cache.store import CacheEntry
+from gptoss_mlx.cache.entry import CacheEntry
 from gptoss_mlx.engine.worker import Worker
 from gptoss_mlx.errors import InvalidRequest, ModelClosed, NotEnoughMemory
 from gptoss_mlx.model.transformer import Transformer
