@@ -71,10 +71,19 @@ class Pace:
         return max(1, int(self._seconds / seconds))
 
     def measured(self, tokens: int, layers: int, seconds: float) -> None:
-        """Learns from a chunk; one that is shorter than any size says little."""
+        """Learns from a chunk; one that is shorter than any size says little.
+
+        Other sizes were measured at other depths, where attention takes another time. A smaller chunk takes no
+        longer than this one, and a token of it no shorter; a larger one takes no shorter, and grows at most with
+        the square of its size.
+        """
         size = _size_of(tokens)
         if tokens >= size or not self.layer_seconds:
-            self.layer_seconds[size] = seconds / layers * size / tokens
+            latest = seconds / layers * size / tokens
+            for other, known in self.layer_seconds.items():
+                ratio = other / size
+                self.layer_seconds[other] = min(max(known, latest * min(1, ratio)), latest * max(1, ratio**2))
+            self.layer_seconds[size] = latest
 
     def _fits(self, size: int) -> bool:
         """Whether a layer of a chunk of that size is predicted to end before the next check."""

@@ -56,6 +56,23 @@ def test_where_attention_makes_larger_chunks_slower_half_a_second_is_not_exceede
     assert sizes[-1] == 256
 
 
+def test_where_attention_makes_later_chunks_slower_no_check_comes_late() -> None:
+    """Prompts of 20,000 tokens, in which a layer of a chunk takes eight times as long at the end."""
+    pace = Pace()
+    for _ in range(2):
+        depth, sizes = 0, []
+        while depth < 20_000:
+            size = min(pace.chunk(2048), 20_000 - depth)
+            seconds = size / 15_000 * (1 + depth / 2500)
+            assert pace.layers(size) * seconds <= 0.5
+            pace.measured(size, 24, 24 * seconds)
+            depth += size
+            sizes.append(size)
+        # At the beginning of the next prompt chunks are large again.
+        assert max(sizes[:6]) >= 1024
+        assert sizes[-2] <= 512
+
+
 def test_where_a_layer_takes_longer_every_layer_is_checked() -> None:
     pace = Pace()
     assert set(read(pace, lambda size: size * 0.07)) == {64}
