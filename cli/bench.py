@@ -139,7 +139,7 @@ def _subject(model: str, split: Split | None = None) -> Subject:
     config, device = open_model(directory).config, DeviceInfo.current()
     machines = 1 if split is None else launched()[1]
     if split is None:
-        Budget(config=config, device=device).check_load()
+        Budget(config=config, device=device, source=directory).check_load()
     else:  # with all their memory; loading checks that each has enough
         device = replace(
             device, memory_bytes=device.memory_bytes * machines, gpu_bytes=device.gpu_bytes * machines

@@ -158,8 +158,9 @@ def describe_shares(
     from ..memory.sizes import bytes_per_token
 
     shares = divide(config, split, [answer.device.gpu_bytes for answer in answers])
+    directory = None if source is None else Path(source)
     budgets = [
-        Budget(config=config, device=answer.device, share=share)
+        Budget(config=config, device=answer.device, share=share, source=directory)
         for answer, share in zip(answers, shares, strict=True)
     ]
     seconds = [

@@ -140,6 +140,7 @@ class Engine:
             kv_bits=kv_bits,
             context=context,
             max_cache_bytes=max_cache_bytes,
+            source=self.directory,
         )
         team = None
         if group is not None and split is not None:

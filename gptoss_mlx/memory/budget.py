@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import bisect
 import functools
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from ..arguments import checked_integer
@@ -20,6 +22,7 @@ from ..cache.store import MAX_SNAPSHOT_BYTES, MAX_SNAPSHOTS
 from ..config import MXFP4, PRECISIONS, ModelConfig, precision_of, with_packed_experts, with_precision
 from ..errors import ContextFull, NotEnoughMemory
 from ..files.units import format_bytes
+from ..hub.models import data_directory
 from ..share import Share
 from .device import DeviceInfo, wired_limit_command
 from .sizes import full_bytes, weight_bytes, window_bytes, working_bytes
@@ -61,6 +64,8 @@ class Budget:
     """Lowers :attr:`cache_limit`."""
     share: Share | None = None
     """The part of the model on this device; None for all of it."""
+    source: Path | None = None
+    """The model's directory, which a remedy converts; None where only its shape is known."""
     others: tuple[Budget, ...] = ()
     """Of the other machines that compute the model: what this one promises must fit all of them."""
 
@@ -273,7 +278,7 @@ def _with_smaller_weights(budget: Budget) -> _Change | None:
     found: _Change | None = None
     for precision in PRECISIONS[own + 1 :]:
         smaller = replace(budget, config=with_precision(budget.config, precision))
-        found = f"gptoss convert SOURCE --dense {precision} --force", smaller
+        found = _conversion(budget, "--dense", precision), smaller
         if smaller.fits:
             break
     return found
@@ -283,7 +288,15 @@ def _with_packed_experts(budget: Budget) -> _Change | None:
     if budget.config.experts == MXFP4:
         return None
     smaller = replace(budget, config=with_packed_experts(budget.config))
-    return "gptoss convert SOURCE --experts mxfp4 --force", smaller
+    return _conversion(budget, "--experts", "mxfp4"), smaller
+
+
+def _conversion(budget: Budget, option: str, form: str) -> str:
+    """The command that makes a smaller model beside the converted ones, with the form in its name."""
+    if budget.source is None:
+        return f"gptoss convert SOURCE {option} {form}"
+    smaller = data_directory() / f"{budget.source.resolve().name}-{form}"
+    return shlex.join(["gptoss", "convert", str(budget.source), str(smaller), option, form])
 
 
 def _with_raised_limit(budget: Budget) -> _Change | None:

@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from gptoss_mlx.cli.app import app
 from gptoss_mlx.cli.chat.first_start import offers
 from gptoss_mlx.cli.doctor import examine
 from gptoss_mlx.cli.info import describe
 from gptoss_mlx.cli.screen.spans import plain
-from gptoss_mlx.config import MXFP4, PRECISIONS, RELEASED, Precision, Quantization, with_precision
+from gptoss_mlx.config import (
+    MXFP4,
+    PRECISIONS,
+    RELEASED,
+    ModelConfig,
+    Precision,
+    Quantization,
+    with_precision,
+)
+from gptoss_mlx.engine.engine import Engine
 from gptoss_mlx.errors import NotEnoughMemory
 from gptoss_mlx.memory.budget import Budget
 from gptoss_mlx.memory.device import DeviceInfo
 from gptoss_mlx.memory.precision import COMFORTABLE_CONTEXT, choose_precision
+from gptoss_mlx.sampling import SamplingParams
+from tests import DEMO
 from tests.memory.machines import MACS, mac, pc
 
 CONTEXTS = (4096, 32768, 131072)
 COMMAND = re.compile(
-    r"--context \d+|--kv-bits \d+|gptoss convert SOURCE --(?:dense|experts) \w+ --force|"
+    r"--context \d+|--kv-bits \d+|gptoss convert SOURCE --(?:dense|experts) \w+|"
     r"sudo sysctl iogpu\.wired_limit_mb=\d+"
 )
 
@@ -47,7 +63,7 @@ def obey(budget: Budget, command: str) -> Budget:
         case "gptoss" if "--experts mxfp4" in command:
             return replace(budget, config=replace(budget.config, experts=MXFP4))
         case "gptoss":
-            precision: Precision = next(name for name in PRECISIONS if f"--dense {name} " in command)
+            precision: Precision = next(name for name in PRECISIONS if f"--dense {name}" in command)
             return replace(budget, config=with_precision(budget.config, precision))
         case _:
             limit = int(command.partition("=")[2]) * 2**20
@@ -95,11 +111,31 @@ def test_every_remedy_in_a_refusal_works() -> None:
 def test_experts_in_mxfp4_are_a_remedy_where_they_are_not(experts: Quantization | None) -> None:
     config = replace(RELEASED["20b"], experts=experts)
     budget = Budget(config=config, device=mac(24), context=8192)
-    with pytest.raises(NotEnoughMemory, match="gptoss convert SOURCE --experts mxfp4 --force") as caught:
+    with pytest.raises(NotEnoughMemory, match="gptoss convert SOURCE --experts mxfp4") as caught:
         budget.check_load()
     assert loads(
         obey(budget, next(command for command in COMMAND.findall(str(caught.value)) if "--experts" in command))
     )
+
+
+def test_a_printed_conversion_is_carried_out_and_what_it_writes_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPTOSS_DATA", str(tmp_path / "my models"))
+    config = ModelConfig.from_directory(DEMO)
+    device = pc(16)
+    smaller = Budget(config=with_precision(config, "q8"), device=device, context=1024)
+    device = replace(device, gpu_bytes=smaller.needed_bytes())
+    settings: dict[str, Any] = {"dtype": "bfloat16", "context": 1024, "device": device}
+    with pytest.raises(NotEnoughMemory) as caught:
+        Engine(DEMO, **settings)
+    printed = re.search(r"gptoss convert .* --dense q8", str(caught.value))
+    assert printed is not None
+    _, verb, *arguments = shlex.split(printed[0])
+    ended = CliRunner().invoke(app, [verb, *arguments])
+    assert ended.exit_code == 0, ended.output
+    with Engine(tmp_path / "my models" / f"{DEMO.name}-q8", **settings) as engine:
+        assert len(list(engine.generate([1, 2, 3], SamplingParams(max_tokens=2)))) > 0
 
 
 def test_where_no_setting_helps_none_does() -> None:
