@@ -19,9 +19,10 @@ from ..distributed.link import Message
 from ..model.peers import Peers
 from ..model.transformer import Transformer
 from ..sampling import SamplingParams
-from .sampler import make_sampler
+from .sampler import Sampler, make_sampler
 from .scheduled import ScheduledChooser, ScheduledSteps, never
 from .steps import Pace, RowTokens
+from .vocabulary import Vocabulary
 
 __all__ = ["FollowingSteps"]
 
@@ -110,7 +111,9 @@ class FollowingSteps(ScheduledSteps):
 class _FollowingChooser(ScheduledChooser):
     """Chooses the tokens of one request, which the leader reads."""
 
-    logits = chosen = mx.array([])
+    def __init__(self, sampler: Sampler, vocabulary: Vocabulary) -> None:
+        super().__init__(sampler, vocabulary)
+        self.logits = self.chosen = mx.array([])
 
     def received(self, logits: mx.array) -> mx.array:
         self.logits = super().received(logits)

@@ -8,7 +8,7 @@ import secrets
 import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import mlx.core as mx
 import numpy as np
@@ -32,7 +32,6 @@ __all__ = ["LeadingSteps", "LeadingStore"]
 
 Tell: TypeAlias = Callable[..., None]
 """Sends the name of a step and its arguments to all other machines."""
-_COMPRESSION: Final = 1
 
 
 class LeadingStore(CacheStore):
@@ -223,4 +222,4 @@ def _told(row: RowTokens) -> list[Any]:
 
 
 def _packed(mask: NDArray[np.bool_]) -> str:
-    return base64.b64encode(zlib.compress(np.packbits(mask).tobytes(), _COMPRESSION)).decode()
+    return base64.b64encode(zlib.compress(np.packbits(mask).tobytes(), 1)).decode()
