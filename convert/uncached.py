@@ -34,9 +34,9 @@ class UncachedFile:
     def __init__(self, path: Path) -> None:
         # Anonymous maps begin at a page, as direct writing requires.
         self._buffers = [mmap.mmap(-1, _BUFFER_BYTES), mmap.mmap(-1, _BUFFER_BYTES)]
-        self._filled = 0  # of the first
+        self._filled = 0  # bytes of the first buffer
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="convert-write")
-        self._writing: Future[None] | None = None  # the second
+        self._writing: Future[None] | None = None  # of the second buffer
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._direct = _leave_cache(self._descriptor)
 
@@ -62,7 +62,7 @@ class UncachedFile:
     def close(self) -> None:
         """Closes the file, finished or not, once its thread has ended.
 
-        A second interrupt while it waits leaves the file open to the thread.
+        If a second interrupt ends the waiting, the descriptor stays open on purpose: the thread still uses it.
         """
         self._thread.shutdown(wait=True)
         os.close(self._descriptor)

@@ -86,7 +86,9 @@ def _check_file(path: Path, manifest: Manifest, problems: list[str]) -> Iterator
             return
         digest = hashlib.sha256()
         tensors = _TensorHashes(path, problems) if path.suffix == ".safetensors" else None
-        left = size if tensors is None or manifest.format == 1 else tensors.begin
+        left = size  # bytes that the file's hash has still to cover
+        if tensors is not None and manifest.format > 1:
+            left = tensors.begin
         file, _ = open_regular(inside(path))
         with file:
             while chunk := file.read(_CHUNK):

@@ -199,8 +199,8 @@ class AsyncGptOss:
         questions: Iterable[str | Sequence[Message | Mapping[str, Any]]],
         **options: Unpack[RequestOptions],
     ) -> AsyncIterator[BatchReply]:
-        """Answers many questions; arguments and answers are those of ``GptOss.batch``. Leaving the loop stops what
-        runs.
+        """Answers many questions; arguments and answers are those of ``GptOss.batch``. Closing it stops what
+        runs; ``contextlib.aclosing`` does so when a loop is left.
 
         Example:
             >>> async def main() -> list[int]:

@@ -283,7 +283,8 @@ class BatchCache:
         return row
 
     def order(self, rows: Sequence[RowCache | None]) -> None:
-        """Sets the order of the rows in the next step. Machines that have other layers may prefer another one."""
+        """Sets the order of the rows in the next step. :meth:`enter` puts them in that of their rings, which a
+        machine with full layers only does not have."""
         assert set(rows) == set(self.rows)
         self.rows = [row for row in rows if row is not None]
 
@@ -301,6 +302,11 @@ class BatchCache:
         for slots in (row.slots, row.rings):
             if slots is not None:
                 slots.leave(row)
+        self._drop_empty()
+
+    def clear(self) -> None:
+        """Ends all rows, one too that was only about to enter."""
+        self.rows, self._shared, self._rings = [], [], []
         self._drop_empty()
 
     def view(self, row: RowCache) -> PromptCache:

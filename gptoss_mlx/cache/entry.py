@@ -75,7 +75,7 @@ class CacheEntry:
         self.row = None
 
     def drop(self) -> None:
-        """Ends the row of an entry that was evicted."""
+        """Ends the row, and with it what it has computed. The entry must not be used any more."""
         assert self.row is not None
         self.row.drop()
         self.row, self._cache = None, None

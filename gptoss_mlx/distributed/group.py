@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import mlx.core as mx
 
@@ -182,7 +182,9 @@ class Group:
             # The others may wait for this machine's part of a sum, so that none of them can go on.
             if not self._verdict.wait(SILENCE_SECONDS + 1):
                 self._end(MachineLost(f"machine 0 ({self._name(0)}) cannot go on: {error}"))
-            raise cast(MachineLost, self._lost) from error
+            if self._lost is None:  # it was closed meanwhile
+                raise
+            raise self._lost from error
         except BaseException:
             on_failure()
             raise

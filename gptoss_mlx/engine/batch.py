@@ -45,6 +45,8 @@ class Row(ABC):
         """What is computed. Its tokens are those that were computed and are known."""
         self.length = 0
         """The positions that there is memory for."""
+        self.known: tuple[list[int], tuple[int, ...]] = ([], ())
+        """While it is suspended: its tokens, and the positions of its snapshots."""
         self.decoding = self.decoded()
         self._unread = False
 
@@ -82,6 +84,13 @@ class Row(ABC):
     def restore(self, may_wait: bool) -> bool:
         """Computes what was evicted while it was suspended; arguments and result as in :meth:`prepare`."""
 
+    def suspend(self) -> None:
+        """Lets go of its entry, which others may then use or evict."""
+        assert self.entry is not None
+        self.known = list(self.entry.tokens), tuple(self.entry.snapshots)
+        self.entry.running = False
+        self.entry = None
+
     def grow(self, length: int) -> None:
         """Notes that there is memory for so many positions."""
         self.length = length
@@ -118,8 +127,8 @@ class Batch:
         cache: an empty one, for their keys and values.
         most: rows at a time.
         following: the next request that may join, taken from the queue; None if there is none.
-        keep: makes place for the entry of a row that leaves, beside so many bytes of empty slots; returns False if
-            there is none, and the entry is then evicted.
+        keep: takes the entry of a row out of the buffers, beside so many bytes of empty slots; returns False if
+            there is no place for it, and the entry is then evicted.
         position_bytes: of one position in all full layers.
         window_bytes: of one row in all sliding layers.
     """
@@ -129,7 +138,7 @@ class Batch:
         cache: BatchCache,
         most: int,
         following: Callable[[], Row | None],
-        keep: Callable[[CacheEntry, int], bool],
+        keep: Callable[[Row, int], bool],
         *,
         position_bytes: int,
         window_bytes: int,
@@ -312,17 +321,18 @@ class Batch:
         entry = row.entry
         if entry is None or entry.row is None:
             return
-        if keep and self._keep(entry, self.unused_bytes + entry.row.nbytes):
-            row.steps.leave(entry, len(entry.tokens))
-        else:
+        kept = False
+        if keep:
+            with contextlib.suppress(NotEnoughMemory):
+                kept = self._keep(row, self.unused_bytes + entry.row.nbytes)
+        if not kept:
             row.steps.drop(entry)
 
     def _suspend(self, row: Row) -> None:
         """Stops a row until there is memory for it. What it has computed may be evicted."""
-        assert row.entry is not None
         self.rows.remove(row)
-        row.entry.running = False
         self._take_out(row, keep=True)
+        row.suspend()
         self._suspended.insert(0, row)
 
     def _end(self, row: Row, error: BaseException | None) -> None:
@@ -330,14 +340,17 @@ class Batch:
             self.rows.remove(row)
         if row.entry is not None:
             row.entry.running = False
-        self._take_out(row, keep=error is None)
-        _complete(row, error)
+        try:
+            self._take_out(row, keep=error is None)
+        finally:
+            _complete(row, error)
 
     def _fail_all(self, error: BaseException) -> None:
         """Ends all rows with an error that is not one row's own."""
         rows, self.rows = self.rows, []
         for row in rows:
             self._take_out(row, keep=False)
+        self._cache.clear()  # a row may have failed while it entered
         for row in rows:
             with contextlib.suppress(StopIteration):
                 try:

@@ -27,7 +27,8 @@ class Chooser:
         self.vocabulary = vocabulary
 
     def received(self, logits: mx.array) -> mx.array:
-        """Takes the logits that were computed for the request, [1, V]; returns those that it chooses from."""
+        """Takes the logits that were computed for the request, [1, V]. Returns those that it chooses from: the
+        same, unless several machines have a part of them each and a caller's function needs them all."""
         return logits
 
     def choose(

@@ -50,9 +50,8 @@ class FollowingSteps(ScheduledSteps):
         self._store, self._make_cache = store, make_cache
         self._pace = Pace()
         self._batch = BatchCache(make_cache(), parallel)
-        self._rows: dict[
-            int, CacheEntry
-        ] = {}  # of the batch; the store may have evicted one that is to be dropped
+        # The rows of the batch by the numbers of their entries, which the store may have evicted already.
+        self._rows: dict[int, CacheEntry] = {}
         self._choosers: dict[int, _FollowingChooser] = {}
 
     def follow(self, told: Iterable[Message]) -> None:
@@ -100,7 +99,7 @@ class FollowingSteps(ScheduledSteps):
         """The next tokens of an entry, which it then has."""
         number, chooser_number, tokens = told
         entry, chooser = self._entry(number), self._choosers[chooser_number]
-        # Only their number matters here: the leader compares prompts.
+        # Only the number of the tokens matters here: the leader compares prompts.
         entry.extend(tokens or [0])
         return entry, chooser.tokens(tokens), chooser
 

@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
 import mlx.core as mx
 import numpy as np
@@ -25,6 +25,7 @@ from .steps import CHUNKS, Pace, Steps
 
 __all__ = [
     "GROWTH",
+    "CallersError",
     "Decoding",
     "LogitsProcessor",
     "Request",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 
+Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
 LogitsProcessor: TypeAlias = Callable[[mx.array, mx.array], mx.array]
 """Changes logits before a token is sampled, as in mlx-lm: the tokens so far [N] and the logits [1, V] -> logits
 [1, V]. Called in the model's thread."""
@@ -132,6 +135,26 @@ def computing(on_failure: Callable[[], None]) -> Iterator[None]:
     finally:
         # The token computed ahead may still run; the process must not end under it.
         mx.synchronize()
+
+
+class CallersError(Exception):
+    """A RuntimeError of a caller's function, its argument: from MLX one would mean that several machines cannot go
+    on."""
+
+
+def callers(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    """Calls a function of the caller's while something is computed.
+
+    Raises:
+        CallersError: it has raised a RuntimeError. Other exceptions pass through, and so does one of MLX that the
+            memory ran out.
+    """
+    try:
+        return function(*args, **kwargs)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise CallersError(error) from error
 
 
 def prefill(steps: Steps, prompt: list[int], entry: CacheEntry, request: Request, pace: Pace) -> bool:
@@ -240,7 +263,7 @@ def _decode_guided(prompt: list[int], request: Request, chooser: Chooser, guide:
         if len(known) > checked:
             checked = len(known) + GROWTH
             request.on_growth(checked)
-        allowed = guide.allowed()
+        allowed = callers(guide.allowed)
         if unchecked is not None:
             _check_logit(unchecked)
             unchecked = None
@@ -254,7 +277,11 @@ def _decode_guided(prompt: list[int], request: Request, chooser: Chooser, guide:
             processed = logits
             if request.process is not None:
                 processed = _processed(request.process, mx.array(known, dtype=mx.int32), logits)
+            _check_mask(allowed, chooser.vocabulary.size(logits))
             chosen, logit = chooser.choose(logits, processed, allowed=allowed)
+            likely = None
+            if request.on_logprob is not None:
+                likely = chooser.logprobs(logits, chosen, request.top_logprobs)
             # Evaluated by themselves: as intermediates of the next logits they could not be read before they are
             # there.
             mx.async_eval(chosen, logit)
@@ -264,9 +291,10 @@ def _decode_guided(prompt: list[int], request: Request, chooser: Chooser, guide:
                 mx.async_eval(following)
             tokens = [cast(int, chosen.item())]
             _check_logit(logit)
-            _report_logprob(chooser, logits, chosen, request)
+            if likely is not None:
+                _report(likely, request)
             logits = following
-            guide.advance(tokens[0])
+            callers(guide.advance, tokens[0])
         known += tokens
         for token in tokens:
             request.on_token(token)
@@ -278,14 +306,24 @@ def _decode_guided(prompt: list[int], request: Request, chooser: Chooser, guide:
 def _forced(token: int, guide: Steering, request: Request, limit: int) -> list[int]:
     """The tokens without an alternative; only one at a time where log-probabilities are asked for."""
     tokens = [token]
-    guide.advance(token)
+    callers(guide.advance, token)
     while len(tokens) < limit and tokens[-1] not in request.stop_tokens and request.on_logprob is None:
-        following = guide.allowed()
+        following = callers(guide.allowed)
         if not isinstance(following, int):
             break
-        guide.advance(following)
+        callers(guide.advance, following)
         tokens.append(following)
     return tokens
+
+
+def _check_mask(allowed: NDArray[np.bool_], size: int) -> None:
+    """Refuses a guide's mask that is not over the vocabulary, before other machines are told of it.
+
+    Raises:
+        InvalidRequest: it is not.
+    """
+    if allowed.shape != (size,):
+        raise InvalidRequest(f"the guide allows {short_repr(allowed)}; a mask of shape ({size},) is needed")
 
 
 def _check_logit(logit: mx.array) -> None:
@@ -323,7 +361,7 @@ def _processed(process: LogitsProcessor, tokens: mx.array, logits: mx.array) -> 
     Raises:
         InvalidRequest: they are not logits of the same shape. Exceptions of the function pass through.
     """
-    made: object = process(tokens, logits)
+    made: object = callers(process, tokens, logits)
     if not isinstance(made, mx.array) or made.shape != logits.shape:
         shape = tuple(logits.shape)
         raise InvalidRequest(

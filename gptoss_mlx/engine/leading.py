@@ -53,7 +53,7 @@ class LeadingStore(CacheStore):
         self._tell = tell
 
     def carry_out(self, plan: CachePlan) -> CacheEntry:
-        """Does what was planned, on all machines."""
+        """Does what was planned, on all machines. What is evicted here is told twice, which changes nothing."""
         self._tell("carry_out", asdict(plan))
         return super().carry_out(plan)
 
@@ -149,7 +149,7 @@ class LeadingChooser(ScheduledChooser):
         super().__init__(sampler, vocabulary)
         self.number = number
         self.chosen: mx.array | None = None
-        """The token that was chosen last: it is on all machines before it is known here."""
+        """The token that was chosen last: all machines have computed it, and none needs to be told its value."""
         self._tell = tell
 
     def choose(

@@ -6,6 +6,7 @@ Knows tokens, caches and memory; knows nothing of text or conversations.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
@@ -31,6 +32,7 @@ from .batch import Batch, Row
 from .chooser import Chooser
 from .generate import (
     GROWTH,
+    CallersError,
     Decoding,
     LogitsProcessor,
     Request,
@@ -52,6 +54,8 @@ Result = TypeVar("Result")
 _LOGGER: Final = logging.getLogger(__name__)
 Loading: TypeAlias = Callable[[Callable[[], bool]], Transformer]
 """Loads a transformer; stops when its argument returns True."""
+Computing: TypeAlias = Callable[[Callable[[], None]], contextlib.AbstractContextManager[None]]
+"""Surrounds a computation; see :func:`computing`."""
 
 
 class ModelRunner:
@@ -90,7 +94,7 @@ class ModelRunner:
         self.store = make_store(self._make_cache, budget.cache_bytes, self._window_bytes)
         self._worker = Worker()
         self._pace = Pace() if team is None else team.pace
-        self._computing = computing if team is None else team.computing
+        self._computing: Computing = computing if team is None else team.computing
         memory.hold(budget.device)
         # Also of a model that is garbage collected and never closed.
         self._release_memory = weakref.finalize(self, memory.release, budget.device)
@@ -107,7 +111,7 @@ class ModelRunner:
             BatchCache(self._make_cache(), parallel),
             parallel,
             functools.partial(_following, self._worker),
-            functools.partial(_keep, self.store, budget),
+            functools.partial(_keep, self.store, budget, self._computing),
             position_bytes=full_bytes(budget.part, 1, budget.kv_bits, budget.element_bytes),
             window_bytes=self._window_bytes,
         )
@@ -338,10 +342,15 @@ def _following(worker: Worker) -> Row | None:
     return job.joins
 
 
-def _keep(store: CacheStore, budget: Budget, entry: CacheEntry, unused: int) -> bool:
-    """Evicts others until there is place for the entry of a row that leaves; evicts that one if there is none."""
+def _keep(store: CacheStore, budget: Budget, computing: Computing, row: Row, unused: int) -> bool:
+    """Takes the entry of a row out of its batch; evicts others for it, or itself if that is not enough."""
+    entry = row.entry
+    assert entry is not None
     evict, fits = store.plan_growth(entry, len(entry.tokens) + 1, budget.cache_limit - unused)
     store.evict(evict if fits else [entry.number])
+    if fits:
+        with computing(lambda: store.evict([entry.number])):
+            row.steps.leave(entry, len(entry.tokens))
     return fits
 
 
@@ -397,10 +406,10 @@ class _GeneratingRow(Row):
         return True
 
     def restore(self, may_wait: bool) -> bool:
-        assert self.entry is not None
         assert self._request is not None
-        tokens = [*self.entry.tokens, 0]
-        plan = self._runner._plan(self, tokens, tuple(self.entry.snapshots), GROWTH)
+        computed, positions = self.known
+        tokens = [*computed, 0]
+        plan = self._runner._plan(self, tokens, positions, GROWTH)
         if may_wait and not plan.fits:
             return False
         entry = self._use(plan)
@@ -419,6 +428,8 @@ class _GeneratingRow(Row):
             with self._runner._computing(self._evict):
                 if prefill(self.steps, self._prompt, self.entry, self._request, self._runner._pace):
                     yield from decode(self._prompt, self._request, self.chooser)
+        except CallersError as error:
+            raise error.args[0] from None
         finally:
             self.chooser.close()
             self._request = None  # it refers to this row, and so to a model that nobody may need any more

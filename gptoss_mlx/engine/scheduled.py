@@ -1,4 +1,7 @@
-"""Steps on one of several machines. What they return is being computed already, in the same order on all."""
+"""Steps on one of several machines: each is evaluated as soon as it is taken.
+
+The machines add up and exchange what they compute, so all of them have to evaluate everything in the same order.
+"""
 
 from __future__ import annotations
 

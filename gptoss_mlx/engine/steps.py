@@ -170,7 +170,7 @@ class Steps:
         entry.leave(room)
 
     def drop(self, entry: CacheEntry) -> None:
-        """Takes an entry out of its batch that was evicted."""
+        """Takes an entry out of its batch that nobody needs any more."""
         entry.drop()
 
     def warm_up(self, cache: PromptCache, pace: Pace, cancelled: Callable[[], bool]) -> None:

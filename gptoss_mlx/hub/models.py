@@ -37,6 +37,7 @@ __all__ = [
     "list_converted",
     "list_models",
     "mark_used",
+    "name_of",
     "repository_of",
     "resolve",
 ]
@@ -79,6 +80,14 @@ def data_directory() -> Path:
     import platformdirs
 
     return platformdirs.user_data_path("gptoss") / "models"
+
+
+def name_of(directory: Path) -> str:
+    """The last part of a model's name: of a snapshot in the Hub's cache its repository's, else the directory's."""
+    directory = directory.resolve()
+    if directory.parent.name == "snapshots":
+        return directory.parent.parent.name.rpartition("--")[2]
+    return directory.name
 
 
 def converted_path(reference: str, adapter: str | Path | None = None) -> Path:

@@ -22,7 +22,7 @@ from ..cache.store import MAX_SNAPSHOT_BYTES, MAX_SNAPSHOTS
 from ..config import MXFP4, PRECISIONS, ModelConfig, precision_of, with_packed_experts, with_precision
 from ..errors import ContextFull, NotEnoughMemory
 from ..files.units import format_bytes
-from ..hub.models import data_directory
+from ..hub.models import data_directory, name_of
 from ..share import Share
 from .device import DeviceInfo, wired_limit_command
 from .sizes import full_bytes, weight_bytes, window_bytes, working_bytes
@@ -277,9 +277,9 @@ def _with_smaller_weights(budget: Budget) -> _Change | None:
     own = PRECISIONS.index(precision_of(budget.config))
     found: _Change | None = None
     for precision in PRECISIONS[own + 1 :]:
-        smaller = replace(budget, config=with_precision(budget.config, precision))
-        found = _conversion(budget, "--dense", precision), smaller
-        if smaller.fits:
+        smaller = with_precision(budget.config, precision)
+        found = _converted(budget, smaller, "--dense", precision)
+        if found[1].fits:
             break
     return found
 
@@ -287,16 +287,16 @@ def _with_smaller_weights(budget: Budget) -> _Change | None:
 def _with_packed_experts(budget: Budget) -> _Change | None:
     if budget.config.experts == MXFP4:
         return None
-    smaller = replace(budget, config=with_packed_experts(budget.config))
-    return _conversion(budget, "--experts", "mxfp4"), smaller
+    return _converted(budget, with_packed_experts(budget.config), "--experts", "mxfp4")
 
 
-def _conversion(budget: Budget, option: str, form: str) -> str:
-    """The command that makes a smaller model beside the converted ones, with the form in its name."""
+def _converted(budget: Budget, config: ModelConfig, option: str, form: str) -> _Change:
+    """The command that makes a smaller model beside the converted ones, with its form in its name."""
     if budget.source is None:
-        return f"gptoss convert SOURCE {option} {form}"
-    smaller = data_directory() / f"{budget.source.resolve().name}-{form}"
-    return shlex.join(["gptoss", "convert", str(budget.source), str(smaller), option, form])
+        return f"gptoss convert SOURCE {option} {form}", replace(budget, config=config)
+    smaller = data_directory() / f"{name_of(budget.source)}-{form}"
+    command = shlex.join(["gptoss", "convert", str(budget.source), str(smaller), option, form])
+    return command, replace(budget, config=config, source=smaller)
 
 
 def _with_raised_limit(budget: Budget) -> _Change | None:

@@ -198,7 +198,7 @@ def test_keys_and_values_in_8_bits_change_predictions_little() -> None:
     text = "The user asks for a fact about gpt-oss: layers. What is 12+30? " * 6
     exact, quantised = (compare_logits(DEMO, DEMO, text, kv_bits=bits) for bits in (None, 8))
     assert (exact.mean_kl, exact.top1_agreement) == (0, 1)
-    assert 0 < quantised.mean_kl < 0.005
+    assert 0 < quantised.mean_kl < 0.01
     assert quantised.top1_agreement > 0.95
 
 

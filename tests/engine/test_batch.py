@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,11 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from gptoss_mlx.cache.batch import BatchCache
+from gptoss_mlx.cache.batch import BatchCache, _Slots
 from gptoss_mlx.cache.layered import PromptCache
 from gptoss_mlx.engine.generation import Generation
 from gptoss_mlx.engine.runner import ModelRunner
+from gptoss_mlx.errors import NotEnoughMemory
 from gptoss_mlx.model.transformer import Transformer, load_transformer
 from gptoss_mlx.sampling import SamplingParams
 from tests.checkpoints import load_shape, random_tokens
@@ -210,11 +213,80 @@ def test_a_row_for_whose_growth_there_is_no_memory_is_suspended_and_goes_on_late
         suspend(row)
 
     monkeypatch.setattr(runner._batch, "_suspend", noted)
-    monkeypatch.setattr(runner._batch, "_keep", lambda entry, unused: runner.store.evict([entry.number]))
+    monkeypatch.setattr(runner._batch, "_keep", lambda row, unused: runner.store.evict([row.entry.number]))
     monkeypatch.setattr(runner.store, "plan_growth", lambda *growth: (plan_growth(*growth)[0], len(suspended) > 2))
     generations = [ask(runner, prompt, 400) for prompt in prompts]
     assert [list(generation) for generation in generations] == expected
     assert len(suspended) > 2
+
+
+def test_suspended_rows_with_one_prompt_do_not_take_each_others_tokens(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entry of the older one is evicted, and that of the younger one begins with the same prompt."""
+    prompt, seeds = TOKENS[:100], range(3)
+    sampled = [SamplingParams(temperature=1, seed=seed, max_tokens=250) for seed in seeds]
+    expected = []
+    for sampling in sampled:
+        runner.call(runner.store.clear)
+        expected.append(list(runner.generate(prompt, sampling, stop_tokens=frozenset())))
+    runner.call(runner.store.clear)
+    batch, step = runner._batch, runner._batch.step
+    evicted: list[Any] = []
+
+    def suspending() -> None:
+        step()
+        if not evicted and len(batch.rows) == 3 and all(len(row.entry.tokens) > 150 for row in batch.rows):  # type: ignore[union-attr]
+            older, younger = batch.rows[1:]
+            entry = weakref.ref(older.entry)
+            evicted.append(entry)
+            number = older.entry.number  # type: ignore[union-attr]
+            batch._suspend(younger)
+            batch._suspend(older)
+            runner.store.evict([number])
+            assert entry() is None
+
+    monkeypatch.setattr(batch, "step", suspending)
+    rows = [runner.generate(prompt, sampling, stop_tokens=frozenset()) for sampling in sampled]
+    assert [list(row) for row in rows] == expected
+    assert evicted
+
+
+@pytest.mark.parametrize("fails", [1, 2, 3])
+def test_after_a_row_for_which_the_memory_ran_out_while_it_entered_others_run_as_before(
+    fails: int, runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [alone(runner, TOKENS[n : n + 90], 30) for n in range(2)]
+    entered, enter = itertools.count(1), _Slots.enter
+
+    def failing(*arguments: Any) -> None:
+        enter(*arguments)
+        if next(entered) == fails:
+            raise RuntimeError("[malloc] Unable to allocate 123 bytes.")
+
+    monkeypatch.setattr(_Slots, "enter", failing)
+    for generation in [ask(runner, TOKENS[n : n + 90], 30) for n in range(2)]:
+        with pytest.raises(NotEnoughMemory):
+            list(generation)
+    assert [list(each) for each in [ask(runner, TOKENS[n : n + 90], 30) for n in range(2)]] == expected
+
+
+def test_a_row_for_whose_copy_there_is_no_memory_when_it_leaves_has_its_answer(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [alone(runner, TOKENS[n : n + 90], 30 + 20 * n) for n in range(3)]
+    left, leave = itertools.count(1), BatchCache.leave
+
+    def failing(*arguments: Any) -> PromptCache:
+        if next(left) == 1:
+            raise RuntimeError("[malloc] Unable to allocate 123 bytes.")
+        return leave(*arguments)
+
+    monkeypatch.setattr(BatchCache, "leave", failing)
+    for _ in range(2):
+        rows = [ask(runner, TOKENS[n : n + 90], 30 + 20 * n) for n in range(3)]
+        assert [list(row) for row in rows] == expected
+    assert next(left) > 2
 
 
 def test_a_batch_predicts_its_memory(small: Transformer) -> None:

@@ -7,6 +7,7 @@ import math
 from typing import Any, cast
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from gptoss_mlx.api import GptOss
@@ -35,6 +36,19 @@ def test_the_most_likely_tokens_are_those_of_the_logits(demo: GptOss) -> None:
         order: Any = mx.argsort(-row)[:3].tolist()
         assert [other for other, _ in likely] == order
         assert [value for _, value in likely] == pytest.approx([row[other].item() for other in order], abs=2e-3)
+
+
+def test_a_mask_that_is_not_over_the_vocabulary_is_refused(demo: GptOss) -> None:
+    class Short:
+        def allowed(self) -> Any:
+            return np.ones(7, bool)
+
+        def advance(self, token: int) -> None:
+            raise AssertionError
+
+    size = demo.config.vocab_size
+    with pytest.raises(InvalidRequest, match=rf"a mask of shape \({size},\) is needed"):
+        list(demo.generate(demo.tokenizer.encode("Once"), guide=Short()))
 
 
 @pytest.mark.parametrize("guided", [False, True])

@@ -122,11 +122,38 @@ def colder(ids: mx.array, logits: mx.array) -> mx.array:
     return mx.where(mx.arange(logits.shape[-1]) % 7 == ids[-1] % 7, -mx.inf, logits)
 
 
+def broken(ids: mx.array, logits: mx.array) -> mx.array:
+    """A caller's function that fails as MLX does."""
+    raise NotImplementedError("not yet")
+
+
+def failure(model: GptOss) -> list[Any]:
+    """A caller's function fails; the request beside it and the next one are answered."""
+    found: list[Any] = []
+    beside = threading.Thread(target=lambda: found.append(tokens(model, max_tokens=30)))
+    beside.start()
+    try:
+        tokens(model, logits_processor=broken)
+    except NotImplementedError as error:
+        said = str(error)
+    beside.join()
+    return [said, *found, tokens(model)]
+
+
+def likely_form(model: GptOss) -> list[float]:
+    """The log-probabilities of an answer that a guide constrains."""
+    options: Any = {"choices": ["yes", "no"], "max_thinking_tokens": 3, "temperature": 0, "logprobs": True}
+    reply = model.ask("Yes or no?", **options)
+    return [round(entry.logprob, 3) for entry in reply.logprobs or ()]
+
+
 REQUESTS: dict[str, Callable[[GptOss], Any]] = {
     "ten turns": ten_turns,
     "later turns": later_turns,
     "forms": forms,
     "log-probabilities": lambda model: tokens(model, logprobs=True, top_logprobs=3),
+    "log-probabilities of a form": likely_form,
+    "a caller's function that fails": failure,
     "a caller's function": lambda model: tokens(model, logits_processor=colder, logprobs=True, top_logprobs=2),
     "a bias": lambda model: tokens(model, logit_bias=dict.fromkeys(range(0, 3000, 2), -100)),
     "a penalty": lambda model: tokens(model, repetition_penalty=2.0, max_tokens=16),

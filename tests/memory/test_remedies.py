@@ -138,6 +138,19 @@ def test_a_printed_conversion_is_carried_out_and_what_it_writes_loads(
         assert len(list(engine.generate([1, 2, 3], SamplingParams(max_tokens=2)))) > 0
 
 
+def test_two_conversions_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTOSS_DATA", "/models")
+    config = replace(RELEASED["20b"], experts=Quantization(bits=8, group_size=64))
+    least = Budget(config=replace(with_precision(config, "q4"), experts=MXFP4), device=mac(64), context=8192)
+    device = replace(mac(64), gpu_bytes=least.needed_bytes(), memory_bytes=least.needed_bytes() + 2**31)
+    snapshot = Path("/hub/models--openai--gpt-oss-20b/snapshots/0123abcd")
+    with pytest.raises(NotEnoughMemory) as caught:
+        Budget(config=config, device=device, context=8192, source=snapshot).check_load()
+    dense = f"gptoss convert {snapshot} /models/gpt-oss-20b-q4 --dense q4"
+    experts = "gptoss convert /models/gpt-oss-20b-q4 /models/gpt-oss-20b-q4-mxfp4 --experts mxfp4"
+    assert f"{dense} with {experts}" in str(caught.value)
+
+
 def test_where_no_setting_helps_none_does() -> None:
     hopeless = 0
     for budget in cases():
