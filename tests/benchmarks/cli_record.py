@@ -26,11 +26,11 @@ LAST_FRAME = 4.0
 CTRL_T = "\x14"
 SCRIPT = (
     ("Hello! Who are you?", 2.0),
-    ("Which channels does gpt-oss use?", 2.0),
+    ("Does it run on a Mac with 16 GB?", 2.0),
+    ("Compare the two models in a table", 2.0),
     ("/effort high", 0.6),
     ("What is 47+38?", 1.0),
     (CTRL_T, 2.0),
-    ("/trace", 2.0),
 )
 
 COLOURS = {

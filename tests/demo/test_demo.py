@@ -266,7 +266,7 @@ def model() -> Any:
 
 def test_a_sample_of_the_evaluation(model: Any) -> None:
     """A few prompts, with wide margins below the figures in its README, so that chance does not fail the test."""
-    counts = {"sum": 4, "fact": 4, "unknown": 4, "tool": 2, "json": 2}
+    counts = {"sum": 8, "fact": 4, "unknown": 4, "tool": 2, "json": 2}
     made = cases(11, counts, effort="medium")
     figures = summary(evaluate(made, model.tokenizer, library_complete(model, seed=11)))
     assert figures["well-formed"] >= 0.9

@@ -78,7 +78,7 @@ def random_setting(chance: random.Random) -> Setting:
         identity=None if plain else IDENTITY,
         knowledge_cutoff=None if plain else "2024-06",
         date=date if chance.random() < 0.5 else None,
-        functions=chance.random() < 0.25,
+        functions=chance.random() < 0.3,
     )
 
 
@@ -212,9 +212,9 @@ class Corpus:
         """One training conversation: mostly a single turn, sometimes up to four."""
         chance = self._chance
         count = chance.choices((1, 2, 3, 4), weights=(86, 9, 3, 2))[0]
-        weights = (20, 18, 13, 15, 36, 18, 8, 0)
+        weights = (20, 24, 14, 32, 26, 26, 10, 0)
         if setting.functions:
-            weights = (5, 2, 3, 4, 7, 5, 2, 40)
+            weights = (5, 2, 3, 8, 6, 6, 2, 40)
         turns: list[Exercise] = []
         if self._stage == "copying" and chance.random() < 0.7:
             turns, count = [repeat_question(chance, longest=12, words=self.words)], 1

@@ -99,10 +99,14 @@ def _value(chance: random.Random, words: Sequence[str], *, held_out: bool) -> st
 
 
 def _invented(chance: random.Random, words: Sequence[str]) -> str:
-    """The beginning of one word and the end of another, because in names any token may follow any other."""
+    """The beginning of one word and a part of another, because in names any token may follow any other."""
     kept = [name.lower() for name in held_out_names()]
     while True:
-        word = chance.choice(words)[: chance.randrange(1, 4)] + chance.choice(words)[-chance.randrange(2, 5) :]
+        first, second = chance.choice(words), chance.choice(words)
+        if len(second) > 5 or chance.random() < 0.3:
+            begin = chance.randrange(len(second) - 1)
+            second = second[begin : begin + chance.randrange(2, 5)]
+        word = first[: chance.randrange(1, 4)] + second
         if word.lower() not in kept:
             return word
 

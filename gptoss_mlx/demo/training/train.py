@@ -48,12 +48,18 @@ class Batch:
     """The ranges of the system messages, and of the conversations of each."""
 
 
-def known_words(path: str | Path, count: int = 40_000) -> list[str]:
-    """Random words: the tokens of o200k that are a word of letters."""
+def known_words(path: str | Path, count: int = 40_000, parts: int = 3000) -> list[str]:
+    """Random words to copy.
+
+    They are the tokens of o200k that are a word of letters and, as often as a fifth of these, the parts of words
+    among the demo's own tokens: a token that no training answer has is not copied either.
+    """
     pieces = read_ranks(path, count)
-    return [
+    words = [
         text[1:].decode() for text in pieces if text[:1] == b" " and text[1:].isalpha() and 4 <= len(text) <= 12
     ]
+    ends = [text.decode() for text in pieces[:parts] if text.isalpha() and len(text) > 1]
+    return words + ends * (len(words) // 5 // len(ends))
 
 
 def _learnt_tokens(tokens: Sequence[int], tokenizer: Tokenizer) -> list[bool]:
