@@ -94,8 +94,9 @@ class CacheEntry:
         return common_length(self.tokens, prompt) >= min(self.request_length, len(self.tokens))
 
     def snapshot_at(self, position: int) -> Snapshot:
-        """The snapshot at a position; at the end of the tokens one is made."""
-        return self.cache.snapshot() if position == len(self.tokens) else self.snapshots[position]
+        """The snapshot at a position; at the end of the tokens one is made, if there is none."""
+        # In a chunk, some layers are ahead of the tokens: then there is one.
+        return self.snapshots.get(position) or self.cache.snapshot()
 
     def rewind(self, position: int) -> None:
         """Drops every token after a position that has a snapshot, or that is 0 or the end."""

@@ -11,33 +11,36 @@ With --steps, steps of this library's model alone, and the bound that its produc
 backend computes these for one row after another.
 
 
-On two cores that other programs used too (2026-11-26, mlx 0.32.4, mlx-lm 0.32.2, float32), tokens a second of
-processor time, and in brackets times those of one row:
+On two hyperthreads of one core, nothing else running (2026-11-26, mlx 0.32.4, mlx-lm 0.32.2, float32), tokens a
+second of processor time, and in brackets times those of one row:
 
     rows                         1       2              4              8
-    equal, short  gptoss-mlx     87.8    112.9 (1.29)   163.0 (1.86)   205.2 (2.34)
-                  mlx-lm         51.2     95.7 (1.87)   134.7 (2.63)   162.0 (3.16)
-    mixed, short  gptoss-mlx     91.5    100.1 (1.09)   126.7 (1.38)   149.3 (1.63)
-                  mlx-lm         54.6     80.9 (1.48)   114.7 (2.10)   132.2 (2.42)
+    equal, short  gptoss-mlx     64.4     88.4 (1.37)   127.5 (1.98)   171.6 (2.66)
+                  mlx-lm         33.8     58.7 (1.74)    89.5 (2.65)   133.8 (3.96)
+    mixed, short  gptoss-mlx     64.8     84.4 (1.30)   112.7 (1.74)   137.7 (2.13)
+                  mlx-lm         34.7     58.7 (1.69)    88.6 (2.55)   112.3 (3.24)
 
 MLX's wheel for Linux brings the reference BLAS, which computes 6.5 GFLOPS on a 512 x 512 product where OpenBLAS
-computes 174; its products take time linear in the rows. The same programs with OpenBLAS in its place
-(LD_PRELOAD=libopenblas.so.0, OPENBLAS_NUM_THREADS=1), nothing else running, at a time when the machine took 2.5
-times as long for everything as an hour before:
+computes 174; its products take time linear in the rows. Each further row adds 6.1 ms to a mixed step of either
+program, and 3.7 of these are its products: eight times one row's 15.4 ms over eight such rows is 2.5, the most that
+any scheduling could give. The same programs with OpenBLAS in its place (LD_PRELOAD=libopenblas.so.0,
+OPENBLAS_NUM_THREADS=1):
 
-    equal, short  gptoss-mlx     59.1     89.6 (1.52)    146.8 (2.48)    251.7 (4.25)
-                  mlx-lm         30.2     56.0 (1.85)     97.8 (3.24)    171.9 (5.70)
-    mixed, short  gptoss-mlx     60.2     81.6 (1.36)    139.8 (2.32)    214.4 (3.56)
-                  mlx-lm         29.9     55.1 (1.84)     96.5 (3.23)    150.4 (5.03)
-    equal, long   gptoss-mlx     63.8     89.3 (1.40)    121.9 (1.91)    167.9 (2.63)
-                  mlx-lm         34.9     51.9 (1.49)     88.6 (2.54)    135.1 (3.87)
+    equal, short  gptoss-mlx     74.1    119.8 (1.62)   187.8 (2.53)   305.5 (4.12)
+                  mlx-lm         38.1     70.3 (1.85)   120.7 (3.17)   209.5 (5.50)
+    mixed, short  gptoss-mlx     79.8    110.2 (1.38)   179.7 (2.25)   270.7 (3.39)
+                  mlx-lm         37.8     68.5 (1.81)   121.8 (3.22)   198.6 (5.25)
+    mixed, long   gptoss-mlx     57.3     81.1 (1.41)   105.5 (1.84)   115.8 (2.02)
+                  mlx-lm         33.6     56.3 (1.68)    81.2 (2.42)    50.5 (1.50)
 
-and in that hour before, with a training on the other hyperthread:
+and a few hours before, when the machine was slower:
 
-    equal, short  gptoss-mlx    155.3    196.0 (1.26)    316.3 (2.04)    462.7 (2.98)
-                  mlx-lm         73.8    134.7 (1.82)    231.1 (3.13)    349.7 (4.74)
-    mixed, short  gptoss-mlx    162.2    188.7 (1.16)    278.2 (1.72)    361.9 (2.23)
-                  mlx-lm         73.6    133.4 (1.81)    212.8 (2.89)    290.9 (3.95)
+    equal, short  gptoss-mlx     59.1     89.6 (1.52)   146.8 (2.48)   251.7 (4.25)
+                  mlx-lm         30.2     56.0 (1.85)    97.8 (3.24)   171.9 (5.70)
+    mixed, short  gptoss-mlx     60.2     81.6 (1.36)   139.8 (2.32)   214.4 (3.56)
+                  mlx-lm         29.9     55.1 (1.84)    96.5 (3.23)   150.4 (5.03)
+    equal, long   gptoss-mlx     63.8     89.3 (1.40)   121.9 (1.91)   167.9 (2.63)
+                  mlx-lm         34.9     51.9 (1.49)    88.6 (2.54)   135.1 (3.87)
 
 Each number of rows is compiled when it first comes: 24 layers are traced in 10 to 18 ms.
 

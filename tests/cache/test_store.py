@@ -46,20 +46,24 @@ def compute(entry: CacheEntry, prompt: Sequence[int], generated: Sequence[int] =
     """Fills an entry as a request does: the key of each position is its token."""
     chunk = list(prompt[len(entry.tokens) : -1])
     if chunk:
-        entry.begin_chunk(len(chunk))
-        append(entry.cache, chunk)
-        entry.end_chunk(chunk)
+        compute_chunk(entry, chunk)
     for token in [*prompt[-1:], *generated]:
         append(entry.cache, [token])
         entry.extend([token])
 
 
-def append(cache: PromptCache, tokens: Sequence[int]) -> None:
+def compute_chunk(entry: CacheEntry, chunk: Sequence[int]) -> None:
+    entry.begin_chunk(len(chunk))
+    append(entry.cache, chunk)
+    entry.end_chunk(chunk)
+
+
+def append(cache: PromptCache, tokens: Sequence[int], layers: slice = slice(None)) -> None:
     rows = mx.broadcast_to(
         mx.array(list(tokens), dtype=mx.float32)[None, None, :, None],
         (1, CONFIG.num_key_value_heads, len(tokens), CONFIG.head_dim),
     )
-    for layer in cache.layers:
+    for layer in cache.layers[layers]:
         layer.append(rows, rows)
     mx.eval(cache.arrays())
 
@@ -151,6 +155,25 @@ def test_an_entry_that_a_request_waits_for_is_copied_by_others() -> None:
     mine, cached = request(store, [*PROMPT, 5, 6])
     assert cached == 100
     assert mine in (first, other)
+
+
+@pytest.mark.parametrize("computed", range(SLIDING + FULL))
+def test_a_request_that_begins_inside_a_chunk_of_another_copies_what_was_there_before_it(computed: int) -> None:
+    store = make_store()
+    long = store.carry_out(store.plan(PROMPT, [40, 60], PLENTY))
+    long.running = True
+    compute_chunk(long, PROMPT[:40])
+    chunk = PROMPT[40:99]
+    long.begin_chunk(len(chunk))
+    append(long.cache, chunk, slice(computed))
+    short, cached = request(store, [*PROMPT[:60], 300, 301])
+    assert short is not long
+    assert cached == 40
+    check(short)
+    append(long.cache, chunk, slice(computed, None))
+    long.end_chunk(chunk)
+    check(long)
+    assert list(long.snapshots) == [40, 60]
 
 
 def test_the_least_recently_used_is_evicted_first_and_never_the_one_in_use() -> None:
