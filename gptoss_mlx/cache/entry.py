@@ -33,6 +33,8 @@ class CacheEntry:
         self._cache: PromptCache | None = cache
         self.tokens = list(tokens)
         self.snapshots = {snapshot.offset: snapshot for snapshot in snapshots}
+        self.length = len(self.tokens)
+        """Positions that there is memory for while a request computes into it."""
         self.request_length = len(self.tokens)
         self.waiting = 0
         """Requests that wait for their turn and will use this entry."""
@@ -55,6 +57,11 @@ class CacheEntry:
     def cache_bytes(self) -> int:
         """Bytes held, without snapshots."""
         return self.cache.nbytes if self.row is None else self.row.nbytes
+
+    @property
+    def most_snapshots(self) -> int:
+        """How many snapshots it will have once its prompt is computed."""
+        return max(len(self.snapshots), len(self._wanted))
 
     @property
     def nbytes(self) -> int:

@@ -140,7 +140,7 @@ class CacheStore:
         )
         evict: tuple[int, ...] | None = None
         if source is not None and copy:
-            needed = self._grown_bytes(None, length, len(snapshots)) + source.nbytes
+            needed = self._grown_bytes(None, length, len(snapshots)) + self._counted_bytes(source)
             evict = self._evicted_for(needed, limit, spared=source, added=1)
             copy = evict is not None
             if evict is None and source.running:
@@ -181,7 +181,7 @@ class CacheStore:
         else:
             entry = source
             entry.rewind(plan.cached)
-        entry.request_length = plan.request_length
+        entry.length, entry.request_length = plan.length, plan.request_length
         entry.keep_snapshots(plan.snapshots)
         self._add(entry)
         return entry
@@ -253,6 +253,13 @@ class CacheStore:
         buffers = 0 if entry is None else entry.cache_bytes
         return max(self._cache_bytes(length), buffers) + snapshots * self._snapshot_bytes
 
+    def _counted_bytes(self, entry: CacheEntry) -> int:
+        """Bytes of an entry; of one that a request computes into, those that it may hold before the request asks
+        for more."""
+        return (
+            self._grown_bytes(entry, entry.length, entry.most_snapshots) if entry.running else entry.nbytes
+        )
+
     def _evicted_for(
         self, needed: int, limit: int, *, spared: CacheEntry | None, added: int = 0
     ) -> tuple[int, ...] | None:
@@ -271,7 +278,7 @@ class CacheStore:
         others = sorted(
             (entry for entry in self.entries if entry is not spared), key=lambda entry: entry.waiting > 0
         )
-        held, count = sum(entry.nbytes for entry in others), len(self._entries) + added
+        held, count = sum(map(self._counted_bytes, others)), len(self._entries) + added
         evicted: list[int] = []
         for entry in others:
             if entry.running:

@@ -43,8 +43,6 @@ class Row(ABC):
         """To compute next."""
         self.entry: CacheEntry | None = None
         """What is computed. Its tokens are those that were computed and are known."""
-        self.length = 0
-        """The positions that there is memory for."""
         self.known: tuple[list[int], tuple[int, ...]] = ([], ())
         """While it is suspended: its tokens, and the positions of its snapshots."""
         self.decoding = self.decoded()
@@ -54,6 +52,11 @@ class Row(ABC):
     def runs(self) -> bool:
         """Whether it computes into its entry."""
         return self.entry is not None and self.entry.running
+
+    @property
+    def length(self) -> int:
+        """The positions that there is memory for."""
+        return 0 if self.entry is None else self.entry.length
 
     @property
     def slot(self) -> RowCache | None:
@@ -93,8 +96,9 @@ class Row(ABC):
 
     def grow(self, length: int) -> None:
         """Notes that there is memory for so many positions."""
-        self.length = length
-        if self.entry is not None and self.slot is not None:
+        assert self.entry is not None
+        self.entry.length = length
+        if self.slot is not None:
             self.steps.grow(self.entry, length)
 
     def take(self, count: int | None = None) -> RowTokens:

@@ -441,7 +441,6 @@ class _GeneratingRow(Row):
     def _use(self, plan: CachePlan) -> CacheEntry:
         self.entry = self._runner._carried_out(plan)
         self.entry.running = True
-        self.length = plan.length
         return self.entry
 
     def _evict(self) -> None:

@@ -198,6 +198,18 @@ def test_growing_evicts_others_and_not_itself() -> None:
     assert store.entries == (entries[1],)
 
 
+def test_what_a_running_request_may_hold_later_is_counted_from_its_beginning() -> None:
+    store = make_store()
+    limit = cache_bytes(600) + cache_bytes(10) + 4 * SNAPSHOT_BYTES
+    running = store.carry_out(store.plan(list(range(550)), [100], limit, room=50))
+    running.running = True
+    assert running.nbytes < limit // 10
+    assert store.plan([7] * 10, [], limit).fits
+    assert not store.plan([7] * 300, [], limit).fits
+    running.running = False
+    assert store.plan([7] * 300, [], limit).fits
+
+
 def test_there_are_never_too_many_entries() -> None:
     store = make_store()
     for n in range(MAX_ENTRIES + 5):

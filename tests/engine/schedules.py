@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptoss_mlx.cache.layered import PromptCache
+from gptoss_mlx.cache.store import SNAPSHOT_SPACING
 from gptoss_mlx.engine.generation import Generation
 from gptoss_mlx.engine.runner import ModelRunner
 from gptoss_mlx.memory.budget import Budget
@@ -94,13 +95,22 @@ def make_runner(
 
 
 def planned(seed: int, vocab_size: int, longest: int, requests: int) -> list[Planned]:
-    """The requests of a schedule: prompts of 1 to ``longest`` tokens, many of which begin like one before."""
+    """The requests of a schedule: prompts of 1 to ``longest`` tokens, many of which begin like one before.
+
+    In every fourth schedule the first prompt has ``longest`` tokens, and the others part from it soon after one of
+    its snapshots. They come while it is computed.
+    """
     rng = random.Random(seed)
+    beside = longest > SNAPSHOT_SPACING and seed % 4 == 3
     made: list[Planned] = []
     for _ in range(requests):
-        length = int(longest ** rng.random())
-        prompt = [rng.randrange(vocab_size) for _ in range(length)]
-        if made and rng.random() < 0.4:
+        prompt = [rng.randrange(vocab_size) for _ in range(int(longest ** rng.random()))]
+        if beside and not made:
+            prompt = [rng.randrange(vocab_size) for _ in range(longest)]
+        elif beside:
+            parting = rng.randrange(SNAPSHOT_SPACING, longest, SNAPSHOT_SPACING) + rng.randint(0, 40)
+            prompt = made[0].prompt[:parting] + prompt[:40]
+        elif made and rng.random() < 0.4:
             before = rng.choice(made).prompt
             prompt = before[: rng.randint(1, len(before))] + prompt[: rng.randint(1, len(prompt))]
         count = rng.choice([1, 2, 5, 17, 40, 60])
@@ -110,7 +120,7 @@ def planned(seed: int, vocab_size: int, longest: int, requests: int) -> list[Pla
                 count=count,
                 cancel_after=rng.randrange(count) if rng.random() < 0.2 else None,
                 guide_seed=rng.randrange(1000) if rng.random() < 0.3 else None,
-                delay=rng.choice([0, 0, 0, 0.005, 0.03]),
+                delay=rng.choice([0.01, 0.03, 0.1, 0.2] if beside else [0, 0, 0, 0.005, 0.03]),
             )
         )
     return made
