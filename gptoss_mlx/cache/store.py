@@ -256,9 +256,7 @@ class CacheStore:
     def _counted_bytes(self, entry: CacheEntry) -> int:
         """Bytes of an entry; of one that a request computes into, those that it may hold before the request asks
         for more."""
-        return (
-            self._grown_bytes(entry, entry.length, entry.most_snapshots) if entry.running else entry.nbytes
-        )
+        return self._grown_bytes(entry, entry.length, entry.most_snapshots) if entry.running else entry.nbytes
 
     def _evicted_for(
         self, needed: int, limit: int, *, spared: CacheEntry | None, added: int = 0

@@ -21,9 +21,9 @@ The 24 layers miss their aim of 0.65 in decoding at times. Of the 0.54 ms that a
 spent in MLX's CPU forms of attention (0.18), the products (0.08), rotation (0.05) and the two norms (0.04). Eleven
 of the 117 operations of a layer can go without another form for the CPU; that cannot be measured.
 
-With ``compiled=True`` decoding in float32 is at 0.59 on the 24 layers (0.50 with OpenBLAS) and at 0.37 on the demo.
-It is not the default on a CPU: MLX then calls a C++ compiler for ten kernels, 5 s before the first token that is
-ever asked for, and loads them from a directory of temporary files that other users of the machine can fill first.
+Compiled, decoding in float32 is at 0.59 on the 24 layers (0.50 with OpenBLAS) and at 0.37 on the demo. That is not
+the default on a CPU: MLX then calls a C++ compiler for ten kernels, 5 s before the first token that is ever asked
+for, and loads them from a directory of temporary files that other users of the machine can fill first.
 
 All that follows is compiled, as on a GPU, for both.
 
