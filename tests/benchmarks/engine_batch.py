@@ -22,8 +22,8 @@ second of processor time, and in brackets times those of one row:
 
 MLX's wheel for Linux brings the reference BLAS, which computes 6.5 GFLOPS on a 512 x 512 product where OpenBLAS
 computes 174; its products take time linear in the rows. Each further row adds 6.1 ms to a mixed step of either
-program, 3.7 of them by its products. One row takes 15.4 ms, so that eight rows of 6.1 ms each could give 2.5 at the
-most, whatever the scheduling. The same programs with OpenBLAS in its place (LD_PRELOAD=libopenblas.so.0,
+program, 3.7 of them by its products. One row takes 15.4 ms, so that eight rows of 6.1 ms each would give 2.5 if
+whatever they share cost nothing. The same programs with OpenBLAS in its place (LD_PRELOAD=libopenblas.so.0,
 OPENBLAS_NUM_THREADS=1):
 
     equal, short  gptoss-mlx     74.1    119.8 (1.62)   187.8 (2.53)   305.5 (4.12)
