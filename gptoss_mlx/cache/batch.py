@@ -60,6 +60,11 @@ class RowCache:
         slots = sum(slots.slot_bytes for slots in (self.slots, self.rings) if slots is not None)
         return slots + sum(layer.nbytes for layer in self.own)
 
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of its slot in full layers."""
+        return 0 if self.slots is None else self.slots.slot_bytes
+
     def outgrows(self, length: int) -> bool:
         """Whether it needs a larger slot for so many positions, or buffers of its own."""
         return self.slots is not None and length > self.slots.size

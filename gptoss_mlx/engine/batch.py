@@ -17,7 +17,7 @@ from ..cache.batch import BatchCache, RowCache
 from ..cache.entry import CacheEntry
 from ..errors import NotEnoughMemory
 from .chooser import Chooser
-from .generate import GROWTH, Decoding, Tokens
+from .generate import GROWTH, CallersError, Decoding, Tokens
 from .steps import RowTokens, Steps
 
 __all__ = ["SHORT_PREFILL", "Batch", "Row"]
@@ -62,6 +62,11 @@ class Row(ABC):
     def slot(self) -> RowCache | None:
         """Where it is in the buffers of the batch."""
         return None if self.entry is None else self.entry.row
+
+    @property
+    @abstractmethod
+    def cancelled(self) -> bool:
+        """Whether nobody waits for it any more."""
 
     @property
     @abstractmethod
@@ -164,10 +169,19 @@ class Batch:
     def run(self, first: Row) -> None:
         """Runs a request, and those that join it, until all of them have ended."""
         self._waiting = first
-        while self.rows or self._suspended or self._waiting is not None:
-            self._admit()
-            if self.rows:
-                self.step()
+        try:
+            while self.rows or self._suspended or self._waiting is not None:
+                self._admit()
+                if self.rows:
+                    self.step()
+        except BaseException as error:
+            # Nobody may wait without end.
+            self._fail_all(error)
+            for row in [*self._suspended, *filter(None, [self._waiting])]:
+                row.decoding.close()
+                _complete(row, error)
+            self._suspended, self._waiting = [], None
+            raise
 
     def decodes(self) -> bool:
         """Whether rows decode now."""
@@ -184,19 +198,28 @@ class Batch:
 
     def spare_bytes(self, row: Row, length: int) -> int:
         """Bytes of shared buffers that belong to no row once a row has so many positions: those of empty slots
-        now, and the buffers that are made for this row and for those that have no slot yet.
+        now and the one that this row leaves, and the buffers that are made for it and for those without a slot.
 
         Args:
             row: one that runs, or one that is to begin.
             length: its positions then.
         """
-        others = [other for other in (*self.rows, *self._entering) if other is not row and other.runs]
-        if not others:
+        if not self._others(row):
             return 0
-        lengths = [other.length for other in others if other.slot is None]
-        if row.slot is None or row.slot.outgrows(length):
-            lengths.append(length)
-        return self.unused_bytes + self._cache.added_bytes(lengths, self._position_bytes, self._window_bytes)
+        if row.slot is None:
+            return self.unused_bytes + self._added_bytes(row, length)
+        if row.slot.outgrows(length):
+            return self.unused_bytes + row.slot.slot_bytes + self._added_bytes(row, length)
+        return self.unused_bytes + self._added_bytes(row)
+
+    def _others(self, row: Row) -> list[Row]:
+        """The other rows that run."""
+        return [other for other in (*self.rows, *self._entering) if other is not row and other.runs]
+
+    def _added_bytes(self, row: Row, *lengths: int) -> int:
+        """Bytes of the buffers that are made for the other rows without a slot, and for rows of these lengths."""
+        entering = [other.length for other in self._others(row) if other.slot is None]
+        return self._cache.added_bytes([*entering, *lengths], self._position_bytes, self._window_bytes)
 
     @property
     def unused_bytes(self) -> int:
@@ -216,7 +239,7 @@ class Batch:
         for row, logits in computed:
             if len(row.tokens) == 0 and row in self.rows:
                 self._resume(row, logits)
-        while self.crowded and len(self.rows) > 1:
+        while self.crowded and self.rows and len(self.rows) + len(self._entering) > 1:
             self._suspend(self.rows[-1])
         self.crowded = False
 
@@ -228,6 +251,7 @@ class Batch:
         """
         while len(self.rows) + len(self._entering) < self._most:
             may_wait = bool(self.rows or self._entering)
+            self._end_cancelled()
             if self._suspended:
                 if most_tokens is not None or not self._restored(may_wait):
                     return
@@ -238,6 +262,13 @@ class Batch:
                 return
             if not self._begun(row, may_wait):
                 return
+
+    def _end_cancelled(self) -> None:
+        """Ends the suspended rows that nobody waits for, so that they wait for no memory."""
+        for row in [row for row in self._suspended if row.cancelled and row not in self._entering]:
+            self._suspended.remove(row)
+            row.decoding.close()
+            _complete(row, None)
 
     def _begun(self, row: Row, may_wait: bool) -> bool:
         """Begins a request; returns False if it has to wait."""
@@ -250,8 +281,10 @@ class Batch:
             return True
         self._waiting = None
         self._entering.append(row)
-        self._advance(row, lambda: next(row.decoding))
-        self._entering.remove(row)
+        try:
+            self._advance(row, lambda: next(row.decoding))
+        finally:
+            self._entering.remove(row)
         return True
 
     def _restored(self, may_wait: bool) -> bool:
@@ -326,11 +359,13 @@ class Batch:
         if entry is None or entry.row is None:
             return
         kept = False
-        if keep:
-            with contextlib.suppress(NotEnoughMemory):
-                kept = self._keep(row, self.unused_bytes + entry.row.nbytes)
-        if not kept:
-            row.steps.drop(entry)
+        try:
+            kept = keep and self._keep(row, self.unused_bytes + entry.row.nbytes + self._added_bytes(row))
+        except NotEnoughMemory:
+            pass  # its answer is complete
+        finally:
+            if not kept:
+                row.steps.drop(entry)
 
     def _suspend(self, row: Row) -> None:
         """Stops a row until there is memory for it. What it has computed may be evicted."""
@@ -340,6 +375,8 @@ class Batch:
         self._suspended.insert(0, row)
 
     def _end(self, row: Row, error: BaseException | None) -> None:
+        if isinstance(error, CallersError):
+            error = error.args[0]
         if row in self.rows:
             self.rows.remove(row)
         if row.entry is not None:

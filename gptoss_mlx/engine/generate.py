@@ -138,20 +138,20 @@ def computing(on_failure: Callable[[], None]) -> Iterator[None]:
 
 
 class CallersError(Exception):
-    """A RuntimeError of a caller's function, its argument: from MLX one would mean that several machines cannot go
-    on."""
+    """A RuntimeError or NotEnoughMemory of a caller's function, its argument: of the computation itself it would
+    concern other requests and machines too."""
 
 
 def callers(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
     """Calls a function of the caller's while something is computed.
 
     Raises:
-        CallersError: it has raised a RuntimeError. Other exceptions pass through, and so does one of MLX that the
-            memory ran out.
+        CallersError: it has raised a RuntimeError or NotEnoughMemory. Other exceptions pass through, and so does
+            one of MLX that the memory ran out.
     """
     try:
         return function(*args, **kwargs)
-    except RuntimeError as error:
+    except (RuntimeError, NotEnoughMemory) as error:
         if is_out_of_memory(error):
             raise
         raise CallersError(error) from error
@@ -258,11 +258,9 @@ def _decode_guided(prompt: list[int], request: Request, chooser: Chooser, guide:
     unchecked: mx.array | None = chooser.check(logits)
     mx.async_eval(logits, unchecked)
     known = list(prompt)
-    checked = len(known) + GROWTH
+    room = len(known) + GROWTH
     while limit > 0 and not request.cancelled():
-        if len(known) > checked:
-            checked = len(known) + GROWTH
-            request.on_growth(checked)
+        room = _with_room(room, len(known), request)
         allowed = callers(guide.allowed)
         if unchecked is not None:
             _check_logit(unchecked)
@@ -270,6 +268,7 @@ def _decode_guided(prompt: list[int], request: Request, chooser: Chooser, guide:
         if isinstance(allowed, int):
             tokens = _forced(allowed, guide, request, limit)
             _report_logprob(chooser, logits, mx.array(tokens[:1]), request)
+            room = _with_room(room, len(known) + len(tokens), request)
             if len(tokens) < limit:
                 logits = yield tokens
                 mx.async_eval(logits)
@@ -301,6 +300,14 @@ def _decode_guided(prompt: list[int], request: Request, chooser: Chooser, guide:
         limit -= len(tokens)
         if tokens[-1] in request.stop_tokens:
             return
+
+
+def _with_room(room: int, length: int, request: Request) -> int:
+    """Asks for more memory where there is room for fewer positions than ``length``; returns the room then."""
+    if length <= room:
+        return room
+    request.on_growth(length + GROWTH)
+    return length + GROWTH
 
 
 def _forced(token: int, guide: Steering, request: Request, limit: int) -> list[int]:

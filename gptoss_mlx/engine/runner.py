@@ -11,8 +11,7 @@ import functools
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, TypeAlias, TypeVar
 
 import mlx.core as mx
@@ -32,7 +31,6 @@ from .batch import Batch, Row
 from .chooser import Chooser
 from .generate import (
     GROWTH,
-    CallersError,
     Decoding,
     LogitsProcessor,
     Request,
@@ -201,10 +199,12 @@ class ModelRunner:
             return steps.chooser(sampling, control_tokens, changes_logits=logits_processor is not None)
 
         room = min(sampling.max_tokens or GROWTH, GROWTH)
-        row = _GeneratingRow(self, steps, prompt, (*boundaries, len(prompt)), room, request, chooser, channel)
-        self._worker.submit(lambda: self._batch.run(row), channel.cancel, joins=row).add_done_callback(
-            lambda done: channel.items.put(done.exception())
-        )
+        with self._reservation(prompt) as reserved:
+            row = _GeneratingRow(
+                self, steps, prompt, (*boundaries, len(prompt)), room, request, chooser, channel, reserved
+            )
+            work = self._worker.submit(lambda: self._batch.run(row), channel.cancel, joins=row)
+        work.add_done_callback(lambda done: channel.items.put(done.exception()))
         return Generation(prompt, channel)
 
     def prefill(self, tokens: list[int], boundaries: Sequence[int] = ()) -> Generation:
@@ -259,19 +259,28 @@ class ModelRunner:
         mx.clear_cache()
 
     def _submitted(self, job: Callable[[], None], prompt: list[int], channel: TokenChannel) -> Generation:
-        """Queues the work of a request. Until its turn comes, no other request rewinds the entry it will use."""
-        reserved = self.store.reserve(prompt)
+        """Queues the work of a request."""
 
         def begin() -> None:
             self.store.release(reserved)
             if not channel.cancelled.is_set():
                 job()
 
-        def ended(work: Future[None]) -> None:
-            channel.items.put(work.exception())
-
-        self._worker.submit(begin, channel.cancel).add_done_callback(ended)
+        with self._reservation(prompt) as reserved:
+            work = self._worker.submit(begin, channel.cancel)
+        work.add_done_callback(lambda done: channel.items.put(done.exception()))
         return Generation(prompt, channel)
+
+    @contextlib.contextmanager
+    def _reservation(self, prompt: list[int]) -> Iterator[CacheEntry | None]:
+        """Reserves what a request will use while it is queued: until its turn comes, no other request rewinds that
+        entry. Its turn ends the reservation, or else a refusal does."""
+        reserved = self.store.reserve(prompt)
+        try:
+            yield reserved
+        except BaseException:
+            self.store.release(reserved)
+            raise
 
     def _entry_for(
         self, prompt: list[int], boundaries: Sequence[int], *, room: int = 0, idle: bool = False
@@ -366,6 +375,7 @@ class _GeneratingRow(Row):
         request: makes its settings, in the worker's thread.
         chooser: makes who chooses its tokens.
         channel: its reader's.
+        reserved: the entry that no other request rewinds until its turn comes.
     """
 
     def __init__(
@@ -378,6 +388,7 @@ class _GeneratingRow(Row):
         request: Callable[[Row], Request],
         chooser: Callable[[], Chooser],
         channel: TokenChannel,
+        reserved: CacheEntry | None,
     ) -> None:
         super().__init__(steps)
         self._runner = runner
@@ -388,8 +399,11 @@ class _GeneratingRow(Row):
         self._make_chooser = chooser
         self._channel = channel
         self._request: Request | None = None
-        # Until its turn comes, no other request rewinds the entry it will use.
-        self._reserved = runner.store.reserve(prompt)
+        self._reserved = reserved
+
+    @property
+    def cancelled(self) -> bool:
+        return self._channel.cancelled.is_set()
 
     @property
     def to_compute(self) -> int:
@@ -398,7 +412,7 @@ class _GeneratingRow(Row):
     def prepare(self, may_wait: bool) -> bool:
         self._runner.store.release(self._reserved)
         self._reserved = None
-        if not self._channel.cancelled.is_set():
+        if not self.cancelled:
             plan = self._runner._plan(self, self._prompt, self._boundaries, self._room)
             if may_wait and not plan.fits:
                 return False
@@ -428,8 +442,6 @@ class _GeneratingRow(Row):
             with self._runner._computing(self._evict):
                 if prefill(self.steps, self._prompt, self.entry, self._request, self._runner._pace):
                     yield from decode(self._prompt, self._request, self.chooser)
-        except CallersError as error:
-            raise error.args[0] from None
         finally:
             self.chooser.close()
             self._request = None  # it refers to this row, and so to a model that nobody may need any more

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from gptoss_mlx.cache.batch import BatchCache, _Slots
 from gptoss_mlx.cache.layered import PromptCache
 from gptoss_mlx.engine.generation import Generation
 from gptoss_mlx.engine.runner import ModelRunner
-from gptoss_mlx.errors import NotEnoughMemory
+from gptoss_mlx.engine.steps import Pace
+from gptoss_mlx.errors import InvalidRequest, NotEnoughMemory
 from gptoss_mlx.model.transformer import Transformer, load_transformer
 from gptoss_mlx.sampling import SamplingParams
 from tests.checkpoints import load_shape, random_tokens
@@ -287,6 +290,134 @@ def test_a_row_for_whose_copy_there_is_no_memory_when_it_leaves_has_its_answer(
         rows = [ask(runner, TOKENS[n : n + 90], 30 + 20 * n) for n in range(3)]
         assert [list(row) for row in rows] == expected
     assert next(left) > 2
+
+
+def test_an_error_of_the_device_while_a_row_leaves_ends_all_requests_and_later_ones_run(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [alone(runner, TOKENS[n : n + 90], count) for n, count in enumerate((20, 300))]
+    left, leave = itertools.count(1), BatchCache.leave
+
+    def failing(*arguments: Any) -> PromptCache:
+        if next(left) == 1:
+            raise RuntimeError("Command buffer execution failed: GPU Timeout Error")
+        return leave(*arguments)
+
+    monkeypatch.setattr(BatchCache, "leave", failing)
+    short, long = (ask(runner, TOKENS[n : n + 90], count) for n, count in enumerate((20, 300)))
+    assert list(short) == expected[0]
+    with pytest.raises(RuntimeError, match="GPU Timeout"):
+        list(long)
+    assert [list(ask(runner, TOKENS[n : n + 90], count)) for n, count in enumerate((20, 300))] == expected
+
+
+def test_a_suspended_request_that_is_cancelled_ends_although_there_is_no_memory_for_it(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, step = runner._batch, runner._batch.step
+    suspended: list[Any] = []
+
+    def suspending() -> None:
+        step()
+        if not suspended and len(batch.rows) == 2:
+            suspended.append(batch.rows[1])
+            batch._suspend(batch.rows[1])
+            monkeypatch.setattr(suspended[0], "restore", lambda may_wait: False)
+
+    monkeypatch.setattr(batch, "step", suspending)
+    first, second = ask(runner, TOKENS[:50], 2000), ask(runner, TOKENS[60:120], 2000)
+    third = ask(runner, TOKENS[130:150], 2)
+    read = [next(first) for _ in range(20)]
+    assert suspended
+    assert len(read) == 20
+    second.cancel()
+    assert len(list(third)) == 2
+    assert len(list(second)) < 20
+    first.cancel()
+    list(first)
+
+
+def test_a_callers_function_without_memory_ends_its_own_request_alone(runner: ModelRunner) -> None:
+    """As one that asks another model."""
+    expected = alone(runner, TOKENS[:50], 100)
+
+    def failing(tokens: mx.array, logits: mx.array) -> mx.array:
+        raise NotEnoughMemory("the prompt does not fit the other model")
+
+    row = ask(runner, TOKENS[:50], 100)
+    read = [next(row)]
+    with pytest.raises(NotEnoughMemory, match="other model"):
+        list(ask(runner, TOKENS[100:120], 5, logits_processor=failing))
+    assert read + list(row) == expected
+
+
+def test_a_request_that_is_refused_reserves_nothing(runner: ModelRunner) -> None:
+    runner.call(runner.store.clear)
+    list(ask(runner, TOKENS[:100], 3))
+
+    def asking(tokens: mx.array, logits: mx.array) -> mx.array:
+        with pytest.raises(InvalidRequest, match="waits for it"):
+            ask(runner, TOKENS[:101], 2)
+        return logits
+
+    list(ask(runner, TOKENS[200:220], 1, logits_processor=asking))
+    assert [entry.waiting for entry in runner.store.entries] == [0, 0]
+
+
+class _Forced:
+    """A guide with a long run of tokens without alternatives."""
+
+    def __init__(self) -> None:
+        self._position = 0
+
+    def allowed(self) -> int | NDArray[np.bool_]:
+        return 5 if 5 < self._position < 2500 else np.ones(320, dtype=bool)
+
+    def advance(self, token: int) -> None:
+        self._position += 1
+
+
+@pytest.fixture
+def tight(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelRunner]:
+    """Has memory for one full context, pauses after each layer of a chunk, and keeps its bound at every step."""
+    one = make_runner(directory, parallel=4)
+    limit = one.budget.cache_bytes(one.budget.positions) + one.budget.snapshot_bytes
+    one.close()
+    made = make_runner(directory, parallel=4, cache_bytes=limit)
+    monkeypatch.setattr(Pace, "chunk", lambda self, most: min(64, most))
+    monkeypatch.setattr(Pace, "layers", lambda self, tokens: 1)
+    held, step = [0], made._batch.step
+
+    def watched() -> None:
+        step()
+        held.append(made.store.nbytes + made._batch.unused_bytes)
+
+    monkeypatch.setattr(made._batch, "step", watched)
+    for n in range(20):
+        list(ask(made, TOKENS[n : n + 30], 1))  # what is idle fills the memory
+    yield made
+    made.close()
+    assert max(held) <= limit
+
+
+def test_a_row_that_grows_beside_a_long_prompt_waits_where_there_is_no_memory_for_both(tight: ModelRunner) -> None:
+    growing = ask(tight, TOKENS[:20], 3500)
+    next(growing)
+    other = ask(tight, random_tokens("small", 6500)[::-1], 5)
+    rest = threading.Thread(target=lambda: list(growing))
+    rest.start()
+    assert len(list(other)) == 5
+    growing.cancel()
+    rest.join()
+
+
+def test_a_guide_that_forces_many_tokens_asks_for_their_memory(tight: ModelRunner) -> None:
+    generations = [ask(tight, TOKENS[:30], 3000, guide=_Forced()), ask(tight, TOKENS[50:80], 3000)]
+    assert [len(list(generation)) for generation in generations] == [3000, 3000]
+
+
+def test_schedules_keep_the_bound_of_bytes(tight: ModelRunner, small: Transformer) -> None:
+    assert not run(range(3, 6), tight, small, longest=2500).wrong
 
 
 def test_a_batch_predicts_its_memory(small: Transformer) -> None:
