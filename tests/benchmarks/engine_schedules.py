@@ -30,7 +30,7 @@ VARIANTS: tuple[tuple[str, int | None, int], ...] = (
     ("small", None, 8),
     ("full_first", None, 3),
     ("many_heads", 8, 4),
-    ("many_heads", None, 8),
+    ("odd_layers", None, 8),
 )
 """Shape, bits of keys and values, rows."""
 

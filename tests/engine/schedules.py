@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from gptoss_mlx.cache.entry import common_length
 from gptoss_mlx.cache.layered import PromptCache
 from gptoss_mlx.cache.store import SNAPSHOT_SPACING
 from gptoss_mlx.engine.generation import Generation
@@ -158,13 +160,33 @@ def check_schedule(
         threads[-1].start()
     for thread in threads:
         thread.join()
-    make_cache = partial(PromptCache, reference.config, runner.budget.kv_bits)
     for number, (request, tokens) in enumerate(zip(plan, read, strict=True)):
         expected = request.count if request.cancel_after is None else request.cancel_after
         if len(tokens) != expected:
             outcome.wrong.append(f"seed {seed}, request {number}: {len(tokens)} tokens, not {expected}")
-        _compare(reference, make_cache(), request, tokens, outcome, f"seed {seed}, request {number}")
+    start = PromptCache(reference.config, runner.budget.kv_bits)
+    for number, cache in _prefilled(reference, start, [request.prompt[:-1] for request in plan]):
+        _compare(reference, cache, plan[number], read[number], outcome, f"seed {seed}, request {number}")
     return outcome
+
+
+def _prefilled(
+    reference: Transformer, start: PromptCache, prompts: Sequence[Sequence[int]]
+) -> Iterator[tuple[int, PromptCache]]:
+    """Each prompt's number and a cache that has computed it. What prompts have in common is computed once."""
+    pending = [(start, 0, list(range(len(prompts))))]
+    while pending:
+        cache, done, group = pending.pop()
+        first = prompts[group[0]]
+        shared = min(common_length(first, prompts[number]) for number in group)
+        for begin in range(done, shared, 512):
+            mx.eval(reference(mx.array([first[begin : min(begin + 512, shared)]]), cache, last_only=True))
+        parting = defaultdict(list)
+        for number in group:
+            parting[prompts[number][shared] if len(prompts[number]) > shared else None].append(number)
+        for number in parting.pop(None, []):
+            yield number, copy.deepcopy(cache)
+        pending += [(copy.deepcopy(cache), shared, numbers) for numbers in parting.values()]
 
 
 def _compare(
@@ -175,11 +197,12 @@ def _compare(
     outcome: Outcome,
     name: str,
 ) -> None:
-    """Checks that each token is the likeliest after those before it, or tied with it."""
+    """Checks that each token is the likeliest after those before it, or tied with it.
+
+    The cache has computed all of the prompt but its last token.
+    """
     vocab_size = reference.config.vocab_size
     guide = None if request.guide_seed is None else Scripted(request.guide_seed, vocab_size)
-    if request.prompt[:-1]:
-        mx.eval(reference(mx.array([request.prompt[:-1]]), cache, last_only=True))
     last = request.prompt[-1]
     for position, token in enumerate(tokens):
         logits = np.array(reference(mx.array([[last]]), cache)[0, 0])
