@@ -136,8 +136,8 @@ class Batch:
         cache: an empty one, for their keys and values.
         most: rows at a time.
         following: the next request that may join, taken from the queue; None if there is none.
-        keep: takes the entry of a row out of the buffers, beside so many bytes of empty slots; returns False if
-            there is no place for it, and the entry is then evicted.
+        keep: takes an entry out of the buffers, beside so many bytes of empty slots; returns False if there is no
+            place for it, and the entry is then evicted.
         position_bytes: of one position in all full layers.
         window_bytes: of one row in all sliding layers.
     """
@@ -147,7 +147,7 @@ class Batch:
         cache: BatchCache,
         most: int,
         following: Callable[[], Row | None],
-        keep: Callable[[Row, int], bool],
+        keep: Callable[[Steps, CacheEntry, int], bool],
         *,
         position_bytes: int,
         window_bytes: int,
@@ -360,7 +360,8 @@ class Batch:
             return
         kept = False
         try:
-            kept = keep and self._keep(row, self.unused_bytes + entry.row.nbytes + self._added_bytes(row))
+            spare = self.unused_bytes + entry.row.nbytes + self._added_bytes(row)
+            kept = keep and self._keep(row.steps, entry, spare)
         except NotEnoughMemory:
             pass  # its answer is complete
         finally:

@@ -21,7 +21,7 @@ from ..model.transformer import Transformer
 from ..sampling import SamplingParams
 from .sampler import Sampler, make_sampler
 from .scheduled import ScheduledChooser, ScheduledSteps, never
-from .steps import Pace, RowTokens
+from .steps import RowTokens
 from .vocabulary import Vocabulary
 
 __all__ = ["FollowingSteps"]
@@ -48,7 +48,6 @@ class FollowingSteps(ScheduledSteps):
     ) -> None:
         super().__init__(transformer, peers)
         self._store, self._make_cache = store, make_cache
-        self._pace = Pace()
         self._batch = BatchCache(make_cache(), parallel)
         # The rows of the batch by the numbers of their entries, which the store may have evicted already.
         self._rows: dict[int, CacheEntry] = {}
@@ -60,8 +59,8 @@ class FollowingSteps(ScheduledSteps):
         steps: dict[str, Callable[..., object]] = {
             "carry_out": self._carry_out,
             "evict": self._store.evict,
-            "warm_up": lambda: self.warm_up(self._make_cache(), self._pace, never),
-            "chunk": lambda number, tokens: self.chunk(self._entry(number), tokens, self._pace, never),
+            "warm_up": lambda: self.warm_up(self._make_cache(), never),
+            "chunk": lambda number, tokens: self.chunk(self._entry(number), tokens, never),
             "forward": lambda row: self.forward(*self._row(row)),
             "forward_rows": lambda rows: self.forward_rows(self._batch, [self._row(row) for row in rows]),
             "enter": self._enter,

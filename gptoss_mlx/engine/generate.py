@@ -21,7 +21,7 @@ from ..files.read import short_repr
 from ..memory.metal import is_out_of_memory
 from ..sampling import SamplingParams
 from .chooser import Chooser
-from .steps import CHUNKS, Pace, Steps
+from .steps import CHUNKS, Steps
 
 __all__ = [
     "GROWTH",
@@ -157,7 +157,7 @@ def callers(function: Callable[Arguments, Result], *args: Arguments.args, **kwar
         raise CallersError(error) from error
 
 
-def prefill(steps: Steps, prompt: list[int], entry: CacheEntry, request: Request, pace: Pace) -> bool:
+def prefill(steps: Steps, prompt: list[int], entry: CacheEntry, request: Request) -> bool:
     """Computes keys and values of the prompt's tokens that are not cached, all but the last one.
 
     The last token is left to :func:`decode`, whose first step needs it. So this computes no logits, nor the last
@@ -177,8 +177,8 @@ def prefill(steps: Steps, prompt: list[int], entry: CacheEntry, request: Request
     entry.cache.reserve(len(prompt))
     request.on_prefill(0, total)
     while (position := len(entry.tokens)) < end:
-        chunk = prompt[position : min(end, position + pace.chunk(request.max_chunk))]
-        if not steps.chunk(entry, chunk, pace, stopped):
+        chunk = prompt[position : min(end, position + steps.pace.chunk(request.max_chunk))]
+        if not steps.chunk(entry, chunk, stopped):
             return False
         request.on_prefill(len(entry.tokens) - begin, total)
     return True

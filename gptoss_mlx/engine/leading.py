@@ -80,10 +80,11 @@ class LeadingSteps(ScheduledSteps):
         transformer: this machine's share.
         peers: the machines.
         tell: tells the others.
+        pace: see :class:`Steps`.
     """
 
-    def __init__(self, transformer: Transformer, peers: Peers, tell: Tell) -> None:
-        super().__init__(transformer, peers)
+    def __init__(self, transformer: Transformer, peers: Peers, tell: Tell, pace: Pace) -> None:
+        super().__init__(transformer, peers, pace)
         self._tell = tell
         self._numbers = itertools.count()
 
@@ -99,16 +100,16 @@ class LeadingSteps(ScheduledSteps):
         sampler = make_sampler(params, control_tokens, self.vocabulary)
         return LeadingChooser(sampler, self.vocabulary, number, self._tell)
 
-    def warm_up(self, cache: PromptCache, pace: Pace, cancelled: Callable[[], bool]) -> None:
+    def warm_up(self, cache: PromptCache, cancelled: Callable[[], bool]) -> None:
         if not cancelled():
             self._tell("warm_up")
-            super().warm_up(cache, pace, never)
+            super().warm_up(cache, never)
 
-    def chunk(self, entry: CacheEntry, tokens: list[int], pace: Pace, cancelled: Callable[[], bool]) -> bool:
+    def chunk(self, entry: CacheEntry, tokens: list[int], cancelled: Callable[[], bool]) -> bool:
         if cancelled():
             return False
         self._tell("chunk", entry.number, tokens)
-        return super().chunk(entry, tokens, pace, never)
+        return super().chunk(entry, tokens, never)
 
     def forward(self, entry: CacheEntry, tokens: mx.array, chooser: Chooser) -> mx.array:
         self._tell("forward", _told((entry, tokens, chooser)))

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Final, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import mlx.core as mx
 
@@ -20,7 +19,7 @@ from ..arguments import DEFAULT_PARALLEL
 from ..cache.batch import BatchCache
 from ..cache.entry import CacheEntry
 from ..cache.layered import PromptCache
-from ..cache.store import CachePlan, CacheStore
+from ..cache.store import CacheStore
 from ..errors import InvalidRequest, MachineLost, ModelClosed
 from ..memory.budget import Budget
 from ..memory.metal import MemorySettings
@@ -28,32 +27,19 @@ from ..memory.sizes import full_bytes, window_bytes
 from ..model.transformer import Transformer
 from ..sampling import SamplingParams
 from .batch import Batch, Row
-from .chooser import Chooser
-from .generate import (
-    GROWTH,
-    Decoding,
-    LogitsProcessor,
-    Request,
-    Steering,
-    check_bias,
-    check_prompt,
-    computing,
-    decode,
-    prefill,
-)
+from .entries import Entries
+from .generate import LogitsProcessor, Request, Steering, check_bias, check_prompt, computing
+from .generating import GeneratingRow
 from .generation import Generation, TokenChannel
 from .group import Team
-from .steps import Pace, Steps
+from .steps import Steps
 from .worker import Worker, check_process
 
 __all__ = ["ModelRunner"]
 
 Result = TypeVar("Result")
-_LOGGER: Final = logging.getLogger(__name__)
 Loading: TypeAlias = Callable[[Callable[[], bool]], Transformer]
 """Loads a transformer; stops when its argument returns True."""
-Computing: TypeAlias = Callable[[Callable[[], None]], contextlib.AbstractContextManager[None]]
-"""Surrounds a computation; see :func:`computing`."""
 
 
 class ModelRunner:
@@ -91,8 +77,7 @@ class ModelRunner:
         make_store = CacheStore if team is None else team.store
         self.store = make_store(self._make_cache, budget.cache_bytes, self._window_bytes)
         self._worker = Worker()
-        self._pace = Pace() if team is None else team.pace
-        self._computing: Computing = computing if team is None else team.computing
+        self._entries = Entries(self.store, budget, computing if team is None else team.computing)
         memory.hold(budget.device)
         # Also of a model that is garbage collected and never closed.
         self._release_memory = weakref.finalize(self, memory.release, budget.device)
@@ -109,11 +94,11 @@ class ModelRunner:
             BatchCache(self._make_cache(), parallel),
             parallel,
             functools.partial(_following, self._worker),
-            functools.partial(_keep, self.store, budget, self._computing),
+            self._entries.keep,
             position_bytes=full_bytes(budget.part, 1, budget.kv_bits, budget.element_bytes),
             window_bytes=self._window_bytes,
         )
-        self._pace.beside_rows = self._batch.decodes
+        self._steps.pace.beside_rows = self._batch.decodes
         self._worker.submit_idle(self._warm_up)
 
     @property
@@ -177,35 +162,35 @@ class ModelRunner:
         check_bias(sampling, self.budget.config.vocab_size)
         self.budget.check_prompt(len(prompt))
         channel = TokenChannel()
-
-        def request(row: Row) -> Request:
-            return Request(
-                stop_tokens=stop_tokens,
-                max_tokens=sampling.max_tokens,
-                max_positions=self.budget.positions,
-                max_chunk=self.budget.chunk_limit(len(prompt)),
-                cancelled=channel.cancelled.is_set,
-                on_prefill=channel.report_prefill,
-                on_pause=self._batch.turn,
-                on_growth=lambda length: self._grow(row, length),
-                on_token=row.read,
-                guide=guide,
-                process=logits_processor,
-                on_logprob=channel.report_logprob if logprobs or top_logprobs else None,
-                top_logprobs=top_logprobs,
-            )
-
-        def chooser() -> Chooser:
-            return steps.chooser(sampling, control_tokens, changes_logits=logits_processor is not None)
-
-        room = min(sampling.max_tokens or GROWTH, GROWTH)
+        request = Request(
+            stop_tokens=stop_tokens,
+            max_tokens=sampling.max_tokens,
+            max_positions=self.budget.positions,
+            max_chunk=self.budget.chunk_limit(len(prompt)),
+            cancelled=channel.cancelled.is_set,
+            on_prefill=channel.report_prefill,
+            on_pause=self._batch.turn,
+            guide=guide,
+            process=logits_processor,
+            on_logprob=channel.report_logprob if logprobs or top_logprobs else None,
+            top_logprobs=top_logprobs,
+        )
+        make_chooser = functools.partial(
+            steps.chooser, sampling, control_tokens, changes_logits=logits_processor is not None
+        )
         with self._reservation(prompt) as reserved:
-            row = _GeneratingRow(
-                self, steps, prompt, (*boundaries, len(prompt)), room, request, chooser, channel, reserved
+            row = GeneratingRow(
+                steps,
+                prompt,
+                boundaries,
+                request,
+                make_chooser,
+                entries=self._entries,
+                batch=self._batch,
+                channel=channel,
+                reserved=reserved,
             )
-            work = self._worker.submit(lambda: self._batch.run(row), channel.cancel, joins=row)
-        work.add_done_callback(lambda done: channel.items.put(done.exception()))
-        return Generation(prompt, channel)
+            return self._queued(lambda: self._batch.run(row), prompt, channel, joins=row)
 
     def prefill(self, tokens: list[int], boundaries: Sequence[int] = ()) -> Generation:
         """Queues the computation of tokens, without generating any; arguments and errors as in
@@ -216,13 +201,16 @@ class ModelRunner:
         channel = TokenChannel()
 
         def job() -> None:
+            self.store.release(reserved)
+            if channel.cancelled.is_set():
+                return
             prompt, entry = self._to_the_end(tokens, boundaries, idle=False)
             channel.cached_tokens = len(entry.tokens)
             request = self._reading(len(tokens), channel.cancelled.is_set, channel.report_prefill)
-            with self._computing(lambda: self.store.evict([entry.number])):
-                prefill(steps, prompt, entry, request, self._pace)
+            self._entries.prefill(steps, prompt, entry, request)
 
-        return self._submitted(job, tokens, channel)
+        with self._reservation(tokens) as reserved:
+            return self._queued(job, tokens, channel)
 
     def prefill_when_idle(self, tokens: list[int], boundaries: Sequence[int] = ()) -> None:
         """Computes tokens while no request waits; what is not finished is left to the request that needs it."""
@@ -233,8 +221,7 @@ class ModelRunner:
             if self._steps is not None and self.store.cached_length([*tokens, 0]) < len(tokens):
                 prompt, entry = self._to_the_end(tokens, boundaries, idle=True)
                 request = self._reading(len(tokens), lambda: self._worker.wanted)
-                with self._computing(lambda: self.store.evict([entry.number])):
-                    prefill(self._steps, prompt, entry, request, self._pace)
+                self._entries.prefill(self._steps, prompt, entry, request)
             return False
 
         self._worker.submit_idle(work)
@@ -258,16 +245,11 @@ class ModelRunner:
         self._release_memory()
         mx.clear_cache()
 
-    def _submitted(self, job: Callable[[], None], prompt: list[int], channel: TokenChannel) -> Generation:
-        """Queues the work of a request."""
-
-        def begin() -> None:
-            self.store.release(reserved)
-            if not channel.cancelled.is_set():
-                job()
-
-        with self._reservation(prompt) as reserved:
-            work = self._worker.submit(begin, channel.cancel)
+    def _queued(
+        self, job: Callable[[], None], prompt: list[int], channel: TokenChannel, joins: Row | None = None
+    ) -> Generation:
+        """Queues the work of a request; see :meth:`Worker.submit`."""
+        work = self._worker.submit(job, channel.cancel, joins=joins)
         work.add_done_callback(lambda done: channel.items.put(done.exception()))
         return Generation(prompt, channel)
 
@@ -282,13 +264,6 @@ class ModelRunner:
             self.store.release(reserved)
             raise
 
-    def _entry_for(
-        self, prompt: list[int], boundaries: Sequence[int], *, room: int = 0, idle: bool = False
-    ) -> CacheEntry:
-        return self._carried_out(
-            self.store.plan(prompt, boundaries, self.budget.cache_limit, room=room, idle=idle)
-        )
-
     def _to_the_end(
         self, tokens: list[int], boundaries: Sequence[int], *, idle: bool
     ) -> tuple[list[int], CacheEntry]:
@@ -296,7 +271,8 @@ class ModelRunner:
         # Prefill leaves the last token of a prompt out, so there is one more.
         prompt = [*tokens, tokens[-1]]
         # The same tokens as a prompt need the logits of their last one: a snapshot one token earlier serves them.
-        return prompt, self._entry_for(prompt, (*boundaries, len(tokens) - 1), idle=idle)
+        plan = self._entries.plan(prompt, (*boundaries, len(tokens) - 1), idle=idle)
+        return prompt, self._entries.take(plan)
 
     def _reading(
         self,
@@ -314,28 +290,10 @@ class ModelRunner:
             on_prefill=on_prefill,
         )
 
-    def _plan(self, row: Row, prompt: list[int], boundaries: Sequence[int], room: int) -> CachePlan:
-        """What a request does that may join others."""
-        spare = self._batch.spare_bytes(row, len(prompt) + room)
-        return self.store.plan(prompt, boundaries, self.budget.cache_limit - spare, room=room)
-
-    def _carried_out(self, plan: CachePlan) -> CacheEntry:
-        with self._computing(lambda: None):  # a copy may run out of memory; its source stays
-            return self.store.carry_out(plan)
-
-    def _grow(self, row: Row, length: int) -> None:
-        """Makes place for a row that grows: evicts what nobody uses, or else has the youngest row suspended."""
-        assert row.entry is not None
-        limit = self.budget.cache_limit - self._batch.spare_bytes(row, length)
-        evict, fits = self.store.plan_growth(row.entry, length, limit)
-        row.grow(length)
-        self.store.evict(evict)
-        self._batch.crowded |= not fits
-
     def _warm_up(self) -> bool:
         """While the user still types."""
         if self._steps is not None:
-            self._steps.warm_up(self._make_cache(), self._pace, lambda: self._worker.wanted)
+            self._steps.warm_up(self._make_cache(), lambda: self._worker.wanted)
         return False
 
 
@@ -349,112 +307,3 @@ def _following(worker: Worker) -> Row | None:
     job.future.add_done_callback(lambda done: worker.finished(cancel))
     assert isinstance(job.joins, Row)
     return job.joins
-
-
-def _keep(store: CacheStore, budget: Budget, computing: Computing, row: Row, unused: int) -> bool:
-    """Takes the entry of a row out of its batch; evicts others for it, or itself if that is not enough."""
-    entry = row.entry
-    assert entry is not None
-    evict, fits = store.plan_growth(entry, len(entry.tokens) + 1, budget.cache_limit - unused)
-    store.evict(evict if fits else [entry.number])
-    if fits:
-        with computing(lambda: store.evict([entry.number])):
-            row.steps.leave(entry, len(entry.tokens))
-    return fits
-
-
-class _GeneratingRow(Row):
-    """A request for tokens.
-
-    Args:
-        runner: has the prompt caches.
-        steps: see :class:`Row`.
-        prompt: its tokens.
-        boundaries: positions of the prompt to go back to later, ascending.
-        room: tokens after the prompt that there is place for from the beginning.
-        request: makes its settings, in the worker's thread.
-        chooser: makes who chooses its tokens.
-        channel: its reader's.
-        reserved: the entry that no other request rewinds until its turn comes.
-    """
-
-    def __init__(
-        self,
-        runner: ModelRunner,
-        steps: Steps,
-        prompt: list[int],
-        boundaries: Sequence[int],
-        room: int,
-        request: Callable[[Row], Request],
-        chooser: Callable[[], Chooser],
-        channel: TokenChannel,
-        reserved: CacheEntry | None,
-    ) -> None:
-        super().__init__(steps)
-        self._runner = runner
-        self._prompt = prompt
-        self._boundaries = boundaries
-        self._room = room
-        self._make_request = request
-        self._make_chooser = chooser
-        self._channel = channel
-        self._request: Request | None = None
-        self._reserved = reserved
-
-    @property
-    def cancelled(self) -> bool:
-        return self._channel.cancelled.is_set()
-
-    @property
-    def to_compute(self) -> int:
-        return len(self._prompt) - self._runner.store.cached_length(self._prompt)
-
-    def prepare(self, may_wait: bool) -> bool:
-        self._runner.store.release(self._reserved)
-        self._reserved = None
-        if not self.cancelled:
-            plan = self._runner._plan(self, self._prompt, self._boundaries, self._room)
-            if may_wait and not plan.fits:
-                return False
-            self._use(plan)
-        return True
-
-    def restore(self, may_wait: bool) -> bool:
-        assert self._request is not None
-        computed, positions = self.known
-        tokens = [*computed, 0]
-        plan = self._runner._plan(self, tokens, positions, GROWTH)
-        if may_wait and not plan.fits:
-            return False
-        entry = self._use(plan)
-        with self._runner._computing(lambda: self._runner.store.evict([entry.number])):
-            prefill(self.steps, tokens, entry, self._request, self._runner._pace)
-        return True
-
-    def decoded(self) -> Decoding:
-        if self.entry is None:
-            return  # it was cancelled before its turn
-        self._request = self._make_request(self)
-        self._channel.cached_tokens = len(self.entry.tokens)
-        self.chooser = self._make_chooser()
-        _LOGGER.debug("prefill of %d tokens, %d of them cached", len(self._prompt), self._channel.cached_tokens)
-        try:
-            with self._runner._computing(self._evict):
-                if prefill(self.steps, self._prompt, self.entry, self._request, self._runner._pace):
-                    yield from decode(self._prompt, self._request, self.chooser)
-        finally:
-            self.chooser.close()
-            self._request = None  # it refers to this row, and so to a model that nobody may need any more
-
-    def read(self, token: int) -> None:
-        super().read(token)
-        self._channel.items.put(token)
-
-    def _use(self, plan: CachePlan) -> CacheEntry:
-        self.entry = self._runner._carried_out(plan)
-        self.entry.running = True
-        return self.entry
-
-    def _evict(self) -> None:
-        if self.entry is not None:
-            self._runner.store.evict([self.entry.number])

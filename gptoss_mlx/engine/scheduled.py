@@ -27,14 +27,15 @@ class ScheduledSteps(Steps):
     Args:
         transformer: the share.
         peers: the machines.
+        pace: see :class:`Steps`.
     """
 
-    def __init__(self, transformer: Transformer, peers: Peers) -> None:
-        super().__init__(transformer)
+    def __init__(self, transformer: Transformer, peers: Peers, pace: Pace | None = None) -> None:
+        super().__init__(transformer, pace)
         self.vocabulary = SplitVocabulary(peers, transformer.config.vocab_size)
 
-    def chunk(self, entry: CacheEntry, tokens: list[int], pace: Pace, cancelled: Callable[[], bool]) -> bool:
-        return super().chunk(entry, tokens, pace, never)
+    def chunk(self, entry: CacheEntry, tokens: list[int], cancelled: Callable[[], bool]) -> bool:
+        return super().chunk(entry, tokens, never)
 
 
 class ScheduledChooser(Chooser):

@@ -113,10 +113,12 @@ class Steps:
 
     Args:
         transformer: computes them.
+        pace: of its prefills; by default one that has measured nothing yet.
     """
 
-    def __init__(self, transformer: Transformer) -> None:
+    def __init__(self, transformer: Transformer, pace: Pace | None = None) -> None:
         self.transformer = transformer
+        self.pace = Pace() if pace is None else pace
 
     def chooser(
         self, params: SamplingParams, control_tokens: Collection[int] = (), *, changes_logits: bool = False
@@ -130,14 +132,14 @@ class Steps:
         """
         return Chooser(make_sampler(params, control_tokens))
 
-    def chunk(self, entry: CacheEntry, tokens: list[int], pace: Pace, cancelled: Callable[[], bool]) -> bool:
+    def chunk(self, entry: CacheEntry, tokens: list[int], cancelled: Callable[[], bool]) -> bool:
         """Computes keys and values of a chunk of a prompt, with the snapshots that the entry wants inside it.
 
         Returns:
             False if it was cancelled; the entry is then as before.
         """
         before = entry.begin_chunk(len(tokens))
-        if not compute_chunk(self.transformer, tokens, entry.cache, pace, cancelled):
+        if not compute_chunk(self.transformer, tokens, entry.cache, self.pace, cancelled):
             entry.give_up_chunk(before)
             return False
         entry.end_chunk(tokens)
@@ -173,18 +175,17 @@ class Steps:
         """Takes an entry out of its batch that nobody needs any more."""
         entry.drop()
 
-    def warm_up(self, cache: PromptCache, pace: Pace, cancelled: Callable[[], bool]) -> None:
+    def warm_up(self, cache: PromptCache, cancelled: Callable[[], bool]) -> None:
         """Computes a short chunk and one token, which are thrown away: that reads every weight once, compiles
         every kernel and measures the pace of a prefill.
 
         Args:
             cache: an empty one.
-            pace: learns from the chunk.
             cancelled: ends it early.
         """
         # Different tokens, so that they use different experts.
         chunk = [token * 997 % self.transformer.config.vocab_size for token in range(_WARM_UP_TOKENS)]
-        if compute_chunk(self.transformer, chunk, cache, pace, cancelled):
+        if compute_chunk(self.transformer, chunk, cache, self.pace, cancelled):
             mx.eval(self.transformer(mx.zeros((1, 1), dtype=mx.int32), cache, last_only=True))
 
 

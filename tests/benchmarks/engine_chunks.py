@@ -33,7 +33,7 @@ import mlx.core as mx
 
 from gptoss_mlx.cache.entry import CacheEntry
 from gptoss_mlx.engine.generate import Request, prefill
-from gptoss_mlx.engine.steps import Pace, Steps
+from gptoss_mlx.engine.steps import Steps
 from gptoss_mlx.model.transformer import Transformer, load_transformer
 from tests.benchmarks.engine_models import checkpoint, tokens
 
@@ -62,18 +62,18 @@ def main() -> None:
 
 def print_figures(name: str, transformer: Transformer, cancels: int) -> None:
     """The chunks of a prompt, and the latencies of cancellations at random moments of reading it."""
-    pace = Pace()
+    steps = Steps(transformer)
     lengths: list[int] = []
     # As after the warm-up: 64 tokens have been computed.
-    read(transformer, tokens(65), pace, lambda: False)
-    layer_seconds = pace.layer_seconds[64]
+    read(steps, tokens(65), lambda: False)
+    layer_seconds = steps.pace.layer_seconds[64]
     prompt = tokens(1025 if layer_seconds < 0.25 else 129)
     with counted(lengths):
         began = time.perf_counter()
-        read(transformer, prompt, pace, lambda: False)
+        read(steps, prompt, lambda: False)
         seconds = time.perf_counter() - began
     chance = random.Random(1)
-    latencies = [latency(transformer, prompt, pace, seconds * chance.random()) for _ in range(cancels)]
+    latencies = [latency(steps, prompt, seconds * chance.random()) for _ in range(cancels)]
     limit = 0.5 if layer_seconds <= 0.25 else max(0.5, layer_seconds)
     print(
         f"{name}: a layer of 64 tokens {layer_seconds:.3f} s; {len(prompt) - 1} tokens in chunks of {lengths}, "
@@ -82,7 +82,7 @@ def print_figures(name: str, transformer: Transformer, cancels: int) -> None:
     )
 
 
-def read(transformer: Transformer, prompt: list[int], pace: Pace, cancelled: Callable[[], bool]) -> bool:
+def read(steps: Steps, prompt: list[int], cancelled: Callable[[], bool]) -> bool:
     """Prefills a prompt into an empty cache."""
     request = Request(
         stop_tokens=frozenset(),
@@ -90,10 +90,10 @@ def read(transformer: Transformer, prompt: list[int], pace: Pace, cancelled: Cal
         max_positions=len(prompt) + 1,
         cancelled=cancelled,
     )
-    return prefill(Steps(transformer), prompt, CacheEntry(0, transformer.make_cache()), request, pace)
+    return prefill(steps, prompt, CacheEntry(0, steps.transformer.make_cache()), request)
 
 
-def latency(transformer: Transformer, prompt: list[int], pace: Pace, after: float) -> float:
+def latency(steps: Steps, prompt: list[int], after: float) -> float:
     """Seconds from a cancellation to the end of the prefill."""
     cancelled, moment = threading.Event(), [0.0]
 
@@ -103,7 +103,7 @@ def latency(transformer: Transformer, prompt: list[int], pace: Pace, after: floa
 
     timer = threading.Timer(after, cancel)
     timer.start()
-    finished = read(transformer, prompt, pace, cancelled.is_set)
+    finished = read(steps, prompt, cancelled.is_set)
     ended = time.perf_counter()
     timer.cancel()
     return 0.0 if finished else ended - moment[0]

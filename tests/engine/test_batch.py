@@ -216,7 +216,7 @@ def test_a_row_for_whose_growth_there_is_no_memory_is_suspended_and_goes_on_late
         suspend(row)
 
     monkeypatch.setattr(runner._batch, "_suspend", noted)
-    monkeypatch.setattr(runner._batch, "_keep", lambda row, unused: runner.store.evict([row.entry.number]))
+    monkeypatch.setattr(runner._batch, "_keep", lambda steps, entry, spare: runner.store.evict([entry.number]))
     monkeypatch.setattr(runner.store, "plan_growth", lambda *growth: (plan_growth(*growth)[0], len(suspended) > 2))
     generations = [ask(runner, prompt, 400) for prompt in prompts]
     assert [list(generation) for generation in generations] == expected

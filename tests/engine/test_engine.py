@@ -19,9 +19,9 @@ from gptoss_mlx.cache.entry import CacheEntry
 from gptoss_mlx.chat.chat import Chat
 from gptoss_mlx.chat.options import ChatOptions
 from gptoss_mlx.chat.stream import Stream
-from gptoss_mlx.engine import runner
+from gptoss_mlx.engine import entries
 from gptoss_mlx.engine.generate import Request, prefill
-from gptoss_mlx.engine.steps import Pace, Steps
+from gptoss_mlx.engine.steps import Steps
 from gptoss_mlx.errors import (
     CheckpointError,
     ContextFull,
@@ -218,7 +218,7 @@ def test_after_each_chunk_what_it_freed_is_given_back(demo: GptOss, monkeypatch:
         max_chunk=16,
         on_prefill=lambda done, total: happened.append(f"{done} of {total}"),
     )
-    assert prefill(Steps(demo.transformer), prompt(demo)[:41], entry, request, Pace())
+    assert prefill(Steps(demo.transformer), prompt(demo)[:41], entry, request)
     assert happened == ["0 of 41", "clear", "16 of 41", "clear", "32 of 41", "clear", "40 of 41"]
 
 
@@ -252,15 +252,15 @@ def test_requests_of_many_threads_are_served_in_order_as_if_alone(
     served: list[list[int]] = []
     replies: dict[int, Any] = {}
 
-    def noted(transformer: Any, prompt: list[int], *rest: Any) -> bool:
+    def noted(steps: Steps, prompt: list[int], *rest: Any) -> bool:
         served.append(prompt)
-        return prefill(transformer, prompt, *rest)
+        return prefill(steps, prompt, *rest)
 
     def read(streams: Iterable[tuple[int, Stream]]) -> None:
         for number, stream in streams:
             replies[number] = stream.finish().messages
 
-    monkeypatch.setattr(runner, "prefill", noted)
+    monkeypatch.setattr(entries, "prefill", noted)
     monkeypatch.setattr(demo, "prefill_when_idle", lambda *ignored, **named: None)
     streams = list(enumerate(demo.stream(question, sampling=brief) for question in questions))
     # Eight threads read four answers each, the last one first: the order is that of the requests nevertheless.

@@ -113,15 +113,15 @@ def request(cancelled: Callable[[], bool] = lambda: False) -> Request:
 @pytest.mark.parametrize("check", range(10))
 def test_a_cancelled_chunk_leaves_the_cache_where_it_began(check: int, small: Transformer) -> None:
     """Wherever it is cancelled: between chunks and between any two layers."""
-    entry, pace = CacheEntry(0, small.make_cache()), Pace(layer_seconds={64: 100.0})
+    entry, steps = CacheEntry(0, small.make_cache()), Steps(small, Pace(layer_seconds={64: 100.0}))
     entry.keep_snapshots([20, 48, 96, 100])
     checks = itertools.count()
-    finished = prefill(Steps(small), TOKENS, entry, request(lambda: next(checks) == check), pace)
+    finished = prefill(steps, TOKENS, entry, request(lambda: next(checks) == check))
     assert not finished
     layers = len(entry.cache.layers)
     assert len(entry.tokens) == check // layers * 48
     assert {layer.offset for layer in entry.cache.layers} == {len(entry.tokens)}
-    assert prefill(Steps(small), TOKENS, entry, request(), pace)
+    assert prefill(steps, TOKENS, entry, request())
     assert tuple(entry.snapshots) == (20, 48, 96, 100)
     straight = small.make_cache()
     mx.eval(small(mx.array([TOKENS[:-1]]), straight))
