@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..arguments import DEFAULT_PARALLEL, MAX_PARALLEL
-from . import bench, convert
+from . import bench, convert, verify
 from .errors import EdgeGroup, leave, open_missing_streams
 from .parameters import CommandGroup, HostfileOption, PromptCommand, SplitOption
 
@@ -454,6 +454,7 @@ def config_unset(
 
 
 convert.register(app)
+verify.register(app)
 bench.register(app)
 
 

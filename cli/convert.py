@@ -1,14 +1,12 @@
-"""``gptoss convert`` and ``gptoss verify``: arguments, progress bars and tables around ``gptoss_mlx.convert``.
+"""``gptoss convert``: arguments, bars and tables around ``gptoss_mlx.convert``.
 
-Errors are caught at the edge of the command line, not here. Results go to stdout, bars and remarks to stderr.
+Errors are caught at the edge of the command line, not here.
 """
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,21 +15,14 @@ import typer
 
 from gptoss_mlx.files.units import format_bytes
 
+from .output import print_json, print_table, progress_bars, remark, say, stage, warnings_as_remarks
 from .precision import PRECISION, model_name, precision_content, precision_rows, verify_command
-from .screen.spans import visible
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
     from gptoss_mlx.config import Precision
-    from gptoss_mlx.convert import (
-        Comparison,
-        ConversionPlan,
-        ConversionProgress,
-        ConversionReport,
-        LogitsComparison,
-        VerifyReport,
-    )
+    from gptoss_mlx.convert import ConversionPlan, ConversionProgress, ConversionReport
     from gptoss_mlx.convert.quantize import QuantizationError
     from gptoss_mlx.convert.targets import TargetFormat
     from gptoss_mlx.hub.downloads import Download
@@ -41,7 +32,6 @@ __all__ = ["register"]
 
 _COST = ("bytes_to_download", "bytes_on_disk", "seconds", "rate")
 """The keys of :func:`_cost`."""
-_DAMAGED = 3  # the exit code of a model that is missing or damaged
 
 
 class Dense(str, Enum):  # noqa: UP042  (Typer reads the values of a str enumeration)
@@ -69,9 +59,8 @@ class Target(str, Enum):  # noqa: UP042
 
 
 def register(app: typer.Typer) -> None:
-    """Adds both commands to an application."""
-    app.command(name="convert")(convert)
-    app.command(name="verify")(verify)
+    """Adds the command to an application."""
+    app.command()(convert)
 
 
 def convert(
@@ -134,16 +123,16 @@ def convert(
     if dry_run:
         _show_plan(source, destination, options, as_json=as_json)
         return
-    with _progress() as bars, _warnings():
+    with progress_bars() as bars, warnings_as_remarks():
         progress = _stages(bars)
         _announce(source, destination, options)
         plan = plan_conversion(source, destination, **options, download=True, progress=progress)
         rows = precision_rows(_plan_precision(plan), _plan_verify(plan))
         for name, value in rows + _error_rows(plan.measured_errors):
-            _remark(f"{name}: {value}")
+            remark(f"{name}: {value}")
         report = carry_out(plan, progress=progress)
     if as_json:
-        _print_json(report.as_dict())
+        print_json(report.as_dict())
     else:
         _print_report(report)
 
@@ -159,7 +148,7 @@ def _announce(source: str, destination: Path | None, options: dict[str, Any]) ->
         repository = hub.repository_of(source)
         if repository is not None:
             for name, value in _cost_rows(_not_here(repository, source, destination, options)):
-                _remark(f"{name}: {value}")
+                remark(f"{name}: {value}")
 
 
 def _not_here(
@@ -215,13 +204,13 @@ def _show_plan(source: str, destination: Path | None, options: dict[str, Any], *
         repository = hub.repository_of(source)
         if repository is None:
             raise
-        with _warnings():
+        with warnings_as_remarks():
             content = _not_here(repository, source, destination, options)
         verify, errors = verify_command(Path(content["destination"]), source), []
     if as_json:
-        _print_json(content)
+        print_json(content)
         return
-    _print_table("Plan: nothing was written", _plan_rows(content, verify) + errors)
+    print_table("Plan: nothing was written", _plan_rows(content, verify) + errors)
 
 
 def _error_rows(errors: Mapping[str, QuantizationError]) -> list[tuple[str, str]]:
@@ -296,101 +285,6 @@ def _download_content(target: Path, to: TargetFormat, dense: Precision | None, p
     return content | chosen | {"bytes_out": result} | _cost(target, plan.missing_bytes, plan.nbytes, result)
 
 
-def verify(
-    directory: Annotated[str, typer.Argument(help="A converted model: its name or its directory.")],
-    against: Annotated[
-        str | None, typer.Option(help="The source it was made from: report the largest difference of its tensors.")
-    ] = None,
-    adapter: Annotated[
-        Path | None, typer.Option(help="With --against: the LoRA adapter that was merged into it.")
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="With --against or --kv-bits: a text to compare predictions on.")
-    ] = None,
-    kv_bits: Annotated[
-        int | None,
-        typer.Option(help="8, with --prompt: what keys and values in 8 bits change in the predictions."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-) -> None:
-    """Check every byte of a converted model, and on request how far it is from its source.
-
-    Exit code 3 if anything differs from what was written.
-    """
-    from gptoss_mlx.convert import compare_logits, compare_weights, verify_checkpoint
-    from gptoss_mlx.hub import models as hub
-
-    if prompt is not None and against is None and kv_bits is None:
-        raise typer.BadParameter("needs --against: the model to compare with", param_hint="--prompt")
-    if adapter is not None and against is None:
-        raise typer.BadParameter("needs --against: the model it was merged into", param_hint="--adapter")
-    if kv_bits is not None and prompt is None:
-        raise typer.BadParameter("needs --prompt: a text to compare on", param_hint="--kv-bits")
-    path = hub.resolve(directory)
-    with _progress() as bars:
-        report = verify_checkpoint(path, progress=_stage(bars, "verifying"))
-        weights, logits = None, None
-        source = path if against is None else hub.find_source(against)
-        if against is not None and report.ok:
-            weights = compare_weights(path, source, adapter=adapter, progress=_stage(bars, "comparing"))
-        if prompt is not None and report.ok:
-            logits = compare_logits(path, source, prompt, kv_bits=kv_bits, adapter=adapter)
-    if as_json:
-        _print_json(_verify_content(report, weights, logits))
-    else:
-        _print_verified(report, weights, logits)
-    if not report.ok:
-        raise typer.Exit(_DAMAGED)
-
-
-def _verify_content(
-    report: VerifyReport, weights: list[Comparison] | None, logits: LogitsComparison | None
-) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {
-        "directory": str(report.directory),
-        "ok": report.ok,
-        "files": report.files,
-        "tensors": report.tensors,
-        "bytes": report.nbytes,
-        "problems": list(report.problems),
-        "weights": None if weights is None else [asdict(entry) for entry in weights],
-        "logits": None if logits is None else asdict(logits),
-    }
-
-
-def _print_verified(
-    report: VerifyReport, weights: list[Comparison] | None, logits: LogitsComparison | None
-) -> None:
-    for problem in report.problems:
-        _say(problem)
-    if report.ok:
-        size = format_bytes(report.nbytes)
-        _say(f"{report.directory}: {report.tensors} tensors in {report.files} files, {size}, all as written")
-    if weights is not None:
-        rows = [
-            (f"{entry.kind} ({entry.tensors})", f"{entry.largest:.3g}" + _relative(entry.relative))
-            for entry in weights
-        ]
-        _print_table("Largest difference from the source", rows)
-        if all(entry.largest == 0 for entry in weights):
-            _say("every weight is the source's: nothing was lost")
-    if logits is not None:
-        _print_table(
-            f"Predictions at {logits.positions} positions",
-            [
-                ("mean KL divergence", f"{logits.mean_kl:.3g} nats"),
-                ("largest KL divergence", f"{logits.largest_kl:.3g} nats"),
-                ("same first choice", f"{logits.top1_agreement:.1%}"),
-            ],
-        )
-
-
-def _relative(error: float) -> str:
-    return f", relative error {error:.2%}" if error else ""
-
-
 def _print_report(report: ConversionReport) -> None:
     rows = [
         ("source", f"{report.source} ({report.layout})"),
@@ -407,29 +301,9 @@ def _print_report(report: ConversionReport) -> None:
         rows.append(
             (f"experts to {report.experts}", f"relative error {error.relative:.2%}, largest {error.largest:.3g}")
         )
-    _print_table("Converted", rows)
+    print_table("Converted", rows)
     if report.target == "mlx":
-        _say(f"next: {shlex.join(['gptoss', 'chat', '-m', model_name(report.destination)])}")
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    import json
-
-    typer.echo(json.dumps(content, indent=2))
-
-
-def _print_table(title: str, rows: list[tuple[str, str]]) -> None:
-    """Prints two columns. Paths are never cut, so that they can be copied; sentences are, between words."""
-    from .screen.spans import Span
-    from .screen.terminal import Terminal
-
-    _say(title)
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        if " " in value and "/" not in value:
-            Terminal(sys.stdout).paragraph(Span(value), mark=Span(f"  {name:<{width}}  "))
-        else:
-            _say(f"  {name:<{width}}  {value}")
+        say(f"next: {shlex.join(['gptoss', 'chat', '-m', model_name(report.destination)])}")
 
 
 def _cell(name: str, value: Any) -> str:
@@ -438,75 +312,7 @@ def _cell(name: str, value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _say(text: str, *, err: bool = False) -> None:
-    """Prints one line, without the control characters that names of files may hold."""
-    typer.echo(visible(text), err=err)
-
-
-def _remark(text: str) -> None:
-    _say(text, err=True)
-
-
-@contextlib.contextmanager
-def _warnings() -> Iterator[None]:
-    """The library's warnings (a download that is tried again) as remarks."""
-    import logging
-
-    class Remarks(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            _remark(record.getMessage())
-
-    logger, handler = logging.getLogger("gptoss_mlx"), Remarks(logging.WARNING)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress | None]:
-    """Bars on stderr; None where stderr is not a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description:<11}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield progress
-
-
 def _stages(bars: Progress | None) -> ConversionProgress:
     """One bar for the download, one for the conversion."""
-    stages = {"download": _stage(bars, "downloading"), "convert": _stage(bars, "converting")}
+    stages = {"download": stage(bars, "downloading"), "convert": stage(bars, "converting")}
     return lambda stage, done, total: stages[stage](done, total)
-
-
-def _stage(bars: Progress | None, description: str) -> Callable[[int, int], None]:
-    """A bar that appears with its first bytes; without a terminal, no bar."""
-    task: TaskID | None = None
-
-    def advance(done: int, total: int) -> None:
-        nonlocal task
-        if bars is None:
-            return
-        if task is None:
-            task = bars.add_task(description, total=total)
-        bars.update(task, completed=done, total=total)
-
-    return advance

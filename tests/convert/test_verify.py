@@ -16,7 +16,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from gptoss_mlx.cli.convert import register
+from gptoss_mlx.cli import convert, verify
 from gptoss_mlx.config import PRECISIONS
 from gptoss_mlx.convert import compare_logits, compare_weights, convert_checkpoint, verify_checkpoint
 from gptoss_mlx.convert.manifest import Manifest
@@ -209,7 +209,8 @@ def test_keys_and_values_in_8_bits_change_predictions_little() -> None:
 def app() -> Typer:
     """An application with both commands only."""
     application = Typer()
-    register(application)
+    convert.register(application)
+    verify.register(application)
     return application
 
 
