@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import typer
 
 from ..checkpoint.tensors import open_model
-from ..config import form_name
 from ..errors import CheckpointError, InvalidRequest, ModelNotFound
 from ..files.units import format_bytes
 from ..hub.local import LM_STUDIO
 from ..hub.models import DEMO, InstalledModel, clear_used, list_converted, list_models
+from ..quantization import form_name
 from .screen.spans import CYAN, DIM, Row, Span, shorten
 from .screen.terminal import Terminal
 

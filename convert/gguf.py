@@ -22,9 +22,10 @@ from gptoss_mlx.checkpoint.gguf import BLOCKS, GgufFile, read_gguf
 from gptoss_mlx.checkpoint.layouts import Row
 from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES, TensorRecord
 from gptoss_mlx.checkpoint.tensors import StoredTensor, pack
-from gptoss_mlx.config import MAX_LAYERS, MXFP4, Quantization
+from gptoss_mlx.config import MAX_LAYERS
 from gptoss_mlx.errors import CheckpointError, ConfigError
 from gptoss_mlx.files.read import short_repr
+from gptoss_mlx.quantization import MXFP4, Quantization
 from gptoss_mlx.tokenizer import CONTROL_TOKENS, O200K_PATTERN
 
 from .layouts import gguf_rows

@@ -9,21 +9,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gptoss_mlx.checkpoint.layouts import DENSE, EXPERTS, config_of, generic
-from gptoss_mlx.config import (
-    MXFP4,
-    ModelConfig,
-    Precision,
-    Quantization,
-    form_name,
-    precision_of,
-    quantization_for,
-    with_packed_experts,
-)
+from gptoss_mlx.config import ModelConfig, Precision, precision_of, quantization_for, with_packed_experts
 from gptoss_mlx.errors import ConversionError
 from gptoss_mlx.files.units import format_bytes
 from gptoss_mlx.memory.budget import Budget
 from gptoss_mlx.memory.device import DeviceInfo
 from gptoss_mlx.memory.precision import COMFORTABLE_CONTEXT, choose_precision, loss_of
+from gptoss_mlx.quantization import MXFP4, Quantization, form_name
 
 from .quantize import ErrorSums, QuantizationError, as_form, is_exact, measured_error, on_mxfp4_grid
 from .source import SourceModel

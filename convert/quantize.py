@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES
 from gptoss_mlx.checkpoint.tensors import joined_form, pack, unpack
-from gptoss_mlx.config import MXFP4, Quantization
+from gptoss_mlx.quantization import MXFP4, Quantization
 
 from .readers import Block, MadeTogether, Reader, read_size, row_count
 from .values import Float, Form, Values

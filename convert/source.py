@@ -33,9 +33,10 @@ from gptoss_mlx.checkpoint.layouts import (
 )
 from gptoss_mlx.checkpoint.safetensors import Checkpoint
 from gptoss_mlx.checkpoint.tensors import StoredTensor, mlx_lm_forms, own_forms, stored_tensors
-from gptoss_mlx.config import ModelConfig, Quantization
+from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import CheckpointError, ConfigError
 from gptoss_mlx.files.read import read_json, short_repr
+from gptoss_mlx.quantization import Quantization
 
 from .gguf import gguf_stored, gguf_values, open_gguf
 from .layouts import LAYOUTS, ORIGINAL, hugging_face_config

@@ -26,7 +26,8 @@ from gptoss_mlx.checkpoint.layouts import (
 )
 from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES
 from gptoss_mlx.checkpoint.tensors import packed_parts
-from gptoss_mlx.config import MXFP4, ModelConfig, Quantization, RopeConfig
+from gptoss_mlx.config import ModelConfig, RopeConfig
+from gptoss_mlx.quantization import MXFP4, Quantization
 
 from .layouts import FINE_TUNE
 from .readers import Reader, row_count

@@ -17,7 +17,7 @@ import numpy as np
 from gptoss_mlx.checkpoint.adapter import Factors
 from gptoss_mlx.checkpoint.layouts import parts_of
 from gptoss_mlx.checkpoint.safetensors import DTYPE_BYTES
-from gptoss_mlx.config import Quantization
+from gptoss_mlx.quantization import Quantization
 
 from .readers import (
     AlternateRows,

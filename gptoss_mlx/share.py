@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from .config import MXFP4_GROUP_SIZE, ModelConfig
+from .config import ModelConfig
+from .quantization import MXFP4_GROUP_SIZE
 
 __all__ = ["Share", "Split", "whole"]
 

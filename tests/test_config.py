@@ -8,15 +8,9 @@ from typing import Any
 
 import pytest
 
-from gptoss_mlx.config import (
-    GPT_OSS_20B,
-    ModelConfig,
-    Quantization,
-    precision_of,
-    quantization_for,
-    with_precision,
-)
+from gptoss_mlx.config import GPT_OSS_20B, ModelConfig, precision_of, quantization_for, with_precision
 from gptoss_mlx.errors import CheckpointError, ConfigError, InvalidRequest
+from gptoss_mlx.quantization import Quantization
 from tests.checkpoints import SHAPES, random_config
 
 NUMBERS = [

@@ -29,7 +29,7 @@ ORDER = (
     "structured",
     "checkpoint",
     "hub",
-    "events arguments sampling tokenizer share config",
+    "events arguments sampling tokenizer share config quantization",
     "harmony",
     "files",
     "errors",

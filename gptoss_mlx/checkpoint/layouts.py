@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from ..config import MXFP4_GROUP_SIZE, ModelConfig, Quantization
+from ..config import ModelConfig
 from ..errors import CheckpointError, ConfigError
+from ..quantization import MXFP4_GROUP_SIZE, Quantization
 from ..share import Share
 from .safetensors import Checkpoint
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..config import MXFP4, ModelConfig, Quantization
+from ..config import ModelConfig
 from ..errors import CheckpointError, ConfigError
 from ..files.read import read_json
+from ..quantization import MXFP4, Quantization
 from .layouts import (
     MATRICES,
     MLX_LM,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
-from ..config import MXFP4_GROUP_SIZE, ModelConfig
+from ..config import ModelConfig
 from ..errors import InvalidRequest
 from ..memory.sizes import weight_bytes
+from ..quantization import MXFP4_GROUP_SIZE
 from ..share import Share, Split, whole
 
 __all__ = ["bytes_sent", "divide"]

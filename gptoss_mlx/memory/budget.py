@@ -19,10 +19,11 @@ from ..arguments import checked_integer
 from ..cache.layers import most_capacity
 from ..cache.quantized import KV_BITS, group_size_of
 from ..cache.store import MAX_SNAPSHOT_BYTES, MAX_SNAPSHOTS
-from ..config import MXFP4, PRECISIONS, ModelConfig, precision_of, with_packed_experts, with_precision
+from ..config import PRECISIONS, ModelConfig, precision_of, with_packed_experts, with_precision
 from ..errors import ContextFull, NotEnoughMemory
 from ..files.units import format_bytes
 from ..hub.models import data_directory, name_of
+from ..quantization import MXFP4
 from ..share import Share
 from .device import DeviceInfo, wired_limit_command
 from .sizes import full_bytes, weight_bytes, window_bytes, working_bytes

@@ -14,7 +14,8 @@ import mlx.core as mx
 from mlx.nn.layers.base import Module
 
 from ..checkpoint.layouts import parts_of
-from ..config import ModelConfig, Quantization
+from ..config import ModelConfig
+from ..quantization import Quantization
 
 __all__ = ["Dense", "Embedding", "ExpertsWeight", "RMSNorm"]
 

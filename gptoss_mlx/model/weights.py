@@ -14,9 +14,10 @@ import numpy as np
 from ..checkpoint.layouts import MATRICES, Row, Source, Transform, expand, generic, kept, sizes
 from ..checkpoint.safetensors import TensorRecord
 from ..checkpoint.tensors import StoredModel, StoredTensor, pack, unpack
-from ..config import ModelConfig, Quantization
+from ..config import ModelConfig
 from ..errors import CheckpointError, ModelClosed
 from ..files.read import open_regular
+from ..quantization import Quantization
 from ..share import Share, whole
 
 __all__ = ["load_weights"]

@@ -11,14 +11,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from gptoss_mlx.config import (
-    MXFP4,
-    PRECISIONS,
-    ModelConfig,
-    Precision,
-    Quantization,
-    with_packed_experts,
-)
+from gptoss_mlx.config import PRECISIONS, ModelConfig, Precision, with_packed_experts
 from gptoss_mlx.convert import carry_out, compare_weights, convert_checkpoint, plan_conversion, verify_checkpoint
 from gptoss_mlx.convert.manifest import Manifest
 from gptoss_mlx.convert.precision import ExpertsPrecision
@@ -29,6 +22,7 @@ from gptoss_mlx.memory.device import DeviceInfo
 from gptoss_mlx.memory.precision import token_bytes
 from gptoss_mlx.memory.sizes import weight_bytes
 from gptoss_mlx.model.transformer import load_transformer
+from gptoss_mlx.quantization import MXFP4, Quantization
 from tests.convert.sources import LOSSLESS, load_tensors, tensor_bytes, write_layout
 
 TOKENS = np.random.default_rng(5).integers(0, 320, (2, 60))

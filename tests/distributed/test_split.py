@@ -21,13 +21,13 @@ from gptoss_mlx.config import (
     RELEASED,
     ModelConfig,
     Precision,
-    Quantization,
     with_precision,
 )
 from gptoss_mlx.distributed.split import bytes_sent, divide
 from gptoss_mlx.errors import InvalidRequest
 from gptoss_mlx.memory.sizes import weight_bytes
 from gptoss_mlx.model.weights import load_weights
+from gptoss_mlx.quantization import Quantization
 from gptoss_mlx.share import Share, Split
 from tests.checkpoints import random_config, write_random_checkpoint
 

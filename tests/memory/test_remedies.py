@@ -18,20 +18,13 @@ from gptoss_mlx.cli.chat.first_start import offers
 from gptoss_mlx.cli.doctor import examine
 from gptoss_mlx.cli.info import describe
 from gptoss_mlx.cli.screen.spans import plain
-from gptoss_mlx.config import (
-    MXFP4,
-    PRECISIONS,
-    RELEASED,
-    ModelConfig,
-    Precision,
-    Quantization,
-    with_precision,
-)
+from gptoss_mlx.config import PRECISIONS, RELEASED, ModelConfig, Precision, with_precision
 from gptoss_mlx.engine.engine import Engine
 from gptoss_mlx.errors import NotEnoughMemory
 from gptoss_mlx.memory.budget import Budget
 from gptoss_mlx.memory.device import DeviceInfo
 from gptoss_mlx.memory.precision import COMFORTABLE_CONTEXT, choose_precision
+from gptoss_mlx.quantization import MXFP4, Quantization
 from gptoss_mlx.sampling import SamplingParams
 from tests import DEMO
 from tests.memory.machines import MACS, mac, pc
