@@ -8,10 +8,37 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..arguments import DEFAULT_PARALLEL, MAX_PARALLEL
+from ..arguments import DEFAULT_PARALLEL
 from . import bench, convert, verify
 from .errors import EdgeGroup, leave, open_missing_streams
-from .parameters import CommandGroup, HostfileOption, PromptCommand, SplitOption
+from .options import (
+    MCP,
+    URL,
+    Adapter,
+    Allow,
+    Context,
+    Effort,
+    Hostfile,
+    KVBits,
+    MachineSplit,
+    MaxTokens,
+    MinP,
+    Model,
+    Parallel,
+    PythonCommand,
+    Seed,
+    System,
+    Temperature,
+    Think,
+    ToolFile,
+    TopK,
+    TopP,
+    describable_models,
+    installed_models,
+    saved_chats_like,
+    setting_names,
+)
+from .parameters import CommandGroup, PromptCommand
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -30,109 +57,6 @@ config_app = typer.Typer(
     cls=CommandGroup, help="Show the settings and where they come from, and change them.", no_args_is_help=True
 )
 app.add_typer(config_app, name="config")
-
-
-def _installed(incomplete: str) -> list[str]:
-    """For the shell's completion: the models on this disk."""
-    from ..hub.models import list_models
-
-    return [model.name for model in list_models() if model.name.startswith(incomplete)]
-
-
-def _describable(incomplete: str) -> list[str]:
-    """For the shell's completion: the models on this disk and the released ones."""
-    from ..config import RELEASED
-
-    released = [name for name in RELEASED if name.startswith(incomplete)]
-    return list(dict.fromkeys(_installed(incomplete) + released))
-
-
-def _saved(incomplete: str) -> list[tuple[str, str]]:
-    """For the shell's completion: the saved chats with their titles."""
-    from .chat.saved import saved_chats
-
-    return [(chat.name, chat.title) for chat in saved_chats() if chat.name.startswith(incomplete)]
-
-
-def _setting_names(incomplete: str) -> list[str]:
-    from .settings import DEFAULTS
-
-    return [name for name in DEFAULTS if name.startswith(incomplete)]
-
-
-def _efforts(incomplete: str) -> list[str]:
-    from .settings import EFFORTS
-
-    return [effort for effort in EFFORTS if effort.startswith(incomplete)]
-
-
-def _think_modes(incomplete: str) -> list[str]:
-    from .settings import THINK_MODES
-
-    return [mode for mode in THINK_MODES if mode.startswith(incomplete)]
-
-
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "-m",
-        "--model",
-        help="demo, 20b, 120b, a converted model, a directory or a Hub repository.",
-        autocompletion=_installed,
-    ),
-]
-Effort = Annotated[
-    str | None,
-    typer.Option("-e", "--effort", help="How long to think: low, medium or high.", autocompletion=_efforts),
-]
-System = Annotated[str | None, typer.Option("-s", "--system", help="Instructions for the whole chat.")]
-Temperature = Annotated[
-    float | None, typer.Option(help="0: always the likeliest token; gpt-oss was trained for 1.")
-]
-TopP = Annotated[float | None, typer.Option(help="Sample from the smallest set of tokens with this probability.")]
-TopK = Annotated[int | None, typer.Option(help="Sample from so many of the likeliest tokens; 0: from all.")]
-MinP = Annotated[
-    float | None, typer.Option(help="Leave out tokens less likely than this share of the likeliest one.")
-]
-Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Stop after this many tokens, thinking included.")]
-Context = Annotated[int | None, typer.Option(help="The most tokens of a conversation; fewer take less memory.")]
-KVBits = Annotated[int | None, typer.Option(help="8: keep the cache in 8 bits, which takes less memory.")]
-Adapter = Annotated[
-    str | None,
-    typer.Option(help="The directory of a LoRA adapter that changes attention; others: gptoss convert."),
-]
-Think = Annotated[
-    str | None,
-    typer.Option(
-        help="Show thinking: show, dim, fold or hide. It is not trained to the safety standard of answers.",
-        autocompletion=_think_modes,
-    ),
-]
-Parallel = Annotated[
-    int, typer.Option(min=1, max=MAX_PARALLEL, help="The most requests that run together, where memory allows.")
-]
-URL = Annotated[
-    str | None,
-    typer.Option("--url", help="Use the model that gptoss serve has there; its key is in GPTOSS_API_KEY."),
-]
-
-MCP = Annotated[
-    str | None,
-    typer.Option("--mcp", metavar="FILE", help="Servers of MCP: the JSON that Claude Desktop and Cursor have."),
-]
-ToolFile = Annotated[
-    str | None,
-    typer.Option("--tools", metavar="FILE", help="A file of Python: its functions are tools, and run as you."),
-]
-PythonCommand = Annotated[
-    str | None,
-    typer.Option("--python", metavar="COMMAND", help="Starts Python for the model's code, and isolates it."),
-]
-Allow = Annotated[
-    list[str] | None,
-    typer.Option(metavar="TOOL", help="A tool that runs without a question: time.*; repeatable."),
-]
 
 
 def _settings(ctx: typer.Context) -> Settings:
@@ -168,7 +92,7 @@ def chat(
         typer.Argument(
             metavar="QUESTION",
             help="The first question; words are joined. After --resume: a part of the chat's title.",
-            autocompletion=_saved,
+            autocompletion=saved_chats_like,
         ),
     ] = None,
     resume: Annotated[
@@ -190,8 +114,8 @@ def chat(
     adapter: Adapter = None,
     think: Think = None,
     url: URL = None,
-    hostfile: HostfileOption = None,
-    split: SplitOption = None,
+    hostfile: Hostfile = None,
+    split: MachineSplit = None,
     mcp: MCP = None,
     tools: ToolFile = None,
     python: PythonCommand = None,
@@ -256,8 +180,8 @@ def run(
     adapter: Adapter = None,
     think: Think = None,
     url: URL = None,
-    hostfile: HostfileOption = None,
-    split: SplitOption = None,
+    hostfile: Hostfile = None,
+    split: MachineSplit = None,
     mcp: MCP = None,
     tools: ToolFile = None,
     python: PythonCommand = None,
@@ -324,7 +248,7 @@ def serve(
     context: Context = None,
     kv_bits: KVBits = None,
     adapter: Adapter = None,
-    split: SplitOption = None,
+    split: MachineSplit = None,
     parallel: Parallel = DEFAULT_PARALLEL,
     owner: Annotated[int | None, typer.Option(hidden=True, help="End with this process.")] = None,
     mcp: MCP = None,
@@ -360,7 +284,7 @@ def serve(
 def models(
     action: Annotated[str | None, typer.Argument(help="rm, to delete converted models.")] = None,
     names: Annotated[
-        list[str] | None, typer.Argument(help="The models to delete.", autocompletion=_installed)
+        list[str] | None, typer.Argument(help="The models to delete.", autocompletion=installed_models)
     ] = None,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
 ) -> None:
@@ -379,11 +303,14 @@ def models(
 @app.command()
 def info(
     model: Annotated[
-        str, typer.Argument(help="As for chat; 20b and 120b work without a download.", autocompletion=_describable)
+        str,
+        typer.Argument(
+            help="As for chat; 20b and 120b work without a download.", autocompletion=describable_models
+        ),
     ] = "20b",
     json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
-    hostfile: HostfileOption = None,
-    split: SplitOption = None,
+    hostfile: Hostfile = None,
+    split: MachineSplit = None,
 ) -> None:
     """Show a model's architecture, the memory it needs, and whether it fits this machine."""
     if hostfile is not None:
@@ -433,7 +360,7 @@ def config_show() -> None:
 @config_app.command("set")
 def config_set(
     key: Annotated[
-        str, typer.Argument(help="A setting, as gptoss config show lists them.", autocompletion=_setting_names)
+        str, typer.Argument(help="A setting, as gptoss config show lists them.", autocompletion=setting_names)
     ],
     value: Annotated[str, typer.Argument(help="Its value from now on.")],
 ) -> None:
@@ -445,7 +372,7 @@ def config_set(
 
 @config_app.command("unset")
 def config_unset(
-    key: Annotated[str, typer.Argument(help="A setting.", autocompletion=_setting_names)],
+    key: Annotated[str, typer.Argument(help="A setting.", autocompletion=setting_names)],
 ) -> None:
     """Remove a setting from the settings file: its default holds again."""
     from .doctor import change_config

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .parameters import SplitOption
+from .options import MachineSplit
 from .screen.spans import DIM, Span
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def bench(
         Peer | None,
         typer.Option(help="Measure this program too, on the same weights, alternately, and show ratios."),
     ] = None,
-    split: SplitOption = None,
+    split: MachineSplit = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Measure how fast a model runs here: prompts, tokens, 1 to 8 requests at once, turns of a chat, memory.

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import GptOssError, InvalidRequest, MachineLost
 from .hosts import checked_split, hosts_of
-from .parameters import IN_THE_CLEAR
 from .screen.spans import DIM, Span
 from .screen.terminal import Terminal
 
@@ -34,8 +33,9 @@ if TYPE_CHECKING:
     from ..share import Split
     from .settings import Settings
 
-__all__ = ["ended_first", "on_machines", "served", "split_of"]
+__all__ = ["IN_THE_CLEAR", "ended_first", "on_machines", "served", "split_of"]
 
+IN_THE_CLEAR: Final = "they speak in the clear: use a cable between them, or a network that you trust"
 _HEALTH_SECONDS: Final = 3.0
 _ENDING_SECONDS: Final = 10.0
 _WORDS_SECONDS: Final = 5.0

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Any
 
-import typer
 from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["IN_THE_CLEAR", "CommandGroup", "HostfileOption", "PromptCommand", "SplitOption"]
+__all__ = ["CommandGroup", "PromptCommand"]
 
 _TEXTS = frozenset(
     {
@@ -22,24 +21,6 @@ _TEXTS = frozenset(
     }
 )
 """Names of the parameters that are text."""
-IN_THE_CLEAR: Final = "they speak in the clear: use a cable between them, or a network that you trust"
-
-SplitOption = Annotated[
-    str | None,
-    typer.Option(
-        "--split",
-        help="How several machines divide the model: pipeline (whole layers) or tensor (a part of every layer).",
-        metavar="FORM",
-    ),
-]
-HostfileOption = Annotated[
-    str | None,
-    typer.Option(
-        "--hostfile",
-        help="Use the machines of this file of mlx.launch together; mlx.distributed_config writes it.",
-        metavar="FILE",
-    ),
-]
 
 
 class PromptCommand(TyperCommand):

@@ -19,7 +19,7 @@ from ..errors import InvalidRequest, MachineLost
 from .chat.first_start import choose_model
 from .chat.tools import Tools
 from .errors import INTERRUPTED
-from .parameters import IN_THE_CLEAR
+from .machines import IN_THE_CLEAR
 from .screen.spans import BOLD, DIM, YELLOW
 from .screen.terminal import Terminal
 from .settings import Settings
