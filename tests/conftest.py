@@ -10,6 +10,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from hypothesis import settings
 
 from gptoss_mlx.api import GptOss
 from gptoss_mlx.model.transformer import Transformer, load_transformer
@@ -19,6 +20,10 @@ from tests.checkpoints import SHAPES, load_shape
 if os.environ.get("CI"):
     # Hosted Macs have no GPU to speak of, and results are to be the same everywhere.
     mx.set_default_device(mx.cpu)
+
+# The same examples each time, however busy the machine is; the fuzzers and their command lines draw others.
+settings.register_profile("suite", derandomize=True, deadline=None, database=None)
+settings.load_profile("suite")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell starts its background jobs; Ctrl-C is among the things tested.

@@ -10,7 +10,7 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -532,10 +532,17 @@ def test_a_cancelled_prefill_computes_no_more(demo: GptOss) -> None:
     chat = model.chat(instructions="Answer from this page. " * 20)
 
     async def cancelled(prefill: Awaitable[int]) -> None:
-        blocked = threading.Event()
-        before = demo._runner._worker.submit(lambda: blocked.wait(60))
+        begun, blocked = threading.Event(), threading.Event()
+
+        def wait() -> bool:
+            begun.set()
+            return blocked.wait(60)
+
+        before = demo._runner._worker.submit(wait)
+        assert begun.wait(60)
         task = asyncio.ensure_future(prefill)
-        await asyncio.sleep(0.1)
+        while not demo._runner._worker._thread._requests:  # the one before it has begun
+            await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -559,15 +566,17 @@ def test_several_tasks_are_answered_in_order() -> None:
         model = await gptoss.load_async("demo", parallel=1)
         order: list[str] = []
 
-        async def ask(name: str) -> None:
-            await model.ask("Hi", choices=[name], max_thinking_tokens=0)
-            order.append(name)
+        def noting(name: str) -> Callable[[mx.array, mx.array], mx.array]:
+            def process(tokens: mx.array, logits: mx.array) -> mx.array:
+                order.append(name)
+                return logits
 
-        tasks = []
-        for name in "abcd":
-            tasks.append(asyncio.create_task(ask(name)))
-            await asyncio.sleep(0.05)
-        await asyncio.gather(*tasks)
+            return process
+
+        streams = [model.stream("Hi", max_tokens=1, logits_processor=noting(name)) for name in "abcd"]
+        for stream in streams:
+            await stream.begin()
+        await asyncio.gather(*(stream.finish() for stream in streams))
         await model.close()
         return order
 

@@ -57,8 +57,12 @@ class RowCache:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        slots = sum(slots.slot_bytes for slots in (self.slots, self.rings) if slots is not None)
-        return slots + sum(layer.nbytes for layer in self.own)
+        return self.shared_bytes + sum(layer.nbytes for layer in self.own)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of its slots in the buffers of the batch, which stay there when it leaves."""
+        return sum(slots.slot_bytes for slots in (self.slots, self.rings) if slots is not None)
 
     @property
     def slot_bytes(self) -> int:

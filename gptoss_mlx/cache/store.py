@@ -22,7 +22,7 @@ import mlx.core as mx
 from .entry import CacheEntry
 from .layered import PromptCache, Snapshot
 
-__all__ = ["MAX_SNAPSHOTS", "MAX_SNAPSHOT_BYTES", "CachePlan", "CacheStore"]
+__all__ = ["MAX_SNAPSHOTS", "MAX_SNAPSHOT_BYTES", "CachePlan", "CacheStore", "Reservation"]
 
 _LOGGER: Final = logging.getLogger(__name__)
 MAX_ENTRIES: Final = 64
@@ -60,6 +60,28 @@ class CachePlan:
     """Whether the bound of bytes holds then."""
 
 
+class Reservation:
+    """What a queued request will use: until its turn comes, no other request rewinds that entry. From any thread.
+
+    Args:
+        entry: that one; None if there is none.
+        lock: of the store.
+    """
+
+    def __init__(self, entry: CacheEntry | None, lock: threading.Lock) -> None:
+        self._entry, self._lock = entry, lock
+        if entry is not None:
+            with lock:
+                entry.waiting += 1
+
+    def end(self) -> None:
+        """Its turn has come, or never will. A second time does nothing."""
+        with self._lock:
+            if self._entry is not None:
+                self._entry.waiting -= 1
+                self._entry = None
+
+
 class CacheStore:
     """The prompt caches of one model.
 
@@ -93,23 +115,9 @@ class CacheStore:
         """How many tokens of a prompt need not be computed. May be called from any thread."""
         return max((entry.usable_length(prompt) for entry in self.entries), default=0)
 
-    def reserve(self, prompt: Sequence[int]) -> CacheEntry | None:
-        """Notes that a request waits: no other request rewinds the entry that it will use. From any thread.
-
-        Returns:
-            The entry, for :meth:`release`.
-        """
-        entry = self._best(prompt)
-        if entry is not None:
-            with self._waiting_lock:
-                entry.waiting += 1
-        return entry
-
-    def release(self, entry: CacheEntry | None) -> None:
-        """Ends a reservation when its request begins."""
-        if entry is not None:
-            with self._waiting_lock:
-                entry.waiting -= 1
+    def reserve(self, prompt: Sequence[int]) -> Reservation:
+        """Notes that a request waits. From any thread."""
+        return Reservation(self._best(prompt), self._waiting_lock)
 
     def plan(
         self,

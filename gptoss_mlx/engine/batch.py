@@ -5,128 +5,22 @@ Runs in the thread that owns MLX. Knows steps, caches and their sizes; knows not
 
 from __future__ import annotations
 
-import contextlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
 from typing import Final
 
 import mlx.core as mx
 
-from ..cache.batch import BatchCache, RowCache
+from ..cache.batch import BatchCache
 from ..cache.entry import CacheEntry
 from ..errors import NotEnoughMemory
-from .chooser import Chooser
-from .generate import GROWTH, CallersError, Decoding, Tokens
-from .steps import RowTokens, Steps
+from .generate import GROWTH, CallersError, Tokens
+from .row import Row
+from .steps import Steps
 
-__all__ = ["SHORT_PREFILL", "Batch", "Row"]
+__all__ = ["SHORT_PREFILL", "Batch"]
 
 SHORT_PREFILL: Final = 512
 """A request with no more tokens to compute may begin while the prompt of another one is computed."""
-
-
-class Row(ABC):
-    """One request, from its turn to its last token.
-
-    Args:
-        steps: that compute it.
-    """
-
-    def __init__(self, steps: Steps) -> None:
-        self.future: Future[None] = Future()
-        """The result of the request; set by the worker that queues it."""
-        self.steps = steps
-        self.chooser: Chooser | None = None
-        """Gets the logits after its tokens."""
-        self.tokens: Tokens = []
-        """To compute next."""
-        self.entry: CacheEntry | None = None
-        """What is computed. Its tokens are those that were computed and are known."""
-        self.known: tuple[list[int], tuple[int, ...]] = ([], ())
-        """While it is suspended: its tokens, and the positions of its snapshots."""
-        self.decoding = self.decoded()
-        self._unread = False
-
-    @property
-    def runs(self) -> bool:
-        """Whether it computes into its entry."""
-        return self.entry is not None and self.entry.running
-
-    @property
-    def length(self) -> int:
-        """The positions that there is memory for."""
-        return 0 if self.entry is None else self.entry.length
-
-    @property
-    def slot(self) -> RowCache | None:
-        """Where it is in the buffers of the batch."""
-        return None if self.entry is None else self.entry.row
-
-    @property
-    @abstractmethod
-    def cancelled(self) -> bool:
-        """Whether nobody waits for it any more."""
-
-    @property
-    @abstractmethod
-    def to_compute(self) -> int:
-        """Tokens of its prompt that are not cached."""
-
-    @abstractmethod
-    def prepare(self, may_wait: bool) -> bool:
-        """Decides what it computes into. Called before it begins; its turn has come.
-
-        Args:
-            may_wait: whether others run, so that it can wait until there is memory for it.
-
-        Returns:
-            False if it waits.
-        """
-
-    @abstractmethod
-    def decoded(self) -> Decoding:
-        """Computes the prompt, then yields tokens to compute."""
-
-    @abstractmethod
-    def restore(self, may_wait: bool) -> bool:
-        """Computes what was evicted while it was suspended; arguments and result as in :meth:`prepare`."""
-
-    def suspend(self) -> None:
-        """Lets go of its entry, which others may then use or evict."""
-        assert self.entry is not None
-        self.known = list(self.entry.tokens), tuple(self.entry.snapshots)
-        self.entry.running = False
-        self.entry = None
-
-    def grow(self, length: int) -> None:
-        """Notes that there is memory for so many positions."""
-        assert self.entry is not None
-        self.entry.length = length
-        if self.slot is not None:
-            self.steps.grow(self.entry, length)
-
-    def take(self, count: int | None = None) -> RowTokens:
-        """Takes tokens out of those that are to be computed next.
-
-        Args:
-            count: how many; by default all.
-        """
-        assert self.entry is not None
-        assert self.chooser is not None
-        if isinstance(self.tokens, mx.array):
-            taken, self.tokens, self._unread = self.tokens, [], True
-            return self.entry, taken, self.chooser
-        known, self.tokens = self.tokens[:count], self.tokens[len(self.tokens[:count]) :]
-        self.entry.extend(known)
-        return self.entry, mx.array(known), self.chooser
-
-    def read(self, token: int) -> None:
-        """Notes the value of a token that was generated; the entry has it if it is being computed already."""
-        if self._unread:
-            assert self.entry is not None
-            self.entry.extend([token])
-            self._unread = False
 
 
 class Batch:
@@ -154,8 +48,8 @@ class Batch:
     ) -> None:
         self.rows: list[Row] = []
         """The oldest first."""
-        self.crowded = False
-        """Set when the memory does not suffice for the growth of all rows: the youngest is then suspended."""
+        self.crowded: list[Row] = []
+        """Those that grew although there was no memory for it: the youngest rows are then suspended."""
         self._cache = cache
         self._most = most
         self._following = following
@@ -178,8 +72,7 @@ class Batch:
             # Nobody may wait without end.
             self._fail_all(error)
             for row in [*self._suspended, *filter(None, [self._waiting])]:
-                row.decoding.close()
-                _complete(row, error)
+                row.complete(error)
             self._suspended, self._waiting = [], None
             raise
 
@@ -233,15 +126,20 @@ class Batch:
                 computed = [self._forward_alone(self.rows[0])]
             else:
                 computed = self._forward_together()
+            for row, logits in computed:
+                if len(row.tokens) == 0 and row in self.rows:
+                    self._resume(row, logits)
+            self._make_place()
         except BaseException as error:
             self._fail_all(error)
-            return
-        for row, logits in computed:
-            if len(row.tokens) == 0 and row in self.rows:
-                self._resume(row, logits)
-        while self.crowded and self.rows and len(self.rows) + len(self._entering) > 1:
-            self._suspend(self.rows[-1])
-        self.crowded = False
+        finally:
+            self.crowded.clear()
+
+    def _make_place(self) -> None:
+        """Suspends the youngest rows until there is memory for those that grew."""
+        for row in self.crowded:
+            while self.rows and len(self.rows) + len(self._entering) > 1 and row.runs and not row.fits():
+                self._suspend(self.rows[-1])
 
     def _admit(self, most_tokens: int | None = None) -> None:
         """Begins the requests whose turn it is, as far as there is place and memory for them.
@@ -267,8 +165,7 @@ class Batch:
         """Ends the suspended rows that nobody waits for, so that they wait for no memory."""
         for row in [row for row in self._suspended if row.cancelled and row not in self._entering]:
             self._suspended.remove(row)
-            row.decoding.close()
-            _complete(row, None)
+            row.complete(None)
 
     def _begun(self, row: Row, may_wait: bool) -> bool:
         """Begins a request; returns False if it has to wait."""
@@ -277,7 +174,7 @@ class Batch:
                 return False
         except BaseException as error:
             self._waiting = None
-            _complete(row, error)
+            row.complete(error)
             return True
         self._waiting = None
         self._entering.append(row)
@@ -360,7 +257,7 @@ class Batch:
             return
         kept = False
         try:
-            spare = self.unused_bytes + entry.row.nbytes + self._added_bytes(row)
+            spare = self.unused_bytes + entry.row.shared_bytes + self._added_bytes(row)
             kept = keep and self._keep(row.steps, entry, spare)
         except NotEnoughMemory:
             pass  # its answer is complete
@@ -370,8 +267,8 @@ class Batch:
 
     def _suspend(self, row: Row) -> None:
         """Stops a row until there is memory for it. What it has computed may be evicted."""
-        self.rows.remove(row)
         self._take_out(row, keep=True)
+        self.rows.remove(row)
         row.suspend()
         self._suspended.insert(0, row)
 
@@ -385,7 +282,7 @@ class Batch:
         try:
             self._take_out(row, keep=error is None)
         finally:
-            _complete(row, error)
+            row.complete(error)
 
     def _fail_all(self, error: BaseException) -> None:
         """Ends all rows with an error that is not one row's own."""
@@ -394,16 +291,7 @@ class Batch:
             self._take_out(row, keep=False)
         self._cache.clear()  # a row may have failed while it entered
         for row in rows:
-            with contextlib.suppress(StopIteration):
-                try:
-                    row.decoding.throw(error)
-                except BaseException as own:
-                    self._end(row, own)
-
-
-def _complete(row: Row, error: BaseException | None) -> None:
-    with contextlib.suppress(InvalidStateError):  # the worker has failed
-        if error is None:
-            row.future.set_result(None)
-        else:
-            row.future.set_exception(error)
+            try:
+                row.decoding.throw(error)
+            except BaseException as own:
+                self._end(row, own)

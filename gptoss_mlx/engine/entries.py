@@ -1,16 +1,18 @@
 """The prompt caches that requests compute into: taken, computed, grown and kept within the bound of bytes.
 
-Runs in the thread that owns MLX. Knows tokens, caches and memory; knows nothing of rows or queues.
+Runs in the thread that owns MLX. Knows tokens, caches and memory; knows nothing of queues and of what decodes
+together.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from ..cache.entry import CacheEntry
-from ..cache.store import CachePlan, CacheStore
+from ..cache.store import CacheStore
 from ..memory.budget import Budget
 from .generate import Request, prefill
 from .steps import Steps
@@ -18,11 +20,13 @@ from .steps import Steps
 __all__ = ["Computing", "Entries"]
 
 Computing: TypeAlias = Callable[[Callable[[], None]], contextlib.AbstractContextManager[None]]
-"""Surrounds a computation; see :func:`computing`."""
+"""Surrounds a computation: :func:`.generate.computing`, or of several machines :meth:`.group.Team.computing`."""
 
 
 class Entries:
     """The entries of a store, as requests use them.
+
+    ``spare`` is always the bytes of buffers that entries share and that belong to none of them.
 
     Args:
         store: the prompt caches.
@@ -35,7 +39,7 @@ class Entries:
         self.computing = computing
         self._budget = budget
 
-    def plan(
+    def take(
         self,
         prompt: Sequence[int],
         boundaries: Sequence[int],
@@ -43,52 +47,46 @@ class Entries:
         room: int = 0,
         idle: bool = False,
         spare: int = 0,
-    ) -> CachePlan:
-        """What a request uses and what is evicted for it; see :meth:`CacheStore.plan`.
+        may_wait: bool = False,
+    ) -> CacheEntry | None:
+        """The entry that a request computes into, with what is cached of its prompt.
 
         Args:
-            prompt, boundaries, room, idle: as there.
-            spare: bytes of shared buffers that belong to no entry.
-        """
-        return self.store.plan(prompt, boundaries, self._budget.cache_limit - spare, room=room, idle=idle)
+            prompt, boundaries, room, idle: see :meth:`CacheStore.plan`.
+            spare: bytes.
+            may_wait: whether the request can wait for memory that others use.
 
-    def take(self, plan: CachePlan) -> CacheEntry:
-        """The entry of a plan, which is carried out.
+        Returns:
+            None if it waits.
 
         Raises:
             NotEnoughMemory: a copy does not fit after all; its source stays.
         """
+        limit = self._budget.cache_limit - spare
+        plan = self.store.plan(prompt, boundaries, limit, room=room, idle=idle)
+        if may_wait and not plan.fits:
+            return None
         with self.computing(lambda: None):
             return self.store.carry_out(plan)
 
     def prefill(self, steps: Steps, prompt: list[int], entry: CacheEntry, request: Request) -> bool:
-        """Computes a prompt up to its last token; see :func:`prefill`. An entry whose computation fails is
-        dropped."""
-        with self.computing(lambda: self.drop(entry)):
+        """:func:`.generate.prefill` in chunks that there is memory for. If it fails, the entry is evicted."""
+        request = replace(request, max_chunk=self._budget.chunk_limit(len(prompt)))
+        with self.computing(lambda: self.evict(entry)):
             return prefill(steps, prompt, entry, request)
 
     def make_place(self, entry: CacheEntry, length: int, spare: int) -> bool:
-        """Evicts what nobody uses, so that an entry may grow.
-
-        Args:
-            entry: it.
-            length: the positions that it is to have memory for.
-            spare: bytes of shared buffers that belong to no entry then.
+        """Evicts what nobody uses, so that an entry may have so many positions.
 
         Returns:
-            Whether the bound of bytes holds.
+            Whether the bound of bytes holds then.
         """
         evict, fits = self.store.plan_growth(entry, length, self._budget.cache_limit - spare)
         self.store.evict(evict)
         return fits
 
     def keep(self, steps: Steps, entry: CacheEntry, spare: int) -> bool:
-        """Takes an entry out of the buffers of the batch; evicts others for it, or itself if that is not enough.
-
-        Args:
-            steps: that compute it.
-            entry: it.
-            spare: bytes of shared buffers that belong to no entry then.
+        """Takes an entry out of the buffers that it shares; evicts others for it, or itself if that is not enough.
 
         Returns:
             False if it was evicted.
@@ -98,13 +96,13 @@ class Entries:
         """
         evict, fits = self.store.plan_growth(entry, len(entry.tokens) + 1, self._budget.cache_limit - spare)
         if not fits:
-            self.drop(entry)
+            self.evict(entry)
             return False
         self.store.evict(evict)
-        with self.computing(lambda: self.drop(entry)):
+        with self.computing(lambda: self.evict(entry)):
             steps.leave(entry, len(entry.tokens))
         return True
 
-    def drop(self, entry: CacheEntry) -> None:
-        """Evicts an entry whose content is not whole."""
+    def evict(self, entry: CacheEntry) -> None:
+        """Drops an entry from the store; what it holds is computed again when it is asked for."""
         self.store.evict([entry.number])

@@ -204,7 +204,7 @@ def decode(prompt: list[int], request: Request, chooser: Chooser) -> Decoding:
     for produced in range(1, limit + 1):
         current, logit = upcoming
         if produced % GROWTH == 0:
-            request.on_growth(len(prompt) + produced + GROWTH)
+            request.on_growth(min(len(prompt) + produced + GROWTH, request.max_positions))
         if produced < limit and not request.cancelled():
             upcoming = choices.after((yield current), current)
         token = cast(int, current.item())
@@ -306,7 +306,7 @@ def _with_room(room: int, length: int, request: Request) -> int:
     """Asks for more memory where there is room for fewer positions than ``length``; returns the room then."""
     if length <= room:
         return room
-    request.on_growth(length + GROWTH)
+    request.on_growth(min(length + GROWTH, request.max_positions))
     return length + GROWTH
 
 

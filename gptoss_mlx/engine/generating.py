@@ -1,4 +1,7 @@
-"""A request for tokens, as a row of the batch: finds its entry, computes its prompt and decodes."""
+"""A request for tokens, as a row of the batch: takes its entry, computes its prompt and decodes.
+
+Runs in the thread that owns MLX.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from ..cache.entry import CacheEntry
-from .batch import Batch, Row
+from ..cache.store import Reservation
+from .batch import Batch
 from .chooser import Chooser
 from .entries import Entries
 from .generate import GROWTH, Decoding, Request, decode
 from .generation import TokenChannel
+from .row import Row
 from .steps import Steps
 
 __all__ = ["GeneratingRow"]
@@ -28,11 +32,11 @@ class GeneratingRow(Row):
         prompt: its tokens.
         boundaries: positions of the prompt to go back to later, ascending.
         request: its settings.
-        make_chooser: makes who chooses its tokens, in the worker's thread.
+        make_chooser: makes who chooses its tokens.
         entries: the prompt caches.
         batch: the rows that it runs beside.
         channel: its reader's.
-        reserved: the entry that no other request rewinds until its turn comes.
+        reservation: ends when its turn comes.
     """
 
     def __init__(
@@ -46,17 +50,18 @@ class GeneratingRow(Row):
         entries: Entries,
         batch: Batch,
         channel: TokenChannel,
-        reserved: CacheEntry | None,
+        reservation: Reservation,
     ) -> None:
         super().__init__(steps)
         self._prompt = prompt
         self._boundaries = (*boundaries, len(prompt))
-        self._request = request
+        self._request = replace(request, on_pause=batch.turn)
         self._make_chooser = make_chooser
         self._entries = entries
         self._batch = batch
         self._channel = channel
-        self._reserved = reserved
+        self._reservation = reservation
+        self._to_prefill = prompt
 
     @property
     def cancelled(self) -> bool:
@@ -64,24 +69,26 @@ class GeneratingRow(Row):
 
     @property
     def to_compute(self) -> int:
-        return len(self._prompt) - self._entries.store.cached_length(self._prompt)
+        return len(self._to_prefill) - self._entries.store.cached_length(self._to_prefill)
 
     def prepare(self, may_wait: bool) -> bool:
-        self._entries.store.release(self._reserved)
-        self._reserved = None
-        if self.cancelled:
-            return True
-        room = min(self._request.max_tokens or GROWTH, GROWTH)
-        return self._take_entry(self._prompt, self._boundaries, room, may_wait)
+        self._reservation.end()
+        return self.cancelled or self._take_entry(self._prompt, self._boundaries, may_wait)
 
     def restore(self, may_wait: bool) -> bool:
         computed, positions = self.known
         tokens = [*computed, 0]
-        if not self._take_entry(tokens, positions, GROWTH, may_wait):
+        if not self._take_entry(tokens, positions, may_wait):
             return False
         assert self.entry is not None
-        self._entries.prefill(self.steps, tokens, self.entry, self._request)
+        # Its reader has seen the prompt read. If it is cancelled here, it ends after one more token.
+        quiet = replace(self._request, on_prefill=lambda done, total: None)
+        self._entries.prefill(self.steps, tokens, self.entry, quiet)
         return True
+
+    def fits(self) -> bool:
+        assert self.entry is not None
+        return self._entries.make_place(self.entry, self.length, self._batch.spare_bytes(self, self.length))
 
     def decoded(self) -> Decoding:
         if self.entry is None:
@@ -92,7 +99,7 @@ class GeneratingRow(Row):
         try:
             if self._entries.prefill(self.steps, self._prompt, self.entry, self._request):
                 request = replace(self._request, on_growth=self._grow, on_token=self.read)
-                with self._entries.computing(self._drop):
+                with self._entries.computing(self._evict):
                     yield from decode(self._prompt, request, self.chooser)
         finally:
             self.chooser.close()
@@ -101,30 +108,36 @@ class GeneratingRow(Row):
         super().read(token)
         self._channel.items.put(token)
 
-    def _take_entry(self, tokens: list[int], boundaries: Sequence[int], room: int, may_wait: bool) -> bool:
+    def complete(self, error: BaseException | None) -> None:
+        self._reservation.end()
+        super().complete(error)
+
+    def _take_entry(self, tokens: list[int], boundaries: Sequence[int], may_wait: bool) -> bool:
         """Takes an entry to compute tokens into; returns False if it waits for memory.
 
         Args:
             tokens: all but the last one are to be computed.
             boundaries: positions that shall have snapshots.
-            room: tokens after them that there is place for from the beginning.
             may_wait: whether it may wait.
         """
+        request = self._request
+        room = min(request.max_tokens or GROWTH, GROWTH, request.max_positions - len(tokens))
         spare = self._batch.spare_bytes(self, len(tokens) + room)
-        plan = self._entries.plan(tokens, boundaries, room=room, spare=spare)
-        if may_wait and not plan.fits:
+        self._to_prefill = tokens
+        self.entry = self._entries.take(tokens, boundaries, room=room, spare=spare, may_wait=may_wait)
+        if self.entry is None:
             return False
-        self.entry = self._entries.take(plan)
+        self.entry.request_length = len(self._prompt)
         self.entry.running = True
         return True
 
     def _grow(self, length: int) -> None:
-        """Makes place for more positions, or else has the youngest row suspended."""
+        """Makes place for more positions; if there is none, the youngest row is suspended."""
         assert self.entry is not None
-        fits = self._entries.make_place(self.entry, length, self._batch.spare_bytes(self, length))
         self.grow(length)
-        self._batch.crowded |= not fits
+        if not self.fits():
+            self._batch.crowded.append(self)
 
-    def _drop(self) -> None:
+    def _evict(self) -> None:
         if self.entry is not None:
-            self._entries.drop(self.entry)
+            self._entries.evict(self.entry)

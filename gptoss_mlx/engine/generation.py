@@ -76,7 +76,10 @@ class Generation(Iterator[int]):
                 return
             if isinstance(item, BaseException):
                 self._ended = True
-                raise item
+                try:
+                    raise item
+                finally:
+                    del item  # the error has this frame, which must not have the error
             if isinstance(item, int) and self.first_token is None:
                 self.first_token = time.perf_counter()
             yield item

@@ -44,8 +44,7 @@ class Team:
     def __init__(self, group: Group, share: Share, layers: int) -> None:
         self._group = group
         self.peers = Peers(share=share, group=group.arrays)
-        # A request can be cancelled between two chunks: each takes half a second, on all machines together.
-        self._pace = Pace(check_seconds=_CHUNK_SECONDS / layers)
+        self._layers = layers
 
     @classmethod
     def form(cls, group: Group, split: Split, facts: Mapping[str, Any], budget: Budget) -> tuple[Team, Budget]:
@@ -101,7 +100,9 @@ class Team:
         """
         self._group.on_lost = on_lost
         self._group.wait_until_ready()
-        return LeadingSteps(transformer, self.peers, self._group.tell, self._pace)
+        # A request can be cancelled between two chunks: each takes half a second, on all machines together.
+        pace = Pace(check_seconds=_CHUNK_SECONDS / self._layers)
+        return LeadingSteps(transformer, self.peers, self._group.tell, pace)
 
     def follow(self, load: Callable[[], Transformer], budget: Budget, parallel: int) -> NoReturn:
         """Loads this machine's share and takes the leader's steps until it closes the model, and ends the process.

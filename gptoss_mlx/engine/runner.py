@@ -19,19 +19,20 @@ from ..arguments import DEFAULT_PARALLEL
 from ..cache.batch import BatchCache
 from ..cache.entry import CacheEntry
 from ..cache.layered import PromptCache
-from ..cache.store import CacheStore
+from ..cache.store import CacheStore, Reservation
 from ..errors import InvalidRequest, MachineLost, ModelClosed
 from ..memory.budget import Budget
 from ..memory.metal import MemorySettings
 from ..memory.sizes import full_bytes, window_bytes
 from ..model.transformer import Transformer
 from ..sampling import SamplingParams
-from .batch import Batch, Row
+from .batch import Batch
 from .entries import Entries
 from .generate import LogitsProcessor, Request, Steering, check_bias, check_prompt, computing
 from .generating import GeneratingRow
 from .generation import Generation, TokenChannel
 from .group import Team
+from .row import Row
 from .steps import Steps
 from .worker import Worker, check_process
 
@@ -166,10 +167,8 @@ class ModelRunner:
             stop_tokens=stop_tokens,
             max_tokens=sampling.max_tokens,
             max_positions=self.budget.positions,
-            max_chunk=self.budget.chunk_limit(len(prompt)),
             cancelled=channel.cancelled.is_set,
             on_prefill=channel.report_prefill,
-            on_pause=self._batch.turn,
             guide=guide,
             process=logits_processor,
             on_logprob=channel.report_logprob if logprobs or top_logprobs else None,
@@ -178,7 +177,7 @@ class ModelRunner:
         make_chooser = functools.partial(
             steps.chooser, sampling, control_tokens, changes_logits=logits_processor is not None
         )
-        with self._reservation(prompt) as reserved:
+        with self._reserved(prompt) as reservation:
             row = GeneratingRow(
                 steps,
                 prompt,
@@ -188,7 +187,7 @@ class ModelRunner:
                 entries=self._entries,
                 batch=self._batch,
                 channel=channel,
-                reserved=reserved,
+                reservation=reservation,
             )
             return self._queued(lambda: self._batch.run(row), prompt, channel, joins=row)
 
@@ -201,15 +200,15 @@ class ModelRunner:
         channel = TokenChannel()
 
         def job() -> None:
-            self.store.release(reserved)
+            reservation.end()
             if channel.cancelled.is_set():
                 return
             prompt, entry = self._to_the_end(tokens, boundaries, idle=False)
             channel.cached_tokens = len(entry.tokens)
-            request = self._reading(len(tokens), channel.cancelled.is_set, channel.report_prefill)
+            request = self._reading(channel.cancelled.is_set, channel.report_prefill)
             self._entries.prefill(steps, prompt, entry, request)
 
-        with self._reservation(tokens) as reserved:
+        with self._reserved(tokens) as reservation:
             return self._queued(job, tokens, channel)
 
     def prefill_when_idle(self, tokens: list[int], boundaries: Sequence[int] = ()) -> None:
@@ -220,7 +219,7 @@ class ModelRunner:
         def work() -> bool:
             if self._steps is not None and self.store.cached_length([*tokens, 0]) < len(tokens):
                 prompt, entry = self._to_the_end(tokens, boundaries, idle=True)
-                request = self._reading(len(tokens), lambda: self._worker.wanted)
+                request = self._reading(lambda: self._worker.wanted)
                 self._entries.prefill(self._steps, prompt, entry, request)
             return False
 
@@ -254,14 +253,13 @@ class ModelRunner:
         return Generation(prompt, channel)
 
     @contextlib.contextmanager
-    def _reservation(self, prompt: list[int]) -> Iterator[CacheEntry | None]:
-        """Reserves what a request will use while it is queued: until its turn comes, no other request rewinds that
-        entry. Its turn ends the reservation, or else a refusal does."""
-        reserved = self.store.reserve(prompt)
+    def _reserved(self, prompt: list[int]) -> Iterator[Reservation]:
+        """Reserves what a request will use while it is queued. Its turn ends that, or else a refusal does."""
+        reservation = self.store.reserve(prompt)
         try:
-            yield reserved
+            yield reservation
         except BaseException:
-            self.store.release(reserved)
+            reservation.end()
             raise
 
     def _to_the_end(
@@ -271,12 +269,12 @@ class ModelRunner:
         # Prefill leaves the last token of a prompt out, so there is one more.
         prompt = [*tokens, tokens[-1]]
         # The same tokens as a prompt need the logits of their last one: a snapshot one token earlier serves them.
-        plan = self._entries.plan(prompt, (*boundaries, len(tokens) - 1), idle=idle)
-        return prompt, self._entries.take(plan)
+        entry = self._entries.take(prompt, (*boundaries, len(tokens) - 1), idle=idle)
+        assert entry is not None
+        return prompt, entry
 
     def _reading(
         self,
-        length: int,
         cancelled: Callable[[], bool],
         on_prefill: Callable[[int, int], None] = lambda done, total: None,
     ) -> Request:
@@ -285,7 +283,6 @@ class ModelRunner:
             stop_tokens=frozenset(),
             max_tokens=None,
             max_positions=self.budget.positions,
-            max_chunk=self.budget.chunk_limit(length),
             cancelled=cancelled,
             on_prefill=on_prefill,
         )
@@ -302,7 +299,6 @@ def _following(worker: Worker) -> Row | None:
     job = worker.next_joining()
     if job is None:
         return None
-    job.future.set_running_or_notify_cancel()
     cancel = job.cancel
     job.future.add_done_callback(lambda done: worker.finished(cancel))
     assert isinstance(job.joins, Row)

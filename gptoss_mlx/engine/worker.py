@@ -25,6 +25,7 @@ from typing import Any, Final, Protocol, TypeVar
 import mlx.core as mx
 
 from ..errors import InvalidRequest, ModelClosed, ProcessForked
+from ..memory.metal import clear_frames
 
 __all__ = ["Job", "Worker", "check_process"]
 
@@ -147,7 +148,7 @@ class Worker:
 class Joining(Protocol):
     """Work that may be done beside that of another job."""
 
-    future: Future[Any]
+    future: Future[Any] | None
     """Completed when it is done, by whoever does it."""
 
 
@@ -237,16 +238,19 @@ class _Thread(threading.Thread):
 
 
 def _fulfil(future: Future[Result], job: Callable[[], Result]) -> None:
-    """Runs a job, unless it was cancelled; its result or exception becomes the future's."""
-    if not future.set_running_or_notify_cancel():
+    """Runs a job, unless the worker has failed; its result or exception becomes the future's."""
+    if future.done():
         return
     with contextlib.suppress(InvalidStateError):  # Worker.fail was first
         try:
             result = job()
         except BaseException as error:
+            clear_frames(error)
             future.set_exception(error)
         else:
             future.set_result(result)
+    # An exception has this frame, which must not have the exception.
+    del future, job
 
 
 def check_process() -> None:

@@ -8,13 +8,15 @@ loading the first model makes them, closing the last one restores the earlier va
 from __future__ import annotations
 
 import threading
+import traceback
 from typing import Final, Protocol, cast
 
 import mlx.core as mx
 
+from ..errors import NotEnoughMemory
 from .device import DeviceInfo
 
-__all__ = ["MLX_MEMORY", "Allocator", "MemorySettings", "is_out_of_memory"]
+__all__ = ["MLX_MEMORY", "Allocator", "MemorySettings", "clear_frames", "is_out_of_memory"]
 
 _CACHE_SHARE: Final = 16
 _MAX_CACHE_BYTES: Final = 2**31
@@ -79,6 +81,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _OUT_OF_MEMORY)
+
+
+def clear_frames(error: BaseException) -> None:
+    """Lets go of the arrays that the functions hold in which the memory ran out: it is free while the error is
+    handled. Other errors keep their frames, for debuggers."""
+    if isinstance(error, NotEnoughMemory):
+        for part in filter(None, (error, error.__cause__)):
+            traceback.clear_frames(part.__traceback__)
 
 
 MLX_MEMORY: Final = MemorySettings(cast(Allocator, mx))

@@ -147,11 +147,12 @@ def test_an_entry_that_a_request_waits_for_is_copied_by_others() -> None:
     store = make_store()
     first, _ = request(store, PROMPT, boundaries=[100])
     waiting = store.reserve([*PROMPT, 5, 6])
-    assert waiting is first
     other, cached = request(store, [*PROMPT, 9])
     assert other is not first
     assert cached == 100
-    store.release(waiting)
+    waiting.end()
+    waiting.end()
+    assert not first.waiting
     mine, cached = request(store, [*PROMPT, 5, 6])
     assert cached == 100
     assert mine in (first, other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from gptoss_mlx.engine.generation import Generation
 from gptoss_mlx.engine.runner import ModelRunner
 from gptoss_mlx.engine.steps import Pace
 from gptoss_mlx.errors import InvalidRequest, NotEnoughMemory
+from gptoss_mlx.events import Progress
+from gptoss_mlx.memory.budget import Budget
 from gptoss_mlx.model.transformer import Transformer, load_transformer
 from gptoss_mlx.sampling import SamplingParams
 from tests.checkpoints import load_shape, random_tokens
@@ -130,8 +133,8 @@ def test_what_waits_for_the_rows_before_it_is_passed_by_nobody(runner: ModelRunn
     happened: list[str] = []
     job = threading.Thread(target=lambda: runner.call(lambda: happened.append("job")))
     job.start()
-    while not runner._worker._thread._requests:
-        pass
+    while not runner._worker._thread._requests and job.is_alive():
+        time.sleep(0.001)
     late = ask(runner, TOKENS[:20], 1)
     list(running)
     happened.insert(0, "before" if not happened else "after")
@@ -223,6 +226,62 @@ def test_a_row_for_whose_growth_there_is_no_memory_is_suspended_and_goes_on_late
     assert len(suspended) > 2
 
 
+def test_no_more_rows_are_suspended_than_there_is_no_memory_for(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suspended: list[Any] = []
+    batch, suspend, plan_growth = runner._batch, runner._batch._suspend, runner.store.plan_growth
+
+    def noted(row: Any) -> None:
+        suspended.append(batch.rows.index(row))
+        suspend(row)
+
+    def fitting(entry: Any, length: int, limit: int) -> tuple[tuple[int, ...], bool]:
+        evict, _ = plan_growth(entry, length, limit)
+        return evict, length < 300 or len(suspended) > 0
+
+    monkeypatch.setattr(batch, "_suspend", noted)
+    monkeypatch.setattr(runner.store, "plan_growth", fitting)
+    generations = [ask(runner, TOKENS[n : n + 20], 270) for n in range(4)]
+    assert [len(list(generation)) for generation in generations] == [270] * 4
+    assert suspended == [3]
+
+
+def test_a_row_that_goes_on_reports_no_progress_and_computes_in_chunks_that_fit(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, step = runner._batch, runner._batch.step
+    limits: set[int] = set()
+    chunk_limit, chunk = Budget.chunk_limit, Pace.chunk
+    suspended: list[Any] = []
+
+    def noted(self: Pace, most: int) -> int:
+        limits.add(most)
+        return chunk(self, most)
+
+    def suspending() -> None:
+        step()
+        if not suspended and len(batch.rows) == 2 and len(batch.rows[1].entry.tokens) > 150:  # type: ignore[union-attr]
+            row = batch.rows[1]
+            suspended.append(row)
+            number = row.entry.number  # type: ignore[union-attr]
+            batch._suspend(row)
+            runner.store.evict([number])
+            # As if a long conversation left memory for small chunks only.
+            monkeypatch.setattr(Budget, "chunk_limit", lambda self, length: min(16, chunk_limit(self, length)))
+            monkeypatch.setattr(Pace, "chunk", noted)
+
+    monkeypatch.setattr(batch, "step", suspending)
+    first, second = ask(runner, TOKENS[:50], 300), ask(runner, TOKENS[60:120], 250)
+    items = list(second.items())
+    assert len(list(first)) == 300
+    kinds = [type(item) for item in items]
+    assert suspended
+    assert kinds.count(int) == 250
+    assert Progress not in kinds[kinds.index(int) :]
+    assert limits == {16}
+
+
 def test_suspended_rows_with_one_prompt_do_not_take_each_others_tokens(
     runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +312,51 @@ def test_suspended_rows_with_one_prompt_do_not_take_each_others_tokens(
     rows = [runner.generate(prompt, sampling, stop_tokens=frozenset()) for sampling in sampled]
     assert [list(row) for row in rows] == expected
     assert evicted
+
+
+def test_what_is_evicted_is_freed_while_requests_that_joined_its_own_still_run(runner: ModelRunner) -> None:
+    runner.call(runner.store.clear)
+    rows = [ask(runner, TOKENS[n : n + 60], count) for n, count in enumerate((5, 10, 2000))]
+    assert [len(list(row)) for row in rows[:2]] == [5, 10]
+    next(rows[2])
+    ended = [entry for entry in runner.store.entries if not entry.running]
+    kept, numbers = [weakref.ref(entry) for entry in ended], [entry.number for entry in ended]
+    assert len(numbers) == 2
+    ended.clear()
+    batch, step, freed = runner._batch, runner._batch.step, threading.Event()
+
+    def evicting() -> None:
+        runner.store.evict(numbers)
+        freed.set()
+        step()
+
+    batch.step = evicting  # type: ignore[method-assign]
+    try:
+        assert freed.wait(60)
+    finally:
+        batch.step = step  # type: ignore[method-assign]
+    assert [entry() for entry in kept] == [None, None]
+    rows[2].cancel()
+
+
+def test_a_row_with_buffers_of_its_own_is_not_copied_and_counts_once_when_it_leaves(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[tuple[int, int]] = []
+    keep = runner._batch._keep
+
+    def noted(steps: Any, entry: Any, spare: int) -> bool:
+        left.append((spare, sum(layer.nbytes for layer in entry.row.own)))
+        return keep(steps, entry, spare)
+
+    monkeypatch.setattr(runner._batch, "_keep", noted)
+    short = ask(runner, TOKENS[-40:], 8000)
+    next(short)
+    long = ask(runner, random_tokens("small", 5000), 10)
+    assert len(list(long)) == 10
+    short.cancel()
+    spare, own = left[0]
+    assert 0 < spare < own
 
 
 @pytest.mark.parametrize("fails", [1, 2, 3])
@@ -309,6 +413,31 @@ def test_an_error_of_the_device_while_a_row_leaves_ends_all_requests_and_later_o
     with pytest.raises(RuntimeError, match="GPU Timeout"):
         list(long)
     assert [list(ask(runner, TOKENS[n : n + 90], count)) for n, count in enumerate((20, 300))] == expected
+
+
+def test_an_error_of_the_device_while_a_row_is_suspended_ends_all_requests_and_later_ones_run(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [alone(runner, TOKENS[n : n + 20], 270) for n in range(2)]
+    left, leave, plan_growth = itertools.count(1), BatchCache.leave, runner.store.plan_growth
+
+    def failing(*arguments: Any) -> PromptCache:
+        if next(left) == 1:
+            raise RuntimeError("Command buffer execution failed: GPU Timeout Error")
+        return leave(*arguments)
+
+    def crowded(entry: Any, length: int, limit: int) -> tuple[tuple[int, ...], bool]:
+        evict, fits = plan_growth(entry, length, limit)
+        return evict, fits and length < 400
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchCache, "leave", failing)
+        patch.setattr(runner.store, "plan_growth", crowded)
+        for row in [ask(runner, TOKENS[n : n + 20], 270) for n in range(2)]:
+            with pytest.raises(RuntimeError, match="GPU Timeout"):
+                list(row)
+    assert [list(ask(runner, TOKENS[n : n + 20], 270)) for n in range(2)] == expected
+    assert not any(entry.running for entry in runner.store.entries)
 
 
 def test_a_suspended_request_that_is_cancelled_ends_although_there_is_no_memory_for_it(

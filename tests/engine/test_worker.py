@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 from gptoss_mlx.api import GptOss, load
 from gptoss_mlx.cache.entry import CacheEntry
 from gptoss_mlx.engine.worker import Worker
-from gptoss_mlx.errors import InvalidRequest, ModelClosed, NotEnoughMemory
+from gptoss_mlx.errors import InvalidRequest, MachineLost, ModelClosed, NotEnoughMemory
 from gptoss_mlx.model.transformer import Transformer
 from gptoss_mlx.sampling import SamplingParams
 from tests.conftest import settled
@@ -93,6 +94,67 @@ def test_a_forgotten_model_takes_its_thread_with_it_and_ends_what_was_begun() ->
     assert list(generation)  # its job keeps the model
     thread.join(60)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["in a row", "in a prefill"])
+def test_the_memory_is_free_while_the_error_is_handled_that_it_ran_out(
+    waits: bool, demo: GptOss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = demo.tokenizer.encode("Once upon a time there was a king. " * 40)
+    demo.prefill(prompt[:2])
+    demo._runner.call(demo._runner.store.clear)
+    settled(demo)
+    before = mx.get_active_memory()
+
+    def failing(self: CacheEntry, tokens: Any) -> None:
+        raise RuntimeError("[malloc] Unable to allocate 123 bytes.")
+
+    gc.disable()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(CacheEntry, "end_chunk", failing)
+            try:
+                demo.prefill(prompt) if waits else list(demo.generate(prompt, GREEDY))
+            except NotEnoughMemory:
+                held = mx.get_active_memory() - before
+    finally:
+        gc.enable()
+    assert held < 10_000
+
+
+def test_a_model_is_forgotten_at_once_although_a_function_of_the_callers_has_failed() -> None:
+    def failing(tokens: mx.array, logits: mx.array) -> mx.array:
+        raise ZeroDivisionError
+
+    model = load("demo")
+    thread = model._runner._worker._thread
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(ZeroDivisionError):
+            list(model.generate(model.tokenizer.encode("Once"), GREEDY, logits_processor=failing))
+        del model
+        thread.join(60)
+        assert not thread.is_alive()
+    finally:
+        gc.enable()
+
+
+def test_a_worker_that_has_failed_ends_quietly(capfd: pytest.CaptureFixture[str]) -> None:
+    worker, begun, gate = Worker(), threading.Event(), threading.Event()
+    running = worker.submit(lambda: signal(begun) and gate.wait(60))
+    waiting = worker.submit(lambda: 3)
+    assert begun.wait(60)
+    worker.fail(MachineLost("a machine is gone"))
+    for future in (running, waiting):
+        with pytest.raises(MachineLost):
+            future.result(60)
+    thread = worker._thread
+    gate.set()
+    worker.close()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert capfd.readouterr().err == ""
 
 
 FORGETFUL = """

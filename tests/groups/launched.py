@@ -15,7 +15,7 @@ from tests import ROOT
 
 __all__ = ["launch", "launch_command", "started"]
 
-TIMEOUT = 180
+TIMEOUT = 900
 
 
 def launch_command(machines: int, *command: str) -> list[str]:
@@ -28,7 +28,7 @@ def launch_command(machines: int, *command: str) -> list[str]:
 def free_ports(count: int) -> int:
     """The first of so many ports in a row that nobody listens on."""
     while True:
-        first = random.randrange(20000, 60000)
+        first = random.randrange(20000, 32000)  # above are the ports of outgoing connections
         with contextlib.ExitStack() as sockets, contextlib.suppress(OSError):
             for port in range(first, first + count):
                 sockets.enter_context(socket.create_server(("127.0.0.1", port)))

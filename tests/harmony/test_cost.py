@@ -27,12 +27,12 @@ KNOWN = [
 def seconds(pattern: Sequence[int], length: int) -> float:
     """Processor time for a stream that repeats a pattern."""
     tokens = [*pattern] * (length // len(pattern) + 1)
-    started = time.process_time()
+    started = time.thread_time()
     parser = StreamParser(tokenizer())
     for token in tokens[:length]:
         parser.process(token)
     parser.close()
-    return time.process_time() - started
+    return time.thread_time() - started
 
 
 def random_pattern(rng: random.Random) -> list[int]:
@@ -41,12 +41,12 @@ def random_pattern(rng: random.Random) -> list[int]:
     return pattern + rng.choices(pattern) * rng.choice([0, 0, rng.randint(50, 600)])
 
 
-def test_no_pattern_costs_more_than_a_tenth_of_a_millisecond_a_token() -> None:
+def test_no_pattern_costs_more_than_a_third_of_a_millisecond_a_token() -> None:
     rng = random.Random(5)
     patterns = [*KNOWN, *(random_pattern(rng) for _ in range(150))]
     worst = max(patterns, key=lambda pattern: seconds(pattern, 800))
-    # The worst takes 14 to 16 microseconds on the machine of the other figures; slower ones run this too.
-    assert min(seconds(worst, 40_000) for _ in range(3)) < 40_000 * 1e-4, tokenizer().decode(worst)
+    # The worst takes 14 to 16 microseconds on the machine of the other figures; busy and slower ones run this too.
+    assert min(seconds(worst, 40_000) for _ in range(3)) < 40_000 * 3e-4, tokenizer().decode(worst)
 
 
 @pytest.mark.parametrize("pattern", KNOWN)

@@ -245,7 +245,7 @@ def test_what_is_typed_ahead_means_what_it_means_at_the_prompt(tmp_path: Path, e
 
 
 def test_what_is_typed_while_a_model_loads_is_sent_too(tmp_path: Path) -> None:
-    person = start(tmp_path, height=40, GPTOSS_FAKE_LOADING="1")
+    person = start(tmp_path, height=40, GPTOSS_FAKE_LOADING="3")
     person.enter("first")
     person.wait_for("loading demo")
     person.send("second\r")
