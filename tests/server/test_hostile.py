@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
@@ -130,6 +131,16 @@ def test_a_client_that_goes_away_stops_its_generation(api: Api, stream: bool) ->
             connection.sendall(http(api.path, body))
             assert eventually(lambda: model.running == 1)
         assert eventually(lambda: model.running == 0, 3)
+
+
+@pytest.mark.parametrize("name", ["a line without end", "many headers"])
+def test_headers_that_are_too_long_are_refused_before_they_have_come(name: str) -> None:
+    with listening(ScriptedGptOss()) as url, connected(url) as connection:
+        connection.sendall(RAW[name].removesuffix(b"\r\n"))
+        assert connection.recv(100).startswith(b"HTTP/1.1 400")
+        with contextlib.suppress(ConnectionError):  # it is closed, and some of what was sent is never read
+            while connection.recv(1000):
+                pass
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/resp", http("/health", method="GET") + b"GET /he"])
