@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+_OF_BATCH = {"batch", "output", "parallel", "model", "effort", "context", "kv_bits", "adapter"}
+"""The parameters of ``run`` that go with ``--batch``."""
+
 app = typer.Typer(
     name="gptoss",
     cls=EdgeGroup,
@@ -63,8 +66,16 @@ def _settings(ctx: typer.Context) -> Settings:
     """The settings, in which the flags of the command come first."""
     from .settings import DEFAULTS, load_settings
 
-    given = {name: value for name, value in ctx.params.items() if name in DEFAULTS and value != []}
-    return load_settings(**given)
+    return load_settings(**{name: value for name, value in _given(ctx).items() if name in DEFAULTS})
+
+
+def _given(ctx: typer.Context) -> dict[str, Any]:
+    """The parameters of the command that the user gave, apart from those with a default."""
+    return {
+        name: value
+        for name, value in ctx.params.items()
+        if not (value is None or value is False or value in ([], ()))
+    }
 
 
 def _version(wanted: bool) -> None:
@@ -197,8 +208,7 @@ def run(
 
     if json and jsonl:
         raise InvalidRequest("--json and --jsonl: only one can be used at a time; leave one out")
-    others = (question, file, json, jsonl, schema, stop, system, url, hostfile, split, mcp, tools, python, allow)
-    if batch is not None and any(others):
+    if batch is not None and set(_given(ctx)) - _OF_BATCH:
         raise InvalidRequest("--batch takes everything but the model from its file; leave the other options out")
     if output is not None and batch is None:
         raise InvalidRequest("--output is for --batch; redirect the answer to a question with > FILE")

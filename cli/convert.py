@@ -78,7 +78,7 @@ def convert(
         Dense | None,
         typer.Option(
             help="Precision of attention, embedding and head; by default bf16, which loses nothing, where it fits "
-            "with 8k of context, else q8, else q4."
+            "with 8k of context, else q8, else q4; those of a quantised source stay as they are."
         ),
     ] = None,
     experts: Annotated[

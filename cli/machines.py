@@ -69,10 +69,13 @@ def on_machines(settings: Settings, hostfile: str | None, split: str | None) -> 
         split: the option's value.
 
     Raises:
+        InvalidRequest: there is an adapter, or no hostfile.
         InvalidRequest, MachineLost: see :func:`served`.
     """
     if hostfile is None:
         raise InvalidRequest("--split is for several machines; name them with --hostfile FILE")
+    if settings.adapter is not None:
+        raise InvalidRequest("--adapter: several machines compute none; merge it with gptoss convert --adapter")
     from .chat.first_start import choose_model
 
     terminal = Terminal(sys.stderr)

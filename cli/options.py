@@ -101,13 +101,13 @@ TopK = Annotated[int | None, typer.Option(help="Sample from so many of the likel
 MinP = Annotated[
     float | None, typer.Option(help="Leave out tokens less likely than this share of the likeliest one.")
 ]
-Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed, prompt and cache give the same answer.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Stop after this many tokens, thinking included.")]
 Context = Annotated[int | None, typer.Option(help="The most tokens of a conversation; fewer take less memory.")]
 KVBits = Annotated[int | None, typer.Option(help="8: keep the cache in 8 bits, which takes less memory.")]
 Adapter = Annotated[
     str | None,
-    typer.Option(help="The directory of a LoRA adapter that changes attention; others: gptoss convert."),
+    typer.Option(help="A LoRA adapter of attention and routers, a directory; others: gptoss convert."),
 ]
 Think = Annotated[
     str | None,

@@ -187,6 +187,10 @@ def load_settings(**flags: Any) -> Settings:
         raise InvalidRequest("--model and --url: the server has its own model; leave one of them out")
     if flags.get("model") is not None:
         values.pop("url", None)
+    of_loading = [name for name in ("adapter", "context", "kv_bits") if flags.get(name) is not None]
+    if of_loading and "url" in values:
+        option = f"--{of_loading[0].replace('_', '-')}"
+        raise InvalidRequest(f"{option}: the server at {values['url']} has loaded its model; give it to that")
     return Settings(**values)
 
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .errors import GptOssError as GptOssError
     from .errors import HarmonyError as HarmonyError
     from .errors import InvalidRequest as InvalidRequest
+    from .errors import MachineLost as MachineLost
     from .errors import ModelClosed as ModelClosed
     from .errors import ModelNotFound as ModelNotFound
     from .errors import NotEnoughDisk as NotEnoughDisk
@@ -119,6 +120,7 @@ __all__ = [
     "GptOssError",
     "HarmonyError",
     "InvalidRequest",
+    "MachineLost",
     "Message",
     "ModelClosed",
     "ModelConfig",

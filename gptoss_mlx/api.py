@@ -48,8 +48,9 @@ def load(
         dtype: of everything that is not packed: ``bfloat16`` or ``float32``. None takes bfloat16 on a GPU, and
             float32 on a CPU where it fits, because a CPU computes it faster.
         download: get it from the Hub if it is not on this machine.
-        kv_bits: 8 keeps the keys and values of full-attention layers in 8 bits: a conversation of any length takes
-            0.56 of the memory, at a small loss (``gptoss verify --kv-bits 8 --prompt`` measures it).
+        kv_bits: 8 keeps the keys and values of full-attention layers in 8 bits: a long conversation takes
+            0.56 of the memory that it takes in bfloat16, at a small loss (``gptoss verify DIRECTORY --kv-bits 8
+            --prompt TEXT`` measures it).
         context: the most positions of a conversation; by default as many as the model and the memory allow.
         max_cache_bytes: the most that all prompt caches may take together; the least recently used is evicted
             first. By default one full context with its snapshots or an eighth of the device's memory, whichever is
@@ -57,7 +58,7 @@ def load(
         split: under ``mlx.launch``, how its machines divide the model: ``pipeline`` gives each whole layers, in
             proportion to its memory; ``tensor`` a part of every layer, which needs fast connections. The first
             machine gets the model; the others take part until it is closed, and then their processes end. All of
-            them need the checkpoint. A process that is alone ignores it.
+            them need the checkpoint. A process that is alone ignores it, unless ``adapter`` is given too.
         adapter: the directory of a LoRA adapter, of PEFT or mlx-lm, that changes attention or routers. One that
             changes experts is merged by ``gptoss convert --adapter``.
         parallel: the most requests that run together, 1 to 32; others wait for their turn, and so do those for
@@ -65,6 +66,7 @@ def load(
 
     Raises:
         ModelNotFound: it is not on this machine; the message names the command that gets it.
+        DownloadError, NotEnoughDisk: with ``download``: it cannot be got.
         CheckpointError: it is damaged, or of another kind of model.
         NotEnoughMemory: it does not fit this machine; the message has the figures and the remedy.
         InvalidRequest: an unknown dtype, ``kv_bits`` or ``split``, a length out of range, or machines that

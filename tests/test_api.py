@@ -38,7 +38,7 @@ PUBLIC = """
 AnswerOptions AsyncChat AsyncGptOss AsyncStream BatchReply CacheFileError Chat ChatFileError CheckpointError
 ConfigError
 ContextFull ConversionError Done DownloadError Effort Event FileWriteError Generation GptOss GptOssError
-HarmonyError InvalidRequest Message ModelClosed ModelConfig ModelNotFound NotEnoughDisk NotEnoughMemory
+HarmonyError InvalidRequest MachineLost Message ModelClosed ModelConfig ModelNotFound NotEnoughDisk NotEnoughMemory
 OutputError ParseError Preamble ProcessForked Progress RenderError Reply SamplingParams SchemaError Stream Text
 Thinking Timings TokenLogprob Tokenizer TokenizerError Tool ToolCall ToolError ToolResult Usage __version__ load
 load_async

@@ -75,7 +75,7 @@ class Engine:
             compiler for that. The results are the same to rounding.
         split: how the machines that ``mlx.launch`` has started divide the model: ``pipeline`` or ``tensor``. The
             first of them gets the model; on the others this takes part until the first one closes it, and then
-            raises SystemExit. A process that is alone ignores it.
+            raises SystemExit. A process that is alone ignores it, unless ``adapter`` is given too.
         parallel: the most requests that run together, 1 to 32.
         device: the machine; by default this one.
         memory: settings that are held while the model is loaded.
@@ -234,6 +234,8 @@ class Engine:
         Raises:
             InvalidRequest: an empty or too long prompt, or a token out of range.
             ModelClosed: after :meth:`close`.
+            NotEnoughMemory: the prompt does not fit the memory; from the iterator: it ran out.
+            MachineLost: from the iterator: a machine of the group is lost.
             CheckpointError: from the iterator: the model computed NaN or infinity, its weights are broken.
 
         Example:
@@ -319,7 +321,7 @@ class Engine:
 
         Raises:
             FileWriteError, NotEnoughDisk: it cannot be written; the previous content, if any, is unchanged.
-            InvalidRequest: nothing of the prompt is computed.
+            InvalidRequest: nothing of the prompt is computed, or several machines have the cache.
             ModelClosed: after :meth:`close`.
 
         Example:
@@ -349,6 +351,7 @@ class Engine:
         Raises:
             CacheFileError: the file cannot be read, is damaged, of another version or of another model, or holds
                 more than all prompt caches together may.
+            InvalidRequest: several machines compute the model.
             ModelClosed: after :meth:`close`.
         """
         source = checked_path(path)

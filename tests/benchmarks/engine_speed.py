@@ -10,14 +10,14 @@ As users of a CPU have both: this library uncompiled in float32, its default the
 where it compiles. Processor time over mlx-lm's on two hyperthreads of a busy machine (2026-11-26, mlx 0.32.4,
 mlx-lm 0.32.2), in brackets this library's in bfloat16:
 
-    24 layers of hidden 64    decode 0.64 to 0.69 (0.90 to 0.92)    prefill of 687 tokens 0.72 to 0.74 (0.72)
-    the demo                  decode 0.44 to 0.53 (0.97 to 1.01)    prefill of 687 tokens 0.29 to 0.31 (0.93)
+    24 layers of hidden 64    decode 0.64 to 0.69 (0.90 to 0.92)    prefill of 687 tokens 0.66 to 0.74 (0.72)
+    the demo                  decode 0.44 to 0.53 (0.97 to 1.01)    prefill of 687 tokens 0.29 to 0.31 (0.93–0.95)
 
 On another day, when the same machine took nearly twice as long for both, decoding was at 0.77 (26.0 ms a token
 against 33.4) and 0.49, and at 0.74 to 0.81 later. MLX's wheel for Linux brings the reference BLAS, and attention
 costs both the same; with OpenBLAS in its place (LD_PRELOAD) it is 0.67 to 0.78 (9.9 ms against 14.5 at best).
 
-The 24 layers miss their aim of 0.65 in decoding at times. Of the 0.54 ms that a layer takes at best, 0.35 are
+The 24 layers mostly miss their aim of 0.65 in decoding. Of the 0.54 ms that a layer takes at best, 0.35 are
 spent in MLX's CPU forms of attention (0.18), the products (0.08), rotation (0.05) and the two norms (0.04). Eleven
 of the 117 operations of a layer can go without another form for the CPU; that cannot be measured.
 

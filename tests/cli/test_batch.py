@@ -33,6 +33,8 @@ def test_the_same_command_goes_on_with_what_has_no_answer(home: Path, tmp_path: 
     [
         (("--batch", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
         (("--batch", "nowhere.jsonl", "hi"), "leave the other options out"),
+        (("--batch", "nowhere.jsonl", "--temperature", "0"), "leave the other options out"),
+        (("--batch", "nowhere.jsonl", "--seed", "0"), "leave the other options out"),
         (("--output", "answers.jsonl", "hi"), "--output is for --batch"),
     ],
 )

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -151,6 +152,18 @@ def test_a_chat_with_a_server_is_a_chat(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_url_and_a_model_are_not_both_given() -> None:
     done = gptoss("run", "--url", "http://127.0.0.1:9", "-m", "demo", "Hi")
     assert (done.returncode, "leave one of them out" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("option", [("--context", "100"), ("--kv-bits", "8"), ("--adapter", "place")])
+def test_how_a_model_is_loaded_is_no_option_beside_a_url(option: tuple[str, str]) -> None:
+    done = gptoss("run", "--url", "http://127.0.0.1:9", *option, "Hi")
+    assert done.returncode == 2
+    assert f"{option[0]}: the server at http://127.0.0.1:9 has loaded its model" in done.stderr
+
+
+def test_several_machines_refuse_an_adapter(tmp_path: Path) -> None:
+    done = gptoss("run", "--hostfile", str(tmp_path / "hosts.json"), "--adapter", "place", "-m", "demo", "Hi")
+    assert (done.returncode, "merge it" in done.stderr) == (2, True)
 
 
 def test_a_model_that_is_named_replaces_the_url_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:

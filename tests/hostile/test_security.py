@@ -26,7 +26,7 @@ def test_every_test_that_is_named_exists() -> None:
 
 
 def test_every_command_that_is_named_exists() -> None:
-    commands = re.findall(r"`python -m ([\w.]+)", BENCHMARKS)
+    commands = re.findall(r"python -m ([\w.]+)", BENCHMARKS)
     for module in commands:
         assert importlib.util.find_spec(module), module
     programs = {f"tests.benchmarks.{path.stem}" for path in (TESTS / "benchmarks").glob("[a-z]*.py")}

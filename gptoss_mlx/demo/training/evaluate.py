@@ -289,7 +289,7 @@ def main() -> None:
         default="float32",
         help="of the computation; bfloat16 takes MLX 2.5 times as long on a CPU",
     )
-    parser.add_argument("--fraction", type=float, default=1.0, help="of the 500 prompts")
+    parser.add_argument("--fraction", type=float, default=1.0, help="of the 550 prompts")
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
     parser.add_argument("--failures", action="store_true", help="show what went wrong too")
     arguments = parser.parse_args()
