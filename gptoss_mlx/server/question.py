@@ -71,10 +71,20 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """The messages with which the model called a tool: its analysis, which clients drop and the model needs, a
-    preamble and the call, in the tokens that it wrote."""
+    """What the model said when it called a tool: its analysis, which clients drop and the model needs, a preamble
+    and the call, in the tokens that it wrote."""
 
-    messages: Sequence[Message]
+    messages: tuple[Message, ...]
+    """Of the whole reply: other calls too, and the calls and results of tools that run here."""
+    place: int
+    """That of the call."""
+    end: int
+    """Where what belongs to the call ends: after it, or after the whole reply if it is the last one."""
+
+    @property
+    def call(self) -> Message:
+        """The call."""
+        return self.messages[self.place]
 
     @property
     def size(self) -> int:
@@ -113,7 +123,8 @@ class History:
             if tool is not None
         }
         self._instructions: list[str] = []
-        self._recalled: list[Said] = []
+        # How much of each reply is in the conversation, by its id(), and itself, so that no other gets that id.
+        self._recalled: dict[int, tuple[tuple[Message, ...], int]] = {}
 
     @property
     def instructions(self) -> str | None:
@@ -153,13 +164,11 @@ class History:
             namespace: of the tool.
         """
         said = self._recall(identity)
-        begin = self._begin()
-        if said is not None and is_same_json(said.messages[-1].text.strip() or "{}", arguments):
-            self.names[identity] = said.messages[-1].recipient or ""
-            if said not in self._recalled:
-                self._recalled.append(said)
-                self.messages[begin:] = said.messages
+        if said is not None and is_same_json(said.call.text.strip() or "{}", arguments):
+            self.names[identity] = said.call.recipient or ""
+            self._say_again(said)
             return
+        begin = self._begin()
         for position, message in enumerate(self.messages[begin:], begin):
             if message.channel is Channel.FINAL:
                 self.messages[position] = replace(message, channel=Channel.COMMENTARY)
@@ -170,6 +179,14 @@ class History:
                 arguments, channel=Channel.COMMENTARY, recipient=recipient, content_type="<|constrain|>json"
             )
         )
+
+    def _say_again(self, said: Said) -> None:
+        """Puts what the model said in place of what the client sends of it, once."""
+        messages, done = self._recalled.get(id(said.messages), (said.messages, 0))
+        if not done:
+            del self.messages[self._begin() :]
+        self.messages += messages[done : said.end]
+        self._recalled[id(messages)] = messages, max(done, said.end)
 
     def answer(self, identity: str, text: str, path: str) -> None:
         """The result of a call.
@@ -209,9 +226,10 @@ _ignored: set[str] = set()
 
 def ignore_once(what: str) -> None:
     """Logs, the first time, that a part of a request is ignored."""
+    what = short_repr(what)
     if what not in _ignored and len(_ignored) < 100:
         _ignored.add(what)
-        _LOGGER.warning("%s is ignored: it means nothing here", short_repr(what))
+        _LOGGER.warning("%s is ignored: it means nothing here", what)
 
 
 def declared_tools(tools: Iterable[Mapping[str, Any]]) -> ToolBox:

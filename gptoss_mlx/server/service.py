@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -90,11 +90,27 @@ class Service:
         """What the model said when it made a call, by the call's id."""
         return self._said.get(identity)
 
-    def remember(self, identities: Iterable[str], messages: tuple[Message, ...]) -> None:
-        """Keeps what the model said when it made calls."""
-        last = max((place for place, message in enumerate(messages) if message.callee is not None), default=-1)
-        said = Said(messages=messages[: last + 1])
-        for identity in identities:
+    def remember(self, calls: Mapping[str, ToolCall], messages: tuple[Message, ...], *, rejected: bool) -> None:
+        """Keeps what the model said when it made calls.
+
+        Args:
+            calls: those that the client runs, in their order, by their ids.
+            messages: of the reply.
+            rejected: whether the only call was answered here too, with an error that the client's result replaces.
+        """
+        begin = 0
+        for number, (identity, call) in enumerate(calls.items(), 1):
+            places = (
+                place
+                for place in range(begin, len(messages))
+                if (messages[place].callee, messages[place].text) == (call.name, call.arguments)
+            )
+            place = (max if rejected else min)(places, default=-1)
+            if place < 0:
+                continue
+            begin = place + 1
+            whole = number == len(calls) and not rejected
+            said = Said(messages=messages, place=place, end=len(messages) if whole else begin)
             self._said.put(identity, said, said.size)
 
     @asynccontextmanager
@@ -193,13 +209,16 @@ class Answer:
     _held: list[ToolCall] = field(default_factory=list)
     """Calls that the turn may still answer itself, because no tool can take them."""
     _rejected: ToolCall | None = None
+    _tools: ToolBox = field(default_factory=lambda: ToolBox([]))
+    """Of the client, and those that run here."""
 
     async def start(self) -> None:
         """Queues the question. Rendering a long one takes a moment, so another thread does it."""
         model, question = self.service.model, self.question
+        settings = self.service.with_tools(question.settings)
+        self._tools = settings.toolbox
 
         def begin() -> Stream:
-            settings = self.service.with_tools(question.settings)
             step = Step.of(question.options, settings)
             turn = Turn(model, settings, question.messages, step)
             self.prompt_tokens = turn.prompt_tokens
@@ -278,7 +297,10 @@ class Answer:
         if isinstance(event, ToolCall):
             self._held.append(event)
         elif isinstance(event, ToolResult):
-            call = self._held.pop(0)
+            # The calls before it that are not answered here are the client's.
+            answered = (call for call in self._held if not self._tools.leaves(call.name, call.arguments))
+            call = next(answered, self._held[0])
+            self._held.remove(call)
             self._rejected = self._rejected if self.service.runs(call.name) else call
         elif isinstance(event, Done):
             return self._ended(event.reply)
@@ -292,11 +314,12 @@ class Answer:
             self._held.append(self._rejected)  # the model did not write a better one
         if reply.finish_reason == "tool_calls" and not self._held:
             reply = self.reply = replace(reply, finish_reason="length")  # its steps went to tools that run here
+        held: dict[str, ToolCall] = {}
         for event in self._held:
             call = self._call(event)
-            self.calls[call.identity] = event.name
+            held[call.identity], self.calls[call.identity] = event, event.name
             yield from self.writer.call(call)
-        self.service.remember(self.calls, reply.messages)
+        self.service.remember(held, reply.messages, rejected=self._rejected in self._held)
         self.service.metrics.count(reply)
         last = list(self.writer.end(reply))
         self.then(self)

@@ -1,0 +1,107 @@
+"""Several calls in one answer, and the next request: each reaches who runs it, once, and has its own result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.server.scripted import ScriptedGptOss, answer, call, think, turn
+from tests.server.serving import in_process
+
+ASK = {"role": "user", "content": "hi"}
+
+
+def tool(name: str, **properties: Any) -> dict[str, Any]:
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    return {"type": "function", "function": {"name": name, "parameters": schema}}
+
+
+WEATHER, TIME = tool("get_weather", city={"type": "string"}), tool("get_time", zone={"type": "string"})
+PING, PONG = tool("ping"), tool("pong")
+
+
+def server_clock() -> str:
+    """The time."""
+    return "noon"
+
+
+def called(message: dict[str, Any]) -> list[str]:
+    return [made["function"]["name"] for made in message["tool_calls"]]
+
+
+def ask(client: Any, history: list[dict[str, Any]], *tools: dict[str, Any]) -> dict[str, Any]:
+    body = client.post("/v1/chat/completions", json={"messages": history, "tools": tools}).json()
+    message: dict[str, Any] = body["choices"][0]["message"]
+    return message
+
+
+def repeated(message: dict[str, Any], *results: str) -> list[dict[str, Any]]:
+    """What a client sends back: the calls without the analysis, and their results."""
+    made = message["tool_calls"]
+    answers = [
+        {"role": "tool", "tool_call_id": each["id"], "content": result}
+        for each, result in zip(made, results, strict=True)
+    ]
+    return [{"role": "assistant", "content": None, "tool_calls": made}, *answers]
+
+
+def test_a_valid_call_beside_one_that_no_tool_can_take_reaches_the_client() -> None:
+    model = ScriptedGptOss(
+        turn(think("Both."), call("get_weather", city="Oslo", more=True), call("get_time", bad=1))
+    )
+    with in_process(model) as client:
+        assert called(ask(client, [ASK], WEATHER, TIME)) == ["get_weather"]
+
+
+def test_a_call_of_the_client_beside_one_that_runs_here_reaches_the_client_and_its_result_the_model() -> None:
+    model = ScriptedGptOss(
+        turn(think("Both."), call("server_clock", more=True), call("get_weather", city="Oslo")), turn(answer("ok"))
+    )
+    with in_process(model, tools=[server_clock]) as client:
+        message = ask(client, [ASK], WEATHER)
+        assert called(message) == ["get_weather"]
+        ask(client, [ASK, *repeated(message, "drizzle")], WEATHER)
+    prompt = model.shown[-1]
+    assert prompt.count("noon") == 1
+    assert prompt.index("to=functions.server_clock") < prompt.index("noon") < prompt.index("drizzle")
+    assert "functions.get_weather to=assistant<|channel|>commentary<|message|>drizzle" in prompt
+
+
+def test_each_of_two_calls_has_its_own_result() -> None:
+    model = ScriptedGptOss(turn(think("Both."), call("ping", more=True), call("pong")), turn(answer("ok")))
+    with in_process(model) as client:
+        message = ask(client, [ASK], PING, PONG)
+        ask(client, [ASK, *repeated(message, "first", "second")], PING, PONG)
+    assert "functions.ping to=assistant<|channel|>commentary<|message|>first" in model.shown[-1]
+    assert "functions.pong to=assistant<|channel|>commentary<|message|>second" in model.shown[-1]
+
+
+def test_the_same_call_in_two_turns_is_in_the_conversation_twice() -> None:
+    polling = turn(think("Check."), call("ping"))
+    model = ScriptedGptOss(polling, polling, turn(answer("ok")))
+    with in_process(model) as client:
+        history: list[dict[str, Any]] = [ASK]
+        for result in ("not yet", "done"):
+            history += repeated(ask(client, history, PING), result)
+        ask(client, history, PING)
+    assert model.shown[-1].count("to=functions.ping") == 2
+    assert model.shown[-1].count("Check.") == 2
+
+
+def test_calls_whose_results_come_between_them_are_in_the_conversation_once() -> None:
+    model = ScriptedGptOss(turn(think("Both."), call("ping", more=True), call("pong")), turn(answer("ok")))
+    with in_process(model) as client:
+        tools = [{"type": "function", **made["function"]} for made in (PING, PONG)]
+        body = {"input": "hi", "tools": tools, "store": False}
+        made = [
+            item
+            for item in client.post("/v1/responses", json=body).json()["output"]
+            if item["type"] == "function_call"
+        ]
+        history: list[Any] = [ASK]
+        for item, result in zip(made, ("first", "second"), strict=True):
+            history += [item, {"type": "function_call_output", "call_id": item["call_id"], "output": result}]
+        client.post("/v1/responses", json=body | {"input": history})
+    prompt = model.shown[-1]
+    assert [prompt.count(f"to=functions.{name}") for name in ("ping", "pong")] == [1, 1]
+    assert prompt.count("Both.") == 1
+    assert prompt.index("first") < prompt.index("to=functions.pong") < prompt.index("second")
