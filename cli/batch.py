@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import GptOssError
 from .chat.first_start import choose_model
 from .screen.spans import DIM, YELLOW, Span
 from .screen.terminal import Terminal
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "answer_batch"]
 
 _BAR = 24
+_MAY_PASS = 429
+"""This status and those above it say nothing of the request: the memory ran out, or the model was closed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,7 @@ class Batch:
     @property
     def answers(self) -> Path:
         """The file that the answers are appended to."""
-        return self.output or self.requests.with_suffix(".answers.jsonl")
+        return self.output or self.requests.with_name(f"{self.requests.name.removesuffix('.jsonl')}.answers.jsonl")
 
 
 def answer_batch(batch: Batch, settings: Settings) -> None:
@@ -45,6 +48,7 @@ def answer_batch(batch: Batch, settings: Settings) -> None:
 
     Raises:
         InvalidRequest: a file cannot be read; names the line.
+        GptOssError: some could not be answered for a reason that may pass, and have no answer yet.
     """
     err = Terminal(sys.stderr)
     from .. import load
@@ -66,6 +70,10 @@ def answer_batch(batch: Batch, settings: Settings) -> None:
                 err.line(f"interrupted: {progress.text}; the same command goes on", YELLOW)
                 raise
     err.line(f"{progress.text}: {batch.answers}", YELLOW if progress.refused else DIM)
+    if progress.postponed:
+        raise GptOssError(
+            f"{progress.postponed} more failed ({progress.reason}); the same command asks them again"
+        )
 
 
 async def _answer(app: Starlette, requests: list[BatchRequest], batch: Batch, progress: _Progress) -> None:
@@ -76,9 +84,13 @@ async def _answer(app: Starlette, requests: list[BatchRequest], batch: Batch, pr
         progress.show()
         async with contextlib.aclosing(answers(app, requests, batch.parallel)) as found:
             async for answer in found:
+                status, body = answer["response"]["status_code"], answer["response"]["body"]
+                if status >= _MAY_PASS:
+                    progress.postpone(body)
+                    continue
                 file.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
                 file.flush()
-                progress.add(answer["response"]["status_code"], answer["response"]["body"])
+                progress.add(status, body)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,6 +101,10 @@ class _Progress:
     done: int
     err: Terminal
     refused: int = 0
+    postponed: int = 0
+    """Those that failed for a reason that may pass."""
+    reason: str = ""
+    """That of the last of them."""
     _tokens: int = 0
     _began: float = 0.0
 
@@ -100,6 +116,12 @@ class _Progress:
         if isinstance(usage, dict):
             self._tokens += usage.get("completion_tokens") or usage.get("output_tokens") or 0
         self.show()
+
+    def postpone(self, body: object) -> None:
+        """One could not be answered now."""
+        self.postponed += 1
+        error = body.get("error") if isinstance(body, dict) else None
+        self.reason = str(error.get("message")) if isinstance(error, dict) else "the server has a bug"
 
     def show(self) -> None:
         """Draws the bar; nothing where stderr is not a terminal."""

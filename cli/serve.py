@@ -155,7 +155,7 @@ def _end_with(owner: int) -> None:
         time.sleep(1.0)
         try:
             os.kill(owner, 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):  # the number may be another user's process by now
             os.kill(os.getpid(), signal.SIGTERM)
             return
 

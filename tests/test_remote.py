@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import http.server
 import json
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -17,7 +19,7 @@ from typing import Any
 import pytest
 
 import gptoss_mlx as gptoss
-from gptoss_mlx.errors import GptOssError, InvalidRequest
+from gptoss_mlx.errors import GptOssError, InvalidRequest, OutputError
 from gptoss_mlx.events import Done, Event
 from gptoss_mlx.remote import RemoteModel, connect
 from tests.server.scripted import ScriptedGptOss, answer, call, endless, say, think, turn
@@ -129,6 +131,52 @@ def test_what_needs_the_model_here_says_so(scripted: tuple[ScriptedGptOss, Remot
         with pytest.raises(InvalidRequest, match="needs a model that is loaded on this machine"):
             refused()
     assert len(chat.messages) == 2
+
+
+@pytest.mark.parametrize(
+    "option", [{"choices": ["yes", "no"]}, {"regex": "[0-9]+"}, {"max_thinking_tokens": 3}, {"logprobs": True}]
+)
+def test_an_option_that_the_server_cannot_take_is_refused(
+    option: dict[str, Any], scripted: tuple[ScriptedGptOss, RemoteModel]
+) -> None:
+    chat = scripted[1].chat()
+    with pytest.raises(InvalidRequest, match="needs a model that is loaded on this machine"):
+        chat.send("Hi", **option)
+    assert not chat.messages
+
+
+def test_all_sampling_options_are_sent(scripted: tuple[ScriptedGptOss, RemoteModel]) -> None:
+    model, remote = scripted
+    model.queue(turn(answer("Yes.")))
+    remote.chat().send("Hi", repetition_penalty=1.5, logit_bias={5: -3.0})
+    assert model.samplings[-1].repetition_penalty == 1.5
+    assert model.samplings[-1].logit_bias == {5: -3.0}
+
+
+def test_a_form_that_is_cut_short_is_an_error_as_here(demo: tuple[gptoss.GptOss, str]) -> None:
+    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 50}
+    with connect(demo[1]) as remote, pytest.raises(OutputError, match="raise max_tokens"):
+        remote.chat().send("Count.", schema=schema, max_tokens=30)
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"500 Oops"])
+def test_a_server_that_breaks_off_is_named(status: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        def break_off() -> None:
+            connection, _ = listener.accept()
+            connection.recv(10_000)
+            connection.sendall(b"HTTP/1.1 " + status + b"\r\ncontent-length: 100\r\n\r\n{")
+            time.sleep(0.2)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # resets it
+            connection.close()
+
+        thread = threading.Thread(target=break_off)
+        thread.start()
+        with pytest.raises(GptOssError, match=url):
+            connect(url)
+        thread.join()
 
 
 def test_tools_run_here(demo: tuple[gptoss.GptOss, str]) -> None:

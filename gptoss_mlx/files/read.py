@@ -22,6 +22,8 @@ from ..errors import CheckpointError
 __all__ = [
     "LFS_POINTER",
     "MAX_CONTAINERS",
+    "finite_number",
+    "has_more_containers",
     "inside",
     "open_regular",
     "parse_json",
@@ -128,14 +130,14 @@ def parse_json(content: bytes, *, containers: int = MAX_CONTAINERS) -> Any:
 
     if content.startswith(LFS_POINTER):
         raise ValueError("a git-lfs pointer, not the file itself; get it with: git lfs pull")
-    if _has_more_containers(content, containers):
+    if has_more_containers(content, containers):
         raise ValueError(f"more than {containers} lists and objects")
     return json.loads(
         content.decode("utf-8"),
         object_pairs_hook=unique,
         parse_int=_integer,
-        parse_float=_finite,
-        parse_constant=_finite,
+        parse_float=finite_number,
+        parse_constant=finite_number,
     )
 
 
@@ -159,7 +161,7 @@ def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
     return content
 
 
-def _has_more_containers(content: bytes, limit: int) -> bool:
+def has_more_containers(content: bytes, limit: int) -> bool:
     """Whether there are more lists and objects than ``limit``; brackets in strings do not count."""
     if content.count(b"[") + content.count(b"{") <= limit:
         return False
@@ -180,7 +182,12 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-def _finite(text: str) -> float:
+def finite_number(text: str) -> float:
+    """A number of JSON.
+
+    Raises:
+        ValueError: it is none, or too large to be one in Python.
+    """
     # NaN and Infinity are not JSON, and only Python reads 1e999 as infinity.
     value = float(text)
     if not math.isfinite(value):

@@ -278,10 +278,14 @@ def appended(path: str | Path) -> Iterator[BinaryIO]:
     process may have left, is removed.
 
     Raises:
-        FileWriteError: it cannot be created, or is a link or not a regular file.
+        FileWriteError: it cannot be created, is a link or not a regular file, or another process appends to it.
     """
     file = private_file(path)
     with explained(file), file.open("r+b") as lines:
+        try:
+            fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileWriteError(f"{file}: another process writes it; wait until that has ended") from None
         end = lines.seek(0, os.SEEK_END)
         while end and (lines.seek(end - 1), lines.read(1))[1] != b"\n":
             end -= 1

@@ -81,7 +81,7 @@ class Server:
     def json(self, method: str, path: str) -> dict[str, Any]:
         """The whole answer to a request."""
         connection, answer = self.send(method, path)
-        with contextlib.closing(connection):
+        with contextlib.closing(connection), self._reached():
             return _parsed(answer.read(_MAX_LINE))
 
     def send(
@@ -98,23 +98,29 @@ class Server:
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        try:
+        with contextlib.ExitStack() as unused, self._reached():
+            unused.callback(connection.close)
             connection.connect()
             connection.sock.settimeout(_SILENCE_SECONDS)
             content = None if body is None else json.dumps(body).encode()
             connection.request(method, f"{self._parts.path}{path}", content, headers)
             answer = connection.getresponse()
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise GptOssError(f"{self.url}: {reason}; does gptoss serve run there?") from None
-        if answer.status == 200:
-            return connection, answer
-        with contextlib.closing(connection):
+            if answer.status == 200:
+                unused.pop_all()
+                return connection, answer
             reason = reason_of(_parsed(answer.read(_MAX_LINE)))
         if answer.status == 401:
             raise InvalidRequest(f"{self.url}: {reason}; GPTOSS_API_KEY holds the key")
         raise (InvalidRequest if answer.status < 429 else GptOssError)(f"{self.url}: {reason}")
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Says which server it is that cannot be reached, or breaks off."""
+        try:
+            yield
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise GptOssError(f"{self.url}: {reason}; does gptoss serve run there?") from None
 
 
 def _checked_url(url: str, address: str) -> SplitResult:

@@ -109,6 +109,16 @@ class RemoteChat(Chat):
             raise InvalidRequest(f"to continue an answer {_HERE}; /retry asks again")
         if settings.toolbox.builtins():
             raise InvalidRequest(f"the tool python {_HERE}")
+        constraint = step.plan.constraint
+        if constraint is not None and constraint.response_format is None:
+            raise InvalidRequest(f"an answer of choices or of a regular expression {_HERE}; a schema does not")
+        if (
+            step.logprobs
+            or step.top_logprobs
+            or step.logits_processor
+            or step.plan.max_thinking_tokens is not None
+        ):
+            raise InvalidRequest(f"logprobs, a logits_processor or max_thinking_tokens {_HERE}")
         model: Any = self.model
         return RemoteTurn(model.respond, self._count, settings, messages, step)
 

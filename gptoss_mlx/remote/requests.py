@@ -37,6 +37,7 @@ def request_body(
         "max_output_tokens": sampling.max_tokens,
         "seed": sampling.seed,
         "stop": list(sampling.stop) or None,
+        "logit_bias": {str(token): bias for token, bias in sampling.logit_bias.items()} or None,
         "text": None if format_ is None else {"format": _format(format_.name, format_.schema)},
         "tools": list(_declarations(tools)) or None,
         "tool_choice": _tool_choice(plan.tool_choice, tools) if len(tools) else None,
@@ -50,6 +51,7 @@ def request_body(
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
         "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
         "stop_loops": sampling.stop_loops,
         **{name: value for name, value in optional.items() if value is not None},
     }

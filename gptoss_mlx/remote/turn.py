@@ -9,7 +9,7 @@ from typing import Any
 
 from ..chat.options import ChatSettings
 from ..chat.turn import TOOL_LOOP, Step
-from ..errors import GptOssError, HarmonyError
+from ..errors import GptOssError, HarmonyError, OutputError
 from ..events import (
     Done,
     Event,
@@ -101,6 +101,11 @@ class RemoteTurn:
         """Everything that happens, then Done."""
         reason = yield from self._steps()
         reply = self._reply(reason)
+        if self._step.plan.constraint is not None and reason in ("length", "loop"):
+            advice = "raise max_tokens, or lower effort"
+            short = OutputError(f"the answer was cut short before it was complete; {advice}", reply.text)
+            short.reply = reply
+            raise short
         yield Done(reply=reply)
 
     def _ask(self) -> Responding:

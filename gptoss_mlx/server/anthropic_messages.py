@@ -10,6 +10,7 @@ from ..arguments import Effort
 from ..chat.options import TurnOptions
 from ..errors import GptOssError, InvalidRequest
 from ..events import Reply
+from ..files.read import finite_number
 from ..harmony import Role
 from ..tools.toolbox import ToolBox
 from .errors import Refused, anthropic_error
@@ -65,7 +66,8 @@ def read(body: Fields, recall: Recall, effort: Effort) -> Question:
             f"{messages[-1].at('role')} is 'assistant'; the last message must be the user's: gpt-oss begins its "
             "answers itself"
         )
-    options = TurnOptions(tool_choice=_choice(body, tools))
+    choice = body.fields("tool_choice")
+    options = TurnOptions(tool_choice=_choice(choice, tools))
     output = body.fields("output_config")
     form = body.fields("output_format") if output is None or "format" not in output else output.fields("format")
     if form is not None:
@@ -86,6 +88,7 @@ def read(body: Fields, recall: Recall, effort: Effort) -> Question:
         messages=history.messages,
         options=options,
         asks_thinking=kind in ("enabled", "adaptive"),
+        one_call=choice is not None and choice.flag("disable_parallel_tool_use"),
     )
 
 
@@ -102,8 +105,7 @@ def _tools(body: Fields) -> Iterator[Mapping[str, Any]]:
         }
 
 
-def _choice(body: Fields, tools: ToolBox) -> str:
-    choice = body.fields("tool_choice")
+def _choice(choice: Fields | None, tools: ToolBox) -> str:
     if choice is None:
         return "auto"
     kind = choice.choice("type", ("auto", "any", "tool", "none"))
@@ -270,7 +272,7 @@ class MessagesWriter(Writer):
 def _object(arguments: str) -> dict[str, Any]:
     """The arguments of a call as an object; whatever the model wrote instead is empty."""
     try:
-        value = json.loads(arguments)
+        value = json.loads(arguments, parse_float=finite_number, parse_constant=finite_number)
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -144,7 +145,7 @@ async def _body(request: Request) -> Fields:
     """The JSON object of a request."""
     async with _service(request).reading():
         body = await request.body()
-    return parse(body)
+    return await asyncio.to_thread(parse, body)
 
 
 async def _answer(
@@ -201,9 +202,10 @@ async def _responses(request: Request) -> Response:
             return
         messages = (*question.messages, *answer.reply.messages)
         names = {**history.names, **answer.calls}
-        size = sum(len(message.text) for message in messages)
+        # The response repeats what the request says of tools, instructions and more.
+        size = sum(len(message.text) for message in messages) + len(json.dumps(writer.result))
         service.responses.put(
-            writer.identity, Stored(response=writer.result, messages=messages, names=names), size + 4096
+            writer.identity, Stored(response=writer.result, messages=messages, names=names), size
         )
 
     return await _answer(request, question, writer, streamed=body.flag("stream"), then=keep)

@@ -6,6 +6,8 @@ Knows the app and the form of the lines; knows nothing of the terminal.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.types import Message, Scope
 
 from ..errors import InvalidRequest
-from ..files.read import parse_json, read_regular, short_repr
+from ..files.read import open_regular, parse_json, read_regular, short_repr
 from .fields import Fields
 from .writer import new_id
 
@@ -25,6 +27,8 @@ __all__ = ["BatchRequest", "answered_ids", "answers", "read_requests"]
 _MAX_BYTES: Final = 200 * 2**20
 _MAX_REQUESTS: Final = 50_000
 """Both are OpenAI's limits."""
+_MAX_LINE: Final = 64 * 2**20
+"""Bytes of one answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,7 @@ def read_requests(path: Path) -> list[BatchRequest]:
             )
             if (fields.text("method") or "POST") != "POST":
                 raise fields.refused("method", "POST is needed")
+            request.custom_id.encode()  # without half a surrogate pair, so that it can be written again
         except (ValueError, RecursionError, InvalidRequest) as error:
             raise InvalidRequest(f"{place}: {error}") from error
         if request.custom_id in requests:
@@ -73,7 +78,7 @@ def answered_ids(path: Path) -> set[str]:
         InvalidRequest: it cannot be read, or holds something else.
     """
     found = set()
-    for number, line in _lines(path) if path.exists() else ():
+    for number, line in _answer_lines(path) if path.exists() else ():
         if not line.endswith(b"\n"):
             break
         try:
@@ -95,6 +100,22 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         reason = getattr(error, "strerror", None) or str(error)
         raise InvalidRequest(f"{path}: {reason.lower()}") from error
     return ((n, line) for n, line in enumerate(content.splitlines(keepends=True), 1) if line.strip())
+
+
+def _answer_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The same of a file of answers, which may be of any length."""
+    try:
+        file, _ = open_regular(path)
+        with file:
+            for number in itertools.count(1):
+                line = file.readline(_MAX_LINE)
+                if not line:
+                    return
+                if line.strip():
+                    yield number, line
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidRequest(f"{path}: {reason.lower()}") from error
 
 
 async def answers(app: Starlette, requests: Sequence[BatchRequest], most: int) -> AsyncGenerator[dict[str, Any]]:
@@ -169,5 +190,6 @@ async def _post(app: Starlette, path: str, body: bytes) -> tuple[int, bytes]:
         "server": ("localhost", 80),
         "state": {},
     }
-    await app(scope, receive, send)
+    with contextlib.suppress(Exception):  # it is in the log, and the answer says so
+        await app(scope, receive, send)
     return status, received

@@ -18,7 +18,7 @@ from ..errors import (
 
 __all__ = ["Refused", "anthropic_error", "openai_error", "status_of"]
 
-_PATH: Final = re.compile(r"^([A-Za-z_][\w.\[\]]*) (?:is|has) ")
+_PATH: Final = re.compile(r"^(?!there )([A-Za-z_][\w.\[\]]*) (?:is|has) ")
 _TYPES: Final = {
     400: "invalid_request_error",
     401: "authentication_error",

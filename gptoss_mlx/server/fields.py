@@ -5,30 +5,52 @@ Unknown fields are ignored: clients send many that say nothing to this model.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 import pydantic_core
 
 from ..errors import InvalidRequest
-from ..files.read import short_repr
+from ..files.read import has_more_containers, short_repr
 
 __all__ = ["Fields", "parse", "text_parts"]
 
 _MAX_LIST: Final = 20_000
+_MAX_CONTAINERS: Final = 2**18
+_MAYBE_INFINITE: Final = re.compile(rb"\d[eE]\+?\d{2}|\d{300}")
 
 
 def parse(body: bytes) -> Fields:
     """The object of a request's body.
 
     Raises:
-        InvalidRequest: it is not JSON, is nested more than 200 deep, or is not an object.
+        InvalidRequest: it is not JSON, is nested more than 200 deep, has more than 262,144 lists and objects or a
+            number that is too large, or is not an object.
     """
     try:
+        if has_more_containers(body, _MAX_CONTAINERS):
+            raise ValueError(f"more than {_MAX_CONTAINERS:,} lists and objects")
         value = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise InvalidRequest(f"the body is not JSON that can be read: {error}") from None
+    if _MAYBE_INFINITE.search(body):
+        _check_finite(value)
     return Fields(value, "")
+
+
+def _check_finite(body: Any) -> None:
+    """Refuses numbers such as 1e400, which pydantic reads as infinity and no JSON can hold."""
+    left = [("", body)]
+    while left:
+        path, value = left.pop()
+        if isinstance(value, float) and math.isinf(value):
+            raise InvalidRequest(f"{path[1:] or 'the body'} is a number that is too large")
+        if isinstance(value, dict):
+            left += [(f"{path}.{name}", part) for name, part in value.items()]
+        elif isinstance(value, list):
+            left += [(f"{path}[{number}]", part) for number, part in enumerate(value)]
 
 
 class Fields:

@@ -83,6 +83,7 @@ def read(body: Fields, recall: Recall, effort: Effort) -> Question:
         ),
         messages=history.messages,
         options=options,
+        one_call="parallel_tool_calls" in body and not body.flag("parallel_tool_calls"),
     )
 
 

@@ -62,6 +62,8 @@ class Question:
     options: TurnOptions = field(default_factory=lambda: TurnOptions())
     asks_thinking: bool = True
     """Whether the client wants to see the analysis."""
+    one_call: bool = False
+    """Whether the client runs one call of an answer at most."""
 
     @property
     def has_form(self) -> bool:

@@ -115,10 +115,12 @@ class Server(uvicorn.Server):
 
 
 class _Connection(H11Protocol):
-    """Closes a connection on which no request is complete up to its body after some seconds."""
+    """Closes a connection on which no request is complete up to its body after some seconds, and one that is being
+    closed when its client has read nothing for as long."""
 
     _timer: asyncio.TimerHandle
     _seen: object = None  # The last request when the timer was set.
+    _unread = 0  # Bytes that the client had not read then.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -132,6 +134,11 @@ class _Connection(H11Protocol):
         self._timer = self.loop.call_later(_REQUEST_SECONDS, self._check)
 
     def _check(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if self.transport.is_closing() and unread >= self._unread > 0:
+            self.transport.abort()
+            return
+        self._unread = unread
         if self.cycle is self._seen and (self.cycle is None or self.cycle.response_complete):
             self.transport.close()
             return

@@ -90,13 +90,14 @@ class Service:
         """What the model said when it made a call, by the call's id."""
         return self._said.get(identity)
 
-    def remember(self, calls: Mapping[str, ToolCall], messages: tuple[Message, ...], *, rejected: bool) -> None:
+    def remember(self, calls: Mapping[str, ToolCall], messages: tuple[Message, ...], *, alone: bool) -> None:
         """Keeps what the model said when it made calls.
 
         Args:
             calls: those that the client runs, in their order, by their ids.
             messages: of the reply.
-            rejected: whether the only call was answered here too, with an error that the client's result replaces.
+            alone: whether what comes after the last of them does not count: other calls that the client does not
+                run, or the error of a call that no tool could take.
         """
         begin = 0
         for number, (identity, call) in enumerate(calls.items(), 1):
@@ -105,11 +106,11 @@ class Service:
                 for place in range(begin, len(messages))
                 if (messages[place].callee, messages[place].text) == (call.name, call.arguments)
             )
-            place = (max if rejected else min)(places, default=-1)
+            place = min(places, default=-1)
             if place < 0:
                 continue
             begin = place + 1
-            whole = number == len(calls) and not rejected
+            whole = number == len(calls) and not alone
             said = Said(messages=messages, place=place, end=len(messages) if whole else begin)
             self._said.put(identity, said, said.size)
 
@@ -307,7 +308,7 @@ class Answer:
         return ()
 
     def _ended(self, reply: Reply) -> Iterable[Frame]:
-        if self.service.closing and reply.finish_reason == "cancelled":
+        if reply.finish_reason == "cancelled":  # by the end of the server, or by a client that is gone
             raise ModelClosed("the server is ending; ask again")
         self.reply = reply
         if reply.finish_reason == "tool_calls" and not self._held and self._rejected is not None:
@@ -315,11 +316,14 @@ class Answer:
         if reply.finish_reason == "tool_calls" and not self._held:
             reply = self.reply = replace(reply, finish_reason="length")  # its steps went to tools that run here
         held: dict[str, ToolCall] = {}
+        if self.question.one_call:
+            del self._held[1:]
         for event in self._held:
             call = self._call(event)
             held[call.identity], self.calls[call.identity] = event, event.name
             yield from self.writer.call(call)
-        self.service.remember(held, reply.messages, rejected=self._rejected in self._held)
+        alone = self.question.one_call or self._rejected in self._held
+        self.service.remember(held, reply.messages, alone=alone)
         self.service.metrics.count(reply)
         last = list(self.writer.end(reply))
         self.then(self)

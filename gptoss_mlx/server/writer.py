@@ -16,6 +16,8 @@ from typing import Any
 from ..errors import GptOssError
 from ..events import Reply
 
+_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
+
 __all__ = ["Call", "Frame", "PartKind", "Writer", "new_id"]
 
 
@@ -48,7 +50,11 @@ class Frame:
 
     def encoded(self) -> str:
         """The event on the wire."""
-        text = self.data if isinstance(self.data, str) else json.dumps(self.data, ensure_ascii=False)
+        if isinstance(self.data, str):
+            text = self.data
+        else:
+            # Some clients take these three characters for the ends of lines.
+            text = json.dumps(self.data, ensure_ascii=False, allow_nan=False).translate(_LINE_ENDS)
         return f"event: {self.event}\ndata: {text}\n\n" if self.event else f"data: {text}\n\n"
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gptoss_mlx.cli.batch import Batch, answer_batch
+from gptoss_mlx.cli.settings import load_settings
+from gptoss_mlx.engine.runner import ModelRunner
+from gptoss_mlx.errors import GptOssError, NotEnoughMemory
 from tests.cli.program import gptoss
 
 
@@ -26,6 +31,26 @@ def test_the_same_command_goes_on_with_what_has_no_answer(home: Path, tmp_path: 
         found = [json.loads(line) for line in answers.read_text().splitlines()]
         assert sorted(answer["custom_id"] for answer in found) == [str(n) for n in range(count)]
         assert {answer["response"]["status_code"] for answer in found} == {200}
+
+
+def test_what_may_pass_is_no_answer_and_is_asked_again(
+    user: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = Batch(requests=requests(tmp_path / "in.txt", 3), output=None, parallel=2)
+    full, generate = iter([True, False, False, False]), ModelRunner.generate
+
+    def failing(self: ModelRunner, *arguments: Any, **named: Any) -> Any:
+        if next(full):
+            raise NotEnoughMemory("the memory ran out")
+        return generate(self, *arguments, **named)
+
+    monkeypatch.setattr(ModelRunner, "generate", failing)
+    with pytest.raises(GptOssError, match=r"1 more failed \(the memory ran out\); the same command"):
+        answer_batch(batch, load_settings(model="demo"))
+    assert len(batch.answers.read_text().splitlines()) == 2
+    answer_batch(batch, load_settings(model="demo"))
+    assert batch.answers == tmp_path / "in.txt.answers.jsonl"
+    assert len(batch.answers.read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize(

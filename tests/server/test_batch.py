@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from gptoss_mlx.api import GptOss
-from gptoss_mlx.errors import InvalidRequest
+from gptoss_mlx.errors import FileWriteError, InvalidRequest
 from gptoss_mlx.files.write import appended
-from gptoss_mlx.server import create_app
+from gptoss_mlx.server import batch, create_app
 from gptoss_mlx.server.batch import BatchRequest, answered_ids, answers, read_requests
 
 CHAT = "/v1/chat/completions"
@@ -63,6 +63,7 @@ def test_each_request_is_answered_once_by_the_endpoint_that_it_names(demo: GptOs
         ('{"custom_id": 3}', "line 1: custom_id is 3"),
         (json.dumps(line()) + "\n\n" + json.dumps({**line("b"), "method": "GET"}), "line 3: method"),
         (json.dumps(line()) + "\n" + json.dumps(line()), "line 2: custom_id is 'a', as of a line before"),
+        (json.dumps(line("\ud800")), "line 1"),
         ('{"custom_id": "a", "url": "/", "body": ' + "[" * 9000 + "]" * 9000 + "}", "line 1"),
     ],
 )
@@ -90,6 +91,34 @@ def test_what_was_answered_is_known_and_a_line_cut_short_is_asked_again(tmp_path
     with appended(path) as file:
         file.write(json.dumps(done | {"custom_id": "b"}).encode() + b"\n")
     assert answered_ids(path) == {"a", "b"}
+
+
+def test_answers_may_be_more_than_requests_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = {"custom_id": "a", "response": {"status_code": 200, "body": "long" * 100}}
+    monkeypatch.setattr(batch, "_MAX_BYTES", 100)
+    assert answered_ids(written(tmp_path / "out.jsonl", done)) == {"a"}
+
+
+def test_an_unexpected_error_is_the_answer_of_one_request(
+    demo: GptOss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*arguments: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("gptoss_mlx.server.app.read_responses", failing)
+    lines = [line("a"), line("broken", "/v1/responses"), line("b")]
+    found = answered(demo, read_requests(written(tmp_path / "in.jsonl", *lines)))
+    assert {name: each["status_code"] for name, each in found.items()} == {"a": 200, "broken": 500, "b": 200}
+
+
+def test_two_processes_do_not_write_one_file_of_answers(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with appended(path) as file:
+        file.write(b"{}\n")
+        file.flush()
+        with pytest.raises(FileWriteError, match="another process writes it"), appended(path):
+            pass
+    assert path.read_bytes() == b"{}\n"
 
 
 def test_a_file_of_something_else_is_not_appended_to(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
+
+import pytest
 
 from tests.server.scripted import ScriptedGptOss, answer, call, think, turn
 from tests.server.serving import in_process
@@ -105,3 +108,54 @@ def test_calls_whose_results_come_between_them_are_in_the_conversation_once() ->
     assert [prompt.count(f"to=functions.{name}") for name in ("ping", "pong")] == [1, 1]
     assert prompt.count("Both.") == 1
     assert prompt.index("first") < prompt.index("to=functions.pong") < prompt.index("second")
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/chat/completions", {"messages": [ASK], "tools": [PING, PONG], "parallel_tool_calls": False}),
+        (
+            "/v1/responses",
+            {
+                "input": "hi",
+                "tools": [{"type": "function", **made["function"]} for made in (PING, PONG)],
+                "parallel_tool_calls": False,
+            },
+        ),
+        (
+            "/v1/messages",
+            {
+                "max_tokens": 99,
+                "messages": [ASK],
+                "tools": [{"name": name, "input_schema": {"type": "object"}} for name in ("ping", "pong")],
+                "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
+            },
+        ),
+    ],
+)
+def test_a_client_that_runs_one_call_gets_one(path: str, asked: dict[str, Any]) -> None:
+    model = ScriptedGptOss(turn(think("Both."), call("ping", more=True), call("pong")))
+    with in_process(model) as client:
+        found = client.post(path, json=asked).text
+    assert _calls(json.loads(found)) == ["ping"]
+
+
+def _calls(body: dict[str, Any]) -> list[str]:
+    """The names of the calls in an object of any of the APIs."""
+    if "choices" in body:
+        return called(body["choices"][0]["message"])
+    items = body.get("output") or body["content"]
+    return [item["name"] for item in items if item["type"] in ("function_call", "tool_use")]
+
+
+def test_arguments_that_no_json_can_hold_reach_no_client() -> None:
+    tools = [{"name": "ping", "input_schema": {"type": "object"}}]
+    asked = {"max_tokens": 99, "messages": [ASK], "tools": tools}
+    script = turn(think("Hm."), call("ping", a=1).replace("1}", "1e999}"))
+    model = ScriptedGptOss(respond=lambda prompt: script)
+    with in_process(model) as client:
+        whole = client.post("/v1/messages", json=asked)
+        streamed = client.post("/v1/messages", json=asked | {"stream": True})
+    assert whole.status_code == 200
+    assert [item["input"] for item in whole.json()["content"] if item["type"] == "tool_use"] == [{}]
+    assert "Infinity" not in streamed.text

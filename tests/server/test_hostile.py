@@ -15,8 +15,9 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import pytest
+from starlette.testclient import TestClient
 
-from gptoss_mlx.server import run, service
+from gptoss_mlx.server import create_app, question, run, service
 from tests.server.apis import APIS, CHAT, MESSAGES, Api
 from tests.server.hostile import RAW, changed_request, connected, http, leave_early, malformed_body
 from tests.server.scripted import ScriptedGptOss, answer, endless, think, turn
@@ -133,6 +134,42 @@ def test_a_client_that_goes_away_stops_its_generation(api: Api, stream: bool) ->
         assert eventually(lambda: model.running == 0, 3)
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b'{"input": "hi", "metadata": {"a": [1, 1e400]}}', "metadata.a[1] is a number that is too large"),
+        (b'{"input": "hi", "metadata": {"a": ' + b"9" * 400 + b".5}}", "metadata.a is a number that is too large"),
+        (b'{"input": [' + b"{}," * 300_000 + b"{}]}", "more than 262,144 lists and objects"),
+    ],
+)
+def test_a_body_that_fills_the_memory_or_that_no_json_can_repeat_is_refused(body: bytes, says: str) -> None:
+    with in_process(ScriptedGptOss()) as client:
+        refused = client.post("/v1/responses", content=body)
+    assert refused.status_code == 400
+    assert says in refused.json()["error"]["message"]
+
+
+def test_what_a_kept_response_repeats_of_its_request_counts(quiet: pytest.LogCaptureFixture) -> None:
+    app = create_app(ScriptedGptOss(respond=lambda prompt: turn(answer("Yes."))))
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        for _ in range(3):
+            done = client.post("/v1/responses", json={"input": "hi", "metadata": {"a": "x" * 2**20}})
+            assert done.status_code == 200
+    assert app.state.service.responses._used > 3 * 2**20
+
+
+def test_what_is_ignored_is_noted_in_short() -> None:
+    question.ignore_once("a" * 100_000)
+    assert max(map(len, question._ignored)) < 200
+
+
+def test_text_with_the_ends_of_lines_is_one_line_of_a_stream() -> None:
+    with in_process(ScriptedGptOss(turn(answer("one\u2028two\x85three")))) as client:
+        sent = client.post("/v1/responses", json={"input": "hi", "stream": True})
+    assert not set("\u2028\u2029\x85") & set(sent.text)
+    assert "one\\u2028two\\u0085three" in sent.text
+
+
 @pytest.mark.parametrize("name", ["a line without end", "many headers"])
 def test_headers_that_are_too_long_are_refused_before_they_have_come(name: str) -> None:
     with listening(ScriptedGptOss()) as url, connected(url) as connection:
@@ -180,11 +217,20 @@ def test_a_slow_client_does_not_keep_others_waiting() -> None:
             assert third.recv(100).startswith(b"HTTP/1.1 200")
 
 
-def test_a_client_that_reads_nothing_does_not_keep_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_reads_nothing_loses_its_place_and_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gptoss_mlx.server.replies._STALLED_SECONDS", 0.3)
-    model = ScriptedGptOss(endless(" and so on" * 200))
+    monkeypatch.setattr(run, "_REQUEST_SECONDS", 0.3)
+    model, lost = ScriptedGptOss(endless(" and so on" * 200)), threading.Event()
     with listening(model) as url, connected(url) as connection:
+        end = run._Connection.connection_lost
+
+        def ended(self: run._Connection, error: Exception | None) -> None:
+            end(self, error)
+            lost.set()
+
+        monkeypatch.setattr(run._Connection, "connection_lost", ended)
         body = json.dumps(CHAT.body(CHAT.user("Go"), (), None) | {"stream": True}).encode()
         connection.sendall(http(CHAT.path, body))
         assert eventually(lambda: model.running == 1)
         assert eventually(lambda: model.running == 0, 30)
+        assert lost.wait(30)
