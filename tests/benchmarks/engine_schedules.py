@@ -7,9 +7,9 @@ with ``--compiled``, compiled (a C++ compiler is needed). Greedy, float32. Where
 
     python -m tests.benchmarks.engine_schedules [--schedules 500] [--compiled]
 
-2026-11-26, 500 schedules with prompts of up to 3,000 tokens in one run, 100 of them with keys and values in 8 bits:
-75,608 tokens, no tie, none wrong. Before, with prompts of up to 400 tokens: 72,480 tokens, none wrong; in runs of 4
-to 300 with long ones: 980 schedules, none wrong.
+2026-11-26, 500 schedules with prompts of up to 3,000 tokens in one run, 100 of them with keys and values in 8
+bits: 75,608 tokens, no tie, none wrong. Before, with prompts of up to 400 tokens: 72,480 tokens, none wrong; in
+runs of 4 to 300 with long ones: 980 schedules, none wrong.
 """
 
 from __future__ import annotations
