@@ -12,9 +12,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from .screen.spans import visible
+from .screen.spans import Span
+from .screen.terminal import Terminal
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -24,7 +23,7 @@ __all__ = ["print_json", "print_table", "progress_bars", "remark", "say", "stage
 
 def say(text: str, *, err: bool = False) -> None:
     """Prints one line, without the control characters that names of files may hold."""
-    typer.echo(visible(text), err=err)
+    Terminal(sys.stderr if err else sys.stdout).line(text)
 
 
 def remark(text: str) -> None:
@@ -34,14 +33,11 @@ def remark(text: str) -> None:
 
 def print_json(content: dict[str, Any]) -> None:
     """Prints a result for programs."""
-    typer.echo(json.dumps(content, indent=2))
+    say(json.dumps(content, indent=2))
 
 
 def print_table(title: str, rows: list[tuple[str, str]]) -> None:
     """Prints two columns. Paths are never cut, so that they can be copied; sentences are, between words."""
-    from .screen.spans import Span
-    from .screen.terminal import Terminal
-
     say(title)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
