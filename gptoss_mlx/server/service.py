@@ -90,28 +90,19 @@ class Service:
         """What the model said when it made a call, by the call's id."""
         return self._said.get(identity)
 
-    def remember(self, calls: Mapping[str, ToolCall], messages: tuple[Message, ...], *, alone: bool) -> None:
+    def remember(self, calls: Mapping[str, ToolCall], messages: tuple[Message, ...], *, rejected: bool) -> None:
         """Keeps what the model said when it made calls.
 
         Args:
             calls: those that the client runs, in their order, by their ids.
             messages: of the reply.
-            alone: whether what comes after the last of them does not count: other calls that the client does not
-                run, or the error of a call that no tool could take.
+            rejected: whether no tool could take the only call: the error that follows it is not its result.
         """
         begin = 0
         for number, (identity, call) in enumerate(calls.items(), 1):
-            places = (
-                place
-                for place in range(begin, len(messages))
-                if (messages[place].callee, messages[place].text) == (call.name, call.arguments)
-            )
-            place = min(places, default=-1)
-            if place < 0:
-                continue
-            begin = place + 1
-            whole = number == len(calls) and not alone
-            said = Said(messages=messages, place=place, end=len(messages) if whole else begin)
+            begin += len(_up_to(call, messages[begin:]))
+            whole = number == len(calls) and not rejected
+            said = Said(messages=messages, place=begin - 1, end=len(messages) if whole else begin)
             self._said.put(identity, said, said.size)
 
     @asynccontextmanager
@@ -316,14 +307,14 @@ class Answer:
         if reply.finish_reason == "tool_calls" and not self._held:
             reply = self.reply = replace(reply, finish_reason="length")  # its steps went to tools that run here
         held: dict[str, ToolCall] = {}
-        if self.question.one_call:
+        if self.question.one_call and self._held:
             del self._held[1:]
+            reply = self.reply = replace(reply, messages=_up_to(self._held[0], reply.messages))
         for event in self._held:
             call = self._call(event)
             held[call.identity], self.calls[call.identity] = event, event.name
             yield from self.writer.call(call)
-        alone = self.question.one_call or self._rejected in self._held
-        self.service.remember(held, reply.messages, alone=alone)
+        self.service.remember(held, reply.messages, rejected=self._rejected in self._held)
         self.service.metrics.count(reply)
         last = list(self.writer.end(reply))
         self.then(self)
@@ -342,6 +333,14 @@ class Answer:
             name=name,
             arguments=event.arguments.strip() or "{}",
         )
+
+
+def _up_to(call: ToolCall, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The messages up to the first one that makes a call; all of them, if none does."""
+    for place, message in enumerate(messages):
+        if (message.callee, message.text) == (call.name, call.arguments):
+            return messages[: place + 1]
+    return messages
 
 
 def _ending() -> Refused:

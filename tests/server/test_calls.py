@@ -140,6 +140,19 @@ def test_a_client_that_runs_one_call_gets_one(path: str, asked: dict[str, Any]) 
     assert _calls(json.loads(found)) == ["ping"]
 
 
+def test_a_conversation_goes_on_without_the_calls_that_the_client_did_not_get() -> None:
+    model = ScriptedGptOss(turn(think("Both."), call("ping", more=True), call("pong")), turn(answer("ok")))
+    tools = [{"type": "function", **made["function"]} for made in (PING, PONG)]
+    asked = {"tools": tools, "parallel_tool_calls": False}
+    with in_process(model) as client:
+        first = client.post("/v1/responses", json=asked | {"input": "hi"}).json()
+        (made,) = [item for item in first["output"] if item["type"] == "function_call"]
+        result = {"type": "function_call_output", "call_id": made["call_id"], "output": "there"}
+        client.post("/v1/responses", json=asked | {"input": [result], "previous_response_id": first["id"]})
+    assert "to=functions.pong" not in model.shown[-1]
+    assert model.shown[-1].count("there") == 1
+
+
 def _calls(body: dict[str, Any]) -> list[str]:
     """The names of the calls in an object of any of the APIs."""
     if "choices" in body:
