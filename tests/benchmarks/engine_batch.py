@@ -10,7 +10,6 @@ processor time (which other programs on the machine disturb least) and in wall t
 With --steps, steps of this library's model alone, and the bound that its products and attention set: MLX's CPU
 backend computes these for one row after another.
 
-
 On two hyperthreads of one core, nothing else running (2026-11-26, mlx 0.32.4, mlx-lm 0.32.2, float32), tokens a
 second of processor time, and in brackets times those of one row:
 
@@ -32,6 +31,13 @@ OPENBLAS_NUM_THREADS=1):
                   mlx-lm         37.8     68.5 (1.81)   121.8 (3.22)   198.6 (5.25)
     mixed, long   gptoss-mlx     57.3     81.1 (1.41)   105.5 (1.84)   115.8 (2.02)
                   mlx-lm         33.6     56.3 (1.68)    81.2 (2.42)    50.5 (1.50)
+
+on the last code of that day:
+
+    equal, short  gptoss-mlx     82.7    128.1 (1.55)   210.8 (2.55)   351.8 (4.25)
+                  mlx-lm         42.4     77.3 (1.82)   137.4 (3.24)   234.1 (5.52)
+    mixed, short  gptoss-mlx     85.0    120.6 (1.42)   194.1 (2.28)   301.4 (3.55)
+                  mlx-lm         43.1     76.9 (1.79)   135.6 (3.15)   208.6 (4.84)
 
 and a few hours before, when the machine was slower:
 
