@@ -11,6 +11,7 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
 import mlx.core as mx
@@ -163,12 +164,10 @@ class ModelRunner:
         check_bias(sampling, self.budget.config.vocab_size)
         self.budget.check_prompt(len(prompt))
         channel = TokenChannel()
-        request = Request(
+        request = replace(
+            self._reading(channel.cancelled.is_set, channel.report_prefill),
             stop_tokens=stop_tokens,
             max_tokens=sampling.max_tokens,
-            max_positions=self.budget.positions,
-            cancelled=channel.cancelled.is_set,
-            on_prefill=channel.report_prefill,
             guide=guide,
             process=logits_processor,
             on_logprob=channel.report_logprob if logprobs or top_logprobs else None,

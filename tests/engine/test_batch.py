@@ -378,18 +378,24 @@ def test_after_a_row_for_which_the_memory_ran_out_while_it_entered_others_run_as
     assert [list(each) for each in [ask(runner, TOKENS[n : n + 90], 30) for n in range(2)]] == expected
 
 
-def test_a_row_for_whose_copy_there_is_no_memory_when_it_leaves_has_its_answer(
-    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = [alone(runner, TOKENS[n : n + 90], 30 + 20 * n) for n in range(3)]
+def first_leave_fails(monkeypatch: pytest.MonkeyPatch, message: str) -> Iterator[int]:
+    """Makes MLX fail while the first row leaves its batch; returns the count of those that left."""
     left, leave = itertools.count(1), BatchCache.leave
 
     def failing(*arguments: Any) -> PromptCache:
         if next(left) == 1:
-            raise RuntimeError("[malloc] Unable to allocate 123 bytes.")
+            raise RuntimeError(message)
         return leave(*arguments)
 
     monkeypatch.setattr(BatchCache, "leave", failing)
+    return left
+
+
+def test_a_row_for_whose_copy_there_is_no_memory_when_it_leaves_has_its_answer(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [alone(runner, TOKENS[n : n + 90], 30 + 20 * n) for n in range(3)]
+    left = first_leave_fails(monkeypatch, "[malloc] Unable to allocate 123 bytes.")
     for _ in range(2):
         rows = [ask(runner, TOKENS[n : n + 90], 30 + 20 * n) for n in range(3)]
         assert [list(row) for row in rows] == expected
@@ -400,14 +406,7 @@ def test_an_error_of_the_device_while_a_row_leaves_ends_all_requests_and_later_o
     runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [alone(runner, TOKENS[n : n + 90], count) for n, count in enumerate((20, 300))]
-    left, leave = itertools.count(1), BatchCache.leave
-
-    def failing(*arguments: Any) -> PromptCache:
-        if next(left) == 1:
-            raise RuntimeError("Command buffer execution failed: GPU Timeout Error")
-        return leave(*arguments)
-
-    monkeypatch.setattr(BatchCache, "leave", failing)
+    first_leave_fails(monkeypatch, "Command buffer execution failed: GPU Timeout Error")
     short, long = (ask(runner, TOKENS[n : n + 90], count) for n, count in enumerate((20, 300)))
     assert list(short) == expected[0]
     with pytest.raises(RuntimeError, match="GPU Timeout"):
@@ -419,19 +418,14 @@ def test_an_error_of_the_device_while_a_row_is_suspended_ends_all_requests_and_l
     runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [alone(runner, TOKENS[n : n + 20], 270) for n in range(2)]
-    left, leave, plan_growth = itertools.count(1), BatchCache.leave, runner.store.plan_growth
-
-    def failing(*arguments: Any) -> PromptCache:
-        if next(left) == 1:
-            raise RuntimeError("Command buffer execution failed: GPU Timeout Error")
-        return leave(*arguments)
+    plan_growth = runner.store.plan_growth
 
     def crowded(entry: Any, length: int, limit: int) -> tuple[tuple[int, ...], bool]:
         evict, fits = plan_growth(entry, length, limit)
         return evict, fits and length < 400
 
     with monkeypatch.context() as patch:
-        patch.setattr(BatchCache, "leave", failing)
+        first_leave_fails(patch, "Command buffer execution failed: GPU Timeout Error")
         patch.setattr(runner.store, "plan_growth", crowded)
         for row in [ask(runner, TOKENS[n : n + 20], 270) for n in range(2)]:
             with pytest.raises(RuntimeError, match="GPU Timeout"):
