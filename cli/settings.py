@@ -190,7 +190,9 @@ def load_settings(**flags: Any) -> Settings:
     of_loading = [name for name in ("adapter", "context", "kv_bits") if flags.get(name) is not None]
     if of_loading and "url" in values:
         option = f"--{of_loading[0].replace('_', '-')}"
-        raise InvalidRequest(f"{option}: the server at {values['url']} has loaded its model; give it to that")
+        raise InvalidRequest(
+            f"{option}: the server at {values['url']} has loaded its model; gptoss serve takes that option"
+        )
     return Settings(**values)
 
 

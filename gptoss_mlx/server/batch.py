@@ -6,9 +6,9 @@ Knows the app and the form of the lines; knows nothing of the terminal.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
+import logging
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from .writer import new_id
 
 __all__ = ["BatchRequest", "answered_ids", "answers", "read_requests"]
 
+_LOGGER: Final = logging.getLogger(__name__)
 _MAX_BYTES: Final = 200 * 2**20
 _MAX_REQUESTS: Final = 50_000
 """Both are OpenAI's limits."""
@@ -190,6 +191,8 @@ async def _post(app: Starlette, path: str, body: bytes) -> tuple[int, bytes]:
         "server": ("localhost", 80),
         "state": {},
     }
-    with contextlib.suppress(Exception):  # it is in the log, and the answer says so
+    try:
         await app(scope, receive, send)
+    except Exception:  # which comes after the answer that says so
+        _LOGGER.exception("a bug ended a request")
     return status, received

@@ -18,7 +18,7 @@ from ..errors import (
 
 __all__ = ["Refused", "anthropic_error", "openai_error", "status_of"]
 
-_PATH: Final = re.compile(r"^(?!there )([A-Za-z_][\w.\[\]]*) (?:is|has) ")
+_PATH: Final = re.compile(r"^([A-Za-z_][\w.\[\]]*) (?:is|has) ")
 _TYPES: Final = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -59,7 +59,7 @@ def status_of(error: GptOssError) -> int:
 def openai_error(error: GptOssError) -> dict[str, Any]:
     """An error in OpenAI's form; ``param`` is the path of the field that is wrong."""
     status, message = status_of(error), " ".join(str(error).split())
-    path = _PATH.match(message)
+    path = None if isinstance(error, Refused) else _PATH.match(message)
     kind = _TYPES.get(status, "server_error")
     code = "context_length_exceeded" if isinstance(error, ContextFull) else _CODES.get(status)
     return {"error": {"message": message, "type": kind, "param": path[1] if path else None, "code": code}}

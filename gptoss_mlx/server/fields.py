@@ -35,22 +35,22 @@ def parse(body: bytes) -> Fields:
         value = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise InvalidRequest(f"the body is not JSON that can be read: {error}") from None
+    fields = Fields(value, "")
     if _MAYBE_INFINITE.search(body):
         _check_finite(value)
-    return Fields(value, "")
+    return fields
 
 
-def _check_finite(body: Any) -> None:
+def _check_finite(value: Any, path: str = "") -> None:
     """Refuses numbers such as 1e400, which pydantic reads as infinity and no JSON can hold."""
-    left = [("", body)]
-    while left:
-        path, value = left.pop()
-        if isinstance(value, float) and math.isinf(value):
-            raise InvalidRequest(f"{path[1:] or 'the body'} is a number that is too large")
-        if isinstance(value, dict):
-            left += [(f"{path}.{name}", part) for name, part in value.items()]
-        elif isinstance(value, list):
-            left += [(f"{path}[{number}]", part) for number, part in enumerate(value)]
+    for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+        infinite = isinstance(part, float) and math.isinf(part)
+        if not infinite and not isinstance(part, dict | list):
+            continue
+        place = f"{path}[{name}]" if isinstance(value, list) else f"{path}.{name}" if path else str(name)
+        if infinite:
+            raise InvalidRequest(f"{place[:200]} is a number that is too large")
+        _check_finite(part, place)
 
 
 class Fields:

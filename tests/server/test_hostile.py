@@ -158,6 +158,12 @@ def test_what_a_kept_response_repeats_of_its_request_counts(quiet: pytest.LogCap
     assert app.state.service.responses._used > 3 * 2**20
 
 
+def test_a_refusal_that_is_about_no_field_names_none() -> None:
+    with in_process(ScriptedGptOss()) as client:
+        refused = client.post("/v1/responses", json={"input": "hi", "previous_response_id": "resp_1"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (404, None)
+
+
 def test_what_is_ignored_is_noted_in_short() -> None:
     question.ignore_once("a" * 100_000)
     assert max(map(len, question._ignored)) < 200
