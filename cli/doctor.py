@@ -263,7 +263,8 @@ def _judged(results: Sequence[Agreement]) -> Finding:
         return "ok", text, f"{words}, as rounding does" if parted else ""
     places = ", ".join(f"{result.partings[0]} of prompt {result.prefill}" for result in results if result.partings)
     first = f"{words}, first at {places}; " if places else ""
-    remedy = "this machine computes wrong results; update macOS and MLX, then report it with --report FILE"
+    update = "macOS and MLX" if sys.platform == "darwin" else "MLX"
+    remedy = f"this machine computes wrong results; update {update}, then report it with --report FILE"
     return "bad", text, first + remedy
 
 

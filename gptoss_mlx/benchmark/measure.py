@@ -31,6 +31,7 @@ MAX_TURNS = 10
 _LONG_SECONDS = 30.0
 """A round that takes longer is not repeated."""
 _WARM_UP_TOKENS = 32
+_WARM_UP_DECODED = 2
 _APART = 101
 """Tokens of the text between the beginnings of two rows."""
 
@@ -184,7 +185,7 @@ class Benchmark:
         for engine, result in pairs:
             self._progress(f"{engine.name}: warming up")
             prompt = self._prompt(_WARM_UP_TOKENS)
-            list(engine.generate(prompt, 2))
+            list(engine.generate(prompt, _WARM_UP_DECODED))
             result.kernels = count_kernels(engine.decode_step(prompt))
         for depth in self.depths:
             self._measure_depth(depth, pairs)
@@ -220,8 +221,10 @@ class Benchmark:
         row.peak_bytes = max(row.peak_bytes, weight_bytes + mx.get_peak_memory() - held)
 
     def _measure_rows(self, rows: int, depth: int, pairs: Sequence[tuple[Engine, EngineResult]]) -> None:
-        # Different texts, because rows that use the same experts read fewer weights.
-        prompts = [self._prompt(depth + _APART * row)[_APART * row :] for row in range(rows)]
+        for engine, _ in pairs:
+            self._progress(f"{engine.name}: warming up {rows} rows")
+            engine.decode_rows(self._prompts(rows, _WARM_UP_TOKENS), _WARM_UP_DECODED)
+        prompts = self._prompts(rows, depth)
         found = [RowsResult(rows=rows) for _ in pairs]
         for number in range(self.plan.rounds):
             for (engine, result), row in zip(pairs, found, strict=True):
@@ -247,6 +250,10 @@ class Benchmark:
                     first_token_seconds=measured[0][0],
                 )
             )
+
+    def _prompts(self, rows: int, length: int) -> list[list[int]]:
+        # Different texts, because rows that use the same experts read fewer weights.
+        return [self._prompt(length + _APART * row)[_APART * row :] for row in range(rows)]
 
     def _prompt(self, length: int) -> list[int]:
         return list(itertools.islice(self._text(), length))

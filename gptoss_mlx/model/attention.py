@@ -108,7 +108,7 @@ def quantized_attention(
     """Causal attention of the last L positions over all S.
 
     A single query is multiplied with the codes themselves, so that decoding reads one byte a value. For more
-    queries the states are dequantised for the time of this call, and the fused kernel does the rest.
+    queries, and on CUDA, the states are dequantised for the time of this call, and the fused kernel does the rest.
 
     Args:
         queries: [B, A, L, D].
@@ -122,13 +122,13 @@ def quantized_attention(
     """
     B, A, L, D = queries.shape
     dtype = queries.dtype
-    if L > 1:
+    if L > 1 or not _multiplies_parts():
         return mx.fast.scaled_dot_product_attention(
             queries,
             keys.dequantized(dtype),
             values.dequantized(dtype),
             scale=scale,
-            mask="causal",
+            mask="causal" if mask is None else mask,
             sinks=sinks,
         )
     K, S, _ = keys.codes.shape[1:]
@@ -144,6 +144,12 @@ def quantized_attention(
     # Σ e^score / (Σ e^score + e^sink) = sigmoid(logsumexp(scores) − sink).
     share = mx.sigmoid(mx.logsumexp(scores, axis=-1).reshape(B, A) - sinks)
     return (attended * share[..., None, None]).astype(dtype)
+
+
+def _multiplies_parts() -> bool:
+    """Whether this device multiplies codes that are a part of a larger buffer. MLX's CUDA backend needs weights
+    whose arrays are contiguous (``supports_qmm_naive``)."""
+    return mx.default_device() == mx.cpu or not mx.cuda.is_available()
 
 
 def _value_rows(heads: int) -> int:

@@ -104,7 +104,9 @@ class Experts(Module):
         order = mx.argsort(experts)
         chosen = experts[order]
         bias = self.bias[chosen]  # [N · T, 2I + H]
-        hidden = self.gate_up_proj(x[order // T][:, None], chosen)  # [N · T, 1, 2I]
+        # The new axis comes before the gather: after it, it would have a stride of one, which MLX's ``gather_mm``
+        # on CUDA takes for the distance between two rows.
+        hidden = self.gate_up_proj(x[:, None][order // T], chosen)  # [N · T, 1, 2I]
         down = self.down_proj(self._activate(hidden, bias), chosen)  # [N · T, 1, H]
         place = mx.argsort(order)
         return down[place], bias[place]

@@ -22,7 +22,9 @@ def one_query() -> tuple[mx.array, QuantizedStates, QuantizedStates, mx.array]:
     return queries, keys, values, sinks
 
 
-def attend(monkeypatch: pytest.MonkeyPatch, device: mx.DeviceType) -> tuple[mx.array, int, list[tuple[int, ...]]]:
+def attend(
+    monkeypatch: pytest.MonkeyPatch, device: mx.DeviceType, *, cuda: bool = False, mask: mx.array | None = None
+) -> tuple[mx.array, int, list[tuple[int, ...]]]:
     """As on such a device: the result, its kernels, and the shape of what is multiplied with the values."""
     queries, keys, values, sinks = one_query()
     shapes: list[tuple[int, ...]] = []
@@ -36,7 +38,8 @@ def attend(monkeypatch: pytest.MonkeyPatch, device: mx.DeviceType) -> tuple[mx.a
     with monkeypatch.context() as patch:
         patch.setattr(mx, "quantized_matmul", recorded)
         patch.setattr(mx, "default_device", lambda: mx.Device(device))
-        attended = quantized_attention(queries, keys, values, scale=0.2, sinks=sinks)
+        patch.setattr(mx.cuda, "is_available", lambda: cuda)
+        attended = quantized_attention(queries, keys, values, scale=0.2, sinks=sinks, mask=mask)
     kernels = count_kernels(lambda: [attended]).total()
     mx.eval(attended)
     return attended, kernels, shapes
@@ -50,6 +53,16 @@ def test_one_query_is_one_row_a_product_with_the_values_except_on_a_cpu(monkeypa
     assert gpu_shapes == [(1, KEY_HEADS, HEADS // KEY_HEADS, 1, LENGTH)]
     assert gpu_kernels == cpu_kernels
     assert mx.array_equal(on_gpu, on_cpu)
+
+
+@pytest.mark.parametrize("positions", [None, 900])
+def test_on_cuda_no_codes_are_multiplied(positions: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    # They are a part of a larger buffer, which MLX's CUDA backend does not multiply.
+    mask = None if positions is None else (mx.arange(LENGTH) < positions)[None, None, None]
+    on_cpu, _, _ = attend(monkeypatch, mx.cpu, mask=mask)
+    on_cuda, _, shapes = attend(monkeypatch, mx.gpu, cuda=True, mask=mask)
+    assert shapes == []
+    assert mx.abs(on_cuda - on_cpu).max() <= 1e-5
 
 
 @pytest.mark.parametrize("window", [1, 7, 8])

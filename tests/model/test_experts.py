@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from gptoss_mlx.config import ModelConfig
@@ -61,3 +62,21 @@ def test_sorting_changes_no_bit(small: Transformer, tokens: int, monkeypatch: py
             patch.setattr(module, "sorting_pays", lambda indices, experts, pays=pays: pays)
             logits.append(small(prompt))
     assert mx.array_equal(logits[0], logits[1])
+
+
+def test_sorted_rows_lie_as_their_shape_says(small: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    # MLX's gather_mm on CUDA takes the stride of a row's axis of length one for the distance between two rows.
+    rows: list[mx.array] = []
+    product = mx.gather_qmm
+
+    def recorded(x: mx.array, *weights: Any, **options: Any) -> mx.array:
+        rows.append(x)
+        return product(x, *weights, **options)
+
+    monkeypatch.setattr(module, "sorting_pays", lambda indices, experts: True)
+    monkeypatch.setattr(mx, "gather_qmm", recorded)
+    mx.eval(small(mx.arange(7, 47)[None]))
+    assert rows
+    for x in rows:
+        strides = np.asarray(x).strides
+        assert strides[1] == strides[0] == x.shape[2] * x.itemsize
