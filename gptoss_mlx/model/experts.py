@@ -16,32 +16,33 @@ from ..config import ModelConfig
 from .layers import Dense, ExpertsWeight
 from .peers import Total
 
-__all__ = ["Fuse", "MoE", "as_it_is"]
+__all__ = ["MoE"]
 
 # OpenAI's constant in gate · sigmoid(1.702 · gate), the sigmoid form of GELU.
 _SWIGLU_ALPHA = 1.702
 
-Fuse = Callable[[Callable[..., Any]], Callable[..., Any]]
-"""How a function of elementwise operations is made one kernel: compiled, or left as it is."""
+
+def _fused(function: Callable[..., Any], compiled: bool) -> Callable[..., Any]:
+    """Elementwise operations as one kernel for all lengths, where they are compiled."""
+    return mx.compile(function, shapeless=True) if compiled else function
 
 
-def as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The :data:`Fuse` that fuses nothing."""
-    return function
+def swiglu(gate: mx.array, up: mx.array, limit: float) -> mx.array:
+    """gate · sigmoid(1.702 · gate) · (up + 1), up clamped below; both are clamped above already."""
+    return gate * mx.sigmoid(_SWIGLU_ALPHA * gate) * (mx.maximum(up, -limit) + 1)
 
 
-def swiglu(gate: mx.array, gate_bias: mx.array, up: mx.array, up_bias: mx.array, limit: float) -> mx.array:
-    """gate · sigmoid(1.702 · gate) · (up + 1), gate clamped above and up on both sides; in float32 inside."""
-    dtype = gate.dtype
-    gate = mx.minimum(gate.astype(mx.float32) + gate_bias, limit)
-    up = mx.clip(up.astype(mx.float32) + up_bias, -limit, limit)
-    return (gate * mx.sigmoid(_SWIGLU_ALPHA * gate) * (up + 1)).astype(dtype)
+def biased_swiglu(gate: mx.array, gate_bias: mx.array, up: mx.array, up_bias: mx.array, limit: float) -> mx.array:
+    """:func:`swiglu` of gate and up with their biases, clamped above; in float32 inside."""
+    gate32 = mx.minimum(gate.astype(mx.float32) + gate_bias, limit)
+    up32 = mx.minimum(up.astype(mx.float32) + up_bias, limit)
+    return swiglu(gate32, up32, limit).astype(gate.dtype)
 
 
 class Experts(Module):
     """All experts of a layer: two products over the rows that the router chose."""
 
-    def __init__(self, config: ModelConfig, name: str, fuse: Fuse) -> None:
+    def __init__(self, config: ModelConfig, name: str, compiled: bool) -> None:
         super().__init__()
         E, H, I = config.num_local_experts, config.hidden_size, config.intermediate_size
         self.gate_up_proj = ExpertsWeight((E, 2 * I, H), config.form(f"{name}.gate_up_proj"))
@@ -49,7 +50,7 @@ class Experts(Module):
         self.bias = mx.zeros((E, 2 * I + H))
         self._intermediate_size = I
         self._limit = config.swiglu_limit
-        self._swiglu = fuse(swiglu)
+        self._swiglu = _fused(biased_swiglu, compiled)
         # For one token: its row serves T experts, whose T rows serve one each. Made once, not every step.
         self._one_row = mx.zeros((1, config.num_experts_per_tok), dtype=mx.uint32)
         self._own_rows = mx.arange(config.num_experts_per_tok, dtype=mx.uint32)[None]
@@ -76,10 +77,13 @@ class Experts(Module):
 
     def of_one(self, x: mx.array, experts: mx.array) -> mx.array:
         """The outputs of one token's experts with their down biases: [T, H] in float32, for [1, H] and [1, T]."""
-        down, bias = self._in_place(x, experts)
-        T = experts.shape[1]
-        down_bias = bias.reshape(T, -1)[:, 2 * self._intermediate_size :]
-        return down.reshape(T, -1).astype(mx.float32) + down_bias.astype(mx.float32)
+        T, width = experts.shape[1], 2 * self._intermediate_size
+        bias = self.bias[experts[0]].astype(mx.float32)  # [T, 2I + H]
+        hidden = self.gate_up_proj(x[:, None], experts, rows=self._one_row)  # [1, T, 1, 2I]
+        hidden = mx.minimum(hidden.reshape(T, width).astype(mx.float32) + bias[:, :width], self._limit)
+        activated = swiglu(hidden[:, ::2], hidden[:, 1::2], self._limit).astype(x.dtype)
+        down = self.down_proj(activated[:, None], experts, rows=self._own_rows)  # [1, T, 1, H]
+        return down.reshape(T, -1).astype(mx.float32) + bias[:, width:]
 
     def _in_place(self, x: mx.array, experts: mx.array) -> tuple[mx.array, mx.array]:
         """Both products, the rows in the order of the tokens.
@@ -178,15 +182,15 @@ def combine_twice(
 class MoE(Module):
     """Mixture of experts: the router's best T, weighted by the softmax over those T."""
 
-    def __init__(self, config: ModelConfig, name: str, fuse: Fuse, total: Total | None = None) -> None:
+    def __init__(self, config: ModelConfig, name: str, compiled: bool, total: Total | None = None) -> None:
         super().__init__()
         router = config.form(f"{name}.router")
         self.router = Dense(config.num_local_experts, config.hidden_size, bias=True, quantization=router)
-        self.experts = Experts(config, f"{name}.experts", fuse)
+        self.experts = Experts(config, f"{name}.experts", compiled)
         self._active = config.num_experts_per_tok
-        self._combine, self._combine_twice = fuse(combine), fuse(combine_twice)
-        self._mix, self._total = fuse(mix), total
-        self._fuses = fuse is not as_it_is
+        self._combine, self._combine_twice = _fused(combine, compiled), _fused(combine_twice, compiled)
+        self._mix, self._total = _fused(mix, compiled), total
+        self._compiled = compiled
 
     def __call__(self, x: mx.array, residual: mx.array, next_bias: mx.array | None) -> tuple[mx.array, mx.array]:
         """Adds the mixture to the residual.
@@ -203,8 +207,8 @@ class MoE(Module):
         scores = self.router(x)  # [N, E]
         experts = mx.argpartition(scores, kth=-T, axis=-1)[:, -T:]  # [N, T]
         weights = mx.softmax(mx.take_along_axis(scores, experts, axis=-1), axis=-1, precise=True)
-        if len(x) == 1 and not self._fuses and self._total is None:
-            # Where nothing is fused, one product costs less than the parts of a sum.
+        if len(x) == 1 and not self._compiled and self._total is None:
+            # Where nothing is compiled, one product costs less than the parts of a sum.
             outputs = self.experts.of_one(x, experts)
             x = mx.addmm(residual.astype(mx.float32), weights.astype(mx.float32), outputs).astype(residual.dtype)
             return x, x if next_bias is None else x + next_bias

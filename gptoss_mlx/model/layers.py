@@ -98,15 +98,27 @@ class Embedding(Dense):
 
 
 class RMSNorm(Module):
-    """Root mean square norm, in float32 inside."""
+    """Root mean square norm, in float32 inside.
 
-    def __init__(self, config: ModelConfig) -> None:
+    ``mx.fast.rms_norm`` is one kernel on a GPU and 11 operations on a CPU, where 7 are enough.
+    """
+
+    def __init__(self, config: ModelConfig, compiled: bool) -> None:
         super().__init__()
-        self.weight = mx.ones((config.hidden_size,))
+        H = config.hidden_size
+        self.weight = mx.ones((H,))
         self._eps = config.rms_norm_eps
+        self._mean, self._least = mx.full((H, 1), 1 / H), mx.array([[self._eps]])
+        mx.eval(self._mean, self._least)
+        self._compiled = compiled
 
     def __call__(self, x: mx.array) -> mx.array:
-        return mx.fast.rms_norm(x, self.weight, self._eps)
+        """[N, H] -> [N, H]."""
+        if self._compiled:
+            return mx.fast.rms_norm(x, self.weight, self._eps)
+        rows = x.astype(mx.float32)
+        mean_square = mx.addmm(self._least, mx.square(rows), self._mean)  # [N, 1]
+        return (rows * mx.rsqrt(mean_square)).astype(x.dtype) * self.weight
 
 
 class ExpertsWeight(Weight):

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -35,11 +34,11 @@ from ..checkpoint.tensors import open_model
 from ..config import ModelConfig
 from ..errors import CheckpointError
 from ..share import whole
-from .attention import banded_attention, quantized_attention, sliding_mask
-from .experts import Fuse, MoE, as_it_is
+from .attention import banded_attention, one_query_attention, quantized_attention, sliding_mask
+from .experts import MoE
 from .layers import Dense, Embedding, RMSNorm
 from .peers import Peers, Total
-from .rope import yarn_concentration, yarn_wavelengths
+from .rope import Angles, Rotary, yarn_concentration
 from .weights import load_weights
 
 __all__ = ["Transformer", "load_transformer"]
@@ -48,9 +47,11 @@ __all__ = ["Transformer", "load_transformer"]
 class Attention(Module):
     """Grouped-query attention with rotary positions and one learned sink logit a query head."""
 
-    def __init__(self, config: ModelConfig, name: str, wavelengths: mx.array, total: Total | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, name: str, rotary: Rotary, compiled: bool, total: Total | None = None
+    ) -> None:
         super().__init__()
-        self._total = total
+        self._compiled, self._total = compiled, total
         queries, keys, H = config.query_size, config.key_value_size, config.hidden_size
         qkv, output = config.form(f"{name}.qkv_proj"), config.form(f"{name}.o_proj")
         self.qkv_proj = Dense(queries + 2 * keys, H, bias=True, quantization=qkv)
@@ -60,16 +61,16 @@ class Attention(Module):
         self._key_heads = config.num_key_value_heads
         self._head_dim = config.head_dim
         self._window = config.sliding_window
-        self._wavelengths = wavelengths
+        self._rotary = rotary
         # YaRN's concentration multiplies queries and keys: squared, it is a factor of the scores.
         self._scale = config.head_dim**-0.5 * yarn_concentration(config.rope) ** 2
 
-    def project(self, x: mx.array, offset: mx.array, batch: int) -> tuple[mx.array, mx.array, mx.array]:
+    def project(self, x: mx.array, angles: Angles, batch: int) -> tuple[mx.array, mx.array, mx.array]:
         """Queries, keys and values of new positions, the first two rotated.
 
         Args:
             x: [N, H], normed.
-            offset: the position of the first of them: [], or [B] where rows have positions of their own.
+            angles: of their positions.
             batch: B.
 
         Returns:
@@ -78,16 +79,7 @@ class Attention(Module):
         A, K, D = self._query_heads, self._key_heads, self._head_dim
         heads = self.qkv_proj(x).reshape(batch, -1, A + 2 * K, D).swapaxes(1, 2)  # [B, A + 2K, L, D]
         queries_and_keys, values = mx.split(heads, [A + K], axis=1)
-        rotated = mx.fast.rope(
-            queries_and_keys,
-            D,
-            traditional=False,
-            base=None,
-            scale=1.0,
-            offset=offset,
-            freqs=self._wavelengths,
-        )
-        queries, keys = mx.split(rotated, [A], axis=1)
+        queries, keys = mx.split(self._rotary(queries_and_keys, angles), [A], axis=1)
         return queries, keys, values
 
     def attend(
@@ -133,6 +125,8 @@ class Attention(Module):
             assert isinstance(values, QuantizedStates)
             return quantized_attention(queries, keys, values, scale=self._scale, sinks=self.sinks, mask=mask)
         assert isinstance(values, mx.array)
+        if queries.shape[2] == 1 and not self._compiled:
+            return one_query_attention(queries, keys, values, scale=self._scale, sinks=self.sinks, mask=mask)
         if mask is not None and mask.ndim == 4 and queries.shape[2] > 1:
             return banded_attention(
                 queries, keys, values, window=self._window, scale=self._scale, mask=mask, sinks=self.sinks
@@ -167,22 +161,22 @@ class TransformerBlock(Module):
     """Attention, then the mixture of experts, each on a normed input and added to the residual."""
 
     def __init__(
-        self, config: ModelConfig, name: str, wavelengths: mx.array, fuse: Fuse, total: Total | None = None
+        self, config: ModelConfig, name: str, rotary: Rotary, compiled: bool, total: Total | None = None
     ) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config)
-        self.self_attn = Attention(config, f"{name}.self_attn", wavelengths, total)
-        self.post_attention_layernorm = RMSNorm(config)
-        self.mlp = MoE(config, f"{name}.mlp", fuse, total)
+        self.input_layernorm = RMSNorm(config, compiled)
+        self.self_attn = Attention(config, f"{name}.self_attn", rotary, compiled, total)
+        self.post_attention_layernorm = RMSNorm(config, compiled)
+        self.mlp = MoE(config, f"{name}.mlp", compiled, total)
 
     @property
     def output_bias(self) -> mx.array:
         """[H], of the attention. The block before adds it, so that the output product need not."""
         return self.self_attn.o_proj.bias
 
-    def enter(self, x: mx.array, offset: mx.array, batch: int) -> tuple[mx.array, mx.array, mx.array]:
+    def enter(self, x: mx.array, angles: Angles, batch: int) -> tuple[mx.array, mx.array, mx.array]:
         """The part before the attention: see :meth:`Attention.project`; x is [N, H]."""
-        return self.self_attn.project(self.input_layernorm(x), offset, batch)
+        return self.self_attn.project(self.input_layernorm(x), angles, batch)
 
     def leave(
         self, attended: mx.array, x_with_bias: mx.array, next_bias: mx.array | None
@@ -212,10 +206,7 @@ class Transformer(Module):
 
     def __init__(self, config: ModelConfig, *, compiled: bool = True, peers: Peers | None = None) -> None:
         super().__init__()
-        wavelengths = yarn_wavelengths(config.head_dim, config.rope)
-        mx.eval(wavelengths)
-        # Compiled once for all lengths. For one token they become parts of what a block compiles.
-        fuse: Fuse = partial(mx.compile, shapeless=True) if compiled else as_it_is
+        self._rotary = rotary = Rotary(config, compiled)
         self.config = config
         self._peers = peers
         self._share = share = whole(config) if peers is None else peers.share
@@ -223,17 +214,18 @@ class Transformer(Module):
         if share.embedding:
             self.embed_tokens = Embedding(config, len(share.embedding))
         self.layers = [
-            TransformerBlock(share.config(config, layer), f"layers.{layer}", wavelengths, fuse, total)
+            TransformerBlock(share.config(config, layer), f"layers.{layer}", rotary, compiled, total)
             for layer in share.layers
         ]
         if share.head:
-            self.norm = RMSNorm(config)
+            self.norm = RMSNorm(config, compiled)
             head = config.form("lm_head")
             self.lm_head = Dense(len(share.head), config.hidden_size, bias=False, quantization=head)
         self._parts = [(block.enter, block.leave) for block in self.layers]
-        compile_part: Fuse = mx.compile if compiled else as_it_is
-        # Replayed for each number of rows that decode together.
-        self._parts_for_one_token = [(compile_part(enter), compile_part(leave)) for enter, leave in self._parts]
+        self._parts_for_one_token = self._parts
+        if compiled:
+            # Replayed for each number of rows that decode together.
+            self._parts_for_one_token = [(mx.compile(enter), mx.compile(leave)) for enter, leave in self._parts]
 
     def __call__(
         self, tokens: mx.array, cache: PromptCache | BatchCache | None = None, *, last_only: bool = False
@@ -276,6 +268,7 @@ class Transformer(Module):
             mask, offset = None, cache.prepare()
         else:
             mask, offset = self._sliding_mask(cache, L), mx.array(cache.offset)
+        angles = self._rotary.angles(offset, L)
         output_biases = [layer.output_bias for layer in self.layers]
         x = self._input(tokens.reshape(B * L))  # [N, H]
         x_with_bias = x + output_biases[0]
@@ -283,7 +276,7 @@ class Transformer(Module):
             parts, self.layers, cache.layers, (*output_biases[1:], None), strict=True
         ):
             layer_mask = mask if isinstance(layer_cache, SlidingKVCache) else None
-            attended = layer.self_attn.attend(*enter(x, offset, B), layer_cache, layer_mask)
+            attended = layer.self_attn.attend(*enter(x, angles, B), layer_cache, layer_mask)
             x, x_with_bias = leave(attended, x_with_bias, next_bias)
             if next_bias is None and self._peers is not None and self.sends:
                 x = self._peers.sent(x)
