@@ -75,15 +75,27 @@ class Experts(Module):
         outputs = mx.split(down.reshape(N, -1), T, axis=1)
         return list(outputs), list(mx.split(bias.reshape(N, -1), self._ends, axis=1))[1::2]
 
-    def of_one(self, x: mx.array, experts: mx.array) -> mx.array:
-        """The outputs of one token's experts with their down biases: [T, H] in float32, for [1, H] and [1, T]."""
-        T, width = experts.shape[1], 2 * self._intermediate_size
-        bias = self.bias[experts[0]].astype(mx.float32)  # [T, 2I + H]
-        hidden = self.gate_up_proj(x[:, None], experts, rows=self._one_row)  # [1, T, 1, 2I]
-        hidden = mx.minimum(hidden.reshape(T, width).astype(mx.float32) + bias[:, :width], self._limit)
-        activated = swiglu(hidden[:, ::2], hidden[:, 1::2], self._limit).astype(x.dtype)
-        down = self.down_proj(activated[:, None], experts, rows=self._own_rows)  # [1, T, 1, H]
-        return down.reshape(T, -1).astype(mx.float32) + bias[:, width:]
+    def with_biases(self, x: mx.array, experts: mx.array) -> mx.array:
+        """The outputs of each token's experts with their down biases: [N, T, H] in float32, for [N, H] and [N, T].
+
+        The rows are in the order of the tokens.
+        """
+        N, T = experts.shape
+        width = 2 * self._intermediate_size
+        one, own = self._rows(N, T)
+        bias = self.bias[experts]  # [N, T, 2I + H]
+        hidden = self.gate_up_proj(x[:, None], experts, rows=one).reshape(N, T, width)
+        hidden = mx.minimum(hidden.astype(mx.float32) + bias[..., :width], self._limit)
+        activated = swiglu(hidden[..., ::2], hidden[..., 1::2], self._limit).astype(x.dtype)
+        down = self.down_proj(activated.reshape(N * T, 1, -1), experts, rows=own)  # [N, T, 1, H]
+        return down.reshape(N, T, -1).astype(mx.float32) + bias[..., width:]
+
+    def _rows(self, tokens: int, active: int) -> tuple[mx.array, mx.array]:
+        """For each of N · T products in the order of the tokens, the number of its token and its own: [N, T]."""
+        if tokens == 1:
+            return self._one_row, self._own_rows
+        own = mx.arange(tokens * active, dtype=mx.uint32).reshape(tokens, active)
+        return own // active, own
 
     def _in_place(self, x: mx.array, experts: mx.array) -> tuple[mx.array, mx.array]:
         """Both products, the rows in the order of the tokens.
@@ -91,11 +103,7 @@ class Experts(Module):
         Returns:
             N · T rows of H, and N · T of both biases, 2I + H.
         """
-        N, T = experts.shape
-        one, own = self._one_row, self._own_rows
-        if N > 1:
-            own = mx.arange(N * T, dtype=mx.uint32).reshape(N, T)
-            one = own // T
+        one, own = self._rows(*experts.shape)
         bias = self.bias[experts]
         hidden = self.gate_up_proj(x[:, None], experts, rows=one)  # [N, T, 1, 2I]
         down = self.down_proj(self._activate(hidden, bias), experts, rows=own)  # [N, T, 1, H]
@@ -207,10 +215,11 @@ class MoE(Module):
         scores = self.router(x)  # [N, E]
         experts = mx.argpartition(scores, kth=-T, axis=-1)[:, -T:]  # [N, T]
         weights = mx.softmax(mx.take_along_axis(scores, experts, axis=-1), axis=-1, precise=True)
-        if len(x) == 1 and not self._compiled and self._total is None:
+        if not self._compiled and self._total is None and not sorting_pays(experts.size, scores.shape[1]):
             # Where nothing is compiled, one product costs less than the parts of a sum.
-            outputs = self.experts.of_one(x, experts)
-            x = mx.addmm(residual.astype(mx.float32), weights.astype(mx.float32), outputs).astype(residual.dtype)
+            outputs = self.experts.with_biases(x, experts)  # [N, T, H]
+            mixed = mx.addmm(residual[:, None].astype(mx.float32), weights[:, None].astype(mx.float32), outputs)
+            x = mixed[:, 0].astype(residual.dtype)
             return x, x if next_bias is None else x + next_bias
         parts = list(mx.split(weights, T, axis=1)), *self.experts(x, experts)
         if self._total is not None:

@@ -55,13 +55,25 @@ def test_every_prompt_of_a_few_tokens_is_sorted_on_a_gpu(
 
 @pytest.mark.parametrize("tokens", [2, 3, 40])
 def test_sorting_changes_no_bit(small: Transformer, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompt = mx.arange(7, 7 + tokens)[None]
-    logits = []
+    layer = small.layers[0].mlp.experts
+    x = mx.random.normal((tokens, small.config.hidden_size), key=mx.random.key(3))
+    chosen = mx.argsort(mx.random.normal((tokens, small.config.num_local_experts), key=mx.random.key(4)))[:, :4]
+    results = []
     for pays in (True, False):
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "sorting_pays", lambda indices, experts, pays=pays: pays)
-            logits.append(small(prompt))
-    assert mx.array_equal(logits[0], logits[1])
+        monkeypatch.setattr(module, "sorting_pays", lambda indices, experts, pays=pays: pays)
+        outputs, biases = layer(x, chosen.astype(mx.uint32))
+        results.append(mx.stack([*outputs, *biases]))
+    assert mx.array_equal(results[0], results[1])
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 40])
+def test_one_product_is_the_sum_of_its_parts(small: Transformer, tokens: int) -> None:
+    layer = small.layers[0].mlp.experts
+    x = mx.random.normal((tokens, small.config.hidden_size), key=mx.random.key(3))
+    chosen = mx.argsort(mx.random.normal((tokens, small.config.num_local_experts), key=mx.random.key(4)))[:, :4]
+    outputs, biases = layer(x, chosen.astype(mx.uint32))
+    together = layer.with_biases(x, chosen.astype(mx.uint32))
+    assert mx.abs(together - mx.stack(outputs, axis=1) - mx.stack(biases, axis=1)).max() <= 1e-5
 
 
 def test_sorted_rows_lie_as_their_shape_says(small: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
