@@ -40,6 +40,12 @@ _INSTALL_CUDA = (
     "pip install --force-reinstall --no-deps mlx-cuda-13"
 )
 """MLX's two backends for Linux own the same file, so the CPU's has to go."""
+_SLOW_GIGAFLOPS = 15
+"""Of the products of the reference BLAS, which MLX's wheel for Linux brings, or of a very old processor."""
+_INSTALL_BLAS = (
+    "OpenBLAS reads prompts up to twice as fast: sudo apt install libopenblas0, then begin your commands with "
+    "LD_PRELOAD=libopenblas.so.0"
+)
 
 
 def show_version() -> None:
@@ -140,6 +146,8 @@ def _machine() -> Iterator[Finding]:
     yield "ok", f"{device.name}: {memory}", ""
     if _device() == "cpu" and not device.is_mac:
         yield "note", "MLX runs on the CPU", f"with an NVIDIA card: {_INSTALL_CUDA}"
+        if (speed := _gigaflops()) < _SLOW_GIGAFLOPS:
+            yield "note", f"MLX multiplies slowly here: {speed:.0f} GFLOPS in float32", _INSTALL_BLAS
     for name, config in RELEASED.items():
         choice = choose_precision(config, device)
         command = choice.budget.wired_limit_command
@@ -147,6 +155,19 @@ def _machine() -> Iterator[Finding]:
             yield "ok", f"{name} fits: {choice.reason}", ""
         else:
             yield "note", f"{name} does not fit: {choice.reason}", f"it fits after: {command}" if command else ""
+
+
+def _gigaflops(size: int = 512) -> float:
+    """Floating-point operations a second of a float32 product, in 10⁹: the best of three."""
+    import mlx.core as mx
+
+    matrix, seconds = mx.ones((size, size)), []
+    mx.eval(matrix)
+    for _ in range(3):
+        began = time.perf_counter()
+        mx.eval(matrix @ matrix)
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds) / 1e9
 
 
 def _models() -> Iterator[Finding]:

@@ -11,6 +11,9 @@ A block works on rows, [N, H]: only attention looks at batch and position, and o
 It should cost little Python too. For one token the parts of a block before and after its attention always have the
 same shapes, so they are compiled, and replayed instead of built anew.
 
+On a CPU nothing is compiled. There the time of a small model is that of its operations, and MLX composes each of
+``mx.fast`` out of many: rotation, norm, attention of one token and mixture are written in fewer.
+
 Several machines compute one model where :class:`Peers` is given. A, K and I are then those of the machine's share,
 and the machines add up the embedding and the outputs of attention and experts (tensor); or each has a few of the
 layers, and sends its output to the next one (pipeline).
@@ -200,7 +203,7 @@ class Transformer(Module):
 
     Args:
         config: its shape.
-        compiled: whether MLX compiles what it can fuse. Either way the same functions are computed.
+        compiled: whether MLX compiles what it can fuse. The results are the same to rounding.
         peers: the other machines that compute it, and this one's share; by default all of it is here.
     """
 

@@ -7,23 +7,26 @@ the next; a prompt in one call with only its last position's logits. They take t
 compiler is needed. Depth is measured on this library alone.
 
 As users of a CPU have both: this library uncompiled in float32, its default there; mlx-lm in bfloat16, compiled
-where it compiles. Processor time over mlx-lm's on two hyperthreads of a busy machine (2026-11-26, mlx 0.32.4,
-mlx-lm 0.32.2), in brackets this library's in bfloat16:
+where it compiles. Processor time over mlx-lm's on two hyperthreads of one core, nothing else running (2026-11-26,
+mlx 0.32.4, mlx-lm 0.32.2; four runs), in brackets this library's in bfloat16:
 
-    24 layers of hidden 64    decode 0.64 to 0.69 (0.90 to 0.92)    prefill of 687 tokens 0.66 to 0.74 (0.72)
-    the demo                  decode 0.44 to 0.53 (0.97 to 1.01)    prefill of 687 tokens 0.29 to 0.31 (0.93–0.95)
+    24 layers of hidden 64    decode 0.63 to 0.65 (0.82)    prefill of 687 tokens 0.65 to 0.66 (0.67)
+    the demo                  decode 0.41 (0.82)            prefill of 687 tokens 0.28 (0.92)
 
-On another day, when the same machine took nearly twice as long for both, decoding was at 0.77 (26.0 ms a token
-against 33.4) and 0.49, and at 0.74 to 0.81 later. MLX's wheel for Linux brings the reference BLAS, and attention
-costs both the same; with OpenBLAS in its place (LD_PRELOAD) it is 0.67 to 0.78 (9.9 ms against 14.5 at best).
+and with OpenBLAS in the place of the reference BLAS, which MLX's wheel for Linux brings (LD_PRELOAD):
 
-The 24 layers mostly miss their aim of 0.65 in decoding. Of the 0.54 ms that a layer takes at best, 0.35 are
-spent in MLX's CPU forms of attention (0.18), the products (0.08), rotation (0.05) and the two norms (0.04). Eleven
-of the 117 operations of a layer can go without another form for the CPU; that cannot be measured.
+    24 layers of hidden 64    decode 0.57                   prefill 0.65
+    the demo                  decode 0.36                   prefill 0.12
 
-Compiled, decoding in float32 is at 0.59 on the 24 layers (0.50 with OpenBLAS) and at 0.37 on the demo. That is not
-the default on a CPU: MLX then calls a C++ compiler for ten kernels, 5 s before the first token that is ever asked
-for, and loads them from a directory of temporary files that other users of the machine can fill first.
+In the programs' own loops, which build one token while the last one is computed, a token of the 24 layers takes
+0.60 to 0.61 of mlx-lm's wall time after 128 tokens, and 0.59 with OpenBLAS (``gptoss bench DIRECTORY --depths
+128,512 --turns 0 --against mlx-lm``: 0.62); after 512 tokens 0.69, because attention costs both the same.
+
+Before rotation, norm and attention were written out in few operations it was 0.75 to 0.79 on the same day: a
+decoded token took 17.1 ms in MLX, and then 14.0. Compiled, decoding in float32 was at 0.59 on the 24 layers and at
+0.37 on the demo. That is not the default on a CPU: MLX then calls a C++ compiler for ten kernels, 5 s before the
+first token that is ever asked for, and loads them from a directory of temporary files that other users can fill
+first.
 
 All that follows is compiled, as on a GPU, for both.
 

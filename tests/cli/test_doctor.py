@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import getpass
 import json
 import os
 import platform
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from gptoss_mlx.benchmark.agreement import Agreement
 from gptoss_mlx.cli import bench, doctor
 from gptoss_mlx.cli.mac import MacFacts, check_mac
 from gptoss_mlx.cli.screen.terminal import Terminal
+from gptoss_mlx.memory.device import DeviceInfo
 from tests.cli.screen.escapes import Tty
 
 GOOD = MacFacts(
@@ -169,3 +173,35 @@ def test_a_narrow_window_breaks_no_version(monkeypatch: pytest.MonkeyPatch) -> N
     assert max(map(len, lines)) <= 30
     words = {word for line in lines for word in line.split()}
     assert {"0.1.0,", f"{mx.__version__},"} <= words  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("speed", "said"), [(6.5, True), (100.0, False)])
+def test_a_slow_blas_is_noted_on_a_cpu(speed: float, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_device", lambda: "cpu")
+    monkeypatch.setattr(doctor, "_gigaflops", lambda: speed)
+    linux = dataclasses.replace(DeviceInfo.current(), is_mac=False)
+    monkeypatch.setattr(DeviceInfo, "current", lambda: linux)
+    remedies = [remedy for _, text, remedy in doctor._machine() if "multiplies slowly" in text]
+    assert bool(remedies) == said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS has a BLAS of its own")
+def test_its_remedy_makes_products_faster() -> None:
+    library = re.search(r"LD_PRELOAD=(\S+)", doctor._INSTALL_BLAS)
+    assert library is not None
+    try:
+        ctypes.CDLL(library[1])
+    except OSError:
+        pytest.skip("OpenBLAS is not installed")
+    measure = "from gptoss_mlx.cli import doctor; print(doctor._gigaflops())"
+    speeds = []
+    for environment in ({}, {"LD_PRELOAD": library[1]}):
+        ended = subprocess.run(
+            [sys.executable, "-c", measure],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        speeds.append(float(ended.stdout))
+    assert speeds[0] >= doctor._SLOW_GIGAFLOPS or speeds[1] > 2 * speeds[0]
