@@ -118,7 +118,7 @@ class RMSNorm(Module):
             return mx.fast.rms_norm(x, self.weight, self._eps)
         rows = x.astype(mx.float32)
         mean_square = mx.addmm(self._least, mx.square(rows), self._mean)  # [N, 1]
-        return (rows * mx.rsqrt(mean_square)).astype(x.dtype) * self.weight
+        return (rows * mx.rsqrt(mean_square) * self.weight).astype(x.dtype)
 
 
 class ExpertsWeight(Weight):

@@ -13,14 +13,16 @@ attention and rotation are in float32 inside too, as in MLX's kernels for a GPU.
 2026-11-26, mlx 0.32.4, torch 2.13: distance over torch's, and how often the argmax is that of float32, which
 torch's is in 91.2 %:
 
-    products rounded once     median 0.97, 0.86 to 1.23    91.7 %
-    products of MLX's CPU     median 1.30, 1.11 to 1.48    89.9 %
-    fused as on a GPU         median 0.80, 0.69 to 0.87    93.2 %
+    products rounded once     median 0.86, 0.80 to 0.95    91.9 %
+    products of MLX's CPU     median 1.21, 1.04 to 1.34    90.6 %
+    fused as on a GPU         median 0.74, 0.65 to 0.80    92.9 %
 
-The roundings that are left are MLX's own: on a CPU of the scores and weights of attention (without these the first
-figure is 0.86) and of cos and sin (0.93); everywhere of the norm before it is multiplied with its weight (0.90).
-Rounding the router's scores and the SwiGLU's inputs changes it by 0.01. So does the one rounding of this library's
-own: the next output bias is added to a block's rounded output, since one sum rounded twice is two kernels (0.96).
+The library computes here as it does where nothing is compiled, with rotation and norm in float32 inside. With
+``mx.fast``'s norm, which a GPU has and which rounds before it multiplies with its weight, the last figure is 0.80.
+
+The roundings that are left are MLX's own: on a CPU of the scores and weights of attention. Rounding the router's
+scores and the SwiGLU's inputs changes it by 0.01. So does the one rounding of this library's own: the next output
+bias is added to a block's rounded output, since one sum rounded twice is two kernels.
 """
 
 from __future__ import annotations

@@ -9,18 +9,18 @@ are held against bytes a position x positions + windows; those of the real model
 On a CPU (Linux, 2026-11-26, mlx 0.32.4) predictions were off by:
 
                         bfloat16   float32
-    wide                 −1.0 %    −0.1 %
-    wide, experts q8     −0.5 %    −0.1 %
-    wide, experts bf16   −0.2 %    +0.1 %
-    wide, chunks of 512  +3.0 %   +11.9 % (the measured peak varies by 10 % between runs)
-    wide, long           −0.8 %
-    the same, 8 bits     −0.6 %
-    deep                 −0.7 %    −2.8 %
-    many experts         −0.4 %    −2.2 %
-    large vocabulary     −0.1 %    −1.3 %
-    large                −0.6 %    −0.6 %
-    large, experts q8    −0.3 %    −0.3 %
-    large, experts bf16  −0.4 %    −0.1 % (0.94 and 1.41 GB)
+    wide                 −3.1 %    +0.9 %
+    wide, experts q8     −1.4 %    +0.6 %
+    wide, experts bf16   −0.8 %    +0.2 %
+    wide, chunks of 512  −2.8 %   +16.7 % (the measured peak varies by 10 % between runs)
+    wide, long           −2.4 %
+    the same, 8 bits     −1.0 %
+    deep                 −1.8 %    −1.9 %
+    many experts         −1.2 %    −1.4 %
+    large vocabulary     −0.9 %    −0.6 %
+    large                −1.6 %    +1.2 %
+    large, experts q8    −1.0 %    +0.7 %
+    large, experts bf16  −0.6 %    +0.2 % (0.94 and 1.41 GB)
 
 A scaled model's cache holds what was expected to the byte shown, at 8k, 32k and 128k positions; the real models'
 are counted with 6.2 % for growth. Eight rows of 30 to 1,500 positions that decode together hold 0.0 % more than is
