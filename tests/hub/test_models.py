@@ -92,7 +92,8 @@ def test_what_is_not_here_names_the_command(reference: str) -> None:
 @pytest.mark.parametrize(
     "reference", ["", "nothing", "./nothing", "~/nothing", "a/b/c", "/nothing", "../x", "20B"]
 )
-def test_other_references_are_one_line(reference: str) -> None:
+def test_other_references_are_one_line(reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelNotFound) as caught:
         hub.resolve(reference)
     assert "\n" not in str(caught.value)
