@@ -61,7 +61,10 @@ class Rotary:
 
         Args:
             heads: [B, heads, L, D].
-            angles: from :meth:`angles`.
+            angles: from :meth:`angles`, for the same L.
+
+        Returns:
+            The same shape and dtype.
         """
         if self._compiled:
             return mx.fast.rope(

@@ -8,7 +8,7 @@ distance is the median difference from this library's float32 logits, which are 
 
 For the first line both programs compute each expert product in float32 and round it once, as on a GPU. For the
 second this library's are left to MLX's CPU backend, which rounds every partial sum to bfloat16. For the third
-attention and rotation are in float32 inside too, as in MLX's kernels for a GPU.
+attention is in float32 inside too, as in MLX's kernel for a GPU.
 
 2026-11-26, mlx 0.32.4, torch 2.13: distance over torch's, and how often the argmax is that of float32, which
 torch's is in 91.2 %:
@@ -178,24 +178,15 @@ class _Torch:
 
 @contextmanager
 def fused_as_on_a_gpu() -> Iterator[None]:
-    """And attention and rotation in float32 inside."""
-    attention, rope = mx.fast.scaled_dot_product_attention, mx.fast.rope
+    """And attention in float32 inside."""
+    attention = mx.fast.scaled_dot_product_attention
 
-    def in_float32(function: Any) -> Any:
-        def fused(x: mx.array, *arrays: Any, **options: Any) -> mx.array:
-            wide = [array.astype(mx.float32) if isinstance(array, mx.array) else array for array in (x, *arrays)]
-            if "sinks" in options:
-                options["sinks"] = options["sinks"].astype(mx.float32)
-            computed: mx.array = function(*wide, **options)
-            return computed.astype(x.dtype)
+    def fused(x: mx.array, *states: mx.array, sinks: mx.array, **options: Any) -> mx.array:
+        wide = [array.astype(mx.float32) for array in (x, *states, sinks)]
+        computed: mx.array = attention(*wide[:-1], sinks=wide[-1], **options)
+        return computed.astype(x.dtype)
 
-        return fused
-
-    with (
-        products_rounded_once(),
-        mock.patch.object(mx.fast, "scaled_dot_product_attention", in_float32(attention)),
-        mock.patch.object(mx.fast, "rope", in_float32(rope)),
-    ):
+    with products_rounded_once(), mock.patch.object(mx.fast, "scaled_dot_product_attention", fused):
         yield
 
 

@@ -1,4 +1,4 @@
-"""Attention over a sliding window in bands, and over 8-bit keys and values in each device's best shape."""
+"""Attention over a sliding window in bands, of one query, and over 8-bit states in each device's best shape."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from gptoss_mlx.benchmark.kernels import count_kernels
 from gptoss_mlx.cache.quantized import QuantizedStates
-from gptoss_mlx.model.attention import banded_attention, quantized_attention, sliding_mask
+from gptoss_mlx.model.attention import banded_attention, one_query_attention, quantized_attention, sliding_mask
 
 HEADS, KEY_HEADS, LENGTH, DIM = 16, 2, 1100, 64
 
@@ -53,6 +53,21 @@ def test_one_query_is_one_row_a_product_with_the_values_except_on_a_cpu(monkeypa
     assert gpu_shapes == [(1, KEY_HEADS, HEADS // KEY_HEADS, 1, LENGTH)]
     assert gpu_kernels == cpu_kernels
     assert mx.array_equal(on_gpu, on_cpu)
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+@pytest.mark.parametrize("lengths", [None, [1], [5, 64, 1]])
+def test_attention_of_one_query_is_that_of_mlx(lengths: list[int] | None, dtype: mx.Dtype) -> None:
+    rows, positions = len(lengths or [0]), 64
+    keys = mx.random.split(mx.random.key(3), 4)
+    queries = mx.random.normal((rows, HEADS, 1, DIM), key=keys[0]).astype(dtype)
+    states = [mx.random.normal((rows, KEY_HEADS, positions, DIM), key=key).astype(dtype) for key in keys[1:3]]
+    mask = None if lengths is None else (mx.arange(positions) < mx.array(lengths)[:, None])[:, None, None]
+    options: dict[str, Any] = {"scale": 0.2, "sinks": mx.random.normal((HEADS,), key=keys[3]).astype(dtype)}
+    attended = one_query_attention(queries, *states, mask=mask, **options)
+    assert attended.dtype == dtype
+    theirs = mx.fast.scaled_dot_product_attention(queries, *states, mask=mask, **options)
+    assert mx.abs(attended - theirs).max() <= (1e-6 if dtype == mx.float32 else 0.03)
 
 
 @pytest.mark.parametrize("positions", [None, 900])

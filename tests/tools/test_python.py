@@ -30,7 +30,8 @@ ANSWER = "<|channel|>final<|message|>Done.<|return|>"
 needs_bwrap = pytest.mark.skipif(
     shutil.which("bwrap") is None
     or not Path("/usr/bin/python3").exists()
-    or subprocess.run([*shlex.split(BWRAP)[:-1], "true"], capture_output=True, check=False).returncode != 0,
+    or subprocess.run([*shlex.split(BWRAP)[:-1], "true"], capture_output=True, check=False, env={}).returncode
+    != 0,
     reason="bubblewrap cannot run here",
 )
 
@@ -45,6 +46,13 @@ def interpreter() -> Iterator[Interpreter]:
     made = Interpreter([sys.executable], seconds=60)
     yield made
     made.kill()
+
+
+def test_what_is_preloaded_for_mlx_is_not_for_the_command(
+    interpreter: Interpreter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "libm.so.6")
+    assert interpreter.execute("import os; print(os.environ.get('LD_PRELOAD'))").text == "None\n"
 
 
 def outputs(command: str, directory: Path, *cells: str, seconds: float = 60) -> list[str]:

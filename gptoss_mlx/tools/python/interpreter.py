@@ -99,6 +99,8 @@ class Interpreter:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
+                # A BLAS that is preloaded for MLX starts threads, and bubblewrap never begins with those.
+                env={name: value for name, value in os.environ.items() if name != "LD_PRELOAD"},
             )
         except OSError as error:
             raise ToolError(f"{self._command[0]} cannot be started: {error.strerror or error}") from None
